@@ -234,7 +234,7 @@ def disputed_titles(given: Iterable[tuple[str, str]]) -> str:
     Returns:
         The first three in a sentence; empty where there are none. Codes that O*NET does not have are left out.
     """
-    if not fetch.is_here("onet-30.2", "occupations"):
+    if not fetch.is_available("onet-30.2", "occupations"):
         return ""
     occupations = occupation_columns("onet-30.2")
     known = dict(zip(occupations["onet_soc_code"], occupations["title"], strict=True))

@@ -37,7 +37,7 @@ from relabel.scoring.options import SAMPLE
 from relabel.scoring.options import Noise as NoiseChoice
 from relabel.scoring.table import ScoreTable, insert_columns
 from relabel.settings import settings
-from relabel.sources.frames import keep
+from relabel.sources.frames import cache_table
 from relabel.tabular import CLEAN, half_up_all, records
 from relabel.task import TASK_KEY
 
@@ -230,7 +230,8 @@ def _read_cache(path: Path, index: pd.Index) -> tuple[dict[str, pd.Series], Inte
 def _write_cache(path: Path, added: Mapping[str, pd.Series], found: Intervals) -> None:
     about = dataclasses.asdict(found) | {"by_rater": records(found.by_rater)}
     made = pyarrow_lib.Table.from_pandas(pd.DataFrame(dict(added)), preserve_index=False)
-    keep(path, made.replace_schema_metadata((made.schema.metadata or {}) | {b"relabel": json.dumps(about).encode()}))
+    metadata = (made.schema.metadata or {}) | {b"relabel": json.dumps(about).encode()}
+    cache_table(path, made.replace_schema_metadata(metadata))
 
 
 def _simulate(

@@ -1,1 +1,1 @@
-"""Public data that the project works on: the registry, the files, and one reader a publisher."""
+"""Public data sources: the registry, the files, one reader per publisher, and tables that users provide."""

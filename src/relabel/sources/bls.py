@@ -14,36 +14,36 @@ from relabel.settings import settings
 from relabel.sources.fetch import locate_role
 from relabel.sources.frames import cached, read_columns, validated
 from relabel.sources.registry import Source, load_registry
-from relabel.sources.tables import SOC, Column, Schema, cell_text, heads, pick_columns, read_rows
+from relabel.sources.tables import SOC, Column, Schema, cell_text, header_names, pick_columns, read_rows
 
 _CAP = re.compile(r"equal to or greater than .*\$([\d,]+) per year")
-# The mark that BLS puts behind titles of groups which have no counterpart of their own in 2018.
+# The BLS appends this mark to titles of groups without a counterpart of their own in 2018.
 _TITLE_MARK = r"\s*\(##\)$"
 
 ISCO08_SOC2010: Schema = {
-    "isco08": Column(r"^\d{3,4}$", head="ISCO-08 Code"),
-    "isco08_title": Column(r"\S", head="ISCO-08 Title EN"),
-    "soc2010": Column(SOC, head="2010 SOC Code"),
-    "soc2010_title": Column(r"\S", head="2010 SOC Title"),
+    "isco08": Column(r"^\d{3,4}$", header="ISCO-08 Code"),
+    "isco08_title": Column(r"\S", header="ISCO-08 Title EN"),
+    "soc2010": Column(SOC, header="2010 SOC Code"),
+    "soc2010_title": Column(r"\S", header="2010 SOC Title"),
 }
 SOC2010_SOC2018: Schema = {
-    "soc2010": Column(SOC, head="2010 SOC Code"),
-    "soc2010_title": Column(r"\S", head="2010 SOC Title"),
-    "soc2018": Column(SOC, head="2018 SOC Code"),
-    "soc2018_title": Column(r"\S", head="2018 SOC Title"),
+    "soc2010": Column(SOC, header="2010 SOC Code"),
+    "soc2010_title": Column(r"\S", header="2010 SOC Title"),
+    "soc2018": Column(SOC, header="2018 SOC Code"),
+    "soc2018_title": Column(r"\S", header="2018 SOC Title"),
 }
 
 
-def _figure(head: str, gaps: Collection[str]) -> Column:
-    return Column(bounds=(0, math.inf), nullable=True, head=head, gaps=gaps)
+def _figure(header: str, gaps: Collection[str]) -> Column:
+    return Column(bounds=(0, math.inf), nullable=True, header=header, gaps=gaps)
 
 
 RATES = ("mean", "p10", "p25", "median", "p75", "p90")
-"""What OEWS says about pay: the mean, the median, and percentiles."""
+"""Pay figures in OEWS: the mean, the median, and percentiles."""
 _FLAGS = {"*": "not-available", "**": "not-available", "#": "top-coded"}
 WAGES: Schema = {
-    "soc2018": Column(SOC, head="OCC_CODE"),
-    "title": Column(r"\S", head="OCC_TITLE"),
+    "soc2018": Column(SOC, header="OCC_CODE"),
+    "title": Column(r"\S", header="OCC_TITLE"),
     "group": Column(among=("total", "major", "minor", "broad", "detailed")),
     "employment": _figure("TOT_EMP", ("", "*", "**")),
     **{
@@ -54,19 +54,19 @@ WAGES: Schema = {
             (f"annual_{rate}_flag", Column(among=("top-coded", "not-available"), nullable=True)),
         )
     },
-    "hourly_only": Column(head="HOURLY"),
+    "hourly_only": Column(header="HOURLY"),
 }
 
 
 @dataclass(frozen=True)
 class WageRelease:
-    """A release of OEWS as a table carries it.
+    """A release of OEWS.
 
     Attributes:
-        source: Its source, such as `bls-oews-2024`.
-        period: Such as `May 2024`.
-        suffix: Ending of its columns, such as `_2023`; none for the one in use, which is the latest or the one chosen by
-            `RELABEL_US_RELEASES`.
+        source: Its source id, such as `bls-oews-2024`.
+        period: For example `May 2024`.
+        suffix: Suffix of its columns, such as `_2023`; empty for the release in use, which is the latest or the one named
+            in `RELABEL_US_RELEASES`.
     """
 
     source: str
@@ -76,7 +76,7 @@ class WageRelease:
 
 @dataclass(frozen=True)
 class ProjectionRelease:
-    """A release of the employment projections: its source, and the years that they go from and to."""
+    """A release of the employment projections: its source id, and the first and last year."""
 
     source: str
     start: int
@@ -84,11 +84,13 @@ class ProjectionRelease:
 
 
 def wage_releases() -> tuple[WageRelease, ...]:
-    """Registered releases of OEWS, a user's own included: the one in use, then the latest first; of one year the last registered.
+    """Registered releases of OEWS, including the user's: the one in use, then the others, latest first.
+
+    Of several releases for one year, the last registered is used.
 
     Raises:
-        DataError: An entry does not say of which year it is.
-        UsageError: `RELABEL_US_RELEASES` names no such source.
+        DataError: An entry does not give its year.
+        UsageError: `RELABEL_US_RELEASES` names an unknown source.
     """
     found = _registered("wages", r"(?<!\d)((?:19|20)\d\d)(?!\d)")
     chosen = _chosen("wages")
@@ -101,11 +103,11 @@ def wage_releases() -> tuple[WageRelease, ...]:
 
 
 def projection_release() -> ProjectionRelease:
-    """The employment projections in use: the latest registered, a user's own included, or those of `RELABEL_US_RELEASES`.
+    """The employment projections in use: those named in `RELABEL_US_RELEASES`, or the latest registered.
 
     Raises:
-        DataError: An entry does not say of which years it is.
-        UsageError: `RELABEL_US_RELEASES` names no such source.
+        DataError: An entry does not give its years.
+        UsageError: `RELABEL_US_RELEASES` names an unknown source.
     """
     found = _registered("projections", r"(?<!\d)((?:19|20)\d\d)\D+(\d\d(?:\d\d)?)(?!\d)")
     chosen = _chosen("projections")
@@ -114,7 +116,7 @@ def projection_release() -> ProjectionRelease:
 
 
 def _chosen(role: str) -> str | None:
-    """The source with a role that `RELABEL_US_RELEASES` names, if any."""
+    """The source named in `RELABEL_US_RELEASES` for a role, if any."""
     known = load_registry().items()
     able = {name: source for name, source in known if source.find_role("wages") or source.find_role("projections")}
     named = [name.strip() for name in settings().us_releases.split(",") if name.strip()]
@@ -131,7 +133,7 @@ def _chosen(role: str) -> str | None:
 
 
 def _registered(role: str, years: str) -> list[tuple[Source, Sequence[str]]]:
-    """Sources with a role, each with the years that its release says, or else its id."""
+    """Sources with a role, each with the years in its release or, failing that, in its id."""
     found: list[tuple[Source, Sequence[str]]] = []
     for source in load_registry().values():
         if source.find_role(role) is None:
@@ -150,11 +152,11 @@ def read_isco08_soc2010() -> pd.DataFrame:
     """The crosswalk between ISCO-08 and SOC 2010.
 
     Returns:
-        One row a pair of codes, many-to-many, in the order of ISCO-08: `isco08, isco08_title, soc2010, soc2010_title`;
-        1,125 rows. Two of them match a three-digit ISCO-08 group, 211 and 315.
+        One row per pair of codes, many-to-many, in the order of ISCO-08: `isco08, isco08_title, soc2010, soc2010_title`;
+        1,125 rows. Two of them have a three-digit ISCO-08 group, 211 and 315.
     """
     path = locate_role("bls-isco08-soc2010", "crosswalk")
-    frame = read_columns(path, heads(ISCO08_SOC2010), sheet="ISCO-08 to 2010 SOC")
+    frame = read_columns(path, header_names(ISCO08_SOC2010), sheet="ISCO-08 to 2010 SOC")
     return validated(path, frame, ISCO08_SOC2010, unique=["isco08", "soc2010"])
 
 
@@ -163,11 +165,11 @@ def read_soc2010_soc2018() -> pd.DataFrame:
     """The crosswalk between SOC 2010 and SOC 2018.
 
     Returns:
-        One row a pair of codes, many-to-many: `soc2010, soc2010_title, soc2018, soc2018_title`; 900 rows. The mark
-        `(##)` behind some titles is taken off.
+        One row per pair of codes, many-to-many: `soc2010, soc2010_title, soc2018, soc2018_title`; 900 rows. The mark
+        `(##)` after some titles is removed.
     """
     path = locate_role("bls-soc2010-soc2018", "crosswalk")
-    frame = read_columns(path, heads(SOC2010_SOC2018), sheet="Sorted by 2010")
+    frame = read_columns(path, header_names(SOC2010_SOC2018), sheet="Sorted by 2010")
     titles = {name: frame[name].str.replace(_TITLE_MARK, "", regex=True) for name in ("soc2010_title", "soc2018_title")}
     return validated(path, frame.assign(**titles), SOC2010_SOC2018, unique=["soc2010", "soc2018"])
 
@@ -180,17 +182,17 @@ def read_projections(release: str = "bls-ep-2024-34") -> pd.DataFrame:
         release: Id of a source with a projections workbook; the years in the column names follow the workbook.
 
     Returns:
-        One row a code and kind, 1,113 for 2024-34 (832 line items, 281 summaries): `soc2018, title, kind` (`line-item`
+        One row per code and kind, 1,113 for 2024-34 (832 line items, 281 summaries): `soc2018, title, kind` (`line-item`
         or `summary`), `employment_2024_thousands, employment_2034_thousands` (jobs), `change_percent,
-        openings_thousands` (annual average), `education, experience, training` (text; `None` there is the publisher's
-        word for "none is needed").
+        openings_thousands` (annual average), `education, experience, training` (text; the publisher writes `None` if none
+        is needed).
     """
     path = locate_role(release, "projections")
     rows = read_rows(path, "Table 1.2")
     written = [" ".join(cell_text(cell).split()) for row in rows[:5] for cell in row]
-    years = [match[1] for head in written if (match := re.fullmatch(r"Employment, (\d{4})", head))]
+    years = [match[1] for header in written if (match := re.fullmatch(r"Employment, (\d{4})", header))]
     if len(years) != 2:
-        raise ColumnError(path, "Employment, YEAR", [head for head in written if head])
+        raise ColumnError(path, "Employment, YEAR", [header for header in written if header])
     start, end = years
     said = next((r for r in [projection_release()] if r.source == release), None)
     if said is not None and (said.start, said.end) != (int(start), int(end)):
@@ -205,17 +207,17 @@ def read_projections(release: str = "bls-ep-2024-34") -> pd.DataFrame:
         "training": "Typical on-the-job training needed to attain competency in the occupation",
     }
     schema: Schema = {
-        "soc2018": Column(SOC, head=f"{start} National Employment Matrix code"),
-        "title": Column(r"\S", head=f"{start} National Employment Matrix title"),
-        "kind": Column(among=("line-item", "summary"), head="Occupation type"),
+        "soc2018": Column(SOC, header=f"{start} National Employment Matrix code"),
+        "title": Column(r"\S", header=f"{start} National Employment Matrix title"),
+        "kind": Column(among=("line-item", "summary"), header="Occupation type"),
         f"employment_{start}_thousands": _figure(f"Employment, {start}", dash),
         f"employment_{end}_thousands": _figure(f"Employment, {end}", dash),
         "change_percent": replace(_figure(f"Employment change, percent, {span}", dash), bounds=(-math.inf, math.inf)),
         "openings_thousands": _figure(f"Occupational openings, {span} annual average", dash),
-        **{need: Column(r"\S", nullable=True, head=head, gaps=dash) for need, head in needs.items()},
+        **{need: Column(r"\S", nullable=True, header=header, gaps=dash) for need, header in needs.items()},
     }
-    frame = pd.DataFrame(pick_columns(path, rows, heads(schema)), dtype="str")
-    # Footnotes stand below the table, in the first column only.
+    frame = pd.DataFrame(pick_columns(path, rows, header_names(schema)), dtype="str")
+    # Skip the footnotes below the table, which fill only the first column.
     frame = frame[frame["kind"] != ""].reset_index(drop=True)
     frame["kind"] = frame["kind"].str.lower().str.replace(" ", "-")
     return validated(path, frame, schema, unique=["soc2018", "kind"])
@@ -229,15 +231,15 @@ def read_wages(release: str = "bls-oews-2024") -> pd.DataFrame:
         release: Id of a source with a wages workbook.
 
     Returns:
-        One row a code and group, 1,403: `soc2018` (or an OEWS code for a combination of SOC codes), `title`, `group`
+        One row per code and group, 1,403: `soc2018` (or an OEWS code for several SOC codes combined), `title`, `group`
         (`total`, `major`, `minor`, `broad`, `detailed`), `employment` (jobs); for each of `RATES` a wage
-        `annual_..._usd` and an `annual_..._flag`; `hourly_only` (bool). A flag is `top-coded` where the publisher gives
-        only a lower bound, `not-available` where it gives nothing; the wage is then missing, never a guess.
+        `annual_..._usd` and an `annual_..._flag`; `hourly_only` (bool). A flag is `top-coded` if the publisher gives only
+        a lower bound, `not-available` if it gives nothing; the wage is then missing.
     """
     path = locate_role(release, "wages")
-    # Until May 2018 the column had another name.
+    # The column had another name until May 2018.
     named = {"O_GROUP": "group", "OCC_GROUP": "older"}
-    frame = read_columns(path, heads(WAGES), optional=named)
+    frame = read_columns(path, header_names(WAGES), optional=named)
     frame["group"] = frame["group"].mask(frame["group"] == "", frame["older"])
     if not frame["group"].any():
         raise DataError(f"{path} has no column 'O_GROUP'; check that it is the right file and release")
@@ -249,13 +251,13 @@ def read_wages(release: str = "bls-oews-2024") -> pd.DataFrame:
 
 @cached("wages")
 def read_wage_cap(release: str = "bls-oews-2024") -> pd.DataFrame:
-    """The annual wage from which on OEWS publishes no figure, only that it is at least this.
+    """The top code of OEWS: higher annual wages are published only as at least this.
 
     Args:
         release: Id of a source with a wages workbook.
 
     Returns:
-        One row: `annual_usd`, from the workbook's own description of its marks; 239,200 in May 2023 and May 2024.
+        One row: `annual_usd`, from the workbook's field descriptions; 239,200 in May 2023 and May 2024.
     """
     path = locate_role(release, "wages")
     for row in read_rows(path, "Field Descriptions"):

@@ -1,6 +1,6 @@
 """The labels of Eloundou et al. (2023): tasks, occupations, automation; and label sets of newer models under their rubric.
 
-The columns `alpha`, `beta` and `gamma` of the label file follow from its GPT-4 labels and are left to `scoring`.
+The columns `alpha`, `beta` and `gamma` of the label file are not read: `scoring` computes them from the labels.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ from relabel.sources.fetch import locate, locate_role
 from relabel.sources.frames import cached, read_columns, validated
 from relabel.sources.onet import LABELS_OF_2023, TASKS, statements
 from relabel.sources.registry import get_source
-from relabel.sources.tables import ONET_SOC, Column, Schema, heads
+from relabel.sources.tables import ONET_SOC, Column, Schema, header_names
 
 _EXPOSURE = ("E0", "E1", "E2")
 _AUTOMATION = ("T0", "T1", "T2", "T3", "T4")
 
 LABELS: Schema = {
     **TASKS,
-    "gpt4": Column(among=_EXPOSURE, head="gpt4_exposure"),
-    "gpt4_alt": Column(among=_EXPOSURE, head="gpt4_exposure_alt_rubric"),
-    "human": Column(among=_EXPOSURE, head="human_exposure_agg"),
+    "gpt4": Column(among=_EXPOSURE, header="gpt4_exposure"),
+    "gpt4_alt": Column(among=_EXPOSURE, header="gpt4_exposure_alt_rubric"),
+    "human": Column(among=_EXPOSURE, header="human_exposure_agg"),
 }
 AUTOMATION: Schema = {
     **TASKS,
-    "gpt4": Column(among=_AUTOMATION, head="gpt4_automation"),
-    "human": Column(among=_AUTOMATION, nullable=True, head="human_automation", gaps=("",)),
+    "gpt4": Column(among=_AUTOMATION, header="gpt4_automation"),
+    "human": Column(among=_AUTOMATION, nullable=True, header="human_automation", gaps=("",)),
 }
 OCCUPATIONS: Schema = {
-    "onet_soc_code": Column(ONET_SOC, unique=True, head="O*NET-SOC Code"),
-    "title": Column(r"\S", head="Title"),
+    "onet_soc_code": Column(ONET_SOC, unique=True, header="O*NET-SOC Code"),
+    "title": Column(r"\S", header="Title"),
     **{
-        f"{who}_{measure}": Column(bounds=(0, 1), head=f"{head}_{measure}")
-        for who, head in (("gpt4", "dv_rating"), ("human", "human_rating"))
+        f"{who}_{measure}": Column(bounds=(0, 1), header=f"{header}_{measure}")
+        for who, header in (("gpt4", "dv_rating"), ("human", "human_rating"))
         for measure in ("alpha", "beta", "gamma")
     },
 }
@@ -47,7 +47,7 @@ def read_labels() -> pd.DataFrame:
     """The published task labels of 2023.
 
     Returns:
-        One row a task, 19,265 of 923 O*NET-SOC 2019 codes: `task_id, onet_soc_code, title, text, task_type` (`Core`,
+        One row per task, 19,265 of 923 O*NET-SOC 2019 codes: `task_id, onet_soc_code, title, text, task_type` (`Core`,
         `Supplemental`, missing for 1,312), and the labels `gpt4` (published), `gpt4_alt` (a second wording of the
         rubric) and `human` (annotators, aggregated), each `E0`, `E1` or `E2`.
     """
@@ -60,8 +60,8 @@ def read_automation() -> pd.DataFrame:
     """The published automation labels of 2023, from `T0` (none) to `T4` (full).
 
     Returns:
-        One row a task, 19,265: `task_id, onet_soc_code, title, text, task_type`, and the labels `gpt4` and `human`;
-        people labelled 100 tasks only, elsewhere `human` is missing.
+        One row per task, 19,265: `task_id, onet_soc_code, title, text, task_type`, and the labels `gpt4` and `human`
+        (missing except for the 100 tasks that people labelled).
     """
     path = locate_role(LABELS_OF_2023, "automation-labels")
     return _tasks(path, AUTOMATION)
@@ -72,22 +72,22 @@ def read_occupations() -> pd.DataFrame:
     """The published scores of occupations of 2023.
 
     Returns:
-        One row a code, 923: `onet_soc_code, title, gpt4_alpha, gpt4_beta, gpt4_gamma, human_alpha, human_beta,
-        human_gamma`, shares from 0 to 1; the file calls GPT-4's scores `dv_rating_*`.
+        One row per code, 923: `onet_soc_code, title, gpt4_alpha, gpt4_beta, gpt4_gamma, human_alpha, human_beta,
+        human_gamma` (0-1); the file calls GPT-4's scores `dv_rating_*`.
     """
     path = locate_role(LABELS_OF_2023, "occupation-scores")
-    return validated(path, read_columns(path, heads(OCCUPATIONS)), OCCUPATIONS)
+    return validated(path, read_columns(path, header_names(OCCUPATIONS)), OCCUPATIONS)
 
 
 def _tasks(path: Path, schema: Schema) -> pd.DataFrame:
-    frame = pd.DataFrame(statements(path, {"Title": "title", **heads(schema)}), dtype="str")
+    frame = pd.DataFrame(statements(path, {"Title": "title", **header_names(schema)}), dtype="str")
     return validated(path, frame, schema)
 
 
 RELABELS = "relabels-2026"
-"""Label sets that others made with newer models under the rubric of 2023, each a file of the source."""
+"""Source of label sets that others made with newer models under the rubric of 2023, one file each."""
 RELABEL_MAP: Mapping[str, str] = {"E3": "E2"}
-"""What labels of `RELABELS` become that the three codes do not have: image capability counts as E2."""
+"""Mapping of labels in `RELABELS` beyond E0, E1 and E2: E3 (image capabilities) counts as E2."""
 
 
 def relabel_models() -> list[str]:
@@ -96,13 +96,13 @@ def relabel_models() -> list[str]:
 
 
 def locate_relabels(ref: str) -> Path:
-    """The verified file of a set.
+    """The verified file of a label set.
 
     Args:
         ref: `relabels-2026:MODEL`.
 
     Raises:
-        DataError: There is no set of that model, or its file is missing or not the registered one.
+        DataError: There is no label set of that model, or its file is missing or not the registered one.
     """
     model = ref.partition(":")[2]
     if model not in relabel_models():

@@ -1,7 +1,7 @@
-"""Where a source file is on this machine, and whether it is the right one: mirror, download cache, official address.
+"""Locates, downloads and verifies source files: from the mirror, the download cache, or the official address.
 
-No path leaves this module before the file's sha256 has been compared with the registry's, or, where the registry cannot
-know it, with the one pinned at first use.
+Every path that this module returns has been verified: the file's sha256 is the one in the registry or, if the registry
+cannot know it, the one pinned at first use.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ Where = Literal["mirror", "cache", "download"]
 
 
 class SourceUse(Frozen):
-    """A source file that went into a run.
+    """A source file used by a run.
 
     Attributes:
-        sha256: Checksum of the exact bytes that were used.
+        sha256: Checksum of the bytes that were used.
         copy_status: `official`, `rebuilt` or `derived`; None for a file outside the registry.
     """
 
@@ -52,15 +52,15 @@ class FileCheck(Frozen):
         source_id: Id of the source.
         file: File name.
         state: `ok`, `missing`, `mismatch`, or `unreadable`.
-        where: Where it was found or came from; None when missing.
-        path: Its path; None when missing.
-        wanted: The sha256 that was asked for; None where it is not known yet.
-        found: The sha256 of the file found; None when there is none.
-        copy_status: What the copy found is; when missing, what the registry lists.
+        where: Where it was found; None if missing.
+        path: Its path; None if missing.
+        wanted: The expected sha256; None if not known yet.
+        found: The sha256 of the file found; None if there is none.
+        copy_status: Kind of the copy found; if missing, of the registered one.
         can_fetch: Whether the official file can be fetched automatically.
         pinned: Whether the checksum was pinned at first use, because the registry has none.
         message: What is wrong and what to do, or an empty string.
-        why: Why fetching it failed, in a few words, or an empty string.
+        why: Why fetching failed, in a few words, or an empty string.
     """
 
     source_id: str
@@ -78,67 +78,70 @@ class FileCheck(Frozen):
 
 
 def locate(source_id: str, file: str) -> Path:
-    """The verified path of a source file: from the mirror, else the download cache, else the official address.
+    """Get the verified path of a source file: in the mirror, else in the download cache, else after a download.
 
     Args:
         source_id: Id of a registered source.
-        file: File name as the registry has it.
+        file: File name in the registry.
 
     Returns:
-        Path of a file whose checksum is the registered or pinned one.
+        Path of a file with the registered or pinned checksum.
 
     Raises:
-        ChecksumError: The file found is changed, cut or another one.
+        ChecksumError: The file found has another checksum.
         DataError: There is no such source or file, it cannot be read, or it cannot be fetched automatically.
     """
     source = get_source(source_id)
     entry = source.file(file)
-    path, where = _obtained(source, entry)
-    _accept(source, entry, path, where)
+    path, where = _obtain(source, entry)
+    _verify(source, entry, path, where)
     return path
 
 
 def locate_role(source_id: str, role: str) -> Path:
-    """The verified path of the file that plays a role in a source."""
+    """Get the verified path of the file with a role in a source; see `locate`."""
     return locate(source_id, get_source(source_id).with_role(role).name)
 
 
 def source_use(source_id: str, role: str) -> SourceUse:
-    """The file that plays a role in a source, with the checksum and the kind of this machine's copy; locates it first."""
+    """Locate the file with a role in a source, and record its checksum and kind of copy."""
     source = get_source(source_id)
     entry = source.with_role(role)
-    found, status = _accept(source, entry, *_obtained(source, entry))
+    found, status = _verify(source, entry, *_obtain(source, entry))
     return SourceUse(source=source.id, file=entry.name, sha256=found, copy_status=status)
 
 
-def is_here(source_id: str, role: str) -> bool:
-    """Whether the file that plays a role in a source is on this machine, unchecked; fetches nothing."""
+def is_available(source_id: str, role: str) -> bool:
+    """Whether the file with a role in a source is on this machine; neither fetches nor verifies it."""
     source = get_source(source_id)
     return _local_path(source, source.with_role(role)) is not None
 
 
 def verify(source_ids: Iterable[str] | None = None, roles: Container[str | None] | None = None) -> list[FileCheck]:
-    """Check every file that is here against the registry; fetches nothing, but pins what is registered without checksum.
+    """Verify the files on this machine; downloads nothing, but pins files that are registered without checksum.
 
     Args:
         source_ids: Sources to check; by default all.
         roles: Roles of their files to check; by default all.
 
     Returns:
-        One check a registered file, in the order of the registry.
+        One check per registered file, in the order of the registry.
     """
     return [_check_local(*file) for file in _files(source_ids) if roles is None or file[1].role in roles]
 
 
 def unpin(source_id: str, file: str | None = None) -> list[str]:
-    """Forget the checksums that were pinned at first use, and the copies in the download cache that can be fetched again.
+    """Remove checksums pinned at first use, and cached copies of these files that can be fetched again.
 
     Args:
         source_id: The source.
         file: One of its files; by default all.
 
     Returns:
-        Names of the files whose checksums were forgotten.
+        Names of the files whose pins were removed.
+
+    Raises:
+        DataError: No file was pinned, or a pin cannot be removed.
     """
     source = get_source(source_id)
     entries = source.files if file is None else (source.file(file),)
@@ -150,16 +153,16 @@ def unpin(source_id: str, file: str | None = None) -> list[str]:
 def pull(
     source_ids: Iterable[str] | None = None, *, on_fetch: Callable[[str, str], None] | None = None
 ) -> list[FileCheck]:
-    """Fetch what is missing, and fetch again what is damaged in the download cache.
+    """Download missing files, and replace damaged ones in the download cache.
 
-    Files in the mirror are never touched. Failures do not stop the rest: they come back in the list.
+    Files in the mirror are never changed. Failures do not stop the rest; they are reported in the result.
 
     Args:
         source_ids: Sources to fetch; by default all.
-        on_fetch: Called before each attempt with `SOURCE_ID/FILE` and the official address.
+        on_fetch: Called before each download with `SOURCE_ID/FILE` and the official address.
 
     Returns:
-        One check a registered file; `where` is `download` for those that were fetched.
+        One check per registered file; `where` is `download` for those that were downloaded.
     """
     done: list[FileCheck] = []
     failed: dict[str, FileCheck] = {}
@@ -167,7 +170,7 @@ def pull(
         check, url = _check_local(source, entry), entry.url or ""
         damaged = check.state == "mismatch" and check.where == "cache"
         if check.can_fetch and (check.state == "missing" or damaged):
-            if (first := failed.get(url)) is not None:  # an archive of several files that cannot be fetched
+            if (first := failed.get(url)) is not None:  # another file of an archive that could not be fetched
                 message = first.message.replace(f"{first.source_id}/{first.file}", f"{source.id}/{entry.name}", 1)
                 done.append(check.model_copy(update={"message": message, "why": first.why}))
                 continue
@@ -210,14 +213,14 @@ def _local_path(source: Source, entry: SourceFile) -> tuple[Path, Where] | None:
     return None
 
 
-def _obtained(source: Source, entry: SourceFile) -> tuple[Path, Where]:
+def _obtain(source: Source, entry: SourceFile) -> tuple[Path, Where]:
     return _local_path(source, entry) or (download(source, entry), "cache")
 
 
-def _accept(source: Source, entry: SourceFile, path: Path, where: Where) -> tuple[str, CopyStatus]:
-    """Compare a file with the registry and the pin; returns its sha256 and what kind of copy it is.
+def _verify(source: Source, entry: SourceFile, path: Path, where: Where) -> tuple[str, CopyStatus]:
+    """Compare a file with the registry and the pin; returns its sha256 and kind of copy.
 
-    What was just downloaded is the official file, which the registry cannot know where it lists a rebuilt copy.
+    If the registry lists a rebuilt copy, a downloaded file is the official one, whose checksum is not registered but pinned.
     """
     found, fetched, by_pin = sha256_of(path), where == "download", is_pinned_kind(entry)
     if found == entry.sha256 and not (fetched and by_pin):
@@ -260,7 +263,7 @@ def _check_local(source: Source, entry: SourceFile) -> FileCheck:
         path, where = local
         found = {"path": path, "where": where}
         try:
-            sha256, status = _accept(source, entry, path, where)
+            sha256, status = _verify(source, entry, path, where)
             found |= {"state": "ok", "found": sha256, "wanted": sha256, "copy_status": status}
         except ChecksumError as error:
             found |= {"state": "mismatch", "wanted": error.wanted, "found": error.found, "message": str(error)}
@@ -272,13 +275,13 @@ def _check_local(source: Source, entry: SourceFile) -> FileCheck:
 
 
 _TIMEOUT_S = 60
-# Some publishers refuse clients that do not say who they are.
+# Some publishers refuse clients without a user agent.
 _HEADERS = {"User-Agent": "relabel (research software; pooch)"}
 _fetched: set[Path] = set()
 
 
 def sha256_of(path: Path) -> str:
-    """The sha256 of a file, as 64 hex digits; remembered as long as the file's time and size stay."""
+    """The sha256 of a file, as 64 hex digits; cached while its modification time and size are unchanged."""
     with os_errors(f"{path} cannot be read", "check that it is a file you may open"):
         status = path.stat()
         return _digest(path, status.st_mtime_ns, status.st_size)
@@ -296,12 +299,12 @@ def cached_path(source: Source, entry: SourceFile) -> Path:
 
 
 def is_pinned_kind(entry: SourceFile) -> bool:
-    """Whether the registry cannot know the official checksum, so that the first official file sets it."""
+    """Whether the registry lacks the official checksum, so that the first official file pins it."""
     return entry.sha256 is None or entry.copy_status == "rebuilt"
 
 
 def how_to_get(source: Source, entry: SourceFile) -> str:
-    """One clause that says how a missing file can be obtained."""
+    """A clause that says how to obtain a missing file."""
     place = f"{source.id}/{entry.name}"
     if entry.can_fetch:
         return f"set RELABEL_DATA_MIRROR to a folder that holds {place}, or run `relabel data pull {source.id}`"
@@ -319,14 +322,14 @@ def how_to_get(source: Source, entry: SourceFile) -> str:
 
 
 def download(source: Source, entry: SourceFile) -> Path:
-    """Fetch a file into the download cache, together with its neighbours of the same archive.
+    """Download a file to the download cache, together with other files in the same archive.
 
     Args:
         source: The source.
         entry: Its file.
 
     Returns:
-        The path in the cache; a file that is not the registered or pinned one never gets there.
+        The path in the cache; only a verified file is ever put there.
 
     Raises:
         ChecksumError: The publisher sent another file.
@@ -347,20 +350,20 @@ def download(source: Source, entry: SourceFile) -> Path:
             got = Path(scratch) / "download"
             pooch.HTTPDownloader(timeout=_TIMEOUT_S, headers=_HEADERS)(entry.url, str(got), None)
             if entry.download == "file":
-                _keep(source, entry, got)
+                _move_to_cache(source, entry, got)
             else:
                 _unpack(source, entry, got)
     except OSError as error:
         raise SourceMissingError(
-            f"{source.id}/{entry.name} could not be fetched from {entry.url} ({_reason(error)}); "
+            f"{source.id}/{entry.name} could not be fetched from {entry.url} ({_failure_reason(error)}); "
             f"try again or put it into a folder named by RELABEL_DATA_MIRROR",
-            why=_reason(error),
+            why=_failure_reason(error),
         ) from error
     return cached_path(source, entry)
 
 
 def _unpack(source: Source, entry: SourceFile, archive: Path) -> None:
-    """Keep every member of the archive that the source lists and lacks; complain about the wanted one only."""
+    """Move the listed members of an archive that are not cached yet to the cache; raise errors only for the wanted one."""
     of_archive = [other for other in source.files if (other.url, other.download) == (entry.url, "zip")]
     beside = [other for other in of_archive if other != entry and not cached_path(source, other).exists()]
     try:
@@ -375,13 +378,13 @@ def _unpack(source: Source, entry: SourceFile, archive: Path) -> None:
                     )
                 if member is None:
                     continue
-                # A path of its own each, because checksums are remembered by path, time and size.
+                # Use a separate path for each, because checksums are cached by path, time and size.
                 unpacked = archive.parent / "members" / other.name
                 unpacked.parent.mkdir(exist_ok=True)
                 with bundle.open(member) as inside_file, unpacked.open("wb") as out:
                     shutil.copyfileobj(inside_file, out)
                 with suppress(*([] if other == entry else [ChecksumError])):
-                    _keep(source, other, unpacked)
+                    _move_to_cache(source, other, unpacked)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise SourceMissingError(
             f"{source.id}/{entry.name} could not be fetched: what {entry.url} sent is not a readable zip archive ({error}); "
@@ -391,7 +394,7 @@ def _unpack(source: Source, entry: SourceFile, archive: Path) -> None:
 
 
 def _member(bundle: zipfile.ZipFile, wanted: str) -> str | None:
-    """The member's name in the archive; publishers rename the folder around a member, but not the file."""
+    """The name of a member in the archive; its folder may differ, because publishers rename folders, but not files."""
     names = bundle.namelist()
     if wanted in names:
         return wanted
@@ -399,9 +402,9 @@ def _member(bundle: zipfile.ZipFile, wanted: str) -> str | None:
     return same[0] if len(same) == 1 else None
 
 
-def _keep(source: Source, entry: SourceFile, got: Path) -> None:
-    """Move a fetched file into the cache if it is the right one; its pin comes before it."""
-    _accept(source, entry, got, "download")
+def _move_to_cache(source: Source, entry: SourceFile, got: Path) -> None:
+    """Verify, and if necessary pin, a downloaded file, and then move it to the cache."""
+    _verify(source, entry, got, "download")
     got.replace(cached_path(source, entry))
     _fetched.add(cached_path(source, entry))
 
@@ -423,7 +426,7 @@ def read_pin(source: Source, entry: SourceFile) -> str | None:
     return words[0]
 
 
-_BINARY = {
+_MAGIC_BYTES = {
     ".xlsx": b"PK\x03\x04",
     ".zip": b"PK\x03\x04",
     ".xls": b"\xd0\xcf\x11\xe0",
@@ -431,18 +434,18 @@ _BINARY = {
     ".pdf": b"%PDF",
 }
 _TEXT = (".txt", ".csv", ".tsv")
-_HEADS = {
+_REQUIRED_COLUMNS = {
     "tasks": ("Task ID",),
     "task-ratings": ("Task ID", "Data Value"),
     "occupations": ("Title",),
     "emerging-tasks": ("Task",),
     "labels": ("Task ID",),
 }
-"""Columns that a text file of a role has, whatever its publisher or release."""
+"""Columns that every text file with a role has, whatever its publisher or release."""
 
 
-def _require_data(entry: SourceFile, path: Path, came_from: str) -> None:
-    """Look at a file without a known checksum before it is pinned: its kind by its first bytes, its header row."""
+def _check_content(entry: SourceFile, path: Path, came_from: str) -> None:
+    """Before a file without a known checksum is pinned, check its type by its first bytes, and its header row."""
     suffix = Path(entry.name).suffix.lower()
     with path.open("rb") as stream:
         start = stream.read(4096)
@@ -450,14 +453,14 @@ def _require_data(entry: SourceFile, path: Path, came_from: str) -> None:
     problem = ""
     if head[:1] == b"<" and suffix not in (".html", ".htm", ".xml"):
         problem = "a web page"
-    elif suffix in _BINARY and not head.startswith(_BINARY[suffix]):
+    elif suffix in _MAGIC_BYTES and not head.startswith(_MAGIC_BYTES[suffix]):
         problem = f"not {suffix[1:]} by its first bytes"
     elif suffix == ".json" and head[:1] not in b"{[":
         problem = "not JSON by its first character"
     elif suffix in _TEXT:
         line = head.splitlines()[0].decode("utf-8", "replace") if head else ""
         columns = [plain_name(cell) for cell in re.split("[\t,;]", line)]
-        lacks = [name for name in _HEADS.get(entry.role or "", ()) if plain_name(name) not in columns]
+        lacks = [name for name in _REQUIRED_COLUMNS.get(entry.role or "", ()) if plain_name(name) not in columns]
         if b"\0" in start:
             problem = "not text"
         elif len(columns) < 2 or lacks:
@@ -471,18 +474,21 @@ def _require_data(entry: SourceFile, path: Path, came_from: str) -> None:
 
 
 def write_pin(source: Source, entry: SourceFile, path: Path, came_from: str) -> str:
-    """Pin the checksum of a file that looks like what its entry says, in one step.
+    """Check that a file looks as registered, and pin its checksum.
 
     Args:
         source: The source.
-        entry: Its file, of which the registry knows no checksum.
-        path: The first copy of it.
-        came_from: Where that copy is from, in words.
+        entry: Its file, registered without the official checksum.
+        path: The first copy of the file.
+        came_from: Address or path of that copy, for the message.
 
     Returns:
         The checksum.
+
+    Raises:
+        DataError: The file does not look as registered, or the pin cannot be written.
     """
-    _require_data(entry, path, came_from)
+    _check_content(entry, path, came_from)
     found, path = sha256_of(path), _pin_path(source, entry)
     with os_errors(f"the pin {path} cannot be written", "check RELABEL_HOME"):
         make_private_dir(path.parent)
@@ -493,7 +499,7 @@ def write_pin(source: Source, entry: SourceFile, path: Path, came_from: str) -> 
 
 
 def _remove_pin(source: Source, entry: SourceFile) -> bool:
-    """Forget the pinned checksum of a file, and its copy in the download cache where it can be fetched again.
+    """Remove the pin of a file, and its cached copy if it can be fetched again.
 
     Returns:
         Whether there was a pin.
@@ -508,8 +514,8 @@ def _remove_pin(source: Source, entry: SourceFile) -> bool:
     return pinned
 
 
-def _reason(error: OSError) -> str:
-    """A failed download in a few words; the text of a network error is a chain of internals."""
+def _failure_reason(error: OSError) -> str:
+    """Why a download failed, in a few words; the message of a network error is long and technical."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status is not None:
         return f"the server answered {status}"

@@ -1,4 +1,4 @@
-"""Publishers' tables as frames: schemas, numbers with their marks, and a cache of what was read once."""
+"""Publishers' tables as data frames: validation, numbers with marks for missing values, and a cache of parsed tables."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from relabel.sources.fetch import locate_role, sha256_of
 from relabel.sources.registry import get_source
 from relabel.sources.tables import Schema, require_columns, text_columns
 
-if TYPE_CHECKING:  # a reader's module can be loaded without them
+if TYPE_CHECKING:  # importing a reader must not import these
     import pandas as pd
     import pyarrow
 
@@ -29,7 +29,7 @@ _THOUSANDS = r"-?\d{1,3}(,\d{3})+(\.\d+)?"
 
 
 def numbers(path: Path, series: pd.Series, column: str, marks: Iterable[str] = ("",)) -> pd.Series:
-    """Text as float64; the marks become gaps. Commas between thousands are read over.
+    """Convert text to float64; marks become NaN, thousands separators are ignored.
 
     Args:
         path: The file, for the message.
@@ -38,7 +38,7 @@ def numbers(path: Path, series: pd.Series, column: str, marks: Iterable[str] = (
         marks: Texts that mean missing.
 
     Raises:
-        DataError: A text is neither a number nor a mark; the message names file, column and value.
+        DataError: A value is neither a number nor a mark; the message names file, column and value.
     """
     import pandas as pd
 
@@ -54,21 +54,24 @@ def numbers(path: Path, series: pd.Series, column: str, marks: Iterable[str] = (
 
 
 def validated(path: Path, frame: pd.DataFrame, schema: Schema, unique: Sequence[str] = ()) -> pd.DataFrame:
-    """The columns of a schema, in its order, gaps as missing values and numbers as float64, if they keep it.
+    """Validate a table, and convert gaps to missing values and numbers to float64.
 
     Args:
         path: The file, for the message.
-        frame: The table, its columns text or already of the schema's types.
-        schema: What its columns may hold.
-        unique: Columns that identify a row together.
+        frame: The table; columns are text, or already have the schema's types.
+        schema: The schema.
+        unique: Columns that together identify a row.
+
+    Returns:
+        The columns of the schema, in its order.
 
     Raises:
-        DataError: A value breaks the schema; the message names file, column, first bad value and row.
+        DataError: A value violates the schema; the message names file, column, first bad value and row.
     """
     frame = frame[list(schema)].copy()
     for name, column in schema.items():
         if column.bounds and frame[name].dtype != "float64":
-            frame[name] = numbers(path, frame[name], column.head, column.gaps)
+            frame[name] = numbers(path, frame[name], column.header, column.gaps)
         elif column.gaps:
             frame[name] = frame[name].mask(frame[name].isin(list(column.gaps)))
     table = {name: frame[name].astype("object").where(frame[name].notna(), None).tolist() for name in schema}
@@ -85,14 +88,14 @@ def validated(path: Path, frame: pd.DataFrame, schema: Schema, unique: Sequence[
 def read_columns(
     path: Path, columns: Mapping[str, str], *, sheet: str | None = None, optional: Mapping[str, str] | None = None
 ) -> pd.DataFrame:
-    """One `str` column a name and no missing values, see `relabel.sources.tables.text_columns`."""
+    """Like `relabel.sources.tables.text_columns`, as a frame of `str` columns without missing values."""
     import pandas as pd
 
     return pd.DataFrame(text_columns(path, columns, sheet=sheet, optional=optional), dtype="str")
 
 
-def keep(path: Path, table: pyarrow.Table) -> None:
-    """Keep a table in the download cache; where that cannot be written, the next command takes the time again."""
+def cache_table(path: Path, table: pyarrow.Table) -> None:
+    """Write a table to the download cache; failure is ignored, because it only costs time."""
     import pyarrow
     import pyarrow.parquet as pq
 
@@ -107,13 +110,13 @@ _CACHE = ".tables"
 
 
 def cached(*roles: str, source: str | None = None) -> Callable[[Callable[P, pd.DataFrame]], Callable[P, pd.DataFrame]]:
-    """Keep what a reader makes of a source as parquet in the download cache: the next command reads that instead.
+    """Decorator that caches the result of a reader as parquet in the download cache.
 
-    It is found by the checksums of the files, the source's entry and the code of the readers, so that none of them can change
-    unnoticed. One that cannot be read is made again; where none can be written, the next reader takes the time again.
+    The cache key covers the checksums of the files, the source's registry entry and the code of the readers. Entries that
+    cannot be read are replaced; failure to write one is ignored.
 
     Args:
-        roles: Roles of the files that the reader reads; one that the source has not is left out.
+        roles: Roles of the files that the reader reads; those that the source lacks are ignored.
         source: Id of the source; by default the reader's argument `release`.
     """
 
@@ -129,14 +132,14 @@ def cached(*roles: str, source: str | None = None) -> Callable[[Callable[P, pd.D
             bound.apply_defaults()
             entry = get_source(source or bound.arguments["release"])
             files = [sha256_of(locate_role(entry.id, role)) for role in roles if entry.find_role(role) is not None]
-            asked = json.dumps([entry.model_dump_json(), files, _code()])
+            asked = json.dumps([entry.model_dump_json(), files, _code_checksum()])
             name = f"{read.__module__.rpartition('.')[2]}.{read.__name__}.{entry.id}"
             path = settings().download_dir / _CACHE / f"{name}.{hashlib.sha256(asked.encode()).hexdigest()}.parquet"
             with contextlib.suppress(pyarrow.ArrowException, OSError):
                 return pq.read_table(path, page_checksum_verification=True).to_pandas()
             frame = read(*args, **kwargs).reset_index(drop=True)
             with contextlib.suppress(OSError):
-                keep(path, pyarrow.Table.from_pandas(frame, preserve_index=False))
+                cache_table(path, pyarrow.Table.from_pandas(frame, preserve_index=False))
                 for old in path.parent.glob(f"{name}.*.parquet"):
                     if old != path:
                         old.unlink(missing_ok=True)
@@ -148,8 +151,8 @@ def cached(*roles: str, source: str | None = None) -> Callable[[Callable[P, pd.D
 
 
 @cache
-def _code() -> str:
-    """Checksum of the code of this room."""
+def _code_checksum() -> str:
+    """Checksum of the code of this package."""
     return hashlib.sha256(
         b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
     ).hexdigest()

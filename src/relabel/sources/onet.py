@@ -1,6 +1,6 @@
 """O*NET: tasks with their importance, occupations, job zones, work activities, taxonomy crosswalks.
 
-Task lists are plain columns first, those of the labels of 2023 too: a run needs them, and no table library beside them.
+Task lists, including that of the labels of 2023, are also available as plain columns, so that a run need not import pandas.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from relabel.sources.fetch import locate_role
 from relabel.sources.frames import cached, read_columns, validated
 from relabel.sources.registry import get_source
 from relabel.sources.tables import (
-    NOT_GIVEN,
+    MISSING_MARKS,
     ONET_SOC,
     SOC,
     TASK_ID,
@@ -21,7 +21,7 @@ from relabel.sources.tables import (
     Column,
     Schema,
     category,
-    heads,
+    header_names,
     plain_id,
     require_columns,
     require_values,
@@ -41,40 +41,41 @@ TASKS: Schema = {
     "task_type": Column(among=TASK_TYPES, nullable=True),
 }
 _RATINGS: Schema = {
-    "onet_soc_code": Column(ONET_SOC, head="O*NET-SOC Code"),
-    "task_id": Column(TASK_ID, head="Task ID"),
-    "scale": Column(head="Scale ID"),
-    "importance": Column(bounds=(1, 5), head="Data Value"),
+    "onet_soc_code": Column(ONET_SOC, header="O*NET-SOC Code"),
+    "task_id": Column(TASK_ID, header="Task ID"),
+    "scale": Column(header="Scale ID"),
+    "importance": Column(bounds=(1, 5), header="Data Value"),
 }
 OCCUPATIONS: Schema = {
-    "onet_soc_code": Column(ONET_SOC, unique=True, head="O*NET-SOC Code"),
-    "title": Column(r"\S", head="Title"),
-    "description": Column(r"\S", head="Description"),
+    "onet_soc_code": Column(ONET_SOC, unique=True, header="O*NET-SOC Code"),
+    "title": Column(r"\S", header="Title"),
+    "description": Column(r"\S", header="Description"),
 }
 JOB_ZONES: Schema = {
-    "onet_soc_code": Column(ONET_SOC, unique=True, head="O*NET-SOC Code"),
-    "job_zone": Column(bounds=(1, 5), head="Job Zone"),
+    "onet_soc_code": Column(ONET_SOC, unique=True, header="O*NET-SOC Code"),
+    "job_zone": Column(bounds=(1, 5), header="Job Zone"),
 }
 DWAS: Schema = {
-    "task_id": Column(TASK_ID, head="Task ID"),
-    "onet_soc_code": Column(ONET_SOC, head="O*NET-SOC Code"),
-    "dwa_id": Column(r"^\d\.[A-Z]\.", head="DWA ID"),
+    "task_id": Column(TASK_ID, header="Task ID"),
+    "onet_soc_code": Column(ONET_SOC, header="O*NET-SOC Code"),
+    "dwa_id": Column(r"^\d\.[A-Z]\.", header="DWA ID"),
     "dwa_title": Column(r"\S"),
 }
 TO_SOC2018: Schema = {
-    "onet_soc_code": Column(ONET_SOC, unique=True, head="O*NET-SOC 2019 Code"),
-    "title": Column(r"\S", head="O*NET-SOC 2019 Title"),
-    "soc2018": Column(SOC, head="2018 SOC Code"),
-    "soc2018_title": Column(r"\S", head="2018 SOC Title"),
+    "onet_soc_code": Column(ONET_SOC, unique=True, header="O*NET-SOC 2019 Code"),
+    "title": Column(r"\S", header="O*NET-SOC 2019 Title"),
+    "soc2018": Column(SOC, header="2018 SOC Code"),
+    "soc2018_title": Column(r"\S", header="2018 SOC Title"),
 }
 
 
 def statements(path: Path, others: dict[str, str]) -> dict[str, list[Any]]:
-    """Task statements of a file, with plain ids and types, and other columns of it; unchecked."""
+    """Task statements of a file, with normalised ids and types, and other columns; not validated."""
     names = {"Task ID": "task_id", "O*NET-SOC Code": "onet_soc_code", "Task": "text", "Task Type": "task_type"}
     columns = text_columns(path, names | others)
     kinds = {
-        kind: None if kind in NOT_GIVEN else category(kind, TASK_TYPES) or kind for kind in set(columns["task_type"])
+        kind: None if kind in MISSING_MARKS else category(kind, TASK_TYPES) or kind
+        for kind in set(columns["task_type"])
     }
     plain = {"task_id": [*map(plain_id, columns["task_id"])], "task_type": [kinds[k] for k in columns["task_type"]]}
     return {**columns, **plain}
@@ -87,11 +88,11 @@ def task_columns(release: str) -> dict[str, list[Any]]:
         release: Id of an O*NET source, or `LABELS_OF_2023`.
 
     Returns:
-        `task_id, onet_soc_code, title, text, task_type` (`Core`, `Supplemental` or None) and `importance` (1 to 5; None where
+        `task_id, onet_soc_code, title, text, task_type` (`Core`, `Supplemental` or None) and `importance` (1 to 5; None if
         the task is not rated or the release is registered without ratings). 18,796 tasks of 923 codes in 30.2 and 29.1.
 
     Raises:
-        DataError: A file is missing, is not the registered one, or breaks these rules.
+        DataError: A file is missing, is not the registered one, or violates the schema.
     """
     of_2023 = release == LABELS_OF_2023
     path = locate_role(release, "labels" if of_2023 else "tasks")
@@ -108,15 +109,15 @@ def task_columns(release: str) -> dict[str, list[Any]]:
 
 
 def importance(release: str) -> dict[tuple[str, str], float]:
-    """Importance ratings (1 to 5) by code and task id: the scale IM of a file that may have others; empty without a file."""
+    """Importance ratings (scale IM, 1 to 5) by code and task id; empty if the release has no file of ratings."""
     if get_source(release).find_role("task-ratings") is None:
         return {}
     path = locate_role(release, "task-ratings")
-    rows = zip(*text_columns(path, heads(_RATINGS)).values(), strict=True)
+    rows = zip(*text_columns(path, header_names(_RATINGS)).values(), strict=True)
     rated = [
         (code, plain_id(task), scale, _float(path, value))
         for code, task, scale, value in rows
-        if scale.upper() == "IM" and value not in NOT_GIVEN
+        if scale.upper() == "IM" and value not in MISSING_MARKS
     ]
     require_columns(path, {name: [row[at] for row in rated] for at, name in enumerate(_RATINGS)}, _RATINGS)
     require_values(path, "task_id", [f"{task} of {code}" for code, task, *_ in rated], Column(unique=True))
@@ -124,9 +125,9 @@ def importance(release: str) -> dict[tuple[str, str], float]:
 
 
 def occupation_columns(release: str) -> dict[str, list[str]]:
-    """All occupations of an O*NET release, those without tasks included: `onet_soc_code, title, description`; 1,016 rows."""
+    """All occupations of a release, including those without tasks: `onet_soc_code, title, description`; 1,016 rows."""
     path = locate_role(release, "occupations")
-    columns = text_columns(path, heads(OCCUPATIONS))
+    columns = text_columns(path, header_names(OCCUPATIONS))
     require_columns(path, columns, OCCUPATIONS)
     return columns
 
@@ -148,9 +149,9 @@ def read_tasks(release: str = "onet-30.2") -> pd.DataFrame:
         release: Id of an O*NET source.
 
     Returns:
-        One row a task, in the order of the release: `task_id, onet_soc_code, title, text, task_type` (`Core`,
-        `Supplemental`, or missing) and `importance` (float, 1 to 5; missing where the task is not rated or the release
-        is registered without ratings). 30.2 and 29.1 have 18,796 tasks of 923 codes each.
+        One row per task, in the order of the release: `task_id, onet_soc_code, title, text, task_type` (`Core`,
+        `Supplemental`, or missing) and `importance` (float, 1 to 5; missing if the task is not rated or the release is
+        registered without ratings). 30.2 and 29.1 have 18,796 tasks of 923 codes each.
     """
     import pandas as pd
 
@@ -159,7 +160,7 @@ def read_tasks(release: str = "onet-30.2") -> pd.DataFrame:
 
 
 def count_emerging_tasks(release: str = "onet-30.2") -> int:
-    """Number of tasks that O*NET has found but not yet taken in, which have no id: 328 in 30.2, 240 in 29.1.
+    """Number of emerging tasks, which O*NET has not yet included and given an id: 328 in 30.2, 240 in 29.1.
 
     Args:
         release: Id of an O*NET source.
@@ -169,13 +170,13 @@ def count_emerging_tasks(release: str = "onet-30.2") -> int:
 
 @cached("occupations")
 def read_occupations(release: str = "onet-30.2") -> pd.DataFrame:
-    """All occupations of a release, those without tasks included.
+    """All occupations of a release, including those without tasks.
 
     Args:
         release: Id of an O*NET source.
 
     Returns:
-        One row a code: `onet_soc_code, title, description`; 1,016 rows.
+        One row per code: `onet_soc_code, title, description`; 1,016 rows.
     """
     import pandas as pd
 
@@ -190,10 +191,10 @@ def read_job_zones(release: str = "onet-30.2") -> pd.DataFrame:
         release: Id of an O*NET source.
 
     Returns:
-        One row a code: `onet_soc_code, job_zone` (int, 1 little to 5 extensive preparation); 923 rows.
+        One row per code: `onet_soc_code, job_zone` (int, 1 little to 5 extensive preparation); 923 rows.
     """
     path = locate_role(release, "job-zones")
-    return validated(path, read_columns(path, heads(JOB_ZONES)), JOB_ZONES).astype({"job_zone": "int64"})
+    return validated(path, read_columns(path, header_names(JOB_ZONES)), JOB_ZONES).astype({"job_zone": "int64"})
 
 
 @cached("tasks-to-dwas", "dwas")
@@ -204,10 +205,10 @@ def read_dwas(release: str = "onet-30.2") -> pd.DataFrame:
         release: Id of an O*NET source.
 
     Returns:
-        One row a task and activity: `task_id, onet_soc_code, dwa_id, dwa_title`; 23,850 rows in 30.2.
+        One row per task and activity: `task_id, onet_soc_code, dwa_id, dwa_title`; 23,850 rows in 30.2.
     """
     path = locate_role(release, "tasks-to-dwas")
-    links = read_columns(path, heads(DWAS))
+    links = read_columns(path, header_names(DWAS))
     links = links.assign(task_id=links["task_id"].map(plain_id))
     titles = read_columns(locate_role(release, "dwas"), {"DWA ID": "dwa_id", "DWA Title": "dwa_title"})
     return validated(path, links.merge(titles, how="left", on="dwa_id"), DWAS, unique=["task_id", "dwa_id"])
@@ -215,10 +216,10 @@ def read_dwas(release: str = "onet-30.2") -> pd.DataFrame:
 
 @cached("2019-to-soc2018", source="onet-taxonomy")
 def read_onet_to_soc2018() -> pd.DataFrame:
-    """From O*NET-SOC 2019 to SOC 2018.
+    """The crosswalk from O*NET-SOC 2019 to SOC 2018.
 
     Returns:
-        One row an O*NET-SOC 2019 code: `onet_soc_code, title, soc2018, soc2018_title`; 1,016 rows.
+        One row per O*NET-SOC 2019 code: `onet_soc_code, title, soc2018, soc2018_title`; 1,016 rows.
     """
     path = locate_role("onet-taxonomy", "2019-to-soc2018")
-    return validated(path, read_columns(path, heads(TO_SOC2018)), TO_SOC2018)
+    return validated(path, read_columns(path, header_names(TO_SOC2018)), TO_SOC2018)

@@ -14,25 +14,25 @@ from relabel.errors import ColumnError, DataError
 from relabel.sources.fetch import locate_role
 from relabel.sources.frames import cached, numbers, read_columns, validated
 from relabel.sources.registry import get_source
-from relabel.sources.tables import UK_SOC_UNIT, Column, Schema, heads
+from relabel.sources.tables import UK_SOC_UNIT, Column, Schema, header_names
 
 _LEVELS = {1: "major", 2: "sub-major", 3: "minor", 4: "unit"}
 
 CODING_INDEX: Schema = {
-    "unique_id": Column(r"\S", unique=True, head="UNIQUE ID"),
-    "soc2020": Column(UK_SOC_UNIT, nullable=True, head="SOC_2020"),
-    "isco08": Column(r"^\d{4}$", nullable=True, head="ISCO-08 code based on SOC2020"),
+    "unique_id": Column(r"\S", unique=True, header="UNIQUE ID"),
+    "soc2020": Column(UK_SOC_UNIT, nullable=True, header="SOC_2020"),
+    "isco08": Column(r"^\d{4}$", nullable=True, header="ISCO-08 code based on SOC2020"),
 }
 GROUPS: Schema = {
     "soc2020": Column(r"^\d{1,4}$", unique=True),
     "level": Column(among=_LEVELS.values()),
-    "title": Column(r"\S", head="SOC 2020 Group Title"),
-    "description": Column(r"\S", head="Group Description"),
-    "tasks": Column(r"\S", nullable=True, head="Tasks"),
-    "job_titles": Column(r"\S", nullable=True, head="Related Job Titles"),
+    "title": Column(r"\S", header="SOC 2020 Group Title"),
+    "description": Column(r"\S", header="Group Description"),
+    "tasks": Column(r"\S", nullable=True, header="Tasks"),
+    "job_titles": Column(r"\S", nullable=True, header="Related Job Titles"),
 }
 
-# Head in the workbook, then value column, then the stem of its flag, coefficient of variation and quality.
+# Header in the workbook, value column, and the stem of the columns of its flag, coefficient of variation and quality.
 _MEASURES = [("(thousand)", "jobs", "jobs"), ("Median", "median_pay_gbp", "median"), ("Mean", "mean_pay_gbp", "mean")]
 _FLAGS = {"x": "unreliable", "..": "disclosive", ":": "not-applicable", "-": "nil-or-negligible", ".": "unavailable"}
 _BANDS = ("precise", "reasonably precise", "acceptable", "unreliable")
@@ -54,7 +54,7 @@ ASHE: Schema = {
 }
 ASHE_MEDIANS: Schema = {
     "soc2020": Column(UK_SOC_UNIT, unique=True),
-    "median_pay_gbp": replace(_FIGURE, head="p50", gaps=("",)),
+    "median_pay_gbp": replace(_FIGURE, header="p50", gaps=("",)),
 }
 
 
@@ -66,13 +66,13 @@ def read_coding_index(release: str = "ons-soc2020") -> pd.DataFrame:
         release: Id of a source with a coding index.
 
     Returns:
-        One row an index entry, all 32,376 of version 13: `unique_id, soc2020, isco08`. Codes are missing where the index
-        only refers to another entry (`}}}}`): SOC 2020 in 231 rows, ISCO-08 in 234.
+        One row per index entry, 32,376 in version 13: `unique_id, soc2020, isco08`. Codes are missing if the entry only
+        refers to another one (`}}}}`): SOC 2020 in 231 rows, ISCO-08 in 234.
     """
     path = locate_role(release, "coding-index")
-    frame = read_columns(path, heads(CODING_INDEX), sheet="SOC2020 coding index")
+    frame = read_columns(path, header_names(CODING_INDEX), sheet="SOC2020 coding index")
     for name in ("soc2020", "isco08"):
-        # A cell that is a number has lost the leading zero of the armed forces' codes.
+        # Numeric cells have lost the leading zero of the codes of the armed forces.
         padded = frame[name].where(~frame[name].str.fullmatch(r"\d{3}"), "0" + frame[name])
         frame[name] = padded.where(padded.str.fullmatch(r"\d{4}"))
     return validated(path, frame, CODING_INDEX)
@@ -86,12 +86,12 @@ def read_groups(release: str = "ons-soc2020") -> pd.DataFrame:
         release: Id of a source with the structure of SOC 2020.
 
     Returns:
-        One row a group, 551 (9 major, 26 sub-major, 104 minor, 412 unit): `soc2020` (1 to 4 digits), `level` (`major`,
-        `sub-major`, `minor`, `unit`), `title, description, tasks, job_titles` (lines; unit groups only).
+        One row per group, 551 (9 major, 26 sub-major, 104 minor, 412 unit): `soc2020` (1 to 4 digits), `level` (`major`,
+        `sub-major`, `minor`, `unit`), `title, description, tasks, job_titles` (one item per line; unit groups only).
     """
     path = locate_role(release, "unit-groups")
     codes = {f"SOC 2020 {level.title()} Group": level for level in _LEVELS.values()}
-    frame = read_columns(path, codes | heads(GROUPS), sheet="SOC2020 descriptions")
+    frame = read_columns(path, codes | header_names(GROUPS), sheet="SOC2020 descriptions")
     frame = frame.mask(frame.isin(["", "<blank>"]))
     code = frame["unit"]
     for name in ("minor", "sub-major", "major"):
@@ -109,8 +109,8 @@ def read_unit_groups(release: str = "ons-soc2020") -> pd.DataFrame:
         release: Id of a source with the structure of SOC 2020.
 
     Returns:
-        One row a unit group, 412, in the order of the codes: `soc2020` (four digits), `title, description, tasks,
-        job_titles` (lines).
+        One row per unit group, 412, sorted by code: `soc2020` (four digits), `title, description, tasks, job_titles` (one
+        item per line).
     """
     groups = read_groups(release)
     return groups[groups["level"] == "unit"].drop(columns="level").reset_index(drop=True)
@@ -121,19 +121,19 @@ def read_ashe(release: str = "ons-ashe-2024") -> pd.DataFrame:
     """Annual gross pay of employees by occupation, with its quality (ASHE tables 14.7a and 14.7b, sheet All).
 
     Args:
-        release: Id of a source with both workbooks, or the first alone.
+        release: Id of a source with both workbooks, or only the first.
 
     Returns:
-        One row a group of SOC 2020 of any level: `code` (missing for the totals), `title`, `level` (`all`, `major`,
+        One row per group of SOC 2020 at any level: `code` (missing for the totals), `title`, `level` (`all`, `major`,
         `sub-major`, `minor`, `unit`, `not-classified`). Then four columns for each of jobs, median and mean: the value
-        (`jobs` in persons; `median_pay_gbp`, `mean_pay_gbp` in pounds a year), `STEM_flag` (why a value is missing:
-        `unreliable`, `disclosive`, `not-applicable`, `nil-or-negligible`), `STEM_cv` (coefficient of variation in
-        percent) and `STEM_quality` (`precise` up to 5%, `reasonably precise` up to 10%, `acceptable` up to 20%, else
-        `unreliable`), where STEM is `jobs`, `median` or `mean`. The publisher calls jobs indicative only.
+        (`jobs` in persons, which the publisher calls indicative; `median_pay_gbp`, `mean_pay_gbp` in pounds a year),
+        `STEM_flag` (why a value is missing: `unreliable`, `disclosive`, `not-applicable`, `nil-or-negligible`), `STEM_cv`
+        (coefficient of variation in percent) and `STEM_quality` (`precise` up to 5%, `reasonably precise` up to 10%,
+        `acceptable` up to 20%, otherwise `unreliable`), where STEM is `jobs`, `median` or `mean`.
     """
     path = locate_role(release, "pay")
     pay = _ashe_table(path)
-    # A user's own release may have been registered without its coefficients of variation.
+    # A user may have registered a release without its coefficients of variation.
     rated = get_source(release).find_role("pay-quality") is not None
     quality_path = locate_role(release, "pay-quality") if rated else path
     quality = _ashe_table(quality_path) if rated else pay.assign(**{stem: "" for _, _, stem in _MEASURES})
@@ -142,27 +142,27 @@ def read_ashe(release: str = "ons-ashe-2024") -> pd.DataFrame:
     out = pay[["code", "title"]].copy()
     out["level"] = out["code"].str.len().map({0: "all"} | _LEVELS).astype("str")
     out["level"] = out["level"].mask(out["title"].str.casefold() == "not classified", "not-classified")
-    for head, value, stem in _MEASURES:
+    for header, value, stem in _MEASURES:
         raw = pay[stem]
-        figures = numbers(path, raw, head, ("", *_FLAGS))
+        figures = numbers(path, raw, header, ("", *_FLAGS))
         out[value] = figures * 1000 if stem == "jobs" else figures
         flag = raw.map(_FLAGS).astype("str")
-        # A row that is withheld as a whole says so in its first cell and leaves the others empty.
+        # If a whole row is withheld, only its first cell has the flag, and the others are empty.
         out[f"{stem}_flag"] = flag if stem == "jobs" else flag.mask(raw == "", out["jobs_flag"])
-        out[f"{stem}_cv"] = numbers(quality_path, quality[stem], head, ("", *_FLAGS))
+        out[f"{stem}_cv"] = numbers(quality_path, quality[stem], header, ("", *_FLAGS))
         out[f"{stem}_quality"] = _band(out[f"{stem}_cv"], withheld=raw == "x")
     return validated(path, out, ASHE)
 
 
 @cached("quartiles")
 def read_ashe_medians(release: str = "ons-ashe-2025-medians") -> pd.DataFrame:
-    """Medians of annual gross pay; a derived extract, without job counts or quality.
+    """Medians of annual gross pay, from a derived extract without job counts or quality.
 
     Args:
         release: Id of a source with the role `quartiles`.
 
     Returns:
-        One row a unit group of SOC 2020, 412: `soc2020, median_pay_gbp` (pounds a year, missing where withheld, in 49
+        One row per unit group of SOC 2020, 412: `soc2020, median_pay_gbp` (pounds a year; missing if withheld, in 49
         rows).
     """
     path = locate_role(release, "quartiles")
@@ -175,14 +175,14 @@ def read_ashe_medians(release: str = "ons-ashe-2025-medians") -> pd.DataFrame:
 
 
 def _ashe_table(path: Path) -> pd.DataFrame:
-    columns = {"Code": "code", "Description": "title"} | {head: stem for head, _, stem in _MEASURES}
+    columns = {"Code": "code", "Description": "title"} | {header: stem for header, _, stem in _MEASURES}
     frame = read_columns(path, columns, sheet="All")
-    # Below the table stand the footnotes, which fill the first column only.
+    # Skip the footnotes below the table, which fill only the first column.
     return frame[(frame["code"] != "") | (frame["jobs"] != "")].reset_index(drop=True)
 
 
 def _band(cv: pd.Series, withheld: pd.Series) -> pd.Series:
-    """The publisher's word for a coefficient of variation in percent."""
+    """The publisher's quality rating for a coefficient of variation in percent."""
     bands = pd.cut(cv, [0, 5, 10, 20, float("inf")], labels=list(_BANDS), include_lowest=True).astype("str")
     return bands.mask(withheld, _BANDS[-1])
 

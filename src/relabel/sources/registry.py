@@ -1,7 +1,7 @@
-"""The registry of sources: what each file is, who publishes it, under which licence, and its checksum.
+"""The registry of sources: their files, publishers, licences and checksums.
 
-The built-in registry is `data/sources.toml`. A user's own TOML file of the same layout, named by `RELABEL_SOURCES`,
-is laid over it, so that a newer release is an entry in a file and not a change of code.
+The built-in registry is `data/sources.toml`. Entries of a user's TOML file with the same layout, named in
+`RELABEL_SOURCES`, add to it or replace entries, so that a newer release needs no change of code.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ class SourceFile(Frozen):
 
     Attributes:
         name: Official file name; also its name in a mirror and in the download cache.
-        role: The word by which a reader asks for the file, so that file names may change from release to release.
-        sha256: Checksum of the registered copy, 64 hex digits; None where it is unknown and pinned at first use.
+        role: Name by which readers request the file, because file names may change between releases.
+        sha256: Checksum of the registered copy, 64 hex digits; None if unknown, and then pinned at first use.
         bytes: Size of the registered copy in bytes, or None.
-        copy_status: `official` (the publisher's bytes), `rebuilt` (same file put together again from another
-            release or layout) or `derived` (a shape that the publisher does not offer). Written `copy` in TOML.
-        download: How the official file is had: `file` (the address is the file), `zip` (it is `member` of the
-            archive at the address), `page` (a person must pick it on the page at the address) or `none`.
-        url: Official address, or None where there is none.
+        copy_status: `official` (the publisher's bytes), `rebuilt` (the same file, reconstructed from another release or
+            layout) or `derived` (a form that the publisher does not offer). Called `copy` in TOML.
+        download: How to get the official file: `file` (the address is the file), `zip` (it is `member` of the archive at
+            the address), `page` (a person must select it on the page at the address) or `none`.
+        url: Official address, or None.
         member: Path of the file inside the archive; only with `download = "zip"`.
-        note: What a user of this file must know, or an empty string.
+        note: A caveat for users of this file, or an empty string.
     """
 
     model_config = ConfigDict(populate_by_name=True)
@@ -64,24 +64,24 @@ class SourceFile(Frozen):
 
     @property
     def can_fetch(self) -> bool:
-        """Whether it can be fetched without a person."""
+        """Whether it can be fetched automatically."""
         return self.download in ("file", "zip")
 
 
 class Source(Frozen):
-    """One release of one publisher's data.
+    """One release of a data set.
 
     Attributes:
         id: Short name, also the folder name in a mirror.
         title: Full name of the data set.
         publisher: Who publishes it.
         release: Version or period.
-        licence: Licence in short.
+        licence: Short name of the licence.
         citation: How to cite it.
         homepage: Address of a page about it.
         files: Its files, at least one.
-        use: What needs it, in words, or an empty string.
-        notes: What a user of the source must know, or an empty string.
+        use: What it is needed for, in words, or an empty string.
+        notes: Caveats for users of the source, or an empty string.
     """
 
     model_config = ConfigDict(populate_by_name=True)
@@ -118,7 +118,7 @@ class Source(Frozen):
         raise DataError(f"source {self.id!r} has no file {name!r}; it has {known}")
 
     def with_role(self, role: str) -> SourceFile:
-        """The file that plays a role, such as `coding-index`.
+        """The file with a role, such as `coding-index`.
 
         Raises:
             DataError: No file of the source has that role.
@@ -132,23 +132,23 @@ class Source(Frozen):
         )
 
     def find_role(self, role: str) -> SourceFile | None:
-        """The file that plays a role, or None."""
+        """The file with a role, or None."""
         return next((file for file in self.files if file.role == role), None)
 
 
 def load_registry(extra: Path | None = None) -> dict[str, Source]:
-    """Read the built-in registry and lay the user's own entries over it.
+    """Read the built-in registry and the user's entries.
 
-    An entry with a known id replaces the built-in entry as a whole.
+    A user's entry with the id of a built-in one replaces it completely.
 
     Args:
-        extra: A TOML file of the user's; by default the one that `RELABEL_SOURCES` names, if any.
+        extra: The user's TOML file; by default the one named in `RELABEL_SOURCES`, if any.
 
     Returns:
         Sources by id, built-in ones first.
 
     Raises:
-        DataError: A file cannot be read, is not TOML, or an entry lacks a key or holds a bad value.
+        DataError: A file cannot be read or is not TOML, or an entry lacks a key or has a bad value.
     """
     extra = extra or settings().sources
     built_in = _read(asset_dir("data") / "sources.toml")
@@ -156,10 +156,10 @@ def load_registry(extra: Path | None = None) -> dict[str, Source]:
 
 
 def get_source(source_id: str) -> Source:
-    """One source of the registry.
+    """Get a source of the registry.
 
     Raises:
-        DataError: There is no such source; the message lists those that there are.
+        DataError: There is no such source; the message lists the known ones.
     """
     registry = load_registry()
     if source_id not in registry:
@@ -174,7 +174,7 @@ def _read(path: Path) -> Mapping[str, Source]:
 
 @lru_cache(maxsize=8)
 def _parsed(path: Path, version: tuple[int, int] | None) -> Mapping[str, Source]:
-    del version  # a file that has changed is read again
+    del version  # part of the cache key, so that a changed file is read again
     document = read_user_toml(path, "data/sources.toml")
     entries: object = document.get("source")
     if not isinstance(entries, list) or set(document) != {"source"}:

@@ -1,7 +1,7 @@
-"""Tables that users give: CSV, tab-separated or Excel files, read strictly, so that each fault is named with its line.
+"""Strict readers of tables (CSV, tab-separated, Excel), from users and publishers, with line numbers in error messages.
 
-pandas would take a short row, a doubled column or `479_000` without a word, and a figure would then be wrong in silence.
-Everything that a user's table may hold is understood here alike: names of columns, task ids, codes, categories, numbers.
+pandas would silently accept a short row, a duplicate column or `479_000`, and a figure would be wrong without notice. All
+tables share the same rules for names of columns, task ids, codes, categories and numbers.
 """
 
 from __future__ import annotations
@@ -33,52 +33,53 @@ COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {
     "title": ("title", "occupation_title", "occupation"),
     "text": ("text", "task", "task_statement", "task_text", "task_title", "statement"),
 }
-"""Names that a column may have, by what it holds, where it has several; O*NET's own `Task ID`, `O*NET-SOC Code` and `Task` are spelled like these."""
+"""Accepted names of a column, by its content, if there are several. Case, blanks and signs are ignored, so that O*NET's
+`Task ID`, `O*NET-SOC Code` and `Task` match."""
 
 TASK_TYPES = ("Core", "Supplemental")
-NOT_GIVEN = ("", "n/a")
-"""What O*NET writes where it has no value."""
+MISSING_MARKS = ("", "n/a")
+"""Texts that O*NET uses for a missing value."""
 
 ONET_SOC = r"^\d{2}-\d{4}\.\d{2}$"
 
 OCCUPATION_CODE = r"^[A-Za-z0-9][A-Za-z0-9.-]{0,29}$"
-"""A code of any classification."""
+"""Pattern of an occupation code in any classification."""
 
 _CODE = re.compile(ONET_SOC, re.ASCII)
 _CUT_CODE = re.compile(r"\d{2}-\d{4}", re.ASCII)
-_FREE_CODE = re.compile(OCCUPATION_CODE, re.ASCII)
-_PLAIN = re.compile(r"[0-9]+(\.[0-9]+)?")
+_ANY_CODE = re.compile(OCCUPATION_CODE, re.ASCII)
+_PLAIN_NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
 _DECIMAL_COMMA = re.compile(r"[0-9]+,([0-9]{1,2}|[0-9]{4,})")
-_REWRITTEN = re.compile(r"[0-9.,]+[eE][+-]?[0-9]+|[0-9]{1,3}(,[0-9]{3})+", re.ASCII)
-_WHOLE = re.compile(r"([0-9]+)\.0+", re.ASCII)
+_SPREADSHEET_NUMBER = re.compile(r"[0-9.,]+[eE][+-]?[0-9]+|[0-9]{1,3}(,[0-9]{3})+", re.ASCII)
+_WHOLE_NUMBER = re.compile(r"([0-9]+)\.0+", re.ASCII)
 _ASCII_SIGNS = {place: None for place in range(128) if not chr(place).isalnum()}
-_LARGEST = 1e15
-_ROW_NUMBERS = 10
+_MAX_NUMBER = 1e15
+_MIN_ROWS = 10
 
 Rows = list[list[Any]]
 
 
 def is_table_file(ref: str | Path) -> bool:
-    """Whether a word names a file with a table, by its ending, and not a source or list."""
+    """Whether a reference is a table file, by its suffix, and not the name of a source or list."""
     return Path(ref).suffix.lower() in (".csv", ".tsv", ".tab", ".txt", ".xlsx", ".xls")
 
 
 def plain_name(column: str) -> str:
-    """A column's name without case, blanks and signs: `O*NET-SOC Code` and `onet_soc_code` are one."""
+    """A column name without case, blanks and signs, so that `O*NET-SOC Code` and `onet_soc_code` are equal."""
     plain = column.translate(_ASCII_SIGNS)
     return (plain if plain.isascii() else re.sub(r"[\W_]+", "", plain)).casefold()
 
 
 def find_column(names: Sequence[str], header: Iterable[str], path: Path) -> str | None:
-    """The column of one of some names: spelled exactly so, else but for case, blanks and signs.
+    """Find a column by one of several names, exactly or ignoring case, blanks and signs.
 
     Args:
-        names: The names, the best first.
+        names: The names, preferred first.
         header: Columns of the file.
         path: The file, for the message.
 
     Raises:
-        DataError: Two columns are spelled alike but for these.
+        DataError: Two columns match a name.
     """
     columns = list(header)
     for name in names:
@@ -95,7 +96,7 @@ def find_column(names: Sequence[str], header: Iterable[str], path: Path) -> str 
 
 
 def category(written: str, among: Iterable[str]) -> str | None:
-    """The value of a closed list that a cell means, whatever its case, blanks and signs; None for any other."""
+    """The value in a closed list that a cell matches, ignoring case, blanks and signs; None if there is none."""
     known = list(among)
     if written in known:
         return written
@@ -104,27 +105,27 @@ def category(written: str, among: Iterable[str]) -> str | None:
 
 
 def plain_id(written: str) -> str:
-    """An id without the `.0` that a column with gaps leaves behind."""
-    return match[1] if (match := _WHOLE.fullmatch(written.strip())) else written.strip()
+    """An id without the `.0` that spreadsheets and pandas add in columns with missing values."""
+    return match[1] if (match := _WHOLE_NUMBER.fullmatch(written.strip())) else written.strip()
 
 
 def plain_number(text: str) -> float | None:
-    """A number written in plain digits, such as `479000` or `35092.5`; None for anything else, signs included."""
-    if not _PLAIN.fullmatch(text):
+    """A number in plain digits, such as `479000` or `35092.5`; None for anything else, including signed numbers."""
+    if not _PLAIN_NUMBER.fullmatch(text):
         return None
     number = float(text)
-    return number if math.isfinite(number) and number < _LARGEST else None
+    return number if math.isfinite(number) and number < _MAX_NUMBER else None
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table as it stands in its file.
+    """A table as text.
 
     Attributes:
         path: The file.
         header: Names of the columns.
-        rows: Each row with the number of its first line, cells by column as they are written. At least one.
-        decimal_comma: Whether a comma in a number may be a decimal mark, as in files with semicolons.
+        rows: At least one row: the number of its first line, and its unmodified cells by column.
+        decimal_comma: Whether a comma may be a decimal mark, as in files separated by semicolons.
     """
 
     path: Path
@@ -133,23 +134,23 @@ class Table:
     decimal_comma: bool = False
 
     def find(self, *names: str) -> str | None:
-        """The column of one of some names, see `find_column`.
+        """Find a column by one of several names, see `find_column`.
 
         Raises:
-            DataError: Two columns could both be meant.
+            DataError: Two columns match.
         """
         return find_column(names, self.header, self.path)
 
     def column(self, holds: str) -> str | None:
-        """The column that holds what `COLUMN_NAMES` or else the name itself says; None where there is none."""
+        """Find a column by its content: a key of `COLUMN_NAMES`, or a name; None if there is none."""
         return self.find(*COLUMN_NAMES.get(holds, (holds,)))
 
     def columns(self, *needed: str, optional: Sequence[str] = ()) -> dict[str, str]:
-        """Columns by what they hold.
+        """Names of columns by their content, see `column`.
 
         Raises:
-            ColumnError: Some of the needed are missing; the message names them all, and all that are wanted.
-            DataError: Two columns could both be meant.
+            ColumnError: Needed columns are missing; the message lists these, and all that are needed.
+            DataError: Two columns match.
         """
         found = {holds: self.column(holds) for holds in (*needed, *optional)}
         if lacking := [holds for holds in needed if found[holds] is None]:
@@ -158,25 +159,25 @@ class Table:
         return {holds: column for holds, column in found.items() if column is not None}
 
     def task_id(self, line: int, written: str) -> str:
-        """A task id, without the `.0` of a column with gaps.
+        """Parse a task id; a trailing `.0` is removed.
 
         Raises:
-            DataError: It is missing, a formula, or a number that a spreadsheet has rewritten.
+            DataError: It is missing, a formula, or a number reformatted by a spreadsheet.
         """
-        # A spreadsheet-safe file has an apostrophe before an id that looks like a formula.
+        # Files written for spreadsheets have an apostrophe before an id that looks like a formula.
         value = plain_id(written).removeprefix("'") if written.startswith("'-") else plain_id(written)
         if not value:
             raise DataError(f"{self.path} line {line} has no task_id; fill it or remove the line")
         if value[0] in "=+@" or (value[0] == "-" and not written.startswith("'-")):
             raise DataError(f"{self.path} line {line}: task_id {value[:40]!r} is a formula; save the values instead")
-        if _REWRITTEN.fullmatch(value):
+        if _SPREADSHEET_NUMBER.fullmatch(value):
             raise DataError(
                 f"{self.path} line {line}: task_id {value[:40]!r} was rewritten by a spreadsheet; write it in plain digits"
             )
         return value
 
     def onet_soc_code(self, line: int, written: str) -> str:
-        """An O*NET-SOC code.
+        """Parse an O*NET-SOC code.
 
         Raises:
             DataError: It is not one.
@@ -193,25 +194,25 @@ class Table:
         return value
 
     def occupation_code(self, line: int, written: str) -> str:
-        """A code of another classification than O*NET's: letters, digits, dots and hyphens, as it names files of an export.
+        """Parse a code of another classification: letters, digits, dots and hyphens, because exported files are named by it.
 
         Raises:
             DataError: It is not one.
         """
         value = plain_id(written)
-        if not _FREE_CODE.fullmatch(value) or _REWRITTEN.fullmatch(value):
+        if not _ANY_CODE.fullmatch(value) or _SPREADSHEET_NUMBER.fullmatch(value):
             raise DataError(
                 f"{self.path} line {line}: {value[:40]!r} is not a code; write letters, digits, dots and hyphens, such as 2512"
             )
         return value
 
     def category(self, line: int, column: str, written: str, among: Sequence[str]) -> str | None:
-        """The value of a closed list that a cell means; None where the source gives none.
+        """Parse a value of a closed list, see `category`; None if the cell says that it is missing.
 
         Raises:
-            DataError: The cell holds something else.
+            DataError: The cell matches no value.
         """
-        if written.strip().lower() in NOT_GIVEN:
+        if written.strip().lower() in MISSING_MARKS:
             return None
         if (value := category(written, among)) is None:
             allowed = ", ".join(among)
@@ -222,9 +223,9 @@ class Table:
         return value
 
     def number(self, written: str) -> float | None:
-        """A number in plain digits; where semicolons separate cells, `1,5` is one as well. None for anything else.
+        """Parse a number in plain digits, or with a decimal comma in files separated by semicolons; None for anything else.
 
-        `35,125` is none: nothing says whether its comma marks decimals or thousands.
+        `35,125` is refused, because its comma may mark decimals or thousands.
         """
         text = written.strip()
         if self.decimal_comma and _DECIMAL_COMMA.fullmatch(text):
@@ -232,17 +233,17 @@ class Table:
         return plain_number(text)
 
     def refuse_row_numbers(self, ids: Sequence[str], advice: str) -> None:
-        """Make sure that ids are not the numbers of the rows, which may happen to be ids of other tasks.
+        """Refuse ids that are row numbers, which may coincide with ids of other tasks.
 
         Args:
             ids: Ids in the order of the rows.
-            advice: What to do instead.
+            advice: What to do instead, for the message.
 
         Raises:
             DataError: They count up from 0 or 1 without a gap.
         """
         counted = [[str(number + start) for number in range(len(ids))] for start in (0, 1)]
-        if len(ids) >= _ROW_NUMBERS and list(ids) in counted:
+        if len(ids) >= _MIN_ROWS and list(ids) in counted:
             raise DataError(
                 f"{self.path}: the task ids count from {ids[0]} to {ids[-1]} like row numbers, and the file has no "
                 f"O*NET-SOC codes that could confirm them; {advice}"
@@ -252,18 +253,17 @@ class Table:
 def read_table(path: Path, *, rows_are: str, advice: str) -> Table:
     """Read a table with a header: CSV or tab-separated text, or the first sheet of an Excel workbook.
 
-    Text is UTF-8, with or without a byte order mark, or UTF-16 with one; cells are separated by commas, semicolons or tabs,
-    whichever the header has most of. Blank lines are left out; a quoted cell may hold line breaks.
+    Text is UTF-8, with or without a byte order mark, or UTF-16 with one. The separator is the comma, semicolon or tab,
+    whichever is most frequent in the header. Blank lines are skipped; a quoted cell may contain line breaks.
 
     Args:
         path: The file.
         rows_are: What a row is, in words, such as `each task`.
-        advice: What to give instead when there is no such file.
+        advice: What to do if there is no such file, for the message.
 
     Raises:
-        DataError: The file is missing, in another encoding, or no table: a row with other cells than the header, a
-            column that is given twice or has blanks around its name, quotes that do not close, no row, or nothing at all.
-            The message names the line.
+        DataError: The file is missing or has another encoding, a row has more or fewer cells than the header, a column name
+            is repeated or has surrounding blanks, quotes are not closed, or there is no row. The message names the line.
     """
     if path.suffix.lower() in (".xlsx", ".xls") and path.is_file():
         records, separator = _sheet_records(path), ""
@@ -309,18 +309,18 @@ def _text(path: Path, advice: str) -> str:
 
 
 def _separator(text: str) -> str:
-    """Whichever of comma, semicolon and tab the header has most of, outside of quotes."""
+    """The most frequent of comma, semicolon and tab in the header, outside quotes."""
     header = next((line for line in io.StringIO(text) if line.strip()), "")
     bare = re.sub(r'"[^"]*"', "", header)
     return max(",;\t", key=bare.count)
 
 
 def _records(path: Path, text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
-    """Records that are not blank, each with the number of its first line."""
-    # str.splitlines would also break at form feeds and Unicode separators, which are plain characters to CSV.
+    """Non-blank records, each with the number of its first line."""
+    # str.splitlines would also split at form feeds and Unicode separators, which are ordinary characters in CSV.
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     if separator == "\t" and path.suffix.lower() == ".txt":
-        # O*NET's text files use quotes as plain characters.
+        # Quotes are ordinary characters in O*NET's text files.
         yield from ((at, line.split("\t")) for at, line in enumerate(lines, start=1) if line.strip())
         return
     reader = csv.reader((line + "\n" for line in lines), delimiter=separator, strict=True)
@@ -340,7 +340,7 @@ def _records(path: Path, text: str, separator: str) -> Iterator[tuple[int, list[
 
 
 def _sheet_records(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Rows of a workbook's first sheet that are not blank, as wide as its header, each with its number."""
+    """Non-blank rows of a workbook's first sheet, padded to the width of its header, each with its number."""
     width = 0
     for at, row in enumerate(read_rows(path), start=1):
         cells = [cell_text(cell) for cell in row]
@@ -353,7 +353,7 @@ def _sheet_records(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def read_rows(path: Path, sheet: str | None = None) -> Rows:
-    """The cells of a worksheet as they are stored; by default of the first.
+    """The stored cells of a worksheet, by default the first.
 
     Raises:
         DataError: The file is not a workbook or has no such sheet.
@@ -367,7 +367,7 @@ def read_rows(path: Path, sheet: str | None = None) -> Rows:
 
 
 def cell_text(cell: object) -> str:
-    """A cell as text: empty for an empty cell, `35` and not `35.0` for a whole number."""
+    """A cell as text: `35`, not `35.0`, for a whole number; an empty string for an empty cell."""
     if isinstance(cell, str):
         return cell
     if cell is None:
@@ -381,7 +381,7 @@ def cell_text(cell: object) -> str:
 
 def _rows_of_xlsx(path: Path, sheet: str | None) -> Rows:
     with warnings.catch_warnings():
-        # Publishers' workbooks carry styles and extensions that openpyxl reports and drops.
+        # openpyxl warns about styles and extensions in publishers' workbooks that it ignores.
         warnings.simplefilter("ignore", UserWarning)
         book = _workbook(path, path.stat().st_mtime_ns)
         if sheet is not None and sheet not in book.sheetnames:
@@ -390,7 +390,7 @@ def _rows_of_xlsx(path: Path, sheet: str | None) -> Rows:
         return [list(row) for row in leaf.iter_rows(values_only=True)]
 
 
-@lru_cache(maxsize=1)  # a reader may want several sheets, and opening reads all texts
+@lru_cache(maxsize=1)  # a reader may need several sheets, and opening a workbook is slow
 def _workbook(path: Path, changed: int) -> Workbook:  # pyright: ignore[reportUnusedParameter]  key of the cache
     import openpyxl
 
@@ -420,22 +420,22 @@ UK_SOC_UNIT = r"^\d{4}$"
 def text_columns(
     path: Path, columns: Mapping[str, str], *, sheet: str | None = None, optional: Mapping[str, str] | None = None
 ) -> dict[str, list[str]]:
-    """Read a publisher's file as text: what it is follows from its ending, columns are found by loose names.
+    """Read columns of a publisher's file as text.
 
     Args:
-        path: A `.txt` file (tabs, quotes are plain characters, as O*NET writes it), a `.tsv` or `.csv` file in UTF-8, or a
-            workbook, whose header is the first row that holds the first of the columns.
-        columns: New names by the names in the file, spelled so but for case, blanks and signs; others are dropped.
+        path: A `.txt` file (separated by tabs, quotes are ordinary characters, as in O*NET), a `.tsv` or `.csv` file in
+            UTF-8, or a workbook, whose header is the first row that contains the first of the columns.
+        columns: New column names by the names in the file, ignoring case, blanks and signs; other columns are dropped.
         sheet: Name of the worksheet; by default the first.
-        optional: Like `columns`, for those that not every file has; where absent, they hold empty strings.
+        optional: Like `columns`, for columns that may be absent; they are then filled with empty strings.
 
     Returns:
-        The cells of each column, stripped of surrounding white space; empty cells as empty strings, whole numbers without a
+        The cells of each column, stripped of surrounding white space; empty cells are empty strings, whole numbers have no
         decimal point.
 
     Raises:
         ColumnError: A column is missing.
-        DataError: The file is not a table of this kind, or has no such sheet.
+        DataError: The file cannot be read as a table, or has no such sheet.
     """
     if path.suffix.lower() in (".xlsx", ".xls"):
         return pick_columns(path, read_rows(path, sheet), columns, optional=optional)
@@ -450,7 +450,11 @@ def text_columns(
 
 
 def _rows_of_one_width(path: Path, rows: Iterable[list[str]]) -> Iterator[list[str]]:
-    """The rows, none of which may hold more than the first; there is at least one."""
+    """The rows, of which there must be at least one, and none longer than the first.
+
+    Raises:
+        DataError: They are not such rows.
+    """
     width = 0
     for number, row in enumerate(rows, start=1):
         width = width or len(row)
@@ -470,7 +474,7 @@ def pick_columns(
     optional: Mapping[str, str] | None = None,
     header_first: bool = False,
 ) -> dict[str, list[str]]:
-    """The cells of some columns among raw rows, see `text_columns`; with `header_first` the first row is the header."""
+    """Select columns from raw rows, see `text_columns`; with `header_first` the first row must be the header."""
     first = next(iter(columns))
     header: list[str] | None = None
     skipped: list[Sequence[Any]] = []
@@ -502,16 +506,16 @@ def pick_columns(
 
 @dataclass(frozen=True)
 class Column:
-    """What a column of a publisher's table may hold.
+    """Validation rules of a column in a publisher's table.
 
     Attributes:
         pattern: Regular expression that every text matches.
-        among: The only allowed texts.
-        bounds: Of numbers, the least and the largest, both of them allowed.
+        among: The allowed texts.
+        bounds: Lowest and highest number, inclusive.
         nullable: Whether values may be missing.
-        unique: Whether each value occurs once.
-        head: Its name in the file; empty where it is made of other columns.
-        gaps: Texts of the file that mean missing.
+        unique: Whether each value may occur only once.
+        header: Its name in the file; empty if it is computed from other columns.
+        gaps: Texts in the file that mean missing.
     """
 
     pattern: str = ""
@@ -519,29 +523,29 @@ class Column:
     bounds: tuple[float, float] | None = None
     nullable: bool = False
     unique: bool = False
-    head: str = ""
+    header: str = ""
     gaps: Collection[str] = ()
 
 
 Schema = Mapping[str, Column]
 
 
-def heads(schema: Schema) -> dict[str, str]:
-    """Names of columns by what the file calls them, as `text_columns` takes them."""
-    return {column.head: name for name, column in schema.items() if column.head}
+def header_names(schema: Schema) -> dict[str, str]:
+    """Column names by their names in the file, for `text_columns`."""
+    return {column.header: name for name, column in schema.items() if column.header}
 
 
 def require_columns(path: Path, table: Mapping[str, Sequence[str | float | None]], schema: Schema) -> None:
-    """Check columns of a table, see `require_values`."""
+    """Validate the columns of a table, see `require_values`."""
     for name, column in schema.items():
         require_values(path, name, table[name], column)
 
 
 def require_values(path: Path, name: str, values: Sequence[str | float | None], column: Column) -> None:
-    """Check the values of a column.
+    """Validate the values of a column.
 
     Raises:
-        DataError: There is no row, or a value is missing, repeated or not of this kind; it names file, column, value and row.
+        DataError: There is no row, or a value is missing, repeated or invalid; the message names file, column, value and row.
     """
     there = [value for value in values if value is not None]
     different, wrong, expected = set(there), set[str | float](), ""
