@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from score_builders import Scored
 
-from relabel.careers.families import FamilyFigures, Inputs, activity_similarity, family_pages, occupation_ratings
+from relabel.careers.families import FamilyData, FamilyFigures, activity_similarity, family_pages, occupation_ratings
 from relabel.careers.pages import FamilyPage, family_frame, load_families
 from relabel.errors import DataError, UsageError
 from relabel.run import Run, open_run
@@ -50,7 +50,7 @@ def us_rows(rows: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
 
 def figures(us: pd.DataFrame | None, ratings: Mapping[str, Mapping[str, float]] | None = None) -> FamilyFigures:
     table = score_table(open_run("sample"), taxonomy="onet-soc")
-    return FamilyFigures(Inputs(table, us, ratings, {DEVELOPERS: 4, WEB: 4}, {}), [WEB, DEVELOPERS])
+    return FamilyFigures(FamilyData(table, us, ratings, {DEVELOPERS: 4, WEB: 4}, {}), [WEB, DEVELOPERS])
 
 
 def both(**columns: tuple[float | str | None, float | str | None]) -> pd.DataFrame:
@@ -74,7 +74,7 @@ def test_without_jobs_occupations_weigh_alike_and_the_words_say_so() -> None:
     scores = score_table(open_run("sample"), taxonomy="onet-soc").occupations.loc[[DEVELOPERS, WEB]]
     exposure = figures(None).exposure()
     assert exposure.with_tools == pytest.approx(scores["gamma"].mean())
-    assert "weigh alike" in exposure.words
+    assert "equal weight" in exposure.words
     pay = figures(None).pay()
     assert {one.employment for one in pay} == {one.lowest_median for one in pay} == {None}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from relabel.careers.pages import CutPoints, load_cut_points, rank, resilience, shown_percent
+from relabel.careers.pages import CutPoints, load_cut_points, resilience, resilience_order, shown_percent
 from relabel.errors import DataError
 from relabel.settings import asset_dir
 
@@ -74,7 +74,7 @@ def test_a_change_of_jobs_has_one_decimal_or_is_level(value: float, shown: str) 
 def test_scores_so_far_are_ranked_after_whole_ones_and_among_their_like() -> None:
     figures = [(0.1, 5, 25), (0.1, 5, None), (0.9, -9, 5), (0.9, 5, None), (0.1, None, None), (None, None, None)]
     found = [resilience(CUTS, exposure=e, change_percent=c, ratings=r) for e, c, r in reversed(figures)]
-    assert [score.brief for score in sorted(found, key=rank)] == [
+    assert [score.brief for score in sorted(found, key=resilience_order)] == [
         "6 of 6", "0 of 6", "4 of 4 so far", "2 of 4 so far", "2 of 2 so far", "not known",
     ]  # fmt: skip
     assert all(score.words.startswith(score.brief) for score in found)

@@ -1,8 +1,8 @@
-"""The pages of job families put together, and the figures on them: means over occupations, sums of their jobs, pay and preparation.
+"""Builds the pages of job families, and the figures on them, from the figures of their occupations.
 
-Exposure comes from a score table, jobs, pay and projections from the BLS, human advantage from a run of ratings where one is given.
-Occupations weigh by US jobs. Several O*NET codes can share one published figure for jobs; it is then split evenly among
-them, so that nothing is counted twice and a family gets only its part of a code that reaches beyond it.
+Exposure comes from a score table; jobs, pay and projections come from the BLS; human advantage comes from a run of
+ratings, if given. Occupations are weighted by US jobs. If several O*NET codes share one published figure for jobs, it is
+split evenly among them, so that no job is counted twice, nor in a family that it does not belong to.
 """
 
 from __future__ import annotations
@@ -32,31 +32,31 @@ from relabel.tabular import listed_names, records
 
 RELATED_FAMILIES = 3
 RELATED_CAREERS = 8
-LEAST_SIMILAR = 0.05
-"""Least similarity (cosine, 0-1) of what a page names as related."""
+MIN_SIMILARITY = 0.05
+"""Minimum similarity (cosine, 0-1) of related families and occupations on a page."""
 _RELEASE = "onet-30.2"
-"""Where job zones and activities come from when the task list is not a release of O*NET that has them."""
+"""Source of job zones and activities if the task list is not an O*NET release that has them."""
 _ONET_ROLES = ("job-zones", "tasks-to-dwas", "dwas")
 LOWEST, HIGHEST = 5, 25
-"""Bounds of the sum of the ratings, on which cut-points and pages rest."""
+"""Bounds of the sum of the ratings, assumed by cut-points and pages."""
 TOTAL = "total"
 """Column of the sum."""
 
 
 def occupation_ratings(run: Run) -> pd.DataFrame:
-    """The ratings of each occupation that has all of them.
+    """The ratings of occupations, from a run that rates them.
 
-    Repeats of a question are averaged, so that a rating may lie between two labels. An occupation that lacks a dimension
-    is left out: a sum over four is not a sum over five.
+    Repeated answers are averaged, so ratings may be fractional. Occupations without a rating on every dimension are left
+    out, because their sums would not be comparable.
 
     Args:
-        run: A run of a rubric of the unit `occupation` whose sums lie between `LOWEST` and `HIGHEST`.
+        run: A run of a rubric with the unit `occupation` whose sums are between `LOWEST` and `HIGHEST`.
 
     Returns:
-        Indexed by O*NET-SOC code, sorted: one float64 column a dimension, in the rubric's order, and `total`.
+        Indexed by O*NET-SOC code, sorted: one float64 column per dimension, in the rubric's order, and `total`.
 
     Raises:
-        UsageError: The run labelled tasks, or its ratings add up on another scale.
+        UsageError: The run labelled tasks, or the sums of its ratings have another scale.
     """
     rubric = run.rubric
     if rubric.unit != "occupation":
@@ -82,21 +82,21 @@ RESPONSIBILITIES = 8
 
 _PERCENTILES = ("p10", "p25", "median", "p75", "p90")
 _NEEDS = ("education", "experience", "training")
-_SHOWN = 6
+_MAX_NAMED = 6
 _SPLIT = "figures that several occupations share are split evenly among them"
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """What the pages of all families are made from.
+class FamilyData:
+    """The data behind the pages of all families.
 
     Attributes:
-        table: A score table of any taxonomy: its scores by O*NET-SOC code count.
-        us: Figures of the BLS by O*NET-SOC code, schema `us.US`, for all codes of the table; None for the sample.
-        ratings: Ratings of human advantage by O*NET-SOC code and dimension, with their sum as `epoch.TOTAL`; None without
-            a run of them.
-        job_zones: Job zone by O*NET-SOC code, where known.
-        request_keys: Keys of the answers by O*NET-SOC code and task id.
+        table: A score table of any taxonomy; only its scores by O*NET-SOC code are used.
+        us: BLS figures for all O*NET-SOC codes of the table, schema `us_schema`; None for the sample.
+        ratings: Ratings of human advantage by O*NET-SOC code and dimension, with their sum as `TOTAL`; None without a run
+            of ratings.
+        job_zones: Job zone (1-5) by O*NET-SOC code, where known.
+        request_keys: Request keys of the answers, by O*NET-SOC code and task id.
     """
 
     table: ScoreTable
@@ -107,7 +107,7 @@ class Inputs:
 
     @cached_property
     def wages(self) -> tuple[bls.WageRelease, ...]:
-        """The releases of pay and jobs, see `bls.wage_releases`."""
+        """Releases of pay and jobs, see `bls.wage_releases`."""
         return bls.wage_releases()
 
     @cached_property
@@ -116,24 +116,24 @@ class Inputs:
         return bls.projection_release()
 
     def outlook(self, status: str, **figures: float | None) -> pages.Outlook:
-        """An outlook over the years of the projections."""
+        """An outlook for the years of the projections."""
         return pages.Outlook(**asdict(self.projection), status=status, **figures)  # pyright: ignore[reportArgumentType]  checked there
 
     @cached_property
     def us_rows(self) -> dict[str, dict[str, Any]]:
-        """Figures of the BLS as plain values by code; missing ones are None."""
+        """BLS figures by code, as dicts; None where missing."""
         return {} if self.us is None else {row["code"]: row for row in records(self.us)}
 
     @cached_property
     def scores(self) -> dict[str, dict[str, Any]]:
-        """Scores by O*NET-SOC code as plain values."""
+        """Scores by O*NET-SOC code, as dicts."""
         none = dict.fromkeys(MEASURES) | {"tasks": 0, "listed": 0, "coverage": 0.0}
         found = {row["onet_soc_code"]: row for row in records(self.table.occupations.reset_index())}
         return {code: found.get(code, none) for code in self.table.occupation_titles}
 
     @cached_property
     def tasks(self) -> dict[str, list[dict[str, Any]]]:
-        """Tasks by O*NET-SOC code, the most important first, unrated ones last."""
+        """Tasks by O*NET-SOC code, most important first, unrated last."""
         columns = ["task_id", "onet_soc_code", "text", "task_type", "importance", "strict", "with_tools"]
         found: dict[str, list[dict[str, Any]]] = {}
         for row in sorted(records(self.table.task_values[columns]), key=_by_importance):
@@ -149,19 +149,19 @@ class FamilyFigures:
     """The figures of one family.
 
     Args:
-        inputs: What all pages are made from.
-        codes: Its O*NET-SOC codes, at least one, all of them in the table.
+        inputs: The data behind all pages.
+        codes: Its O*NET-SOC codes, at least one, all in the table.
     """
 
-    def __init__(self, inputs: Inputs, codes: Sequence[str]) -> None:
-        self._in = inputs
-        jobs = {code: self._part(code, "employment_us", "wage_shared_by") for code in codes}
+    def __init__(self, inputs: FamilyData, codes: Sequence[str]) -> None:
+        self._data = inputs
+        jobs = {code: self._own_part(code, "employment_us", "wage_shared_by") for code in codes}
         self._jobs = {code: count for code, count in jobs.items() if count is not None}
-        # The largest first: tables and lists begin with what most people of the family do.
+        # Largest first, so that tables and lists start with the most common occupation.
         self.codes = sorted(codes, key=lambda code: (-self._jobs.get(code, 0.0), code))
 
-    def _part(self, code: str, figure: str, shared_by: str) -> float | None:
-        row = self._in.us_rows.get(code)
+    def _own_part(self, code: str, figure: str, shared_by: str) -> float | None:
+        row = self._data.us_rows.get(code)
         if row is None or row[figure] is None:
             return None
         return row[figure] / row[shared_by]
@@ -171,13 +171,13 @@ class FamilyFigures:
         return self._jobs or dict.fromkeys(self.codes, 1.0)
 
     @cached_property
-    def _weighing(self) -> str:
+    def _weighting(self) -> str:
         if not self._jobs:
-            return "occupations weigh alike, because their US jobs are not known"
-        return f"occupations weigh by US jobs (OEWS, {self._in.wages[0].period})"
+            return "occupations have equal weight, because their US jobs are unknown"
+        return f"occupations are weighted by US jobs (OEWS, {self._data.wages[0].period})"
 
     def _mean(self, values: Mapping[str, float]) -> float | None:
-        """Weighted mean over the occupations that have a value; None where they hold less than `MIN_COVERAGE` of the weight."""
+        """Weighted mean over occupations with a value; None if they have less than `MIN_COVERAGE` of the weight."""
         have = {code: weight for code, weight in self._weights.items() if code in values}
         if not have or sum(have.values()) < MIN_COVERAGE * sum(self._weights.values()):
             return None
@@ -188,46 +188,46 @@ class FamilyFigures:
         return {
             code
             for code in self.codes
-            if self._in.scores[code]["tasks"] > 0 and self._in.scores[code]["coverage"] >= MIN_COVERAGE
+            if self._data.scores[code]["tasks"] > 0 and self._data.scores[code]["coverage"] >= MIN_COVERAGE
         }
 
     def exposure(self) -> pages.FamilyExposure:
         """Share of exposed tasks under both readings."""
         found: dict[str, float | None] = {}
         for reading, measure in (("strict", "alpha"), ("with_tools", "gamma")):
-            values = {code: self._in.scores[code][measure] for code in self._scored}
+            values = {code: self._data.scores[code][measure] for code in self._scored}
             found[reading] = self._mean({code: value for code, value in values.items() if value is not None})
         counted = [code for code in self.codes if code in self._scored and code in self._weights]
-        said = [f"mean over {len(counted)} of {len(self.codes)} occupations; {self._weighing}"]
+        said = [f"mean over {len(counted)} of {len(self.codes)} occupations; {self._weighting}"]
         if without := [code for code in self.codes if code not in self._scored]:
-            said.append(f"left out for lack of labels: {listed_names(without, _SHOWN)}")
+            said.append(f"left out for lack of labels: {listed_names(without, _MAX_NAMED)}")
         if without := [code for code in self.codes if code not in self._weights]:
-            said.append(f"without known jobs, and so without weight: {listed_names(without, _SHOWN)}")
+            said.append(f"without known jobs, and so without weight: {listed_names(without, _MAX_NAMED)}")
         if self._scored and found["strict"] is None and found["with_tools"] is None:
             said.append("no mean, because the labelled occupations hold less than half of the family")
-        said += [f"no {m}: {why}" for m, why in self._in.table.missing_measures.items() if m != "beta"]
+        said += [f"no {m}: {why}" for m, why in self._data.table.missing_measures.items() if m != "beta"]
         return pages.FamilyExposure(**found, occupations=len(counted), words="; ".join(said))
 
     def outlook(self) -> pages.Outlook:
         """Projected employment, summed over the occupations."""
         columns = {
-            "start": f"projected_employment_{self._in.projection.start}",
-            "end": f"projected_employment_{self._in.projection.end}",
+            "start": f"projected_employment_{self._data.projection.start}",
+            "end": f"projected_employment_{self._data.projection.end}",
             "openings": "projected_openings_a_year",
         }
         parts = {
-            name: {c: self._part(c, column, "projection_shared_by") for c in self.codes}
+            name: {c: self._own_part(c, column, "projection_shared_by") for c in self.codes}
             for name, column in columns.items()
         }
         have = [c for c in self.codes if parts["start"][c] is not None and parts["end"][c] is not None]
         sums = {name: math.fsum(values[c] or 0.0 for c in have) for name, values in parts.items()}
         if not have or sums["start"] == 0:
-            why = "the sample is invented" if self._in.table.sample else "the BLS projects none of its occupations"
-            return self._in.outlook(f"no projection, because {why}")
+            why = "the sample is invented" if self._data.table.sample else "the BLS projects none of its occupations"
+            return self._data.outlook(f"no projection, because {why}")
         words = f"sum over {len(have)} of {len(self.codes)} occupations (BLS; {_SPLIT})"
         if without := [code for code in self.codes if code not in have]:
-            words += f"; not projected: {listed_names(without, _SHOWN)}"
-        return self._in.outlook(
+            words += f"; not projected: {listed_names(without, _MAX_NAMED)}"
+        return self._data.outlook(
             words,
             employment_start=round(sums["start"]),
             employment_end=round(sums["end"]),
@@ -237,61 +237,61 @@ class FamilyFigures:
 
     def pay(self) -> tuple[pages.FamilyPay, ...]:
         """Pay by release, latest first."""
-        return tuple(self._pay(release.source, release.period, release.suffix) for release in self._in.wages)
+        return tuple(self._pay(release.source, release.period, release.suffix) for release in self._data.wages)
 
     def _pay(self, source: str, period: str, suffix: str) -> pages.FamilyPay:
         jobs, shared = f"employment_us{suffix}", f"wage_shared_by{suffix}"
-        counted = {c: count for c in self.codes if (count := self._part(c, jobs, shared))}
+        counted = {c: count for c in self.codes if (count := self._own_part(c, jobs, shared))}
         weighted: dict[str, float | None] = {}
         for rate in _PERCENTILES:
-            known = {c: row[f"{rate}_wage_usd{suffix}"] for c in counted if (row := self._in.us_rows[c])}
-            # One capped figure makes a mean too low: it is given only where every occupation with jobs has the figure.
+            known = {c: row[f"{rate}_wage_usd{suffix}"] for c in counted if (row := self._data.us_rows[c])}
+            # Capped figures are missing, which would bias a mean downwards: require the figure of every occupation.
             whole = bool(known) and all(value is not None for value in known.values())
             total = math.fsum(counted.values())
             weighted[rate] = math.fsum(counted[c] * v for c, v in known.items()) / total if whole else None
-        medians = [m for c in counted if (m := self._in.us_rows[c][f"median_wage_usd{suffix}"]) is not None]
-        capped = [c for c in counted if "median" in (self._in.us_rows[c][f"capped_wages{suffix}"] or "").split()]
+        medians = [m for c in counted if (m := self._data.us_rows[c][f"median_wage_usd{suffix}"]) is not None]
+        capped = [c for c in counted if "median" in (self._data.us_rows[c][f"capped_wages{suffix}"] or "").split()]
         without = [c for c in self.codes if c not in counted]
         said = [f"medians of {len(medians)} of {len(self.codes)} occupations (OEWS, {period})"]
         if any(weighted[rate] is not None for rate in _PERCENTILES):
             said.append(f"means weighted by jobs; {_SPLIT}; a mean of medians is not the median of the family")
         if capped:
-            said.append(f"median published only as a lower bound: {listed_names(capped, _SHOWN)}")
+            said.append(f"median published only as a lower bound: {listed_names(capped, _MAX_NAMED)}")
         if gaps := [rate for rate in _PERCENTILES if weighted[rate] is None and counted]:
             said.append(f"no mean of {', '.join(gaps)}, because an occupation lacks it")
         if without:
             said.append(
                 "no figures, because the sample is invented"
-                if self._in.table.sample
-                else f"no jobs: {listed_names(without, _SHOWN)}"
+                if self._data.table.sample
+                else f"no jobs: {listed_names(without, _MAX_NAMED)}"
             )
         return pages.FamilyPay(
             period=period,
             source=source,
             employment=round(math.fsum(counted.values())) if counted else None,
             lowest_median=min(medians, default=None),
-            # A capped median is above all known ones, so there is no highest to be named.
+            # A capped median is above all known ones, so the highest is unknown.
             highest_median=None if capped else max(medians, default=None),
             weighted=weighted,
             words="; ".join(said),
         )
 
     def preparation(self) -> pages.FamilyPreparation:
-        """Typical preparation by share of projected employment; of occupations without any, each alike."""
-        start = f"projected_employment_{self._in.projection.start}"
-        jobs = {c: self._part(c, start, "projection_shared_by") for c in self.codes}
+        """Typical preparation by share of projected employment, or unweighted if no occupation has a projection."""
+        start = f"projected_employment_{self._data.projection.start}"
+        jobs = {c: self._own_part(c, start, "projection_shared_by") for c in self.codes}
         weights = {c: count for c, count in jobs.items() if count} or dict.fromkeys(self.codes, 1.0)
-        rows = self._in.us_rows
+        rows = self._data.us_rows
         return pages.FamilyPreparation(
-            **{need: _levels(weights, {c: rows[c][need] for c in weights if c in rows}) for need in _NEEDS},
-            job_zones=_levels(
-                weights, {c: f"Job zone {self._in.job_zones[c]}" for c in weights if c in self._in.job_zones}
+            **{need: _level_shares(weights, {c: rows[c][need] for c in weights if c in rows}) for need in _NEEDS},
+            job_zones=_level_shares(
+                weights, {c: f"Job zone {self._data.job_zones[c]}" for c in weights if c in self._data.job_zones}
             ),
         )
 
     def epoch(self) -> tuple[pages.EpochScore | None, str]:
-        """Ratings of human advantage, and why there are none where there are none."""
-        ratings = self._in.ratings
+        """Ratings of human advantage, or None with the reason."""
+        ratings = self._data.ratings
         if ratings is None:
             return None, "the occupations are not rated yet (rate them with `relabel careers rate`)"
         rated = {code: ratings[code] for code in self.codes if code in ratings}
@@ -304,12 +304,12 @@ class FamilyFigures:
                 few = f"only {len(rated)} of its {len(self.codes)} occupations are rated, less than half of its jobs"
                 return None, few
             means[name] = mean
-        said = f"mean over {len(rated)} of {len(self.codes)} occupations; {self._weighing}"
+        said = f"mean over {len(rated)} of {len(self.codes)} occupations; {self._weighting}"
         return _epoch(means, len(rated), said), ""
 
     def responsibilities(self) -> tuple[pages.Responsibility, ...]:
-        """The most important tasks: in turns over the occupations, the largest first, no text twice."""
-        turns = itertools.zip_longest(*(self._in.tasks.get(code, []) for code in self.codes))
+        """The most important tasks, taken from the occupations in turn, largest occupation first, without duplicates."""
+        turns = itertools.zip_longest(*(self._data.tasks.get(code, []) for code in self.codes))
         chosen: dict[str, dict[str, Any]] = {}
         for task in itertools.chain.from_iterable(turns):
             if task is not None and len(chosen) < RESPONSIBILITIES:
@@ -317,24 +317,24 @@ class FamilyFigures:
         return tuple(
             pages.Responsibility(
                 **{name: task[name] for name in ("task_id", "onet_soc_code", "text", "importance")},
-                title=self._in.table.occupation_titles[task["onet_soc_code"]],
+                title=self._data.table.occupation_titles[task["onet_soc_code"]],
                 strict=READING_LABELS.get(task["strict"]),
                 with_tools=READING_LABELS.get(task["with_tools"]),
-                request_keys=self._in.request_keys.get((task["onet_soc_code"], task["task_id"]), ()),
+                request_keys=self._data.request_keys.get((task["onet_soc_code"], task["task_id"]), ()),
             )
             for task in sorted(chosen.values(), key=_by_importance)
         )
 
     def roles(self) -> tuple[pages.Role, ...]:
-        """The occupations, the largest first."""
+        """The occupations, largest first."""
         total = math.fsum(weight for code, weight in self._weights.items() if code in self._scored)
         return tuple(self._role(code, total) for code in self.codes)
 
     def _role(self, code: str, total: float) -> pages.Role:
-        score, row, rated = self._in.scores[code], self._in.us_rows.get(code), (self._in.ratings or {}).get(code)
-        outlook = self._in.outlook("no projection, because the sample is invented")
+        score, row, rated = self._data.scores[code], self._data.us_rows.get(code), (self._data.ratings or {}).get(code)
+        outlook = self._data.outlook("no projection, because the sample is invented")
         if row is not None:
-            outlook = self._in.outlook(
+            outlook = self._data.outlook(
                 row["projection_status"],
                 employment_start=row[f"projected_employment_{outlook.start}"],
                 employment_end=row[f"projected_employment_{outlook.end}"],
@@ -344,18 +344,18 @@ class FamilyFigures:
         counts = code in self._scored and code in self._weights and total
         return pages.Role(
             onet_soc_code=code,
-            title=self._in.table.occupation_titles[code],
+            title=self._data.table.occupation_titles[code],
             soc2018=code[:7],
             strict=score["alpha"],
             with_tools=score["gamma"],
             tasks=score["tasks"],
             coverage=score["coverage"],
             share=self._weights[code] / total if counts else None,
-            pay=() if row is None else tuple(_wages(row, r.source, r.period, r.suffix) for r in self._in.wages),
+            pay=() if row is None else tuple(_wages(row, r.source, r.period, r.suffix) for r in self._data.wages),
             outlook=outlook,
             preparation=pages.Preparation(
                 **{need: None if row is None else row[need] for need in _NEEDS},
-                job_zone=self._in.job_zones.get(code),
+                job_zone=self._data.job_zones.get(code),
             ),
             epoch=None if rated is None else _epoch(rated, 1, f"its own ratings, of {HIGHEST}"),
         )
@@ -378,7 +378,7 @@ def _wages(row: Mapping[str, Any], source: str, period: str, suffix: str) -> pag
     )
 
 
-def _levels(weights: Mapping[str, float], levels: Mapping[str, str | None]) -> tuple[pages.Level, ...]:
+def _level_shares(weights: Mapping[str, float], levels: Mapping[str, str | None]) -> tuple[pages.Level, ...]:
     known = {code: level for code, level in levels.items() if level is not None}
     total = math.fsum(weights[code] for code in known)
     sums: dict[str, float] = {}
@@ -398,20 +398,21 @@ def family_pages(
     families: Sequence[pages.Family] | None = None,
     cuts: pages.CutPoints | None = None,
 ) -> list[pages.FamilyPage]:
-    """Put together the pages of job families.
+    """Build the pages of job families.
 
     Args:
-        table: A score table of any taxonomy; its scores by O*NET-SOC code count.
-        run: The run that it was made from, by which tasks are traced to answers.
-        epoch_run: A run that rates occupations by the rubric `epoch`; without one the part human advantage is missing.
-        families: The families; by default those that ship with relabel.
-        cuts: Cut-points of resilience; by default those that ship with relabel.
+        table: A score table of any taxonomy; only its scores by O*NET-SOC code are used.
+        run: The run behind the table, used to link tasks to answers.
+        epoch_run: A run that rates occupations by the rubric `epoch`; without it, human advantage is missing.
+        families: The families; by default the built-in ones.
+        cuts: Cut-points of resilience; by default the built-in ones.
 
     Returns:
         A page for each family with an occupation in the table, in the order of the families.
 
     Raises:
-        UsageError: `epoch_run` rates no occupations, or rates the sample's for a table of others, or the reverse.
+        UsageError: `epoch_run` rates no occupations, or only one of table and `epoch_run` is of the sample, or the table
+            is not based on O*NET-SOC codes.
         DataError: A source file cannot be obtained.
     """
     if table.has_own_codes:
@@ -425,17 +426,17 @@ def family_pages(
             f"the run {epoch_run.ref} rates {epoch_run.manifest.tasks} and the scores are of {table.tasks}: the built-in "
             "sample cannot be mixed with other lists; use another --epoch"
         )
-    # Codes without tasks have jobs too, and share published figures with the others, as in a score table.
+    # Include codes without tasks: they have jobs too, and share published figures with the others, as in a score table.
     codes = sorted(table.occupation_titles)
     members = {family.id: family.members(codes) for family in chosen}
     with_tasks = set(table.occupations.index)
     members = {name: own for name, own in members.items() if with_tasks & set(own)}
     own = load_registry().get(table.tasks)
     release = table.tasks if own is not None and all(own.find_role(role) for role in _ONET_ROLES) else _RELEASE
-    # The sample's tasks are invented: what is published about real occupations says nothing about them.
+    # The sample's tasks are invented, so published figures about real occupations do not apply to them.
     real = not table.sample
     zones = onet.read_job_zones(release) if real else None
-    inputs = Inputs(
+    inputs = FamilyData(
         table=table,
         us=us_figures(codes) if real else None,
         ratings=None if epoch_run is None else occupation_ratings(epoch_run).to_dict("index"),  # pyright: ignore[reportArgumentType]  codes are text
@@ -445,7 +446,7 @@ def family_pages(
             for task, answers in answers_by_task(run, set(itertools.chain.from_iterable(members.values()))).items()
         },
     )
-    related = _related(chosen, members, table, release) if real else {}
+    related = _related_pages(chosen, members, table, release) if real else {}
     uses = (*table.sources, *_sources(release, epoch_run, real=real))
     return [
         _page(family, FamilyFigures(inputs, members[family.id]), table, epoch_run, cuts, related, uses)
@@ -492,10 +493,10 @@ def _page(
     )
 
 
-def _related(
+def _related_pages(
     families: Sequence[pages.Family], members: Mapping[str, Sequence[str]], table: ScoreTable, release: str
 ) -> dict[str, tuple[tuple[pages.Related, ...], tuple[pages.Related, ...]]]:
-    """By family the nearest other families, and the nearest occupations that are not in it."""
+    """For each family, the most similar other families, and the most similar occupations outside it."""
     titles = table.occupation_titles
     codes = [str(code) for code in table.occupations.index]
     groups = {family.id: members[family.id] for family in families if family.id in members}
@@ -505,7 +506,7 @@ def _related(
     names = {family.id: family.name for family in families} | {code: titles[code] for code in codes}
 
     def nearest(family: str, among: Sequence[str], most: int) -> tuple[pages.Related, ...]:
-        near = [name for name in among if alike[family][name] >= LEAST_SIMILAR]
+        near = [name for name in among if alike[family][name] >= MIN_SIMILARITY]
         near.sort(key=lambda name: (-alike[family][name], name))
         return tuple(pages.Related(id=name, name=names[name], similarity=alike[family][name]) for name in near[:most])
 
@@ -529,16 +530,15 @@ def _sources(release: str, epoch_run: Run | None, *, real: bool) -> list[SourceU
 def activity_similarity(
     groups: Mapping[str, Sequence[str]], others: Mapping[str, Sequence[str]], activities: pd.DataFrame
 ) -> pd.DataFrame:
-    """Cosine between groups of occupations, by the activities that their tasks ask for.
+    """Cosine similarity between groups of occupations, by the work activities of their tasks.
 
-    An occupation is a vector of length 1 over O*NET's detailed work activities: how many of its tasks ask for each, times
-    the logarithm of how rare the activity is among occupations, so that what nearly all do tells little. A group is the
-    mean of its occupations.
+    An occupation is a unit vector over O*NET's detailed work activities: the number of its tasks with each activity, times
+    the activity's inverse document frequency among occupations (TF-IDF). A group is the mean of its occupations.
 
     Args:
-        groups: O*NET-SOC codes by name; the rows.
-        others: O*NET-SOC codes by name; the columns.
-        activities: Columns `onet_soc_code, dwa_id`, one row a task and activity.
+        groups: O*NET-SOC codes by name of the group; the rows.
+        others: O*NET-SOC codes by name of the group; the columns.
+        activities: Columns `onet_soc_code, dwa_id`, one row per task and activity.
 
     Returns:
         Cosines, 0-1; 0 for a group without activities.
@@ -549,18 +549,18 @@ def activity_similarity(
     matrix = np.zeros((len(code_names), int(kinds.max(initial=-1)) + 1))
     matrix[codes, kinds] = counts["count"].to_numpy(dtype="float64")
     rarity = np.log(max(len(code_names), 1) / np.maximum((matrix > 0).sum(axis=0), 1))
-    vectors = _unit(matrix * rarity)
+    vectors = _normalise(matrix * rarity)
     place = {str(code): row for row, code in enumerate(code_names)}
 
     def means(named: Mapping[str, Sequence[str]]) -> np.ndarray:
         rows = [[place[code] for code in codes if code in place] for codes in named.values()]
         found = [vectors[row].mean(axis=0) if row else np.zeros(matrix.shape[1]) for row in rows]
-        return _unit(np.array(found).reshape(len(named), matrix.shape[1]))
+        return _normalise(np.array(found).reshape(len(named), matrix.shape[1]))
 
     cosine = np.clip(means(groups) @ means(others).T, 0.0, 1.0)
     return pd.DataFrame(cosine, index=list(groups), columns=list(others))
 
 
-def _unit(rows: np.ndarray) -> np.ndarray:
+def _normalise(rows: np.ndarray) -> np.ndarray:
     length = np.linalg.norm(rows, axis=1, keepdims=True)
     return np.divide(rows, length, out=np.zeros_like(rows), where=length > 0)

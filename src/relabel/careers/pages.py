@@ -1,10 +1,10 @@
-"""Job families and their pages as data: what `families.family_pages` returns and a site shows.
+"""Data models of job families and their pages, as `families.family_pages` returns them and a site shows them.
 
-The families are data, in `data/families.toml` or in a file of the user's. On a page shares are 0-1, changes are percent, money is
-US dollars a year, jobs are persons. What is not known is None, and a note or a status says why; nothing is filled in.
+Families are defined in `data/families.toml` or in a user's file. On a page, shares are 0-1, changes are in percent, money is
+in US dollars a year, jobs are persons. Unknown figures are None, never imputed, and a note or a status says why.
 
-The resilience score of a page is made here too: low exposure, growing demand and human advantage, 0 to 2 points each. A missing
-part is never filled in; the score then says `n of 4 so far`. The cut-points are data, in `data/resilience.toml` or in a file of the user's.
+This module also computes the resilience score: low exposure, growing demand and human advantage, 0 to 2 points each. If a
+part is missing, the score is `n of 4 so far`. The cut-points are in `data/resilience.toml` or in a user's file.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class Family(Frozen):
     """A job family.
 
     Attributes:
-        id: Short name, fit for a file name.
+        id: Short name, usable as a file name.
         name: Its name on a page.
-        description: What its people do, in a sentence.
-        codes: O*NET-SOC codes (`51-4121.00`), or six-digit codes that stand for all of their detailed codes.
+        description: One sentence on what people in it do.
+        codes: O*NET-SOC codes (`51-4121.00`), or six-digit codes that include all their detailed codes.
     """
 
     id: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
@@ -53,7 +53,7 @@ class Family(Frozen):
         return self
 
     def members(self, codes: Sequence[str]) -> list[str]:
-        """Those of some O*NET-SOC codes that belong to the family, in their order."""
+        """The given O*NET-SOC codes that belong to the family, in the same order."""
         wanted = set(self.codes)
         return [code for code in codes if code in wanted or code[:7] in wanted]
 
@@ -62,10 +62,10 @@ def load_families(path: Path | None = None) -> tuple[Family, ...]:
     """Read job families.
 
     Args:
-        path: A TOML file in the form of `data/families.toml`; by default that file.
+        path: A TOML file in the format of `data/families.toml`; by default that file.
 
     Raises:
-        DataError: The file is missing, is not TOML, an entry lacks a key or holds a bad value, or an id or a code is given
+        DataError: The file is missing or not TOML, an entry lacks a key or has a bad value, or an id or a code occurs
             twice.
     """
     path = path or asset_dir("data") / "families.toml"
@@ -95,7 +95,7 @@ def _check_once(path: Path, families: Sequence[Family]) -> None:
             raise DataError(f"the job families {path} have two entries with the id {family.id!r}; keep one")
         ids.add(family.id)
         for code in family.codes:
-            # A six-digit code holds its detailed ones, so both of them would count an occupation twice.
+            # A six-digit code includes its detailed ones, so having both would count an occupation twice.
             clash = next((c for c in owner if c == code or c == code[:7] or c[:7] == code), None)
             if clash is not None:
                 raise DataError(
@@ -111,13 +111,13 @@ class ResiliencePart(Frozen):
     Attributes:
         id: `low-exposure`, `growing-demand` or `human-advantage`.
         name: The part in words.
-        points: 0, 1 or 2; None where the figure is not known.
-        figure: What the points follow from, rounded to one decimal: percent of exposed tasks, percent of change, or the
-            EPOCH sum (5-25).
+        points: 0, 1 or 2; None if the figure is unknown.
+        figure: The figure that determines the points, rounded to one decimal: percent of exposed tasks, percent change, or
+            the EPOCH sum (5-25).
         unit: `percent` or `points of 25`.
-        one_from: Where one point begins.
-        two_from: Where two points begin.
-        words: The part explained: its figure, its cut-points, its points, or why it has none.
+        one_from: Cut-point for one point.
+        two_from: Cut-point for two points.
+        words: An explanation with the figure, the cut-points and the points, or why there are none.
     """
 
     id: str
@@ -131,13 +131,13 @@ class ResiliencePart(Frozen):
 
 
 class Resilience(Frozen):
-    """A resilience score with all that it follows from.
+    """A resilience score with its parts.
 
     Attributes:
-        score: Sum of the points, 0-6; None while a part is missing, because a sum over two parts is not a score over three.
-        so_far: Sum of the points of the parts that are known.
-        of: Most points that the known parts can give: 6, or less while parts are missing.
-        words: The score in a line, such as `2 of 6`, or `2 of 4 so far` with the reason.
+        score: Sum of the points, 0-6; None if a part is missing.
+        so_far: Sum of the points of the known parts.
+        of: Maximum points of the known parts: 6, or less if parts are missing.
+        words: The score in one line, such as `2 of 6`, or `2 of 4 so far` with the reason.
         parts: The three parts.
     """
 
@@ -147,7 +147,7 @@ class Resilience(Frozen):
     words: str
     parts: tuple[ResiliencePart, ...]
 
-    model_config = ConfigDict(extra="ignore")  # what is computed is written, and not read back
+    model_config = ConfigDict(extra="ignore")  # computed fields are written to JSON, and ignored when read
 
     @computed_field
     @property
@@ -162,9 +162,10 @@ class Wages(Frozen):
     """Pay of one occupation in one year, US dollars a year.
 
     Attributes:
-        period: Such as `May 2024`.
-        floor: Lower bound of each figure that the publisher caps, by name of the figure; such figures are None.
-        status: Where the figures come from and why figures are missing.
+        period: For example `May 2024`.
+        employment: Jobs.
+        floor: Lower bounds of figures that the publisher caps, by name of the figure; the figures themselves are None.
+        status: Where the figures come from, and why any are missing.
     """
 
     period: str
@@ -188,8 +189,8 @@ class Outlook(Frozen):
         end: Last year.
         employment_start: Jobs in the first year.
         employment_end: Jobs in the last year.
-        change_percent: Change between them, in percent of the first.
-        openings_a_year: Openings, mean of the years.
+        change_percent: Change between them in percent.
+        openings_a_year: Annual average of job openings.
         status: Where the figures come from, and what is missing.
     """
 
@@ -204,7 +205,7 @@ class Outlook(Frozen):
 
 
 class Preparation(Frozen):
-    """What entry typically takes, in the publishers' words.
+    """Typical requirements for entry, in the publishers' words.
 
     Attributes:
         job_zone: O*NET's job zone, 1 (little preparation) to 5 (extensive).
@@ -217,13 +218,13 @@ class Preparation(Frozen):
 
 
 class EpochScore(Frozen):
-    """Ratings of human advantage, each 1-5, and their sum, 5-25; of a family the means over its occupations.
+    """Ratings of human advantage, each 1-5, and their sum, 5-25; for a family, means over its occupations.
 
     Attributes:
         dimensions: Rating by name of the dimension.
         total: Their sum.
-        occupations: Occupations with all ratings.
-        words: What the figures rest on.
+        occupations: Number of occupations with all ratings.
+        words: The basis of the figures.
     """
 
     dimensions: Mapping[str, float]
@@ -240,8 +241,10 @@ class Role(Frozen):
         soc2018: The SOC 2018 code that the BLS figures are for.
         strict: Share of its tasks exposed to the model alone.
         with_tools: Share exposed to the model with tools.
-        share: Its part of the family's figures for exposure.
-        pay: Latest first.
+        tasks: Number of labelled tasks.
+        coverage: Labelled share of its task weight, 0-1.
+        share: Its weight in the family's exposure, 0-1; None if it does not count.
+        pay: By release, latest first.
     """
 
     onet_soc_code: str
@@ -257,12 +260,12 @@ class Role(Frozen):
     preparation: Preparation
     epoch: EpochScore | None
 
-    model_config = ConfigDict(extra="ignore")  # as above
+    model_config = ConfigDict(extra="ignore")  # see `Resilience`
 
     @computed_field
     @property
     def thin(self) -> bool:
-        """Whether its exposure rests on less than half of its task weight, too little to be read."""
+        """Whether less than half of its task weight is labelled, too little to interpret its exposure."""
         return self.tasks > 0 and round(self.coverage, CLEAN) < MIN_COVERAGE
 
 
@@ -271,8 +274,8 @@ class Responsibility(Frozen):
 
     Attributes:
         importance: O*NET's importance rating, 1-5.
-        strict: `exposed`, `not-exposed`, or None where unlabelled; as is `with_tools`.
-        request_keys: Keys of the answers behind the readings.
+        strict: `exposed`, `not-exposed`, or None if unlabelled; likewise `with_tools`.
+        request_keys: Request keys of the answers behind the readings.
     """
 
     task_id: str
@@ -291,8 +294,8 @@ class FamilyExposure(Frozen):
     Attributes:
         strict: To the model alone.
         with_tools: To the model with tools.
-        occupations: Occupations with a score.
-        words: How the occupations weigh, and which have none.
+        occupations: Number of occupations with a score.
+        words: How occupations are weighted, and which are left out.
     """
 
     strict: float | None
@@ -307,10 +310,10 @@ class FamilyPay(Frozen):
     Attributes:
         employment: Jobs, each counted once.
         lowest_median: The lowest median among its roles.
-        highest_median: The highest known one.
-        weighted: Means of the roles' figures weighted by jobs, by name of the figure (`p10, p25, median, p75, p90`).
-            A mean of medians is not the median of the family, which is not published.
-        words: What the figures rest on.
+        highest_median: The highest median; None if a median is capped.
+        weighted: Means of the roles' figures weighted by jobs, by name of the figure (`p10, p25, median, p75, p90`). The
+            mean of medians is not the median of the family, which is not published.
+        words: The basis of the figures.
     """
 
     period: str
@@ -323,14 +326,14 @@ class FamilyPay(Frozen):
 
 
 class Level(Frozen):
-    """How much of a family's employment has a level of education, experience, training, or job zone."""
+    """The share (0-1) of a family's employment with a level of education, experience or training, or a job zone."""
 
     level: str
     share: float
 
 
 class FamilyPreparation(Frozen):
-    """What entry into a family's roles typically takes, by share of its projected employment, largest first."""
+    """Typical requirements for entry into a family's roles, by share of its projected employment, largest first."""
 
     education: tuple[Level, ...]
     experience: tuple[Level, ...]
@@ -339,11 +342,11 @@ class FamilyPreparation(Frozen):
 
 
 class Related(Frozen):
-    """A family or an occupation whose tasks ask for similar activities.
+    """A family or an occupation with similar work activities.
 
     Attributes:
         id: The family's id, or the O*NET-SOC code.
-        similarity: Cosine of the two counts of O*NET's detailed work activities, 0-1.
+        similarity: Cosine similarity by O*NET's detailed work activities, 0-1; see `families.activity_similarity`.
     """
 
     id: str
@@ -352,18 +355,18 @@ class Related(Frozen):
 
 
 class FamilyPage(Frozen):
-    """All that a career page shows about a job family.
+    """The content of the career page of a job family.
 
     Attributes:
-        run: The run that the exposure comes from.
-        epoch_run: The run that the ratings of human advantage come from.
-        sample: True when made from the built-in sample.
-        partial: True when the run is incomplete.
-        note: What every reader must know; None where there is nothing.
-        pay: Latest first.
-        related_families: Nearest first.
-        related_careers: Occupations outside of the family, nearest first.
-        sources: The files behind the page.
+        run: The run behind the exposure.
+        epoch_run: The run behind the ratings of human advantage; None without one.
+        sample: Whether it is of the built-in sample.
+        partial: Whether the run is incomplete.
+        note: Caveats that every reader must know; None if there are none.
+        pay: By release, latest first.
+        related_families: Most similar first.
+        related_careers: Occupations outside the family, most similar first.
+        sources: The source files of the page.
     """
 
     id: str
@@ -410,14 +413,14 @@ FRAME_COLUMNS: Mapping[str, tuple[str, Callable[[FamilyPage], Any]]] = {
     "wage_source": ("str", lambda page: f"OEWS {page.pay[0].period}"),
     "words": ("str", lambda page: page.resilience.words),
 }
-"""Columns of `family_frame`: their type, and what they hold."""
+"""Columns of `family_frame`: their type, and how to get them from a page."""
 
 
 def family_frame(pages: Sequence[FamilyPage]) -> pd.DataFrame:
-    """The figures of some pages as a table, a row a family.
+    """The figures of pages as a table, one row per family.
 
     Returns:
-        Columns `id, name, resilience` (0-6; missing while a part is), `points_so_far, points_of`, the points of the parts,
+        Columns `id, name, resilience` (0-6; missing if a part is), `points_so_far, points_of`, the points of the parts,
         `strict, with_tools` (shares, 0-1), `change_percent`, `epoch` (5-25), `occupations`, and of the latest release
         `employment_us` (jobs), `median_wage_usd` (mean of the medians weighted by jobs), `lowest_median_wage_usd,
         highest_median_wage_usd, wage_source` (such as `OEWS May 2024`); `words` says what is missing.
@@ -434,23 +437,23 @@ PARTS: Mapping[PartId, str] = {
     "growing-demand": "Growing demand",
     "human-advantage": "Human advantage",
 }
-"""The parts in the order in which they are shown."""
+"""Names of the parts, in the order in which they are shown."""
 
-MOST = 2
-"""Points of a part at most."""
+MAX_POINTS = 2
+"""Maximum points of a part."""
 
 _READINGS: Mapping[Reading, str] = {"strict": "the model alone", "with-tools": "the model with tools"}
 
 
-class Cuts(Frozen):
-    """Where the points of a part begin; the bounds themselves count."""
+class Cutoffs(Frozen):
+    """The values from which a part gets one or two points, inclusive."""
 
     one_from: float
     two_from: float
 
 
-class ExposureCuts(Cuts):
-    """Cut-points of exposure, in percent of the tasks, and the reading that they are for."""
+class ExposureCutoffs(Cutoffs):
+    """Cut-points of exposure, in percent of the tasks, and the reading that they apply to."""
 
     reading: Reading
 
@@ -459,14 +462,14 @@ class CutPoints(Frozen):
     """Cut-points of the three parts.
 
     Attributes:
-        low_exposure: In percent of exposed tasks; fewer give more points.
-        growing_demand: In percent of projected change of employment; more gives more points.
-        human_advantage: In points of the sum of ratings, 5-25; more gives more points.
+        low_exposure: Percent of tasks exposed; lower gives more points.
+        growing_demand: Projected percent change of employment; higher gives more points.
+        human_advantage: Sum of ratings, 5-25; higher gives more points.
     """
 
-    low_exposure: ExposureCuts = Field(alias="low-exposure")
-    growing_demand: Cuts = Field(alias="growing-demand")
-    human_advantage: Cuts = Field(alias="human-advantage")
+    low_exposure: ExposureCutoffs = Field(alias="low-exposure")
+    growing_demand: Cutoffs = Field(alias="growing-demand")
+    human_advantage: Cutoffs = Field(alias="human-advantage")
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -482,10 +485,10 @@ def load_cut_points(path: Path | None = None) -> CutPoints:
     """Read cut-points.
 
     Args:
-        path: A TOML file in the form of `data/resilience.toml`; by default that file.
+        path: A TOML file in the format of `data/resilience.toml`; by default that file.
 
     Raises:
-        DataError: The file is missing, is not TOML, lacks a key or holds a bad value.
+        DataError: The file is missing or not TOML, lacks a key or has a bad value.
     """
     path = path or asset_dir("data") / "resilience.toml"
     try:
@@ -503,18 +506,15 @@ def resilience(
     span: str = "",
     why_missing: Mapping[PartId, str] | None = None,
 ) -> Resilience:
-    """Score resilience.
+    """Compute the resilience score.
 
     Args:
-        cuts: Where points begin.
-        exposure: Share (0-1) of tasks that are exposed under the reading that the cut-points name.
-        change_percent: Projected change of employment, in percent.
+        cuts: The cut-points.
+        exposure: Share (0-1) of tasks exposed, under the reading of the cut-points.
+        change_percent: Projected percent change of employment.
         ratings: Sum of the five ratings of human advantage, 5-25.
         span: The years of the projection in words, such as `from 2024 to 2034`.
-        why_missing: Why a figure that is None is not known, in words.
-
-    Returns:
-        The score: `words` is such as `2 of 6`, or `2 of 4 so far` while a part is missing.
+        why_missing: For figures that are None, the reason in words.
     """
     share = None if exposure is None else 100 * exposure
     reading = f"{{}}% of the tasks are exposed to {_READINGS[cuts.low_exposure.reading]}"
@@ -527,7 +527,7 @@ def resilience(
         _part("human-advantage", ratings, cuts.human_advantage, advantage, why),
     )
     known = [part.points for part in parts if part.points is not None]
-    so_far, of = sum(known), MOST * len(known)
+    so_far, of = sum(known), MAX_POINTS * len(known)
     complete = len(known) == len(parts)
     gaps = "; ".join(part.words for part in parts if part.points is None)
     found = Resilience(score=so_far if complete else None, so_far=so_far, of=of, words="", parts=parts)
@@ -535,28 +535,28 @@ def resilience(
     return found.model_copy(update={"words": words})
 
 
-def rank(score: Resilience) -> tuple[int, int]:
-    """Sorts the most resilient first, and scores with parts missing after whole ones, among their like.
+def resilience_order(score: Resilience) -> tuple[int, int]:
+    """Sort key: the most resilient first, scores with missing parts after complete ones.
 
-    4 of 4 so far can become anything from 4 to 6 of 6, so it has no place among whole scores.
+    A score of 4 of 4 so far may become anything from 4 to 6 of 6, so it cannot be ranked among complete scores.
     """
     return -score.of, -score.so_far
 
 
 def shown_percent(value: float) -> str:
-    """A projected change of jobs with its sign and one decimal, `+3.1%`; `level` where that is 0.0, as no point is given for it."""
+    """A projected change with sign and one decimal, such as `+3.1%`, or `level` if it rounds to zero."""
     rounded = round(value, 1)
     return f"{rounded:+.1f}%" if rounded else "level"
 
 
 def _part(
-    part: PartId, value: float | None, cuts: Cuts, figure_words: str, why: Mapping[PartId, str]
+    part: PartId, value: float | None, cuts: Cutoffs, figure_words: str, why: Mapping[PartId, str]
 ) -> ResiliencePart:
     name, points, figure = PARTS[part], None, None
     unit, sign = ("points of 25", "") if part == "human-advantage" else ("percent", "%")
     words = f"{name} is missing: {why.get(part, 'its figure is not known')}"
     if value is not None and not math.isnan(value):
-        figure = round(value, 1) + 0.0  # one decimal decides, and there is no -0.0
+        figure = round(value, 1) + 0.0  # points depend on the rounded figure; adding 0.0 turns -0.0 into 0.0
         said = f"{figure}"
         if part == "growing-demand":
             said = f"{'grow' if figure > 0 else 'fall'} by {abs(figure)}%" if figure else "stay level"
@@ -567,6 +567,6 @@ def _part(
         else:
             points = (figure >= cuts.one_from) + (figure >= cuts.two_from)
             shown = f"1 point from {one}, 2 from {two}"
-        words = f"{name} gives {points} of {MOST}: {figure_words.format(said)} ({shown})"
+        words = f"{name} gives {points} of {MAX_POINTS}: {figure_words.format(said)} ({shown})"
     bounds = {"one_from": cuts.one_from, "two_from": cuts.two_from}
     return ResiliencePart(id=part, name=name, points=points, figure=figure, unit=unit, **bounds, words=words)

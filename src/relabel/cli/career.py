@@ -143,13 +143,13 @@ def _chosen(known: Sequence[Family], wanted: Sequence[str]) -> Sequence[Family]:
 
 
 def _show_all(pages: Sequence[FamilyPage]) -> None:
-    from relabel.careers.pages import rank
+    from relabel.careers.pages import resilience_order
 
     first = pages[0]
     say(f"{first.run}, tasks of {first.tasks}: {len(pages)} job families")
     if first.note:
         say(first.note)
-    order = sorted(pages, key=lambda page: (*rank(page.resilience), page.name))
+    order = sorted(pages, key=lambda page: (*resilience_order(page.resilience), page.name))
     rows = [
         [
             page.name,
