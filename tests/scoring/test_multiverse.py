@@ -64,6 +64,25 @@ def test_a_choice_that_alone_decides_accounts_for_all_of_the_variance(
     assert np.isnan(_share(found, "mean_alpha", "comparison")) or _share(found, "mean_alpha", "comparison") < 1e-12
 
 
+def test_thin_groups_are_in_no_headline_figure(tmp_path: Path, task_file: TaskFile, make_run: MakeRun) -> None:
+    parts = [(A, "1", 4), (A, "2", 1), (B, "3", 3), (B, "4", 5)]
+    tasks = task_file(
+        [{"task_id": n, "onet_soc_code": code, "importance": im, "task_type": "Core"} for code, n, im in parts]
+    )
+    run = make_run({(A, "1"): E1, (A, "2"): E0, (B, "3"): E0})
+    whole = answered(tmp_path / "other", {(code, n): E1 for code, n, _ in parts}, model="m-2")
+    table = score_table(run, taxonomy="onet-soc", tasks=tasks)
+    found = multiverse(table, run, [whole])
+    # By hand: under importance B has labels for 3 / 8 of its weight, under equal weights for 1 / 2.
+    by = found.universes.query("labels == @run.name and unrated == 'mean' and comparison == '>'").set_index("weights")
+    assert by["scored"].to_dict() == {"importance": 1, "core": 2, "equal": 2}
+    assert by["mean_alpha"].to_dict() == pytest.approx({"importance": 4 / 5, "core": 1 / 4, "equal": 1 / 4})
+    assert found.universes.query("labels == @whole.name")["scored"].eq(2).all()
+    assert found.headline.set_index("outcome")["chosen"]["mean_alpha"] == pytest.approx(4 / 5)
+    # The groups' own ranges keep what each universe makes of them.
+    assert by_code(found.occupations)[B]["alpha_min"] == 0.0
+
+
 def test_a_rater_given_twice_is_refused(task_file: TaskFile, make_run: MakeRun) -> None:
     tasks = task_file([{"task_id": "1", "onet_soc_code": A}])
     run = make_run({(A, "1"): E1})
@@ -82,7 +101,7 @@ def test_one_half_counts_as_above_by_one_comparison_only() -> None:
     assert totals is not None
     for measure in ("alpha", "beta", "gamma"):
         name = f"wage_exposure_{measure}_gbp"
-        assert own[name] == pytest.approx(float(table.frame[name].sum()), abs=1)
+        assert own[name] == pytest.approx(totals[name], abs=1)
 
 
 def test_the_command_writes_the_whole_and_the_ranges(tmp_path: Path) -> None:
@@ -106,6 +125,9 @@ def test_the_multiverse_of_the_published_labels_holds_both_methods(scored: Score
         inside = table.frame.set_index("code")[measure].dropna()
         assert (inside >= ranges.loc[inside.index, f"{measure}_min"] - 1e-9).all()
         assert (inside <= ranges.loc[inside.index, f"{measure}_max"] + 1e-9).all()
-    chosen = found.headline.set_index("outcome")["chosen"]
-    assert chosen["wage_exposure_gamma_gbp"] == pytest.approx(table.frame["wage_exposure_gamma_gbp"].sum(), abs=10)
+    chosen, totals = found.headline.set_index("outcome")["chosen"], table.totals
+    assert totals is not None
+    # A thin group with jobs and pay, 9222, is in neither.
+    assert chosen["wage_exposure_gamma_gbp"] == pytest.approx(totals["wage_exposure_gamma_gbp"], abs=10)
+    assert found.universes["scored"].iloc[0] == table.scored == 409
     assert _share(found, "mean_gamma", "labels") > 0.9

@@ -354,6 +354,11 @@ def _show_multiverse(found: Multiverse, table: relabel.ScoreTable) -> None:
         say_of(f"  {choice}", "; ".join(str(level) for level in universes[choice].unique()), column=13)
     for why in found.left_out:
         say(f"left out: {why}")
+    fewest, most = int(universes["scored"].min()), int(universes["scored"].max())
+    if fewest < most:
+        say(
+            f"{fewest:,} to {most:,} groups are scored; figures are over these, so ranges also show differences in coverage"
+        )
     rows: list[list[Cell]] = []
     for of in found.headline.to_dict("records"):
         unit = 1e9 if str(of["outcome"]).startswith("wage") else 0

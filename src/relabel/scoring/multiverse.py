@@ -17,15 +17,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from relabel.errors import UsageError
 from relabel.rubric import MEASURES
 from relabel.run import Run, open_run
 from relabel.scoring.bridges import Bridge, make_bridge
-from relabel.scoring.measures import Floats, score_map, scored_codes, task_weights
+from relabel.scoring.measures import Floats, occupation_scores, score_map, scored_codes, task_weights
 from relabel.scoring.options import SAMPLE, UNWEIGHTED, Links, Method, Unrated, Weights
-from relabel.scoring.table import ScoreTable, insert_columns
+from relabel.scoring.table import MIN_COVERAGE, ScoreTable, covered_parts, insert_columns
 from relabel.tabular import CLEAN, records
 
 CHOICES = ("rater", "rubric", "weights", "unrated", "bridge", "comparison")
@@ -34,8 +35,8 @@ OUTCOMES = (
     *(f"wage_exposure_{measure}_gbp" for measure in MEASURES),
     *(f"jobs_above_half_{measure}" for measure in MEASURES),
 )
-"""Headline figures: means weighted by jobs (0-1), wage exposure (pounds a year), and the share of jobs (0-1) in groups
-with a score above one half. In taxonomies without pay, means are unweighted and the others are missing."""
+"""Headline figures over the scored groups: means weighted by jobs (0-1), wage exposure (pounds a year), and the share of
+jobs (0-1) in groups with a score above one half. In taxonomies without pay, means are unweighted and the others are missing."""
 _WEIGHTS: Sequence[Weights] = ("importance", "core", "equal")
 _UNRATED: Sequence[Unrated] = ("mean", "one", "drop")
 _BRIDGES: Sequence[tuple[Method, Links | None]] = (
@@ -58,7 +59,8 @@ class Multiverse:
     """Scores and headline figures in all universes.
 
     Attributes:
-        universes: One row per universe: `CHOICES`, `labels`, `scored` (groups with a score) and `OUTCOMES`.
+        universes: One row per universe: `CHOICES`, `labels`, `scored` (groups scored, without thin ones) and
+            `OUTCOMES`, which are over these groups, as in a score table.
         occupations: One row per code of the taxonomy: `code, title`, and for each measure `X` (the score of the table),
             `X_min, X_max` and `X_range` over universes (0-1; missing if no universe scores the code), `X_most` (the choice
             with the largest first-order share), and `scored_in` (share of universes that score the code, 0-1).
@@ -105,18 +107,23 @@ def multiverse(table: ScoreTable, run: Run, raters: Sequence[Run]) -> Multiverse
     if table.task_values["importance"].isna().all():
         weights.remove("importance")
         left_out.append(f"importance weights: {table.tasks} has no importance ratings")
-    scores: dict[tuple[str, Weights, Unrated, str], Floats] = {}
+    scores: dict[tuple[str, Weights, Unrated, str], tuple[Floats, npt.NDArray[np.bool_]]] = {}
     rows: list[tuple[object, ...]] = []
     for rater, weight, rule, bridge in itertools.product((run, *raters), weights, _UNRATED, bridges):
         key = (rater.name, weight, rule if weight == "importance" else _UNRATED[0], bridge)
         if key not in scores:
             tasks = labelled[rater.name]
             tasks = tasks.assign(weight=task_weights(tasks, weight, unrated=key[2]))
-            scores[key] = score_map(tasks, bridges[bridge].shares(scored_codes(tasks)), codes).scores(tasks)
-        rows.append((rater.name, *_rater_and_rubric(rater), weight, rule, bridge, scores[key]))
-    base = pd.DataFrame(rows, columns=["labels", "rater", "rubric", "weights", "unrated", "bridge", "scores"])
-    cube = np.stack(base.pop("scores").tolist())
-    universes = _universes(base, cube, table)
+            mapped = score_map(tasks, bridges[bridge].shares(scored_codes(tasks)), codes)
+            coverage = occupation_scores(tasks, mapped)["coverage"]
+            covered, linked = covered_parts(bridges[bridge], codes, mapped.occupations, coverage)
+            if bridge == "site-2026":  # judged as published, see `SCORES`
+                covered = _safe_divide(covered, linked)
+            scores[key] = mapped.scores(tasks), covered.round(CLEAN) >= MIN_COVERAGE
+        rows.append((rater.name, *_rater_and_rubric(rater), weight, rule, bridge, *scores[key]))
+    base = pd.DataFrame(rows, columns=["labels", "rater", "rubric", "weights", "unrated", "bridge", "scores", "enough"])
+    cube, enough = (np.stack(base.pop(name).tolist()) for name in ("scores", "enough"))
+    universes = _universes(base, np.where(enough[:, None], cube, np.nan), table)
     effects = _effects(universes, base, cube)
     own = _is_own_universe(universes, table, run.name)
     return Multiverse(
@@ -218,7 +225,7 @@ def _universes(base: pd.DataFrame, cube: Floats, table: ScoreTable) -> pd.DataFr
 
     Args:
         base: Choices except the comparison; one row per slice of the cube.
-        cube: Scores; universes x measures x groups.
+        cube: Scores, missing for groups that do not count as scored; universes x measures x groups.
         table: Provides jobs and pay.
     """
     jobs = table.frame["employees"].astype("float64").to_numpy()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -533,11 +533,7 @@ def _frame(
     for name, measure in (("strict_10", "alpha"), ("with_tools_10", "gamma")):
         frame[name] = half_up_all(10 * frame[measure].to_numpy(), 1)
     frame["tasks"] = tasks.astype("int64")
-    reach = bridge.reach(listed)
-    at, share = codes.get_indexer(pd.Index(reach["code"])), reach["share"].to_numpy()
-    linked = np.bincount(at, weights=share, minlength=len(codes))
-    labelled = share * occupations["coverage"].reindex(reach["onet_soc_code"]).to_numpy()
-    covered = np.bincount(at, weights=labelled, minlength=len(codes))
+    covered, linked = covered_parts(bridge, codes, listed, occupations["coverage"])
     frame["coverage"] = np.minimum(covered, 1.0).round(CLEAN)
     with_tasks = np.divide(covered, linked, out=np.full(len(codes), np.nan), where=linked > 0)
     frame["weight_labelled"] = np.minimum(with_tasks, 1.0).round(CLEAN)
@@ -556,6 +552,24 @@ def _frame(
         ranks = frame[measure].where(scored).round(CLEAN).rank(ascending=False, method="min")
         frame[f"rank_{measure}"] = ranks.astype("Int64")
     return frame
+
+
+def covered_parts(
+    bridge: Bridge, codes: pd.Index, listed: Collection[str], coverage: pd.Series
+) -> tuple[Floats, Floats]:
+    """Of all that is linked to each group, the part that has labels and the part that has task statements (0-1).
+
+    Args:
+        bridge: The bridge.
+        codes: Codes of the groups.
+        listed: O*NET-SOC codes that have tasks, labelled or not.
+        coverage: Labelled share of the task weight, by O*NET-SOC code.
+    """
+    reach = bridge.reach(listed)
+    at, share = codes.get_indexer(pd.Index(reach["code"])), reach["share"].to_numpy()
+    labelled = share * coverage.reindex(reach["onet_soc_code"]).to_numpy()
+    covered, linked = (np.bincount(at, weights=part, minlength=len(codes)) for part in (labelled, share))
+    return covered.astype("float64"), linked.astype("float64")
 
 
 def _status(covered: float, linked: float, *, published: bool) -> str:
