@@ -17,17 +17,7 @@ from relabel.errors import DataError
 from relabel.evaluation import statistics as metrics
 from relabel.evaluation.document import SCALES, ReplacedText, SettingName, UnmatchedReason
 from relabel.evaluation.gold import COLUMNS, Gold, asked_tasks, coded_table, full_codes, places, run_settings
-from relabel.evaluation.statistics import (
-    CORRELATION,
-    DRAWS,
-    SHARE,
-    Array,
-    Draws,
-    Figure,
-    Places,
-    Sums,
-    occupation_draws,
-)
+from relabel.evaluation.statistics import Array, Draws, Figure, Places, Sums
 from relabel.manifest import TASK_FILE
 from relabel.rubric import AUTOMATION, MEASURES, Measure
 from relabel.run import Run, measures_of
@@ -88,7 +78,7 @@ class Pair:
     def _figures(self, sums: Sums, name: str) -> list[Figure]:
         kind = name.partition(":")[0]
         share = kind in {"accuracy", "macro_f1", "agreement", "mean", "gold_mean", *metrics.BY_LABEL}
-        return sums.figures(metrics.figure_formula(name, self.scale), SHARE if share else CORRELATION)
+        return sums.figures(metrics.figure_formula(name, self.scale), metrics.SHARE if share else metrics.CORRELATION)
 
     def stated(self, names: Iterable[str]) -> dict[str, Any]:
         """Some figures as a document states them, with their 95% intervals; see `statistics.stated`."""
@@ -193,10 +183,13 @@ class AlignedLabels:
         scale = np.array([*SCALES[setting], None], dtype=object)
         return pd.Series(scale[self.labels[setting][:, rater]], index=self.tasks.index, dtype=object)
 
+    def by(self, about: SettingName | Measure) -> npt.NDArray[Any]:
+        """Labels in a setting, or values of a measure; below 0 or NaN where there is none."""
+        return {**self.labels, **self.values}[about]
+
     def known(self, about: SettingName | Measure, *raters: int) -> npt.NDArray[np.bool_]:
         """The tasks that some raters, by default all, have a label or value for."""
-        table = self.values.get(about)  # pyright: ignore[reportArgumentType,reportCallIssue]  a setting is not a measure
-        there = self.labels[about] >= 0 if table is None else np.isfinite(table)  # pyright: ignore[reportArgumentType]  the setting or measure that it is about
+        there = self.by(about) >= 0
         return np.all(there[:, list(raters)] if raters else there, axis=1)
 
     def pair(
@@ -218,15 +211,15 @@ class AlignedLabels:
             weighted: Whether tasks weigh as the gold says, or the other rater where there are several golds.
         """
         at = np.flatnonzero(self.known(about, run, other) if keep is None else keep)
-        table = self.values[about] if about in self.values else self.labels[about]  # pyright: ignore[reportArgumentType]  the setting or measure that it is about
+        table = self.by(about)
         scale = SCALES.get(about, ())  # pyright: ignore[reportArgumentType,reportCallIssue]  a measure has no scale
         given = self.weight if self.weights is None else self.weights[:, other]
         weight = mean_one(given[at]) if weighted else np.ones(len(at))
         return Pair(at, table[at, other], table[at, run], weight, self.draws and self.draws.of(at), scale=scale)
 
-    def with_draws(self, draws: int = DRAWS, seed: int = 0) -> AlignedLabels:
+    def with_draws(self, draws: int = metrics.DRAWS, seed: int = 0) -> AlignedLabels:
         """The same with draws of its occupations; 0 leaves them out."""
-        return replace(self, draws=occupation_draws(self.codes, draws, seed) if draws else None)
+        return replace(self, draws=metrics.occupation_draws(self.codes, draws, seed) if draws else None)
 
     def part(self, keep: npt.NDArray[np.bool_]) -> AlignedLabels:
         """The same for some of the tasks, by a mask."""
@@ -344,7 +337,7 @@ def align_all(runs: Mapping[str, Run], golds: Sequence[Gold] = ()) -> AlignedLab
 
 
 def task_details(run: Run, named: str | None = None) -> pd.DataFrame | None:
-    """What a run was asked about, schema `relabel.task.TASKS`; None where its list is not on this machine as it was.
+    """What a run was asked about, schema `relabel.task.task_schema`; None where its list is not on this machine as it was.
 
     Args:
         run: The run; nothing is fetched for its own list.
@@ -439,14 +432,11 @@ def _changed_texts(
     Returns:
         Nothing is fetched: None and nothing where a list is not on this machine.
     """
-    brought = own if own is not None and own.notna().any() else None
-    if first == second and brought is None:
+    brought = [own] if own is not None and own.notna().any() else []
+    if first == second and not brought:
         return 0, ()
-    lists = [local_tasks(name) for name in ([first, second] if brought is None else [first])]
-    sides = [
-        *(table.set_index(TASK_KEY)["text"] for table in lists if table is not None),
-        *([brought] if brought is not None else []),
-    ]
+    lists = [local_tasks(name) for name in ([first] if brought else [first, second])]
+    sides = [*(table.set_index(TASK_KEY)["text"] for table in lists if table is not None), *brought]
     if len(sides) < 2:
         return None, ()
     texts, theirs = (side[~side.index.duplicated()].reindex(index) for side in sides)

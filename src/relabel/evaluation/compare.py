@@ -121,6 +121,7 @@ class Comparison(Frozen):
         runs, models: The runs, as the user named them, and the models asked.
         common: Tasks that all hold.
         gold: Name of the gold; null without one.
+        main_setting: Setting of slices, and of disputed tasks' labels.
         bootstrap: How intervals were made.
         verdict: The result in words, one sentence a line.
     """
@@ -129,6 +130,10 @@ class Comparison(Frozen):
     runs: tuple[str, ...]
     models: tuple[str, ...]
     common: int
+    gold: str | None
+    main_setting: SettingName
+    bootstrap: Bootstrap
+    verdict: str
 
 
 class CompareDocument(Comparison):
@@ -139,7 +144,6 @@ class CompareDocument(Comparison):
         settings: Changes by setting.
         measures: Changes of means by measure.
         against_gold: Both runs against the gold, by setting.
-        main_setting: Setting of the slices.
         main_measure: Measure of flips' effects, occupations' moves and slices' differences.
         flips: Tasks whose value changed in any measure, largest effect first.
         occupations: Occupations that moved, largest move first.
@@ -150,15 +154,11 @@ class CompareDocument(Comparison):
     only: tuple[int, int]
     settings: Mapping[SettingName, SettingComparison]
     measures: Mapping[Measure, MeasureComparison]
-    gold: str | None
     against_gold: Mapping[SettingName, GoldComparison]
-    main_setting: SettingName
     main_measure: Measure | None
     flips: tuple[Flip, ...]
     occupations: tuple[OccupationMove, ...]
     slices: Mapping[str, Mapping[str, SliceAgreement]]
-    bootstrap: Bootstrap
-    verdict: str
 
 
 class RaterPair(Frozen):
@@ -237,7 +237,6 @@ class PairwiseDocument(Comparison):
         alone: By run, tasks that not all others hold.
         settings: Agreement by setting.
         means: Mean of each measure by run, over tasks with a value in all.
-        main_setting: Setting of the disputed tasks' labels.
         disputed: Tasks that the runs differ on, largest spread first.
     """
 
@@ -245,11 +244,7 @@ class PairwiseDocument(Comparison):
     alone: tuple[int, ...]
     settings: Mapping[SettingName, SettingPairs]
     means: Mapping[Measure, tuple[float, ...]]
-    gold: str | None
-    main_setting: SettingName
     disputed: tuple[Disputed, ...]
-    bootstrap: Bootstrap
-    verdict: str
 
 
 def compare(
@@ -267,7 +262,7 @@ def compare(
         first: The run that differences start from.
         second: The run that they lead to.
         gold: A gold that both are compared with.
-        details: Task table (`relabel.task.TASKS`) for titles, statements and slices by task type, which are left out without it.
+        details: Task table (`relabel.task.task_schema`) for titles, statements and slices by task type, which are left out without it.
         draws: Draws of the bootstrap over occupations.
         seed: Their seed.
 

@@ -59,7 +59,7 @@ def judge(suite: Suite, run: Run, gold: Gold, baseline: Run | None, details: pd.
         run: The run.
         gold: The suite's gold.
         baseline: The suite's baseline, where it names one.
-        details: The run's task table (`relabel.task.TASKS`), for slices by task type or importance.
+        details: The run's task table (`relabel.task.task_schema`), for slices by task type or importance.
 
     Returns:
         The outcome of all gates.

@@ -67,7 +67,7 @@ def eval_page(
         gold: The gold.
         suite: The outcome of a suite, if one was run.
         comparison: The suite's baseline against the run.
-        details: Task table (`relabel.task.TASKS`) for statements and titles; without it these are left out.
+        details: Task table (`relabel.task.task_schema`) for statements and titles; without it these are left out.
         charts: What draws the charts, and keeps them for `Charts.files`.
 
     Returns:

@@ -86,7 +86,7 @@ def review(
         run: The run.
         gold: A gold whose labels count as another opinion.
         raters: Other runs on the same tasks, whose labels do too.
-        details: Titles and texts of the tasks, schema `relabel.task.TASKS`; without them these cells are empty.
+        details: Titles and texts of the tasks, schema `relabel.task.task_schema`; without them these cells are empty.
         most: Tasks to list at most; by default all with any doubt.
 
     Returns:
