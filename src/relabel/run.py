@@ -423,13 +423,14 @@ class Run:
         return missing_measures(self.rubric, set(self.labels["setting"].unique()))
 
 
-def changed_rubrics(*runs: Run) -> list[str]:
+def changed_rubrics(*given: Run | None) -> list[str]:
     """What must be said first of runs whose rubric was changed without a new id or version, if anything.
 
     Rubrics are told apart by the hash of their file. Each run's is compared with the other runs' and with the one that is
     shipped under its id.
     """
     said: list[str] = []
+    runs = [run for run in given if run is not None]
     for at, run in enumerate(runs):
         mine = run.manifest
         for other in (r for r in runs[:at] if _rubric_changed(r, run)):

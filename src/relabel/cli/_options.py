@@ -7,6 +7,7 @@ standard output; `--out` writes a file; both mean so everywhere.
 from __future__ import annotations
 
 import inspect
+import json
 import math
 import os
 import re
@@ -24,13 +25,13 @@ import typer
 import relabel
 from relabel.cli.terminal import Table, doing, say_written
 from relabel.errors import DataError, SourceMissingError, UsageError
+from relabel.tabular import TableForm, csv_bytes, json_bytes, parquet_bytes, require_suffix, table_text
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from relabel.cli.display import Look
     from relabel.evaluation.report import Charts
-    from relabel.tabular import TableForm
 
 
 Command = TypeVar("Command", bound=Callable[..., None])
@@ -120,8 +121,6 @@ def _writable(param: typer.CallbackParam, path: Path | None) -> Path | None:
 def _table_file(param: typer.CallbackParam, path: Path | None) -> Path | None:
     """The same of a table, whose kind the name's ending tells."""
     if path is not None:
-        from relabel.tabular import require_suffix
-
         require_suffix(path)
     return _writable(param, path)
 
@@ -186,8 +185,6 @@ class Tables:
         Returns:
             Whether one of them was printed, and nothing else should be.
         """
-        from relabel.tabular import table_text
-
         forms: dict[TableForm, Path | None] = {"latex": self.latex, "markdown": self.markdown, "csv": self.csv}
         printed = False
         for form, path in forms.items():
@@ -426,8 +423,6 @@ def give_json(document: Any, *, out: Path | None = None, as_json: bool = True) -
     Returns:
         Whether it was printed, and nothing else should be.
     """
-    import json
-
     if isinstance(document, bytes):
         text = document.decode("utf-8").rstrip("\n")
     elif hasattr(document, "model_dump_json"):
@@ -461,8 +456,6 @@ def give_table_or_json(
     Returns:
         Whether it was printed, and nothing else should be.
     """
-    from relabel.tabular import csv_bytes, json_bytes, parquet_bytes, require_suffix
-
     kind = "" if out is None else require_suffix(out)
     if out is not None and kind == "json":
         write(out, json_bytes(document), "--out")

@@ -118,18 +118,9 @@ def _release_reserved(ref: str, environment: Settings) -> int:
 def _document(state: BatchState) -> dict[str, Any]:
     hidden = {"failed", "creating_since"}
     chunks = [{**chunk.model_dump(exclude=hidden), "failed": len(chunk.failed)} for chunk in state.current]
-    return {
-        "run_id": state.run_id,
-        "state": _status(state),
-        "model": state.model,
-        "base_url": state.base_url,
-        "folder": state.out,
-        "started_at": state.started_at,
-        "ended_at": state.ended_at,
-        "requests": sum(chunk["requests"] for chunk in chunks),
-        "open": len(state.open),
-        "chunks": chunks,
-    }
+    same = {"run_id", "model", "base_url", "started_at", "ended_at"}
+    found = {"state": _status(state), "folder": state.out, "open": len(state.open), "chunks": chunks}
+    return state.model_dump(include=same) | found | {"requests": sum(chunk["requests"] for chunk in chunks)}
 
 
 def _status(state: BatchState) -> str:

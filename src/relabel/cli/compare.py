@@ -66,15 +66,11 @@ def compare_runs(
         return
     if before or after:
         raise UsageError("--before and --after apply to scores only; add --scores or remove them")
-    tables_of: Any = pair_tables if len(opened) == 2 else several_tables
     with doing("comparing labels task by task"):
         truth = None if gold is None else relabel.load_gold(gold, gold_rule)
-        details = task_details(opened[0])
-        if len(opened) == 2:
-            document = compare(opened[0], opened[1], truth, details=details, draws=draws, seed=seed)
-        else:
-            document = compare_several(opened, truth, details=details, draws=draws, seed=seed)
-
+        how: Any = {"gold": truth, "details": task_details(opened[0]), "draws": draws, "seed": seed}
+        document = compare(opened[0], opened[1], **how) if len(opened) == 2 else compare_several(opened, **how)
+    tables_of: Any = pair_tables if len(opened) == 2 else several_tables
     tables = list(tables_of(document))
 
     def page(charts: Charts) -> str:

@@ -320,9 +320,7 @@ def _slice_tables(document: relabel.EvalDocument) -> Iterator[Table]:
     """Agreement by parts of the tasks, in the setting that says most."""
     from relabel.evaluation.alignment import MAIN
 
-    setting: SettingName | None = next((s for s in MAIN if s in document.settings), None)
-    if setting is None:
-        return
+    setting: SettingName = next(s for s in MAIN if s in document.settings)
     columns = ("part", "tasks", "occupations", "accuracy", "95%", "kappa", "95%")
     for by, parts in document.slices.items():
         rows = [

@@ -12,6 +12,7 @@ import relabel
 from relabel.cli import _options as o
 from relabel.cli.terminal import doing, say, say_next, serve
 from relabel.errors import RelabelError, StoreError, UsageError
+from relabel.tabular import csv_bytes, stata_bytes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -150,8 +151,6 @@ def labels(
         wide: One row a task, with a column for each setting and sample, and the published code.
         out (F): The file to write. By default CSV is printed.
     """
-    from relabel.tabular import csv_bytes, stata_bytes
-
     ending = "csv" if out is None else out.suffix.lower().removeprefix(".")
     if form is None and ending not in ("csv", "dta", "parquet"):
         raise UsageError(f"cannot tell what to write to {out}; end its name in .csv, .dta or .parquet, or add --format")
@@ -182,11 +181,8 @@ def cite(run: o.RunArg, as_json: o.AsJson = False) -> None:
     own = [use for use in manifest.sources if use.source not in registry]
     rubric, answered, version = manifest.rubric, list(manifest.models_returned), manifest.package_version
     about = {
-        "data": [
-            {"id": s.id, "citation": s.citation, "release": s.release, "licence": s.licence, "homepage": s.homepage}
-            for s in used
-        ],
-        "files": [{"file": use.file, "sha256": use.sha256} for use in own],
+        "data": [s.model_dump(include={"id", "citation", "release", "licence", "homepage"}) for s in used],
+        "files": [use.model_dump(include={"file", "sha256"}) for use in own],
         "model": {"asked": manifest.model, "answered": answered, "date": manifest.ended_at},
         "rubric": {"id": rubric.id, "version": rubric.version, "sha256": manifest.rubric_sha256},
         "software": {"name": "relabel", "version": version, "cited_with": relabel.__version__},

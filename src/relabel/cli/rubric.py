@@ -423,12 +423,11 @@ def _labelled(
         keys = {row.request_key for row in (*outcome.labels, *outcome.failures)}
         with Store(environment.store_dir, read_only=True) as store:
             lost = [store.get(key) for key in store.rejected_keys(keys)]
-        costs = [None if answer is None else answer.cost_usd for answer in lost]  # a damaged row tells no cost
-        rejected[name] = Spent(
-            sum(cost for cost in costs if cost is not None) if None not in costs else None,
-            sum(answer.usage.prompt for answer in lost if answer),
-            sum(answer.usage.completion for answer in lost if answer),
-        )
+        read = [answer for answer in lost if answer is not None]
+        costs = [answer.cost_usd for answer in read if answer.cost_usd is not None]
+        cost = sum(costs) if len(costs) == len(lost) else None  # a damaged row tells no cost
+        used = [answer.usage for answer in read]
+        rejected[name] = Spent(cost, sum(of.prompt for of in used), sum(of.completion for of in used))
     return runs, rejected
 
 

@@ -291,8 +291,7 @@ def _about(
     runs: Sequence[Run], gold: Gold | None, aligned: AlignedLabels, verdict: Sequence[str], draws: int, seed: int
 ) -> dict[str, Any]:
     """What both documents say of the runs, of how they were compared, and in words, after what must be known before."""
-    known_runs = [run for run in (gold and gold.run, *runs) if run is not None]
-    said = [*(gold.caveats if gold else ()), *changed_rubrics(*known_runs)]
+    said = [*(gold.caveats if gold else ()), *changed_rubrics(gold and gold.run, *runs)]
     if others := aligned.texts_replaced:
         have = f"{len(others):,} task{' has' if len(others) == 1 else 's have'}"
         said.append(f"{have} another statement under the same id, such as {others[0].task_id}: left out.")

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -92,7 +91,8 @@ def evaluate(
     total, unanswered = asked(run)
     incoherent, both = (0, 0) if run.rubric.incoherent is None else incoherent_pairs(run)
     coherence = doc.Coherence(incoherent=incoherent, of=both)
-    warnings = _warnings(run, gold, aligned, pairs)
+    doubts = (*changed_rubrics(gold.run, run), *_doubtful_ids(gold, run, pairs))
+    warnings = (*gold.caveats, *doubts, *aligned.warnings, *run.warnings())
     words = verdict(
         settings,
         beside,
@@ -164,12 +164,6 @@ def refuse_worked_examples(run: Run, gold: Gold) -> None:
         )
 
 
-def _warnings(run: Run, gold: Gold, aligned: AlignedLabels, pairs: Mapping[SettingName, Pair]) -> tuple[str, ...]:
-    """What must be known before the figures are read, the gold's first."""
-    rubrics = changed_rubrics(*(each for each in (gold.run, run) if each is not None))
-    return (*gold.caveats, *rubrics, *_doubtful_ids(gold, run, pairs), *aligned.warnings, *run.warnings())
-
-
 def _doubtful_ids(gold: Gold, run: Run, pairs: Mapping[SettingName, Pair]) -> list[str]:
     """A warning about ids that were matched without codes and agree by chance only: they may be row numbers.
 
@@ -177,8 +171,8 @@ def _doubtful_ids(gold: Gold, run: Run, pairs: Mapping[SettingName, Pair]) -> li
         DataError: They are 1, 2, 3 and so on, and the run's list is O*NET's.
     """
     table = gold.table
-    main = next((pairs[s] for s in MAIN if s in pairs), None)
-    if table["onet_soc_code"].notna().any() or table["text"].notna().any() or main is None or len(main) < _FEW_IDS:
+    main = next(pairs[s] for s in MAIN if s in pairs)
+    if table["onet_soc_code"].notna().any() or table["text"].notna().any() or len(main) < _FEW_IDS:
         return []
     kappa = main.figure("kappa").value
     if kappa > _CHANCE:
@@ -276,11 +270,11 @@ def slices(
         there = set(band)
         order = [*(value for value in titles if value in there), *sorted(there - set(titles))]
         group = pd.Categorical(band, order).codes.astype(np.intp)
-        figures: dict[SettingName, list[tuple[int, dict[str, Any]]]] = {
-            s: pair.stated_by(group[pair.tasks], len(order), metrics.FIGURES) for s, pair in settings.items()
-        }
-        means: dict[Measure, list[tuple[int, dict[str, Any]]]] = {
-            m: pair.stated_by(group[pair.tasks], len(order), ("mean", "gold_mean")) for m, pair in values.items()
+        figures = {
+            about: pair.stated_by(
+                group[pair.tasks], len(order), metrics.FIGURES if pair.scale else ("mean", "gold_mean")
+            )
+            for about, pair in {**settings, **values}.items()
         }
         found[by] = tuple(
             doc.Slice(
@@ -288,8 +282,8 @@ def slices(
                 title=titles.get(value, value),
                 n=n,
                 occupations=occupations,
-                settings={s: doc.SliceFigures(n=of[at][0], **of[at][1]) for s, of in figures.items() if of[at][0]},
-                measures={m: doc.SliceMeans(**of[at][1]) for m, of in means.items() if of[at][0]},
+                settings={s: doc.SliceFigures(n=of[0], **of[1]) for s in settings if (of := figures[s][at])[0]},
+                measures={m: doc.SliceMeans(**of[1]) for m in values if (of := figures[m][at])[0]},
             )
             for at, (value, n, occupations) in enumerate(
                 zip(order, np.bincount(group).tolist(), facts["onet_soc_code"].groupby(group).nunique(), strict=True)

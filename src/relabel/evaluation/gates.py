@@ -86,7 +86,6 @@ def judge(suite: Suite, run: Run, gold: Gold, baseline: Run | None, details: pd.
         for name, drop in drops.items():
             results[name].append(drop)
     every = tuple(result for gate in suite.gates for result in results[gate.id])
-    known = [each for each in (gold.run, baseline, run) if each is not None]
     return SuiteResult(
         suite=suite.name,
         title=suite.title,
@@ -97,7 +96,7 @@ def judge(suite: Suite, run: Run, gold: Gold, baseline: Run | None, details: pd.
         baseline_sha256=pin,
         family=family_in_words(suite, len(drops)),
         size=size,
-        warnings=(*changed_rubrics(*known), *_few_occupations(suite, alone, details), *run.warnings()),
+        warnings=(*changed_rubrics(gold.run, baseline, run), *_few_occupations(suite, alone, details), *run.warnings()),
         passed=all(result.passed for result in every),
         results=every,
     )

@@ -21,13 +21,7 @@ from markupsafe import Markup
 from relabel import __version__
 from relabel.evaluation.alignment import GOLD, MAIN, AlignedLabels, TaskTexts, match, rationales
 from relabel.evaluation.compare import CompareDocument, Flip, PairwiseDocument, flips_of
-from relabel.evaluation.document import (
-    Bounds,
-    EvalDocument,
-    ReliabilityBin,
-    SettingName,
-    label_in_words,
-)
+from relabel.evaluation.document import Bounds, EvalDocument, ReliabilityBin, SettingName, label_in_words
 from relabel.evaluation.gold import Gold
 from relabel.evaluation.suite import SuiteResult
 from relabel.rubric import Measure
@@ -40,6 +34,13 @@ SHOWN = 25
 
 _INK, _ACCENT, _OTHER = "currentColor", "var(--accent)", "var(--other)"
 _FONT = "system-ui, sans-serif"
+_AXIS: Mapping[str, Any] = {
+    **dict.fromkeys(("labelColor", "titleColor", "domainColor", "tickColor", "gridColor"), _INK),
+    **dict.fromkeys(("domainOpacity", "tickOpacity"), 0.5),
+    "gridOpacity": 0.12,
+    **dict.fromkeys(("labelFontSize", "titleFontSize"), 12),
+    "titleFontWeight": "normal",
+}
 _ID = re.compile(r'(\bid="|url\(#|href="#)([\w-]+)')
 _SPOKEN = re.compile(r' (?:role|aria-[a-z]+)="[^"]*"')
 
@@ -264,11 +265,8 @@ class Charts:
             columns: What the columns are.
         """
         cells = pd.DataFrame(
-            [
-                {"row": row, "column": column, "n": n, "share": n / max(sum(by.values()), 1), "text": f"{n:,}"}
-                for row, by in counts.items()
-                for column, n in by.items()
-            ]
+            [(row, column, n, n / max(sum(by.values()), 1)) for row, by in counts.items() for column, n in by.items()],
+            columns=["row", "column", "text", "share"],
         )
         labels = list(counts)
         base = alt.Chart(cells).encode(
@@ -280,13 +278,9 @@ class Charts:
         squares = base.mark_rect(color=_ACCENT, stroke=_INK, strokeOpacity=0.25).encode(
             fillOpacity=alt.FillOpacity("share:Q", scale=shades, legend=None)
         )
-        side = 62 if len(labels) < 5 else 46
-        return self._svg(
-            name,
-            (squares + base.mark_text(color=_INK, fontSize=13).encode(text="text:N")).properties(
-                width=side * len(labels) * 1.3, height=side * len(labels)
-            ),
-        )
+        numbers = base.mark_text(color=_INK, fontSize=13).encode(text=alt.Text("text:Q", format=","))
+        height = (62 if len(labels) < 5 else 46) * len(labels)
+        return self._svg(name, (squares + numbers).properties(width=1.3 * height, height=height))
 
     def ranges(
         self, name: str, rows: Sequence[tuple[str, float, Bounds | None]], *, title: str, mark: float | None = None
@@ -322,18 +316,16 @@ class Charts:
             y: What `y` is.
         """
         scale, axis = alt.Scale(domain=[0, 1]), alt.Axis(tickCount=5)
-        points = (
-            alt.Chart(table[["x", "y"]].astype(float))
-            .mark_circle(color=_ACCENT, size=26, opacity=0.4)
-            .encode(x=alt.X("x:Q", title=x, scale=scale, axis=axis), y=alt.Y("y:Q", title=y, scale=scale, axis=axis))
+        points = alt.Chart(table.astype(float)).mark_circle(color=_ACCENT, size=26, opacity=0.4)
+        points = points.encode(
+            x=alt.X("x:Q", title=x, scale=scale, axis=axis), y=alt.Y("y:Q", title=y, scale=scale, axis=axis)
         )
         return self._square(name, points)
 
     def reliability(self, name: str, bins: Sequence[ReliabilityBin]) -> Markup:
         """A reliability curve: share of right labels by mean probability, with the intervals of the shares."""
-        ends = [(of.accuracy, of.accuracy) if (ci := of.ci95.get("accuracy")) is None else ci for of in bins]
-        table = pd.DataFrame([(of.probability, of.accuracy, of.n, *ci) for of, ci in zip(bins, ends, strict=True)])
-        table.columns = ["x", "y", "n", "low", "high"]
+        rows = [(of.probability, of.accuracy, of.n, *(of.ci95.get("accuracy") or (of.accuracy,) * 2)) for of in bins]
+        table = pd.DataFrame(rows, columns=["x", "y", "n", "low", "high"])
         scale = alt.Scale(domain=[0, 1])
         x = alt.X("x:Q", title="probability of the label", scale=scale, axis=alt.Axis(tickCount=5))
         base = alt.Chart(table).encode(x=x, y=alt.Y("y:Q", scale=scale))
@@ -341,12 +333,8 @@ class Charts:
             y=alt.Y("low:Q", title="share that is right", scale=scale), y2="high:Q"
         )
         size = alt.Size("n:Q", legend=None, scale=alt.Scale(range=[30, 220]))
-        return self._square(
-            name,
-            bars,
-            base.mark_line(color=_ACCENT, opacity=0.6),
-            base.mark_circle(color=_ACCENT, opacity=1).encode(size=size),
-        )
+        points = base.mark_circle(color=_ACCENT, opacity=1).encode(size=size)
+        return self._square(name, bars, base.mark_line(color=_ACCENT, opacity=0.6), points)
 
     def moves(self, name: str, rows: Sequence[tuple[str, float, float]], *, title: str) -> Markup:
         """Where occupations were and where they are, one a line.
@@ -357,22 +345,16 @@ class Charts:
             title: What the value is.
         """
         order = [name for name, *_ in rows]
-        table = pd.DataFrame([{"name": name, "a": a, "b": b} for name, a, b in rows])
+        table = pd.DataFrame(rows, columns=["name", "a", "b"])
         y = alt.Y("name:N", sort=order, title=None, axis=_names(order))
         base = alt.Chart(table).encode(y=y)
         lines = base.mark_rule(color=_INK, opacity=0.5).encode(
             x=alt.X("a:Q", title=title, scale=alt.Scale(domain=[0, 1])), x2="b:Q"
         )
-        ends = (
-            alt.Chart(table.melt("name", var_name="side"))
-            .mark_point(filled=True, size=60, opacity=1)
-            .encode(
-                x="value:Q",
-                y=y,
-                shape=alt.Shape("side:N", scale=alt.Scale(domain=["a", "b"], range=["circle", "diamond"]), legend=None),
-                color=alt.Color("side:N", scale=alt.Scale(domain=["a", "b"], range=[_OTHER, _ACCENT]), legend=None),
-            )
-        )
+        shape = alt.Shape("side:N", scale=alt.Scale(domain=["a", "b"], range=["circle", "diamond"]), legend=None)
+        color = alt.Color("side:N", scale=alt.Scale(domain=["a", "b"], range=[_OTHER, _ACCENT]), legend=None)
+        ends = alt.Chart(table.melt("name", var_name="side")).mark_point(filled=True, size=60, opacity=1)
+        ends = ends.encode(x="value:Q", y=y, shape=shape, color=color)
         return self._svg(name, (lines + ends).properties(width=360, height=alt.Step(20)))
 
     def _square(self, name: str, *layers: alt.Chart) -> Markup:
@@ -382,12 +364,7 @@ class Charts:
         return self._svg(name, alt.layer(dashed, *layers).properties(width=340, height=340))
 
     def _svg(self, name: str, chart: alt.LayerChart | alt.FacetChart) -> Markup:
-        inked: dict[str, Any] = dict.fromkeys(
-            ("labelColor", "titleColor", "domainColor", "tickColor", "gridColor"), _INK
-        )
-        inked |= {"gridOpacity": 0.12, "domainOpacity": 0.5, "tickOpacity": 0.5}
-        words: dict[str, Any] = {"labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal"}
-        view, axis = alt.ViewConfig(stroke=None), alt.AxisConfig(**inked, **words)
+        view, axis = alt.ViewConfig(stroke=None), alt.AxisConfig(**_AXIS)
         whole = chart.configure(background="transparent", font=_FONT, padding=4, view=view, axis=axis)
         self._drawn[name] = spec = whole.to_json()
         drawn = _SPOKEN.sub("", vl_convert.vegalite_to_svg(spec))

@@ -133,7 +133,8 @@ def review(
         )
     doubtful = len(table)
     table = table.sort_values("priority", ascending=False, kind="stable").head(most or doubtful)
-    return Review(_described(table, run, details), doubtful, jobs_from)
+    table = table.assign(rationale=rationales(run, table.index).reindex(table.index))
+    return Review(_to_fill(table, details, COLUMNS), doubtful, jobs_from)
 
 
 def random_review(run: Run, count: int, *, details: pd.DataFrame | None = None, seed: int = 0) -> RandomReview:
@@ -154,7 +155,7 @@ def random_review(run: Run, count: int, *, details: pd.DataFrame | None = None, 
     # As text, so that it is not rounded.
     table["weight"] = f"{len(index) / len(drawn):.12g}"
     table["drawn"] = "at random"
-    return RandomReview(_to_fill(_named(table, details), RANDOM_COLUMNS), len(index), seed)
+    return RandomReview(_to_fill(table, details, RANDOM_COLUMNS), len(index), seed)
 
 
 def labels_for(run: Run, width: float, gold: Gold | None = None) -> int:
@@ -233,10 +234,7 @@ def _repeats(run: Run, index: pd.Index) -> tuple[pd.Series, pd.Series]:
 
 def _unsure(run: Run, index: pd.Index) -> tuple[pd.Series, pd.Series]:
     """Labels of low probability: .5 counts as full doubt, 1 as none."""
-    if "probability" not in run.labels or not run.labels["probability"].notna().any():
-        return pd.Series(0.0, index=index), pd.Series("", index=index)
-    sure = run.labels.groupby(TASK_KEY)["probability"].min().astype(float)
-    sure = sure.reindex(index)
+    sure = run.labels.groupby(TASK_KEY)["probability"].min().astype(float).reindex(index)
     # A doubt of a tenth or less is what a sure answer has too.
     doubt = (2 * (1 - sure)).clip(0, 1).where(sure < 0.95, 0.0).fillna(0.0)
     return doubt, "probability " + sure.round(2).astype("string")
@@ -281,20 +279,12 @@ def _jobs(index: pd.Index) -> tuple[pd.Series, str | None]:
     return unknown, None
 
 
-def _described(table: pd.DataFrame, run: Run, details: pd.DataFrame | None) -> pd.DataFrame:
-    table = _named(table, details).assign(rationale=rationales(run, table.index).reindex(table.index))
-    return _to_fill(table, COLUMNS)
-
-
-def _named(table: pd.DataFrame, details: pd.DataFrame | None) -> pd.DataFrame:
-    if details is None:
-        return table.assign(title=None, text=None)
-    facts = details.set_index(TASK_KEY)[["title", "text"]].reindex(table.index)
-    return table.assign(title=facts["title"], text=facts["text"])
-
-
-def _to_fill(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    return table.reset_index().assign(**dict.fromkeys(_TO_FILL, ""))[list(columns)]
+def _to_fill(table: pd.DataFrame, details: pd.DataFrame | None, columns: Sequence[str]) -> pd.DataFrame:
+    """A table of tasks with their titles and texts, and with empty cells for the reviewer."""
+    named = table.assign(title=None, text=None)
+    if details is not None:
+        named.update(details.set_index(TASK_KEY)[["title", "text"]])
+    return named.reset_index().assign(**dict.fromkeys(_TO_FILL, ""))[list(columns)]
 
 
 def _safe(value: object) -> str:

@@ -299,12 +299,9 @@ def variance(run: Run) -> dict[str, Variance]:
     Returns:
         By setting; empty where each task has one label, or fewer than two tasks have all of theirs.
     """
-    labels = run.labels
-    if "variant" not in labels:
-        labels = labels.assign(variant=0)
     place = {label: rank for rank, label in enumerate(reversed(list(run.rubric.labels)))}
     found: dict[str, Variance] = {}
-    for setting, part in labels.groupby("setting"):
+    for setting, part in run.labels.groupby("setting"):
         wide = part.assign(y=part["label"].map(place).astype(float)).pivot_table(
             index=TASK_KEY, columns=["variant", "sample"], values="y"
         )
