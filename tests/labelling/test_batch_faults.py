@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from batch_builders import batch, books_balance, by_number, no_wait
-from batch_server import Call, Fate, batch_provider, refuse
+from batch_server import Call, FakeBatches, Fate, batch_provider, refuse
 from job_builders import KEY, label_all, make_job
 from relabel.errors import ProviderError
 from relabel.labelling.batch import poller
@@ -33,6 +35,91 @@ async def test_a_download_that_is_cut_is_fetched_again(store: Store, tmp_path: P
             assert len(fake.batches) == 1
             assert fake.count("GET", "/files/.*/content") == 2
             assert len(fake.made) == 10
+
+
+@pytest.mark.parametrize("what", ["/batches/batch_1", "/files/file-2/content"])
+async def test_what_the_provider_does_not_find_at_once_is_looked_for_again(
+    what: str, store: Store, tmp_path: Path
+) -> None:
+    with batch_provider(by_number) as fake:
+        turns = iter(range(100))
+        fake.trouble = lambda call: refuse(404) if call.path == what and next(turns) < 2 else None
+        assert (await batch(make_job(fake.base_url), store, tmp_path)).complete
+        assert len(fake.batches) == 1
+
+
+@pytest.mark.parametrize(("status", "answered", "batches"), [("done", None, 1), ("ended", None, 1), ("canceled", 4, 2)])
+async def test_other_words_for_the_end_of_a_batch_are_known(
+    status: str, answered: int | None, batches: int, store: Store, tmp_path: Path
+) -> None:
+    with batch_provider(by_number, Fate(status, answered=answered), Fate()) as fake:
+        assert (await batch(make_job(fake.base_url), store, tmp_path)).complete
+        assert len(fake.batches) == batches
+
+
+class InMilliseconds(FakeBatches):
+    """A provider that counts time in milliseconds."""
+
+    def shown(self, batch: dict[str, Any]) -> dict[str, Any]:
+        return super().shown(batch) | {"created_at": batch["created_at"] * 1000}
+
+
+async def test_a_batch_whose_time_is_in_milliseconds_is_taken(store: Store, tmp_path: Path) -> None:
+    with batch_provider(by_number, kind=InMilliseconds) as fake:
+        assert (await batch(make_job(fake.base_url), store, tmp_path)).complete
+
+
+def respelled(change: Callable[[dict[str, Any]], None]) -> Callable[[bytes], bytes]:
+    """A change of the first line of the results."""
+
+    def changed(good: bytes) -> bytes:
+        first, *rest = good.splitlines()
+        row = json.loads(first)
+        change(row)
+        return b"\n".join([json.dumps(row).encode(), *rest, b""])
+
+    return changed
+
+
+OVERLOADED = {"error": {"type": "overloaded_error", "message": "Overloaded"}}
+TIMED_OUT = {"response": None, "error": {"code": "request_timeout", "message": "This request timed out."}}
+
+
+@pytest.mark.parametrize(
+    ("change", "batches", "said"),
+    [
+        (lambda row: row["response"].update(status_code="200"), 1, None),
+        (lambda row: row["response"].pop("status_code"), 1, None),
+        (lambda row: row["response"].update(body=OVERLOADED), 2, None),
+        (lambda row: row.update(TIMED_OUT), 2, None),
+        (lambda row: row.update({"response": None, "error": "too long"}), 1, "too long"),
+    ],
+)
+async def test_lines_of_results_are_read_however_they_are_spelled(
+    change: Callable[[dict[str, Any]], None], batches: int, said: str | None, store: Store, tmp_path: Path
+) -> None:
+    with batch_provider(by_number) as fake:
+
+        def spoil(call: Call) -> None:
+            if call.path == "/files/file-2/content" and not done:
+                done.append(1)
+                fake.files["file-2"] = respelled(change)(fake.files["file-2"])
+
+        done: list[int] = []
+        fake.trouble = spoil
+        outcome = await batch(make_job(fake.base_url), store, tmp_path)
+        assert len(fake.batches) == batches
+    assert [failure.message for failure in outcome.failures] == ([] if said is None else [said])
+
+
+async def test_a_line_that_comes_twice_costs_once(store: Store, tmp_path: Path) -> None:
+    price = Price(input=2.0, cached=1.0, output=8.0, source="test")
+    with batch_provider(by_number, Fate(twice=True)) as fake:
+        job = make_job(fake.base_url, price=price)
+        outcome = await batch(job, store, tmp_path)
+    state = BatchFolder(tmp_path / "batches", run_id(job)).load()
+    assert state is not None
+    assert state.chunks[0].cost_usd == pytest.approx(outcome.manifest.cost_usd)
 
 
 async def test_output_that_stays_short_is_taken_as_it_is(store: Store, tmp_path: Path) -> None:

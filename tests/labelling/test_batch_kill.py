@@ -257,7 +257,7 @@ async def test_an_answer_bought_elsewhere_meanwhile_is_kept_and_said(store: Stor
 
         async def sleep(seconds: float) -> None:
             await no_wait(seconds)
-            for planned in job.plan():
+            for planned in job.plan() if len(fake.batches) == 2 else ():  # the twin's is looked for first, and gone
                 with Store(tmp_path / "twin") as twin:
                     answer = twin.get(planned.request.key)
                     assert answer is not None

@@ -109,7 +109,7 @@ _MINIMAX = {1002: 429, 1039: 429, 1004: 401, 1008: 402, 1026: 400, 1027: 400, 20
 """Codes of `base_resp`, as HTTP would say them; others are faults that pass."""
 _WORDS = {
     "rate_limit_exceeded": 429, "rate_limit_error": 429, "insufficient_quota": 429, "overloaded_error": 529, "server_error": 500,
-    "invalid_prompt": 400,
+    "invalid_prompt": 400, "request_timeout": 408,
 }  # fmt: skip
 """Codes and types of errors that come with a good status, as HTTP would say them."""
 

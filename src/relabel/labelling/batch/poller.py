@@ -39,6 +39,8 @@ MAX_FAILED_POLLS = 30
 """Polls in a row that may fail before the job gives up: a network that is away for a while loses nothing."""
 FILE_LOOKS = 10
 """Polls of a batch that has ended until its files must be complete."""
+FOUND_LOOKS = 4
+"""Polls until a batch or file that the provider does not find is believed to be gone: it may have been made a moment ago."""
 READY_LOOKS = 40
 """Polls, half an hour of them, until an uploaded file must be processed."""
 QUEUE_TRIES = 300
@@ -231,6 +233,7 @@ class BatchPoller:
         self._in_flight = session.collector.progress.in_flight
         self._failed_polls = 0
         self._file_looks: Counter[int] = Counter()
+        self._not_found: Counter[int] = Counter()
         self._useless: dict[int, str] = {}
         """Chunks whose batches have ended, but whose results have no answer to take, and why. Asking again would be paid again."""
         self._room: dict[int, tuple[int, int, int]] = {}
@@ -388,6 +391,9 @@ class BatchPoller:
             self._failed_polls = 0
             return chunk.ended_at is not None and await self._take(chunk)
         except GoneError as error:
+            self._not_found[chunk.number] += 1
+            if self._not_found[chunk.number] < FOUND_LOOKS:
+                return False
             if self._options.submit and not chunk.adopted:
                 raise ProviderError(
                     f"the provider has no batch {chunk.batch_id} or no results of it ({error}); check that the key is of the project "
@@ -460,17 +466,18 @@ class BatchPoller:
     async def _enter(self, chunk: Chunk, files: list[Path]) -> bool:
         """Enter all lines of a batch's results; whether all that was paid for is in the store."""
         keys = self._folder.keys(chunk)
-        number, lost, costs = 0, 0, list[float | None]()
+        number, lost, costs, answered = 0, 0, list[float | None](), set[str]()
         for number, line in enumerate(_lines(files), 1):
             result = self._provider.result(line)
             if result is None or (keys is not None and result.key not in keys):
                 lost += 1
-            else:
+            elif result.key not in answered:  # a line that comes twice was paid for once
                 if result.key in self._requests:  # should this process be killed, the next start counts what it bought
                     self._journal.note("<", result.key)
                 stored, cost_usd = self._requests.enter(chunk, result, number)
                 lost += not stored
                 costs.append(cost_usd)
+                answered |= {result.key} if stored and result.error is None else set()
             self._options.step("entered")
             if number % TURN == 0:
                 await asyncio.sleep(0)

@@ -45,6 +45,7 @@ CLOCK_SKEW_S = 3600.0
 """How far the provider's clock may be from ours when a batch is looked for."""
 MAX_PAGES = 100
 """Pages of a listing at most: one that never ends is a fault of the server."""
+_LATEST_S = 1e11
 FINAL = {"completed", "failed", "expired", "cancelled"}
 """OpenAI's words for a batch that will not change any more."""
 _STATUS = {
@@ -53,8 +54,10 @@ _STATUS = {
     "success": "completed",
     "timeout_exceeded": "expired",
     "cancellation_requested": "cancelling",
+    "canceled": "cancelled",
+    **dict.fromkeys(("done", "ended", "finished", "succeeded", "complete"), "completed"),
 }
-"""OpenAI's words for Mistral's; the others are the same."""
+"""OpenAI's words for those of Mistral and others; a word that is not known would be waited for without end."""
 _NOT_HERE = {404, 405, 501}
 _NOT_READY = re.compile(
     r"pending|not.{0,20}(ready|processed|valid state)|being processed|(cannot|not|no such).{0,20}(find|found|exist|file)",
@@ -167,6 +170,7 @@ class BatchProvider:
         """A batch from its document, by whichever of the providers' names its fields have."""
         said = said.get("job") or said  # Together's reply to a creation holds the batch inside
         made, counts = said.get("created_at") or 0, {**said, **object_of(said.get("request_counts"))}
+        made = datetime.fromisoformat(made).timestamp() if isinstance(made, str) else float(made)
         status = str(said["status"]).lower()
         counted = map(counts.get, ("completed", "failed", "succeeded_requests", "failed_requests"))
         found, error = said.get("errors") or said.get("error") or [], None
@@ -179,7 +183,7 @@ class BatchProvider:
         return RemoteBatch(
             id=said["id"],
             status=_STATUS.get(status, status),
-            created_at=datetime.fromisoformat(made).timestamp() if isinstance(made, str) else float(made),
+            created_at=made / 1000 if made > _LATEST_S else made,  # some count milliseconds
             input_file_id=str(said.get("input_file_id") or (said.get("input_files") or [""])[0]),
             mark=object_of(said.get("metadata")),
             answered=sum(count for count in counted if isinstance(count, int) and count > 0),
@@ -197,14 +201,15 @@ class BatchProvider:
         key, response = row.get("custom_id"), object_of(row.get("response"))
         if not isinstance(key, str):
             return None
-        status, body = response.get("status_code"), response.get("body")
-        if isinstance(status, int) and 200 <= status < 300:
-            return Result(key, body)
-        problem = {"error": row["error"]} if object_of(row.get("error")) else body
-        status = status if isinstance(status, int) else 0
-        error = read_error(status, {}, json.dumps(problem)) or ErrorReply(
-            "request", status, clean(str(problem or "no answer"))[:300]
-        )
+        body, failed = response.get("body"), row.get("error")
+        status = str(response.get("status_code", 200 if body and not failed else 0))
+        status = int(status) if status.isdecimal() else 0
+        problem = body if not failed else {"error": failed if isinstance(failed, Mapping) else {"message": str(failed)}}
+        well, error = 200 <= status < 300, None
+        if not well or object_of(body).get("error"):
+            error = read_error(status, {}, json.dumps(problem))
+        if not well and error is None:
+            error = ErrorReply("request", status, clean(str(problem or "no answer"))[:300])
         return Result(key, body, error)
 
     # What is the same for all.
