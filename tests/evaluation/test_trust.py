@@ -195,6 +195,27 @@ def test_the_annotators_agreement_stands_beside_the_runs(make_run: MakeRun, writ
     assert "the gold's annotators are to each other" in evaluate(run, gold, draws=300).verdict
 
 
+def test_a_difference_from_annotators_rests_on_the_occupations_that_show_one(
+    make_run: MakeRun, write_gold: WriteGold
+) -> None:
+    # Ten occupations of a task; both annotators agree throughout, and the run differs from them in one.
+    tasks = [(f"11-{1000 + i}.00", str(i)) for i in range(10)]
+    agreed = ["E0", "E1"] * 5
+    lines = [f"{t},{c},{agreed[i]},{who}" for who in "ab" for i, (c, t) in enumerate(tasks)]
+    gold = read_gold_csv(write_gold("task_id,onet_soc_code,label,annotator\n" + "\n".join(lines) + "\n"))
+    run = make_run({key: {"three-way": agreed[max(i, 1)]} for i, key in enumerate(tasks)}, rubric="eloundou")
+    found = evaluate(run, gold, draws=5000).yardsticks.annotators
+    assert found is not None
+    of = found.settings["three-way"]
+    assert of.accuracy_difference == pytest.approx(-0.1)
+    # By hand: occupation 1 is drawn c times of ten, c binomial, so the error of -c / 10 is sqrt(.9) / 10; with a single
+    # occupation to go by, t has one degree of freedom (12.7062), on the logit of (-.1 + 1) / 2 = .45.
+    reach = 12.7062 * 0.9**0.5 / 10 / 2 / (0.45 * 0.55)
+    middle = np.log(0.45 / 0.55)
+    ends = [2 / (1 + np.exp(-(middle + way * reach))) - 1 for way in (-1, 1)]
+    assert of.ci95["accuracy_difference"] == pytest.approx(ends, abs=0.02)
+
+
 def test_a_run_can_be_a_gold(make_run: MakeRun) -> None:
     first = make_run(
         {(A, str(i)): {"three-way": "E1"} for i in range(4)}, name="first", rubric="eloundou", engine="online"

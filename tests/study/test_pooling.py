@@ -118,3 +118,24 @@ def test_a_mean_without_spread_or_labels_has_no_interval() -> None:
     codes = np.array(["a", "b"])
     assert mean_of("x", np.array([[np.nan], [np.nan]]), codes, draws=100, seed=0).tasks == 0
     assert mean_of("x", np.array([[1.0], [np.nan]]), codes, draws=100, seed=0).interval is None
+
+
+def test_a_rater_s_own_mean_has_the_interval_of_the_evaluation() -> None:
+    # Each of three occupations has one task: the standard error is s / sqrt(n) = .3 / sqrt(3), t with 2 degrees is 4.3027.
+    codes, values = np.array(["a", "b", "c"]), np.array([[0.2], [0.5], [0.8]])
+    error = 0.3 / 3**0.5
+    reach = 4.302653 * error / 0.25  # on the logit at .5
+    ends = [1 / (1 + np.exp(reach)), 1 / (1 + np.exp(-reach))]
+    assert mean_of("m", values, codes, draws=20_000, seed=0).interval == pytest.approx(ends, abs=0.01)
+    # None of four occupations is exposed: another may be, by the exact bound of Clopper and Pearson.
+    nothing = mean_of("m", np.zeros((6, 1)), np.array(["a", "a", "b", "b", "c", "d"]), draws=500, seed=0)
+    assert nothing.interval == pytest.approx((0, 1 - 0.025**0.25))
+
+
+def test_the_pooled_mean_of_a_few_occupations_allows_for_their_number() -> None:
+    # Raters agree on the mean, so only occupations spread: as above, with the same t.
+    codes, values = np.array(["a", "b", "c"]), np.array([[0.2, 0.2], [0.5, 0.5], [0.8, 0.8]])
+    assert mean_of("m", values, codes, draws=20_000, seed=0).interval == pytest.approx(
+        mean_of("m", values[:, :1], codes, draws=20_000, seed=0).interval
+    )
+    assert mean_of("m", values, np.array(["a"] * 3), draws=500, seed=0).interval is None

@@ -384,3 +384,28 @@ def test_pooled_scores_say_how_far_models_lie_apart(capsys: pytest.CaptureFixtur
     assert run_app(["score", str(path), "--taxonomy", "soc2018"]) == 2
     assert run_app(["score", str(path)]) == 0
     assert re.search(r"\d\.\d to \d", capsys.readouterr().out)
+
+
+def test_raters_of_different_tasks_are_told_apart_on_the_tasks_that_all_labelled(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tasks = load_tasks("sample")[:6]
+    given = {"a": "E0 E0 E1 E1 E1 E1", "b": "E0 E0 E1 E1", "c": "E2 E1 E1 E1", "gold": "E0 E0 E1"}
+    start = {"c": 2}
+    for name, labels in given.items():
+        lines = zip(tasks[start.get(name, 0) :], labels.split(), strict=False)
+        rows = [{"task_id": t.task_id, "onet_soc_code": t.onet_soc_code, "label": label} for t, label in lines]
+        pd.DataFrame(rows).to_csv(f"{name}.csv", index=False)
+    raters: list[dict[str, object]] = [{"name": name, "labels": f"{name}.csv", "rubric": "eloundou"} for name in "abc"]
+    write(Path("study.yaml"), *raters, golds=["gold.csv"], tasks={"list": "sample"})
+    assert run_app(["study", "run", "study.yaml"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    # By hand: tasks 3 and 4 have all three labels, E1 E1 E2 and E1 E1 E1; of all six, five have one label.
+    assert (
+        "3 raters labelled 2 tasks in common. 6 tasks have labels of two or more: 83% of these have one label" in said
+    )
+    # a means 2 / 3 over its own tasks and b 1 / 2, which says nothing of how the raters differ.
+    assert "Mean beta over the 2 tasks that all raters labelled goes from 0.750 (c) to 1.000 (" in said
+    assert (
+        "Tasks compared with gold.csv: 3 of a, 3 of b, 1 of c." in Path("study-results/tables/agreement.md").read_text()
+    )

@@ -230,11 +230,13 @@ def annotators(run: Run, gold: Gold, votes: pd.DataFrame, draws: Draws | None) -
         with_run = votes_of[:, :, None] / size * np.eye(len(scale))[own[at]][:, None, :]
         drawn = None if aligned.draws is None else aligned.draws.of(at)
         corners = np.eye(len(scale) ** 2).reshape(-1, len(scale), len(scale))
+        apart = (among != with_run).any(axis=(1, 2))
+        moved = 0 if drawn is None else len(np.unique(drawn.place[apart]))
         figures: dict[str, Figure] = {}
         for name in ("accuracy", "kappa"):
             span = metrics.SHARE if name == "accuracy" else metrics.CORRELATION
             theirs, mine = (Sums(x, drawn, corners).figure(metrics.FIGURES[name], span) for x in (among, with_run))
-            figures |= {name: theirs, f"{name}_difference": change(theirs, mine, theirs.occupations)}
+            figures |= {name: theirs, f"{name}_difference": change(theirs, mine, moved)}
         found[setting] = doc.Yardstick(n=len(at), **stated(figures, drawn))
         alphas[setting] = metrics.krippendorff_several(votes_of.astype(int), "nominal")
     return doc.Annotators(

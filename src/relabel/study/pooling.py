@@ -5,6 +5,7 @@ Labels are codes from the lowest exposure to the highest, as in `relabel.evaluat
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from relabel.errors import DataError
 from relabel.evaluation.alignment import AlignedLabels, align_all
 from relabel.evaluation.document import SCALES, Bounds, SettingName
 from relabel.evaluation.gold import COLUMNS, run_settings
-from relabel.evaluation.statistics import SHARE, occupation_draws, on_scale, student_t
+from relabel.evaluation.statistics import SHARE, Sums, occupation_draws, on_scale, ratio, student_t
 from relabel.rubric import MEASURES, Measure
 from relabel.run import Run
 from relabel.scoring.measures import by_sample, class_values
@@ -253,7 +254,8 @@ def mean_of(rater: str, values: Array, codes: npt.ArrayLike, *, draws: int, seed
     """The mean over raters and the tasks that all of them labelled, as one draw of raters and occupations.
 
     Its variance is that between the raters' means, over R, and that of drawing occupations; a t interval with the degrees of
-    freedom of both (Satterthwaite), on a scale that stays within 0 and 1. Of one rater it is that of occupations alone.
+    freedom of both (Satterthwaite), on a scale that stays within 0 and 1. Of one rater it is the interval of `relabel eval`.
+    Tasks of one occupation give none.
 
     Args:
         rater: What the mean is called.
@@ -271,12 +273,16 @@ def mean_of(rater: str, values: Array, codes: npt.ArrayLike, *, draws: int, seed
     if not draws:
         return Mean(rater, mean, None, len(y))
     drawn = occupation_draws(np.asarray(codes)[keep], draws, seed)
-    sums = drawn.sum(np.column_stack([by_task, np.ones(len(y))]))[0]
-    error, others = float((sums[:, 0] / sums[:, 1]).std(ddof=1)), max(drawn.occupations - 1, 1)
-    apart = float(y.mean(axis=0).var(ddof=1)) / raters if raters > 1 else 0.0
+    figure = Sums(np.column_stack([by_task, np.ones(len(y))]), drawn).figure(lambda of: ratio(of[..., 0], of[..., 1]))
+    if raters == 1:
+        return Mean(rater, mean, figure.interval(), len(y))
+    if (others := drawn.occupations - 1) < 1:
+        return Mean(rater, mean, None, len(y))
+    apart = float(y.mean(axis=0).var(ddof=1)) / raters
+    error = float(figure.draws.std(ddof=1)) * math.sqrt(drawn.occupations / others)
     if not (total := apart + error**2):
-        return Mean(rater, mean, (mean, mean) if raters == 1 and drawn.occupations > 1 else None, len(y))
-    degrees = total**2 / (apart**2 / (raters - 1) + error**4 / others) if apart else others
+        return Mean(rater, mean, None, len(y))
+    degrees = total**2 / (apart**2 / (raters - 1) + error**4 / others)
     return Mean(rater, mean, on_scale(mean, student_t(0.95, max(degrees, 1)) * total**0.5, SHARE), len(y))
 
 

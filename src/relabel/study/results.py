@@ -105,7 +105,7 @@ def write_results(opened: OpenStudy, runs: Mapping[str, Run]) -> Results:
     sources = sorted({(used.source, Path(used.file).name, used.sha256) for used in uses})
     told = {**_portable(opened), "sources": sources}
     made["study.json"] = (json.dumps(told, indent=2, ensure_ascii=False) + "\n").encode()
-    verdict = tuple(_verdict(lined, agreement, pairs, means, golds, classes))
+    verdict = tuple(_verdict(lined, agreement, pairs, golds, classes))
     charts = Charts()
     main = f"mean {_main(lined)}"
     drawn = {"means": charts.ranges("means", means.ranges(list(means.columns).index(main)), title=main)}
@@ -167,21 +167,33 @@ def _agreement(study: Study, runs: Mapping[str, Run], golds: Sequence[Gold], lin
     for gold in golds:
         columns += [f"kappa, {gold.name}", "95%", "accuracy"]
     rows: list[list[Cell]] = []
+    compared: dict[str, dict[str, int]] = {gold.name: {} for gold in golds}
     for at, (name, run) in enumerate(runs.items()):
-        row: list[Cell] = [name, run.manifest.model, int((lined.given[:, at] >= 0).sum())]
+        labelled = int((lined.given[:, at] >= 0).sum())
+        row: list[Cell] = [name, run.manifest.model, labelled]
         for gold in golds:
-            row += [None, None, None] if gold.name == run.ref else _with_gold(study, run, gold, lined)
+            pair = None if gold.name == run.ref else _with_gold(study, run, gold, lined)
+            row += [None, None, None] if pair is None else _kappa_and_accuracy(pair)[:3]
+            if pair is not None and len(pair) < labelled:
+                compared[gold.name][name] = len(pair)
         rows.append(row)
-    return Table("Raters by agreement with reference labels", columns, rows, left=2, notes=_intervals_note(study))
+    notes = [
+        f"Tasks compared with {gold}: {', '.join(f'{n:,} of {name}' for name, n in counts.items())}."
+        for gold, counts in compared.items()
+        if counts
+    ]
+    notes += _intervals_note(study)
+    return Table("Raters by agreement with reference labels", columns, rows, left=2, notes=notes)
 
 
-def _with_gold(study: Study, run: Run, gold: Gold, lined: Votes) -> list[Cell]:
+def _with_gold(study: Study, run: Run, gold: Gold, lined: Votes) -> Pair | None:
+    """Labels of a rater and a gold; None where the gold holds none of the rater's tasks."""
     try:
         aligned = match(run, gold).with_draws(study.draws, study.seed)
-    except DataError:  # the gold holds none of this run's tasks
-        return [None, None, None]
+    except DataError:
+        return None
     setting = lined.setting if lined.setting in aligned.labels else aligned.main
-    return _kappa_and_accuracy(aligned.pair(setting, 0, GOLD))[:3]
+    return aligned.pair(setting, 0, GOLD)
 
 
 def _kappa_and_accuracy(pair: Pair) -> list[Cell]:
@@ -196,8 +208,10 @@ def closeness(opened: OpenStudy, runs: Mapping[str, Run]) -> dict[str, float | N
     lined, quick = votes(runs), study.model_copy(update={"draws": 0})
     if study.golds:
         gold = load_gold(opened.at(study.golds[0]))
-        found = {n: _with_gold(quick, run, gold, lined)[0] for n, run in runs.items() if run.ref != gold.name}
-        return {name: kappa for name, kappa in found.items() if isinstance(kappa, float)}
+        found = {n: _with_gold(quick, run, gold, lined) for n, run in runs.items() if run.ref != gold.name}
+        return {
+            name: known(pair.figure("kappa").value) for name, pair in found.items() if pair is not None and len(pair)
+        }
     kappas: dict[str, list[float]] = {name: [] for name in runs}
     for pair, row in zip(itertools.combinations(runs, 2), _pairs(quick, lined).rows, strict=True):
         if isinstance(row[2], float):
@@ -463,19 +477,23 @@ def _pages(opened: OpenStudy, pooled: Run, runs: Mapping[str, Run]) -> None:
 
 
 def _verdict(
-    lined: Votes, agreement: Table, pairs: Table, means: Table, golds: Sequence[Gold], classes: LatentClasses | None
+    lined: Votes, agreement: Table, pairs: Table, golds: Sequence[Gold], classes: LatentClasses | None
 ) -> Iterator[str]:
-    several = int(((lined.given >= 0).sum(axis=1) > 1).sum())
+    raters = (lined.given >= 0).sum(axis=1)
+    several, all_of_them = int((raters > 1).sum()), int((raters == len(lined.names)).sum())
     counts = lined.counts().astype(np.int_)
     both = counts[counts.sum(axis=1) > 1]
     alphas = [krippendorff_several(both, level) for level in ("nominal", "ordinal")] if several else []
     if several and None not in alphas:
         nominal, ordinal = alphas
         same = float((both.max(axis=1) == both.sum(axis=1)).mean())
-        yield (
-            f"{len(lined.names)} raters labelled {several:,} tasks in common: {100 * same:.0f}% of these have one label from all, and "
-            f"Krippendorff's alpha is {nominal:.2f} (ordinal {ordinal:.2f})."
-        )
+        common = f"{len(lined.names)} raters labelled {several:,} tasks in common: {100 * same:.0f}% of these have one label from all"
+        if all_of_them < several:
+            common = (
+                f"{len(lined.names)} raters labelled {all_of_them:,} tasks in common. {several:,} tasks have labels of two or more: "
+                f"{100 * same:.0f}% of these have one label"
+            )
+        yield f"{common}, and Krippendorff's alpha is {nominal:.2f} (ordinal {ordinal:.2f})."
     by_kappa = sorted(pairs.ranges(), key=lambda row: row[1])
     if len(by_kappa) > 1:
         (worst, low, _), (best, high, _) = by_kappa[0], by_kappa[-1]
@@ -485,11 +503,13 @@ def _verdict(
         if told:
             yield f"Agreement with {gold.name} (kappa): {', '.join(f'{name} {value:.2f}' for name, value, _ in told)}."
     main = _main(lined)
-    column = list(means.columns).index(f"mean {main}")
-    by_rater = sorted((row for row in means.ranges(column) if row[0] in lined.names), key=lambda row: row[1])
+    # On other tasks a rater's mean would be another, so only tasks of all raters tell raters apart.
+    same_tasks = lined.values[main][np.isfinite(lined.values[main]).all(axis=1)]
+    by_rater = sorted(zip(same_tasks.mean(axis=0).tolist(), lined.names, strict=True)) if len(same_tasks) else []
     if len(by_rater) > 1:
-        (least, low, _), (most, high, _) = by_rater[0], by_rater[-1]
+        (low, least), (high, most) = by_rater[0], by_rater[-1]
         times = f", a factor of {high / low:.1f}" if low > 0 else ""
-        yield f"Mean {main} goes from {low:.3f} ({least}) to {high:.3f} ({most}){times}."
+        over = "" if len(same_tasks) == len(lined) else f" over the {len(same_tasks):,} tasks that all raters labelled"
+        yield f"Mean {main}{over} goes from {low:.3f} ({least}) to {high:.3f} ({most}){times}."
     if classes is None:
         yield "With fewer than three raters there is no latent-class model and no interval over raters."
