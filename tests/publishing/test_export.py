@@ -18,7 +18,7 @@ from relabel.errors import DataError, IncompleteRunError, UsageError
 from relabel.manifest import TASK_FILE, task_sources
 from relabel.publishing.export import Export, export_run
 from relabel.publishing.methodology import caveats, method_text
-from relabel.publishing.occupation import Pages, main_codes
+from relabel.publishing.occupation import PageBuilder, main_codes
 from relabel.rubric import load_rubric
 from relabel.run import open_run
 from relabel.scoring.options import Choices
@@ -316,10 +316,10 @@ def test_no_file_names_the_folder_of_a_task_list(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("code", ["../../escape", "/etc/passwd", "a/b", "..", ".hidden", "a\\b", "", "a\nb"])
 def test_no_code_leads_out_of_the_folder(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def hostile(self: Pages) -> Iterator[tuple[str, dict[str, Any]]]:
+    def hostile(self: PageBuilder) -> Iterator[tuple[str, dict[str, Any]]]:
         yield code, {"title": "x"}
 
-    monkeypatch.setattr(Pages, "groups", hostile)
+    monkeypatch.setattr(PageBuilder, "groups", hostile)
     with pytest.raises(DataError, match="cannot name a file of an export"):
         export_run(open_run("sample"), tmp_path / "deep" / "out")
     assert not list((tmp_path / "deep").iterdir())

@@ -25,7 +25,7 @@ from relabel.cli.labels import _answer_of  # pyright: ignore[reportPrivateUsage]
 from relabel.errors import UsageError
 from relabel.evaluation.alignment import task_details
 from relabel.evaluation.gold import load_gold
-from relabel.publishing.viewer import Labels, Reviews, Viewer, label_of_runs
+from relabel.publishing.viewer import LabelTable, Reviews, Viewer, label_of_runs
 from relabel.run import Run, open_run
 from run_builders import a_label, a_run
 from server import Reply, Seen, chat, judged, provider
@@ -71,7 +71,7 @@ def raters(labelled: Path, monkeypatch: pytest.MonkeyPatch) -> list[Run]:
 @contextmanager
 def served(runs: list[Run], file: Path, **golds: Any) -> Generator[Viewer]:
     column, choices = label_of_runs(runs)
-    with Viewer(Labels(runs, golds, task_details(runs[0]), _answer_of), Reviews(file, column), choices) as server:
+    with Viewer(LabelTable(runs, golds, task_details(runs[0]), _answer_of), Reviews(file, column), choices) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         yield server
         server.shutdown()

@@ -232,7 +232,7 @@ def view(
 
     from relabel.evaluation.alignment import task_details
     from relabel.evaluation.gold import default_gold, labels_of
-    from relabel.publishing.viewer import Labels, Reviews, Viewer, label_of_runs
+    from relabel.publishing.viewer import LabelTable, Reviews, Viewer, label_of_runs
 
     with doing("reading labels"):
         opened = [relabel.open_run(run) for run in dict.fromkeys(runs)]
@@ -250,7 +250,7 @@ def view(
         column, choices = label_of_runs(opened)
         reviews = Reviews(review, column)
         details = task_details(opened[0], tasks)
-        server = Viewer(Labels(opened, golds, details, _answer_of), reviews, choices)
+        server = Viewer(LabelTable(opened, golds, details, _answer_of), reviews, choices)
     with server:
         typer.echo(f"{server.url}\nreviews go to {review}; stop with Ctrl-C")
         if browser:

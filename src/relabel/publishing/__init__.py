@@ -1,1 +1,1 @@
-"""Score tables, pages of occupations and a data package, made from a run."""
+"""Publishing a run: the export (tables, one file per occupation, data package), a static site, and the label viewer."""

@@ -1,4 +1,4 @@
-"""The data package of an export (Frictionless): written whole or not at all, described column by column, and read again."""
+"""The data package of an export (Frictionless): atomic writing, column descriptions, and reading it back."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ Row = dict[str, Any]
 
 PACKAGE = "datapackage.json"
 EXPORT_FORMAT = 7
-"""Counts up when the layout of an export changes."""
+"""Increased when the layout of an export changes."""
 
-FilesOf = Callable[[Path], Set[str] | None]
-"""Names the files that an earlier writing left in a folder; None when the folder is something else."""
+ListFiles = Callable[[Path], Set[str] | None]
+"""Lists the files of an earlier output in a folder; None if the folder is something else."""
 
 
 @contextmanager
-def written_whole(out: Path, kind: str, files_of: FilesOf) -> Generator[Path]:
-    """Hand out a folder beside the one wanted, and move it into place when all went well.
+def written_atomically(out: Path, kind: str, files_of: ListFiles) -> Generator[Path]:
+    """Yield a temporary folder, and move it into place if the block succeeds.
 
-    An earlier folder in its place is moved aside first and deleted last, so a machine that fails between the two moves
-    leaves it beside, as `.NAME.NUMBER.old`.
+    An existing folder is moved aside first and deleted last; if the machine fails between the two moves, it is left as
+    `.NAME.NUMBER.old`.
 
     Args:
-        out: Folder to write: new, empty, or an earlier one of the same kind without other files.
-        kind: What is written, in a word, for messages: `export`, `site`.
-        files_of: Tells what an earlier one consists of.
+        out: Folder to write: new, empty, or an earlier output of the same kind without other files.
+        kind: Kind of output, for messages: `export` or `site`.
+        files_of: Lists the files of an earlier output.
 
     Raises:
-        UsageError: The folder is in use for something else.
+        UsageError: The folder is used for something else.
         DataError: The folder cannot be written.
     """
     folder = out.resolve()
@@ -55,7 +55,7 @@ def written_whole(out: Path, kind: str, files_of: FilesOf) -> Generator[Path]:
         raise UsageError(f"{out} is the root of the file system; give a folder of its own to --out")
     building = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     with os_errors(f"cannot write the {kind} to {out}", "free space or give another folder to --out"):
-        _require_free(folder, out, kind, files_of)
+        _require_replaceable(folder, out, kind, files_of)
         building.mkdir(parents=True)
         try:
             yield building
@@ -65,10 +65,10 @@ def written_whole(out: Path, kind: str, files_of: FilesOf) -> Generator[Path]:
 
 
 def files_of_export(folder: Path) -> set[str] | None:
-    """Files that the data package of an earlier export names; None when there is none.
+    """Files of an earlier export, from its data package; None if the folder is not an export.
 
     Raises:
-        DataError: It names a file outside the folder, or one that is a symbolic link.
+        DataError: The package names a file outside the folder, or a symbolic link.
     """
     try:
         package = json.loads(inside(folder, PACKAGE).read_text(encoding="utf-8"))
@@ -82,7 +82,7 @@ def files_of_export(folder: Path) -> set[str] | None:
     return {PACKAGE, *names}
 
 
-def _require_free(folder: Path, shown: Path, kind: str, files_of: FilesOf) -> None:
+def _require_replaceable(folder: Path, shown: Path, kind: str, files_of: ListFiles) -> None:
     if not folder.exists():
         return
     if not folder.is_dir():
@@ -114,8 +114,8 @@ def _move_into_place(building: Path, folder: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-# Only CSV has readers of Table Schema that agree with each other: what the columns of the others mean is said once,
-# there, because a validator takes an empty cell of a Parquet file for a number out of bounds.
+# Columns are described only for CSV, and the other formats refer to that: implementations of Table Schema disagree on other
+# formats, and a validator reports an empty cell of a Parquet file as a number out of bounds.
 _FORMATS = {
     "csv": {"mediatype": "text/csv", "encoding": "utf-8"},
     "json": {"mediatype": "application/json", "encoding": "utf-8", "type": "json"},
@@ -123,20 +123,22 @@ _FORMATS = {
 }
 
 Column = Mapping[str, Any]
-"""A field of a Table Schema but for its name: type, title, description, perhaps unit and constraints; see `columns.toml`."""
-_HERE = resources.files("relabel.publishing")
-_COLUMNS: Mapping[str, Mapping[str, Column]] = tomllib.loads(_HERE.joinpath("columns.toml").read_text(encoding="utf-8"))
-WORDS: Mapping[str, Any] = yaml.safe_load(_HERE.joinpath("words.yaml").read_text(encoding="utf-8"))
+"""A Table Schema field without its name: type, title, description, optionally unit and constraints; see `columns.toml`."""
+_FILES = resources.files("relabel.publishing")
+_COLUMNS: Mapping[str, Mapping[str, Column]] = tomllib.loads(
+    _FILES.joinpath("columns.toml").read_text(encoding="utf-8")
+)
+WORDS: Mapping[str, Any] = yaml.safe_load(_FILES.joinpath("words.yaml").read_text(encoding="utf-8"))
 """Texts of exports and pages, see `words.yaml`."""
-_WITH_INTERVALS = {"bounded": BOUNDED, "measures": MEASURES, "estimated": ESTIMATED}
+_INTERVAL_SETS = {"bounded": BOUNDED, "measures": MEASURES, "estimated": ESTIMATED}
 
 
 def _bounds() -> dict[str, Column]:
-    """Columns of intervals; methodology.json says what they are intervals for."""
+    """Descriptions of interval columns; `methodology.json` says what the intervals are for."""
     found: dict[str, Column] = {}
     for name, column in _COLUMNS["occupations"].items():
         for suffix, told in _COLUMNS["intervals"].items():
-            if name in _WITH_INTERVALS[told["of"]]:
+            if name in _INTERVAL_SETS[told["of"]]:
                 text = {
                     "title": f"{column['title']}, {told['title']}",
                     "description": told["description"].format(name=name),
@@ -146,23 +148,23 @@ def _bounds() -> dict[str, Column]:
 
 
 OCCUPATION_COLUMNS: Mapping[str, Column] = {**_COLUMNS["occupations"], **_bounds()}
-"""What the columns of a score table mean, those of its intervals included."""
+"""Descriptions of the columns of a score table, including interval columns."""
 TASK_COLUMNS: Mapping[str, Column] = _COLUMNS["tasks"]
 CHANGE_COLUMNS: Mapping[str, Column] = {
     **{name: OCCUPATION_COLUMNS[name] for name in ("code", "title")},
     **_COLUMNS["changes"],
 }
-"""What the columns of the changes against a baseline mean; the parts add up to the change."""
+"""Descriptions of the columns of `changes.csv`."""
 FAMILY_COLUMNS: Mapping[str, Column] = _COLUMNS["families"]
-"""What the columns of the table of job families mean."""
+"""Descriptions of the columns of the table of job families."""
 
 
 def table_schema(frame: pd.DataFrame, columns: Mapping[str, Column], key: Sequence[str]) -> dict[str, Any]:
     """The Table Schema of a frame.
 
     Args:
-        frame: The table; every column of it must be described.
-        columns: What the columns mean.
+        frame: The table; every column must be described.
+        columns: Descriptions of columns, by name.
         key: Columns that identify a row.
     """
     fields = [{"name": str(name), **columns[str(name)]} for name in frame.columns]
@@ -170,18 +172,18 @@ def table_schema(frame: pd.DataFrame, columns: Mapping[str, Column], key: Sequen
 
 
 def package_name(name: str) -> str:
-    """A name of the letters that a data package allows."""
+    """A name with only the characters that a data package allows."""
     return re.sub(r"[^a-z0-9._-]+", "-", name.lower())
 
 
 def resource(path: str, content: bytes, title: str, schema: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The entry of one file.
+    """The data package entry of one file.
 
     Args:
         path: Path inside the export, with forward slashes.
-        content: The file.
-        title: What it is, in a line.
-        schema: Its Table Schema, where it is a table; a JSON or Parquet table points to the CSV file of the same name.
+        content: Content of the file.
+        title: One-line description.
+        schema: Table Schema of a table; the entry of a JSON or Parquet table refers to the CSV file of the same name.
     """
     stem, kind = path.rsplit(".", 1)
     entry: dict[str, Any] = {
@@ -199,7 +201,7 @@ def resource(path: str, content: bytes, title: str, schema: Mapping[str, Any] | 
 
 
 def licence(text: str) -> dict[str, str]:
-    """A registry's licence as the data package wants it: a name, and a path where the licence has one."""
+    """A licence of the registry as a data package entry: name, title, and path if it has one."""
     for known, entry in WORDS["licences"].items():
         if text.startswith(known):
             return dict(entry)
@@ -207,26 +209,26 @@ def licence(text: str) -> dict[str, str]:
 
 
 _CODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,63}")
-"""What names a page: it becomes a file's name and a link."""
+"""Valid codes of pages, which are used in file names and links."""
 
 
 class ExportBundle:
-    """An export in memory.
+    """An export read into memory.
 
     Args:
         folder: A folder that `relabel export` wrote.
 
     Attributes:
-        package: `datapackage.json`.
-        method: `methodology.json`.
+        package: Content of `datapackage.json`.
+        method: Content of `methodology.json`.
         sources: Entries of `sources.json`.
-        occupations: Pages of the groups, in the order of the codes.
-        changes: Rows of `changes.csv`, numbers as numbers; None where the export has no baseline.
-        families: Pages of the job families; empty where the export has none.
-        files: All files of the export, paths relative to it.
+        occupations: Pages of the groups, sorted by code.
+        changes: Rows of `changes.csv` as dicts; None without a baseline.
+        families: Pages of the job families; may be empty.
+        files: All files of the export, as relative paths.
 
     Raises:
-        DataError: The folder holds none, it was written by another version, or a file is missing or damaged.
+        DataError: The folder is not an export, was written by another version, or a file is missing or damaged.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -257,14 +259,14 @@ class ExportBundle:
 
     @cached_property
     def onet(self) -> dict[str, Row]:
-        """Pages of the O*NET-SOC codes by code."""
+        """Pages of the O*NET-SOC codes, by code."""
         pages = self._pages("onet", "code")
         for page in pages:
             page["tasks"] = [{"incoherent": False, "answers": []} | task for task in page["tasks"]]
         return {page["code"]: page for page in pages}
 
     def content(self, path: str) -> bytes:
-        """A file of the export, as it is.
+        """The content of a file of the export.
 
         Raises:
             DataError: It cannot be read.
@@ -274,7 +276,7 @@ class ExportBundle:
 
     @property
     def date(self) -> str | None:
-        """Day on which the labels were made (`YYYY-MM-DD`); None where the run does not say."""
+        """Day of the labels (`YYYY-MM-DD`); None if unknown."""
         created = self.package.get("created")
         return created[:10] if isinstance(created, str) else None
 

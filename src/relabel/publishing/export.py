@@ -1,18 +1,17 @@
-"""An export: the folder of tables and pages that a site takes.
+"""An export: the folder of tables and JSON pages that a site is built from.
 
     DIR/occupations.csv|json|parquet    the score table
-    DIR/occupations/CODE.json           one page a group: score, O*NET-SOC codes behind it, shares of their tasks
-    DIR/onet/CODE.json                  one page an O*NET-SOC code: tasks with readings, rationales, keys of the answers
+    DIR/occupations/CODE.json           one page per group: score, O*NET-SOC codes behind it, shares of their tasks
+    DIR/onet/CODE.json                  one page per O*NET-SOC code: tasks with readings, rationales, request keys
     DIR/tasks.csv|parquet               all tasks with their codes and readings
-    DIR/families.csv|json|parquet       job families with exposure, pay, outlook and resilience, where there are any
-    DIR/families/ID.json                one page a job family
-    DIR/changes.csv                     what moved since the baseline, where one is given
+    DIR/families.csv|json|parquet       job families with exposure, pay, outlook and resilience, if there are any
+    DIR/families/ID.json                one page per job family
+    DIR/changes.csv                     changes since the baseline, if there is one
     DIR/sources.json                    files, checksums, licences, citations
     DIR/methodology.json                method, weights, bridge, rubric, prompt, model, counts
-    DIR/datapackage.json                all of it described (Frictionless)
+    DIR/datapackage.json                description of all files (Frictionless)
 
-The same run gives the same bytes as long as pandas and pyarrow stay the same: nothing here asks the clock, and dates are
-those of the run.
+With the same versions of pandas and pyarrow, the same run gives the same bytes: dates are those of the run, not of today.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from relabel.careers.pages import FamilyPage, family_frame
 from relabel.errors import DataError, IncompleteRunError, SourceMissingError
 from relabel.publishing import datapackage
 from relabel.publishing.methodology import describe, describe_intervals, methodology, model_name, source_entries
-from relabel.publishing.occupation import Pages, onet_path, task_frame
+from relabel.publishing.occupation import PageBuilder, onet_path, task_frame
 from relabel.run import Run
 from relabel.scoring.decomposition import PARTS, Decomposition, decompose
 from relabel.scoring.explain import answers_by_task
@@ -50,13 +49,13 @@ _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
 
 @dataclass(frozen=True)
 class Export:
-    """An export that has been written.
+    """A written export.
 
     Attributes:
         folder: Its folder.
         files: Number of files.
-        size: Bytes in all.
-        table: The score table in it.
+        size: Total size in bytes.
+        table: Its score table.
     """
 
     folder: Path
@@ -80,23 +79,23 @@ def export_run(
 ) -> Export:
     """Score a run and write its export.
 
-    The folder appears when it is whole, see `written_whole`.
+    The folder is written atomically, see `written_atomically`.
 
     Args:
         run: The run.
         out: Folder to write: new, empty, or an earlier export without other files.
-        choices: What the scores are made by; by default what `Choices` has as defaults.
-        allow_partial: Export a run that is not complete, or labelled a part of the task list; every file then says so.
-        raters: For a run of pooled labels, the runs of its raters: scores then have the range over them.
-        draws: Number of draws behind the intervals, at least 100; 0 for an export without intervals.
-        spread: Whether to show how scores differ over bridges, and to add that to the intervals.
-        baseline: An earlier run, scored the same way: what moved since is listed.
-        families: Whether to make pages of job families, where the task list is O*NET's or the sample.
+        choices: Options of the scores; by default `Choices()`.
+        allow_partial: Export even if the run is incomplete or labelled only a part of the task list; every file says so.
+        raters: For a run of pooled labels, the runs of its raters; scores then have the range over raters.
+        draws: Number of draws behind the intervals, at least 100; 0 for no intervals.
+        spread: Whether to show how scores differ between bridges, and to widen the intervals by that.
+        baseline: An earlier run, scored in the same way, to list changes since then.
+        families: Whether to make pages of job families, if the task list is O*NET's or the sample.
         epoch_run: A run that rates occupations by the rubric `epoch`, for those pages.
 
     Raises:
-        IncompleteRunError: The run is not complete or labelled a part of the list, and `allow_partial` is not set.
-        UsageError: The folder is in use for something else, or the choices do not go together.
+        IncompleteRunError: The run is incomplete or labelled only a part of the list, and `allow_partial` is not set.
+        UsageError: The folder is used for something else, or the choices cannot be combined.
         DataError: The folder cannot be written, or labels or sources are missing or malformed.
     """
     choices = choices or Choices()
@@ -105,7 +104,7 @@ def export_run(
             f"the run {run.ref} is {run.manifest.status}, so its scores would rest on a part of its labels; finish it "
             "with the same `relabel run`, or export it as it is with --allow-partial"
         )
-    with datapackage.written_whole(out, "export", datapackage.files_of_export) as building:
+    with datapackage.written_atomically(out, "export", datapackage.files_of_export) as building:
         table = score_by(run, choices)
         if table.task_values["labelled"].mean() < MIN_EXPORT_COVERAGE and not allow_partial:
             labelled, listed = int(table.task_values["labelled"].sum()), len(table.task_values)
@@ -138,7 +137,7 @@ def _build(
     earlier: tuple[Run, ScoreTable] | None,
     careers: list[FamilyPage],
 ) -> tuple[int, int]:
-    """Write all files; returns their number and their bytes."""
+    """Write all files; returns their number and total size in bytes."""
     entries: list[Row] = []
     marks = {"sample": table.sample, "partial": table.partial, "note": table.note}
 
@@ -190,7 +189,7 @@ def _build(
     write("sources.json", json_bytes(marks | {"sources": sources}), "Sources: files, checksums, licences, citations")
     method = methodology(run, table) | {"intervals": describe_intervals(table), "baseline": baseline}
     write("methodology.json", json_bytes(method), "Method, weights, bridge, rubric, model, counts")
-    pages = Pages(table, tasks, answers)
+    pages = PageBuilder(table, tasks, answers)
     for code, page in pages.groups():
         _require_code(code)
         page["changes"] = changes.get(code)
@@ -208,7 +207,7 @@ def _build(
 
 
 def _package(run: Run, table: ScoreTable, sources: Sequence[Row], tasks: pd.DataFrame) -> Row:
-    """The data package but for its files; its version is that of the format, and a checksum of the codes of the tasks."""
+    """The data package without its files; its version is the format's, plus a checksum of the task codes."""
     said = tasks[["onet_soc_code", "task_id", "code", "strict", "with_tools"]]
     licences = {entry["name"]: entry for source in sources if (entry := datapackage.licence(source["licence"]))}
     links = ({"path": source["homepage"]} if source["homepage"] else {} for source in sources)
@@ -225,35 +224,35 @@ def _package(run: Run, table: ScoreTable, sources: Sequence[Row], tasks: pd.Data
 
 
 def _require_code(code: str) -> None:
-    # Codes come from files that others wrote: none may lead out of the folder.
+    # Codes come from files of others: they must not name a path outside the folder.
     if not _SAFE_NAME.fullmatch(code):
         raise DataError(
             f"{code[:80]!r} cannot name a file of an export; correct the code in the list that it comes from"
         )
 
 
-_FIGURES = {
+_DERIVED_FIGURES = {
     "score_10": {"alpha": "strict_10", "gamma": "with_tools_10"},
     "percentile": {"alpha": "percentile_alpha", "gamma": "percentile_gamma"},
     "wage_exposure_gbp": {m: f"wage_exposure_{m}_gbp" for m in ("alpha", "beta", "gamma")},
 }
-"""Figures of a score table that follow from each measure."""
-_MOST = 1e-12
-"""Changes below this are noise of binary fractions."""
+"""Figures of a score table that are derived from each measure."""
+_NOISE = 1e-12
+"""Smaller changes are floating-point noise."""
 
 
 def changes_frame(before: ScoreTable, after: ScoreTable) -> tuple[pd.DataFrame, Decomposition]:
-    """Every score of two tables with its change, and what moved it.
+    """Every score of two tables with its change, and the decomposition of the change.
 
     Args:
         before: The baseline's table.
         after: The table of the export.
 
     Returns:
-        One row a group and measure that either table has, by code: `code, title, measure, before, after, change` (0-1),
-        the parts of the change (`labels, tasks, weights, bridge, rounding, undivided`, which add up to it), then before
-        and after of the figures that follow (`score_10, percentile, wage_exposure_gbp`), `reason` (why a score is missing
-        on one side) and `note`. And what moved, as the decomposition found it.
+        One row per group and measure in either table, sorted by code: `code, title, measure, before, after, change` (0-1),
+        the parts of the change (`labels, tasks, weights, bridge, rounding, undivided`, which add up to it), the derived
+        figures before and after (`score_10, percentile, wage_exposure_gbp`), `reason` (why a score is missing on one side)
+        and `note`. And the decomposition.
 
     Raises:
         UsageError: The tables cannot be compared.
@@ -267,8 +266,8 @@ def changes_frame(before: ScoreTable, after: ScoreTable) -> tuple[pd.DataFrame, 
         rows = scores.melt(["code", "title", "reason"], measures, "measure", side)
         frame = pd.concat([frame, rows], ignore_index=True) if len(rows) else frame
     parts = ["change", *PARTS]
-    frame[parts] = frame[parts].mask(frame[parts].abs() < _MOST, 0.0)
-    for figure, by_measure in _FIGURES.items():
+    frame[parts] = frame[parts].mask(frame[parts].abs() < _NOISE, 0.0)
+    for figure, by_measure in _DERIVED_FIGURES.items():
         for side, table in (("before", before), ("after", after)):
             scores = table.frame.set_index("code")
             frame[f"{figure}_{side}"] = float("nan")
@@ -284,7 +283,7 @@ def changes_frame(before: ScoreTable, after: ScoreTable) -> tuple[pd.DataFrame, 
 
 
 def describe_baseline(run: Run, table: ScoreTable, moved: Decomposition, frame: pd.DataFrame) -> Row:
-    """What a methodology says about the baseline."""
+    """The entry on the baseline in `methodology.json`."""
     changed = frame[frame["change"].fillna(0) != 0]
     return {
         **{name: getattr(table, name) for name in ("run", "model", "tasks", "note")},

@@ -1,4 +1,4 @@
-"""What an export says about itself: words for scores and bands, the method, caveats, and the sources with their licences."""
+"""The documentation in an export: texts for scores and bands, the method, caveats, and sources with their licences."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ from relabel.tabular import FORMULA
 Reading = Literal["strict", "with_tools"]
 
 READING_NAMES: dict[Reading, str] = {"strict": "Model alone", "with_tools": "Model with tools"}
-"""The two readings as pages call them."""
+"""Names of the two readings on pages."""
 
 
 def model_name(model: str) -> str:
-    """Who labelled, in words for readers: a published label set by what made it, any other model as it is called."""
+    """Name of a model for readers; for a published label set, a description of who labelled."""
     return PUBLISHED[model][1] if model in PUBLISHED else model
 
 
 class ReadingWords(Frozen):
-    """What a page says about a band under one reading.
+    """Texts on a page for a band under one reading.
 
     Attributes:
         meaning: What the score means.
-        now: What someone in the role can do now, one sentence each.
+        now: What someone in the role can do now; one sentence each.
     """
 
     meaning: str
@@ -50,8 +50,8 @@ class Band(Frozen):
     """A band of scores.
 
     Attributes:
-        start: Lowest score (0-10) in it.
-        low: Whether pages also name the tasks that matter most, and whether they still need a person.
+        start: Lowest score (0-10) of the band.
+        low: Whether pages also list the most important tasks, and whether they still need a person.
     """
 
     id: str
@@ -80,7 +80,7 @@ class Bands(Frozen):
         return next(band for band in reversed(self.bands) if score_10 >= band.start)
 
     def cut_points(self) -> list[dict[str, Any]]:
-        """The bands without their texts, as an export lists them: `id, label, from, below`."""
+        """The bands without their texts, for the export: `id, label, from, below`."""
         ends = [*(band.start for band in self.bands[1:]), None]
         return [
             {"id": band.id, "label": band.label, "from": band.start, "below": end}
@@ -90,13 +90,13 @@ class Bands(Frozen):
 
 @cache
 def load_bands() -> Bands:
-    """The bands that come with the package."""
+    """The built-in bands."""
     text = resources.files("relabel.publishing").joinpath("bands.yaml").read_text(encoding="utf-8")
     return Bands.model_validate(yaml.safe_load(text))
 
 
 def other_words(table: ScoreTable, other: Estimate) -> dict[str, str]:
-    """What a separate estimate is: `brief`, `words` (the start of a sentence that figure and range complete), `how_to_read`."""
+    """Texts for an estimate by others: `brief`, `words` (to be followed by figure and range), `how_to_read`."""
     known = {"eloundou-2023:human": "labels from people", "sample": "the sample's own labels"}
     labels = known.get(other.of or "", f"labels from {model_name(other.of or '')}")
     return {
@@ -109,7 +109,7 @@ def _model(table: ScoreTable) -> str:
 
 
 def describe_intervals(table: ScoreTable) -> dict[str, Any] | None:
-    """What a methodology says about the intervals; None where none were asked for."""
+    """The entry on intervals in `methodology.json`; None without intervals."""
     found = table.intervals
     if found is None:
         return None
@@ -124,17 +124,17 @@ def describe_intervals(table: ScoreTable) -> dict[str, Any] | None:
     return document
 
 
-_OF_MANIFEST = {
+_MANIFEST_FIELDS = {
     *("status", "note", "model", "models_returned", "engine", "package_version", "git_commit", "settings", "counts"),
     *("rubric_sha256", "prompt_sha256", "schema_sha256", "started_at", "ended_at"),
 }
-"""What a methodology repeats of a run's manifest as it is."""
+"""Fields of a run's manifest that are copied to `methodology.json`."""
 _PARAMETERS = ("sample", "seed", "occupations", "samples", "examples")
 _SOURCE_FIELDS = ("id", "title", "publisher", "release", "licence", "citation", "homepage", "notes")
 
 
 def describe(table: ScoreTable) -> str:
-    """What a reader must know first: how many groups are scored, from how much, and how."""
+    """A summary for readers: how many groups are scored, from how many labels, and how."""
     counts = table.describe()["counts"]
     thin = f"; {counts['thin']:,} more have a score that rests on too few labels to be read" if counts["thin"] else ""
     text = (
@@ -145,7 +145,7 @@ def describe(table: ScoreTable) -> str:
 
 
 def method_text(table: ScoreTable) -> str:
-    """The method in words, put together from the steps, weights and pay that were used."""
+    """The method in words, composed from the bridge, weights and pay of the table."""
     said = [f"Scored by the method {table.method}"]
     for step in table.bridge.steps:
         note = f" ({step.note})" if step.note else ""
@@ -183,7 +183,7 @@ def _csv_text() -> str:
 
 
 def caveats(table: ScoreTable) -> list[str]:
-    """What limits the figures, one sentence each."""
+    """Limitations of the figures; one sentence each."""
     titles = {name: f"{source.title}, release {source.release}" for name, source in registry.load_registry().items()}
     said = [
         WORDS["copies"][use.copy_status].format(source=titles.get(use.source, use.source))
@@ -215,10 +215,10 @@ def caveats(table: ScoreTable) -> list[str]:
 
 
 def source_entries(uses: Iterable[SourceUse]) -> list[dict[str, Any]]:
-    """What `sources.json` says: each source that went into an export with its licence, citation and files.
+    """Entries of `sources.json`: each source of an export with its licence, citation and files.
 
     Args:
-        uses: The files that were read; the same file may be named several times.
+        uses: The files that were read; duplicates are allowed.
 
     Raises:
         DataError: The registry cannot be read.
@@ -245,7 +245,7 @@ def source_entries(uses: Iterable[SourceUse]) -> list[dict[str, Any]]:
 
 
 def methodology(run: Run, table: ScoreTable) -> dict[str, Any]:
-    """What `methodology.json` says: how the labels and the scores were made, and from how much."""
+    """Content of `methodology.json`: how labels and scores were made, and from what."""
     manifest: Manifest = run.manifest
     about = table.describe()
     rubric = manifest.rubric.model_dump(mode="json")
@@ -276,17 +276,17 @@ def methodology(run: Run, table: ScoreTable) -> dict[str, Any]:
             "caution": WORDS["caution"],
         },
         "labels": {
-            **manifest.model_dump(mode="json", include=_OF_MANIFEST),
+            **manifest.model_dump(mode="json", include=_MANIFEST_FIELDS),
             "run": run.name,
             "model_name": model_name(manifest.model),
-            "tasks": _name(manifest.tasks),
-            "rubric": rubric | {name: _name(rubric[name]) for name in ("source", "prompt")},
+            "tasks": _file_name(manifest.tasks),
+            "rubric": rubric | {name: _file_name(rubric[name]) for name in ("source", "prompt")},
             "rubric_validity": [] if run.folder is None else manifest.rubric.validity_in_words(),
             "parameters": {key: manifest.parameters[key] for key in _PARAMETERS if key in manifest.parameters},
         },
     }
 
 
-def _name(path: str) -> str:
-    """The last part of a path of any system; a name stays as it is."""
+def _file_name(path: str) -> str:
+    """The last part of a path on any system; a name without folders is unchanged."""
     return re.split(r"[/\\]", path)[-1]

@@ -1,8 +1,7 @@
-"""The pages of an export as data: one for each group of the taxonomy, and one for each O*NET-SOC code behind them.
+"""The JSON pages of an export: one for each group of the taxonomy, and one for each O*NET-SOC code behind them.
 
-A group's page holds its score, the O*NET-SOC codes behind it and their tasks under both readings. What stands behind a
-task's readings (rationales, keys of the answers) is on the page of its O*NET-SOC code, once, because one code stands
-behind many groups.
+A group's page has its score, the O*NET-SOC codes behind it and their tasks under both readings. Rationales and request keys
+are only on the page of a task's O*NET-SOC code, because one code can be behind many groups.
 """
 
 from __future__ import annotations
@@ -22,36 +21,36 @@ from relabel.sources import onet, ons
 from relabel.tabular import CLEAN, half_up, records
 from relabel.task import TASK_KEY, is_onet_release
 
-MAIN_PART = 0.6
-"""A group's page holds the tasks of its largest codes, as many as it takes to stand for this part (0-1) of the group."""
+MAIN_SHARE = 0.6
+"""A group's page has the tasks of its largest codes, until they make up this share (0-1) of the group."""
 LARGE_SHARE = 0.1
-"""It also holds the tasks of every code that stands for at least this part (0-1) of the group."""
-MOST_TASKS = 60
-"""It holds no further code once it holds this many tasks: the rest is on the pages of the codes."""
-TOP = 3
-"""Number of most important tasks that a page names."""
+"""It also has the tasks of every code with at least this share (0-1) of the group."""
+MAX_TASKS = 60
+"""Maximum number of tasks on it, except that the first code is always complete."""
+TOP_TASKS = 3
+"""Number of most important tasks listed on a page."""
 
 _PLACES = 6
 
 READINGS: tuple[Reading, ...] = ("strict", "with_tools")
 """The two readings of a task's code."""
 
-_OF_READING: Mapping[Reading, tuple[Measure, str]] = {
+_SCORE_COLUMNS: Mapping[Reading, tuple[Measure, str]] = {
     "strict": ("alpha", "strict_10"),
     "with_tools": ("gamma", "with_tools_10"),
 }
 
 Row = dict[str, Any]
 
-_TASK = ["task_id", "onet_soc_code", "title", "text", "task_type", "importance", "weight", "code"]
+_TASK_COLUMNS = ["task_id", "onet_soc_code", "title", "text", "task_type", "importance", "weight", "code"]
 _NOT_IN_ONET = ("onet_soc_code", "weight", "incoherent")
 _ROUNDED = ("share", "alpha_if_flipped", "gamma_if_flipped")
-_IN_TOP = ("task_id", "onet_soc_code", "text", "importance")
+_TOP_TASK_FIELDS = ("task_id", "onet_soc_code", "text", "importance")
 _ABOUT = ("run", "model", "method", "taxonomy", "weights", "tasks", "sample", "partial", "note", "missing_measures")
 
 
 def task_frame(table: ScoreTable, answers: Mapping[TaskKey, list[Row]]) -> pd.DataFrame:
-    """All tasks of the list with their codes and readings, sorted by O*NET-SOC code and place in the list.
+    """All tasks of the list with their codes and readings, sorted by O*NET-SOC code and order in the list.
 
     Args:
         table: A score table.
@@ -59,10 +58,10 @@ def task_frame(table: ScoreTable, answers: Mapping[TaskKey, list[Row]]) -> pd.Da
 
     Returns:
         Columns `task_id, onet_soc_code, title, text, task_type, importance, weight, code, strict, with_tools,
-        incoherent, request_keys, note`; readings are `exposed`, `not-exposed`, or missing where unlabelled;
-        `request_keys` holds the keys of the answers, separated by spaces, in the order of settings and samples.
+        incoherent, request_keys, note`; readings are `exposed`, `not-exposed`, or missing if unlabelled; `request_keys` are
+        separated by spaces, in the order of settings and samples.
     """
-    frame = table.task_values[_TASK].copy()
+    frame = table.task_values[_TASK_COLUMNS].copy()
     frame["code"] = frame["code"].astype("object").where(frame["code"].notna(), None).astype("str")
     for reading in READINGS:
         frame[reading] = table.task_values[reading].map(READING_LABELS).astype("str")
@@ -70,18 +69,18 @@ def task_frame(table: ScoreTable, answers: Mapping[TaskKey, list[Row]]) -> pd.Da
     keys = zip(frame["onet_soc_code"], frame["task_id"], strict=True)
     traced = [" ".join(a["request_key"] for a in answers.get(key, ()) if a["request_key"]) or None for key in keys]
     frame["request_keys"] = pd.Series(traced, index=frame.index, dtype="str")
-    frame["note"] = pd.Series(marks_of(table), index=frame.index, dtype="str")
+    frame["note"] = pd.Series(sample_notes(table), index=frame.index, dtype="str")
     return frame.sort_values("onet_soc_code", kind="stable", ignore_index=True)
 
 
-def marks_of(table: ScoreTable) -> str | None:
-    """What a row or page of tasks says of its labels, and nothing of how the intervals of scores were made."""
+def sample_notes(table: ScoreTable) -> str | None:
+    """The part of the table's note that applies to labels: whether they are partial or of the sample."""
     marks = [part for part in (table.note or "").split("; ") if part.startswith(("PARTIAL", "SAMPLE"))]
     return "; ".join(marks) or None
 
 
-class Pages:
-    """The pages of an export.
+class PageBuilder:
+    """Builds the JSON pages of an export.
 
     Args:
         table: A score table, with intervals or without.
@@ -96,7 +95,7 @@ class Pages:
         self._tasks: dict[str, list[Row]] = defaultdict(list)
         for task in records(tasks.drop(columns=["title", "request_keys", "note"]).merge(self._weights(), on=TASK_KEY)):
             self._tasks[task["onet_soc_code"]].append(task)
-        # By importance, unrated ones last; equal ones in the order of the list.
+        # By importance, unrated last; ties in the order of the list.
         self._by_importance = {
             code: sorted(listed, key=lambda task: -(task["importance"] or 0)) for code, listed in self._tasks.items()
         }
@@ -107,29 +106,28 @@ class Pages:
         }
 
     def _weights(self) -> pd.DataFrame:
-        """What each task weighs in the score of its code, and that score with the task's reading the other way round."""
+        """Each task's weight in the score of its code, and that score if the task's reading were reversed."""
         table = self._table
         weighed = table.task_values[TASK_KEY].assign(share=table.map.part)
-        for measure, _ in _OF_READING.values():
+        for measure, _ in _SCORE_COLUMNS.values():
             scores = table.occupations[measure].to_numpy()[table.map.occupation]
             weighed[f"{measure}_if_flipped"] = table.flipped(measure, scores, table.map.part)
         return weighed
 
     def groups(self) -> Iterator[tuple[str, Row]]:
-        """One page for each code of the table, unscored ones included.
+        """One page for each code of the table, scored or not.
 
         Yields:
-            A code, and its page as plain values: `description, description_by, job_titles, above` (see `group_texts`),
-            `score` (row of the table), `thin` (whether that score rests on too little to be read), `scored_groups`,
-            `readings` (by reading: score, band with its words, interval with what it is an interval for, percentile, wage
-            exposure and the most important exposed tasks of all codes, those of the largest code first; None where
-            there is no score, and without band and words where it is thin), `matter_most` (for a low strict score the
-            most important tasks and whether they still need a person, else None), `onet` (O*NET-SOC codes with the
-            share of the score that each stands for, largest first and of equal ones the one with most tasks, with
-            counts, the path of their own page and whether their tasks are here), `tasks` (by main code, see `MAIN_PART` and
-            `MOST_TASKS`: its tasks by importance as pairs of id and share of the score; text and readings are on the code's
-            own page), `tasks_left_out` (why tasks of the other codes are not here; None when all are), and `counts` over
-            the tasks of all codes.
+            A code, and its page as a dict: `description, description_by, job_titles, above` (see `group_texts`), `score`
+            (row of the table), `thin` (whether the score is based on too few labels), `scored_groups`, `readings` (by
+            reading: score, band with its texts, interval, estimate by others, percentile, wage exposure and the most
+            important exposed tasks, those of the largest code first; None without a score, and without band and texts if
+            it is thin), `matter_most` (for a low strict score, the most important tasks and whether they still need a
+            person; otherwise None), `onet` (O*NET-SOC codes with their share of the score, largest first, among ties most
+            tasks first, with counts, the path of their own page and whether their tasks are included), `tasks` (for each
+            main code, see `MAIN_SHARE` and `MAX_TASKS`, its tasks by importance as pairs of id and share of the score; text
+            and readings are on the code's own page), `tasks_left_out` (why tasks of other codes are not included; None if
+            all are), and `counts` over the tasks of all codes.
         """
         behind: dict[str, list[tuple[str, float]]] = defaultdict(list)
         for row in records(self._table.shares):
@@ -150,7 +148,7 @@ class Pages:
                 "thin": _is_thin(score),
                 "scored_groups": self._table.scored,
                 "onet": [
-                    self._part(code, share) | {"tasks_here": number < main}
+                    self._source_entry(code, share) | {"tasks_here": number < main}
                     for number, (code, share) in enumerate(parts)
                 ],
                 "tasks": {
@@ -171,8 +169,8 @@ class Pages:
             }
             yield score["code"], self._about | (texts.get(score["code"]) or _texts(None, "")) | page
 
-    def _part(self, code: str, share: float) -> Row:
-        """An O*NET-SOC code of a group in short: its own page says the rest."""
+    def _source_entry(self, code: str, share: float) -> Row:
+        """Summary of an O*NET-SOC code for a group's page; details are on its own page."""
         score, counts = self._scores[code], self._counts[code]
         return {
             "onet_soc_code": code,
@@ -187,13 +185,13 @@ class Pages:
         }
 
     def occupations(self) -> Iterator[tuple[str, Row]]:
-        """One page for each O*NET-SOC code of the task list, with all that stands behind its labels.
+        """One page for each O*NET-SOC code of the task list, with the answers behind its labels.
 
         Yields:
-            A code, and its page: `score` (means, coverage), `thin` (whether less than half of the code's task weight
-            has labels), `tasks` (each with code, readings, `share` of the score,
-            `alpha_if_flipped` and `gamma_if_flipped`, the score if the task's reading were the other one, and, where there
-            are any, `incoherent` and `answers`; a published set has neither rationales nor keys), `counts`.
+            A code, and its page: `score` (means, coverage), `thin` (whether less than half of the code's task weight is
+            labelled), `tasks` (each with code, readings, `share` of the score, `alpha_if_flipped` and `gamma_if_flipped`,
+            the score if the task's reading were reversed, and optionally `incoherent` and `answers`; published label sets
+            have no rationales or keys), `counts`.
         """
         for code in sorted(self._tasks):
             tasks = [
@@ -214,10 +212,10 @@ class Pages:
                 "tasks": tasks,
                 "counts": self._counts[code],
             }
-            yield code, self._about | {"note": marks_of(self._table)} | page
+            yield code, self._about | {"note": sample_notes(self._table)} | page
 
     def _answers_to(self, code: str, task_id: str) -> list[Row]:
-        """The answers, where they say more than the task's readings do: a rationale, or the key of the request."""
+        """The answers, if they add a rationale or a request key to the task's readings."""
         given = self._answers.get((code, task_id), [])
         if all(answer["rationale"] is None and answer["request_key"] is None for answer in given):
             return []
@@ -225,18 +223,18 @@ class Pages:
 
 
 def main_codes(parts: Sequence[tuple[str, float]], tasks: Sequence[int] | None = None) -> int:
-    """How many of the largest codes it takes to make up the main part of a group.
+    """How many of the largest codes have their tasks on a group's page, see `MAIN_SHARE`, `LARGE_SHARE` and `MAX_TASKS`.
 
     Args:
         parts: Codes with their shares, largest first.
-        tasks: Number of tasks of each; no code after the first may raise their sum above `MOST_TASKS`.
+        tasks: Number of tasks of each; by default there is no limit.
     """
     before, listed = 0.0, 0
     for number, (_, share) in enumerate(parts):
         listed += tasks[number] if tasks is not None else 0
-        if number and listed > MOST_TASKS:
+        if number and listed > MAX_TASKS:
             return number
-        if round(before, _PLACES) >= MAIN_PART and round(share, _PLACES) < LARGE_SHARE:
+        if round(before, _PLACES) >= MAIN_SHARE and round(share, _PLACES) < LARGE_SHARE:
             return number
         before += share
     return len(parts)
@@ -248,11 +246,11 @@ def onet_path(code: str) -> str:
 
 
 def _reading_section(reading: Reading, score: Row, counts: Row, tasks: Sequence[Row], table: ScoreTable) -> Row | None:
-    """All that a page says about a group under one reading; None where it has no score.
+    """The part of a group's page about one reading; None without a score.
 
-    A thin score stands as a figure, but nothing is read into it: it has no band, no meaning and no advice.
+    A thin score is shown without interpretation: it has no band, meaning or advice.
     """
-    measure, ten = _OF_READING[reading]
+    measure, ten = _SCORE_COLUMNS[reading]
     if score[ten] is None:
         return None
     band = None if _is_thin(score) else load_bands().of(score[ten])
@@ -264,7 +262,7 @@ def _reading_section(reading: Reading, score: Row, counts: Row, tasks: Sequence[
         "score_10": score[ten],
         "low_10": score.get(f"{ten}_low"),
         "high_10": score.get(f"{ten}_high"),
-        "other": _other(score, measure, ten, table),
+        "other": _other_estimate(score, measure, ten, table),
         "band": band and band.id,
         "band_label": band and band.label,
         "meaning": words and words.meaning,
@@ -278,12 +276,12 @@ def _reading_section(reading: Reading, score: Row, counts: Row, tasks: Sequence[
         "wage_exposure_low_gbp": score.get(f"wage_exposure_{measure}_gbp_low"),
         "wage_exposure_high_gbp": score.get(f"wage_exposure_{measure}_gbp_high"),
         "tasks_text": counts[reading]["text"],
-        "top_tasks": [{name: task[name] for name in _IN_TOP} for task in _first(doable)],
+        "top_tasks": [{name: task[name] for name in _TOP_TASK_FIELDS} for task in _first_distinct(doable)],
     }
 
 
-def _other(score: Row, measure: str, ten: str, table: ScoreTable) -> Row | None:
-    """What the labels of a gold, or of all raters, would give: a figure apart from the score."""
+def _other_estimate(score: Row, measure: str, ten: str, table: ScoreTable) -> Row | None:
+    """The estimate by the labels of a gold, or of all raters; None without one."""
     other = table.intervals and table.intervals.other
     if other is None or score[f"{ten}_{other.name}"] is None:
         return None
@@ -299,8 +297,8 @@ def _most_important(score: Row, tasks: Sequence[Row]) -> list[Row] | None:
     if score["strict_10"] is None or _is_thin(score) or not load_bands().of(score["strict_10"]).low:
         return None
     return [
-        {"task_id": task["task_id"], "onet_soc_code": task["onet_soc_code"], "needs": _needs(task)}
-        for task in _first(task for task in tasks if _is_labelled(task))
+        {"task_id": task["task_id"], "onet_soc_code": task["onet_soc_code"], "needs": _help_needed(task)}
+        for task in _first_distinct(task for task in tasks if _is_labelled(task))
     ]
 
 
@@ -308,7 +306,7 @@ def _is_thin(score: Row) -> bool:
     return score["status"].startswith("thin")
 
 
-def _needs(task: Row) -> str:
+def _help_needed(task: Row) -> str:
     if task["strict"] == "exposed":
         return "a model alone can speed this up"
     if task["with_tools"] == "exposed":
@@ -316,12 +314,12 @@ def _needs(task: Row) -> str:
     return "still needs a person" if task["with_tools"] is not None else "more than a model alone"
 
 
-def _first(tasks: Iterable[Row]) -> list[Row]:
-    """The first tasks, no text twice: codes of one family repeat each other's statements."""
+def _first_distinct(tasks: Iterable[Row]) -> list[Row]:
+    """The first tasks with distinct texts: related codes share statements."""
     once: dict[str, Row] = {}
     for task in tasks:
         once.setdefault(task["text"], task)
-        if len(once) == TOP:
+        if len(once) == TOP_TASKS:
             break
     return list(once.values())
 
@@ -331,7 +329,7 @@ def _rounded(value: float | None) -> float | None:
 
 
 def _is_exposed(task: Row, reading: Reading) -> bool:
-    """Whether a task counts as exposed in the score: an incoherent pair is taken as E1, which both readings hold."""
+    """Whether a task counts as exposed in the score: an incoherent pair counts as E1, which is exposed in both readings."""
     return task[reading] == "exposed" or task["incoherent"]
 
 
@@ -354,37 +352,37 @@ def _counts(tasks: Sequence[Row]) -> Row:
     return counts
 
 
-_MOST_TITLES = 12
-_UP: Mapping[int, Literal["major", "sub_major", "minor"]] = {1: "major", 2: "sub_major", 3: "minor"}
+_MAX_TITLES = 12
+_LEVELS: Mapping[int, Literal["major", "sub_major", "minor"]] = {1: "major", 2: "sub_major", 3: "minor"}
 
 
 def group_texts(table: ScoreTable) -> dict[str, Row]:
-    """Texts of the groups of a table, by code. Their files are among the sources of the table already.
+    """Publishers' texts about the groups of a table, by code; their files are already among the table's sources.
 
     Args:
         table: A score table.
 
     Returns:
-        For each code `description` (None where the publisher has none), `description_by`, `job_titles` (at most
-        twelve) and `above` (the wider groups as `major, sub_major, minor`, each `code, title`; empty in flat lists).
+        For each code `description` (may be None), `description_by`, `job_titles` (at most twelve) and `above` (the wider
+        groups as `major, sub_major, minor`, each `code, title`; empty in flat lists).
 
     Raises:
         DataError: A source file cannot be obtained.
     """
     if table.taxonomy == "uk-soc2020" and table.tasks != SAMPLE:
-        return _uk()
+        return _uk_texts()
     if table.taxonomy == "onet-soc" and is_onet_release(table.tasks):
         said = records(onet.read_occupations(table.tasks))
         return {r["onet_soc_code"]: _texts(r["description"], "O*NET") for r in said}
     return {}
 
 
-def _uk() -> dict[str, Row]:
+def _uk_texts() -> dict[str, Row]:
     groups = records(ons.read_groups())
     titles = {row["soc2020"]: row["title"] for row in groups}
     found: dict[str, Row] = {}
     for code, row in ((row["soc2020"], row) for row in groups if row["level"] == "unit"):
-        wider = {name: code[:digits] for digits, name in _UP.items() if code[:digits] in titles}
+        wider = {name: code[:digits] for digits, name in _LEVELS.items() if code[:digits] in titles}
         texts = _texts(row["description"], "Office for National Statistics", row["job_titles"])
         found[code] = texts | {"above": {name: {"code": of, "title": titles[of]} for name, of in wider.items()}}
     return found
@@ -395,6 +393,6 @@ def _texts(description: str | None, by: str, job_titles: str | None = None) -> R
     return {
         "description": description,
         "description_by": by if description else None,
-        "job_titles": listed[:_MOST_TITLES],
+        "job_titles": listed[:_MAX_TITLES],
         "above": {},
     }

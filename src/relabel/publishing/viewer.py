@@ -1,8 +1,8 @@
-"""A page on this machine to look at labels and to review them: `relabel view`.
+"""A local web page to browse and review labels: `relabel view`.
 
-A small server on 127.0.0.1 answers requests with the random token in their address. The page asks it for one screen of tasks
-at a time, so that 19,000 tasks of several raters stay quick. Reviews are written to their file at each keystroke; the file is
-a gold, as `relabel review` makes it, with a row for each task and reviewer.
+A small server on 127.0.0.1 answers requests that have a random token in their address. The page requests one screen of tasks
+at a time, so that it stays fast with 19,000 tasks of several raters. Each review is written to a file at once; the file has
+the format of `relabel review`, with a row for each task and reviewer, and can be used as a gold.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ Row = dict[str, Any]
 Key = tuple[str, str]
 
 COLUMNS = ("priority", "task_id", "onet_soc_code", "title", "text", "label", "reviewer", "reviewed_at", "comment")
-"""Columns of a new file of reviews; `annotator` and `blind` follow in any."""
+"""Columns of a new file of reviews; `annotator` and `blind` are added to every file."""
 CODES = ("E0", "E1", "E2")
-_SHOWN = [
+_ANSWER_FIELDS = [
     "setting",
     "sample",
     "label",
@@ -48,9 +48,9 @@ _SHOWN = [
     "model_returned",
     "finish_reason",
 ]
-_LARGEST_FILE = 50_000_000
-_LARGEST_POST = 20_000
-_MOST_ROWS = 200
+_MAX_FILE_BYTES = 50_000_000
+_MAX_POST_BYTES = 20_000
+_MAX_ROWS = 200
 _PAGE = Path(__file__).parent / "viewer_page"
 _ASSETS = {
     "": ("index.html", "text/html"),
@@ -60,14 +60,14 @@ _ASSETS = {
 
 
 class Reviews:
-    """The file of reviews: read when it is there, written whole after each change.
+    """The file of reviews, rewritten after each change.
 
     Args:
-        path: The file; one written by `relabel review` is continued, and its tasks come first.
-        column: Where a label goes: `label`, or `strict` or `with_tools` where a run asked one of the two questions alone.
+        path: The file. If it exists, for example from `relabel review`, it is continued, and its tasks are shown first.
+        column: The column for labels: `label`, or `strict` or `with_tools` if a run has only one of the two settings.
 
     Raises:
-        UsageError: The file is something else, and would be written over.
+        UsageError: The file is not a file of reviews.
         DataError: It cannot be read.
     """
 
@@ -84,7 +84,7 @@ class Reviews:
                 )
             self.rows = [dict(cells) for _, cells in table.rows]
         self.header = [*header, *(name for name in ("annotator", "blind") if name not in header)]
-        self.drawn = "weight" in self.header
+        self.is_random_sample = "weight" in self.header
         self.queue = {self._key(row): place for place, row in reversed(list(enumerate(self.rows)))}
         self._undo: dict[str, list[tuple[Key, Row | None]]] = {}
 
@@ -93,34 +93,34 @@ class Reviews:
         return row["onet_soc_code"], row["task_id"].removeprefix("'")
 
     def by(self, reviewer: str) -> dict[Key, Row]:
-        """The filled rows of a reviewer by task."""
+        """The rows of a reviewer with a label, by task."""
         return {self._key(row): row for row in self.rows if row["reviewer"] == reviewer and row[self.column]}
 
     @property
     def reviewers(self) -> list[str]:
-        """Everybody with a filled row, in the order of the file."""
+        """Reviewers with a label, in the order of the file."""
         return list(dict.fromkeys(row["reviewer"] for row in self.rows if row["reviewer"] and row[self.column]))
 
     def set(self, key: Key, reviewer: str, values: Row, about: Row) -> None:
-        """Write what a reviewer says of a task; an empty label takes it back.
+        """Write a review; an empty label removes it.
 
         Args:
             key: The task.
-            reviewer: Who.
+            reviewer: Name of the reviewer.
             values: The label under the column's name, `comment`, `blind`.
-            about: `title` and `text` of the task, for a row that is new.
+            about: `title` and `text` of the task, for a new row.
 
         Raises:
-            UsageError: The file holds a random draw, which another task would spoil.
+            UsageError: The file is a random sample, and the task is not in it.
         """
-        if self.drawn and key not in self.queue:
+        if self.is_random_sample and key not in self.queue:
             raise UsageError(f"{self.path.name} holds tasks drawn at random, and this one is not among them")
         before = self.by(reviewer).get(key)
         self._undo.setdefault(reviewer, []).append((key, before and dict(before)))
         self._put(key, reviewer, values, about)
 
     def undo(self, reviewer: str) -> Key | None:
-        """Take the last change of a reviewer back; None where there is none."""
+        """Undo the last change of a reviewer; returns its task, or None if there is no change."""
         if not (done := self._undo.get(reviewer)):
             return None
         key, before = done.pop()
@@ -133,7 +133,7 @@ class Reviews:
             listed = [row for row in self.rows if self._key(row) == key]
             own = next((row for row in listed if not row[self.column]), None)
             if own is None:
-                # What the file says of the task holds for a second reviewer too.
+                # A second reviewer's row copies the task's other columns.
                 own = dict(listed[0]) if listed else dict.fromkeys(self.header, "") | {"priority": "chosen"}
                 own |= {"onet_soc_code": key[0], "task_id": key[1], **about}
                 self.rows.append(own)
@@ -154,7 +154,10 @@ class Reviews:
                 safe.to_csv(temporary, index=False, lineterminator="\r\n", encoding="utf-8-sig")
 
     def agreement(self) -> list[Row]:
-        """How far each two reviewers agree on the tasks that both labelled: `who, tasks, agreement, kappa` (None for one label)."""
+        """Agreement of each pair of reviewers: `who, tasks` (number labelled by both), `agreement` (0-1) and `kappa`.
+
+        Kappa is None if all labels are equal.
+        """
         found: list[Row] = []
         said = pd.DataFrame(
             {who: {key: row[self.column] for key, row in self.by(who).items()} for who in self.reviewers}
@@ -170,7 +173,7 @@ class Reviews:
 
 
 def label_of_runs(runs: Sequence[Run]) -> tuple[str, tuple[str, ...]]:
-    """The column that a review of these runs fills, and the labels that it may hold."""
+    """The column for labels in a review of these runs, and the allowed labels."""
     asked = {setting for run in runs for setting in run.rubric.settings if setting in run.manifest.settings}
     if AUTOMATION in asked:
         return "label", tuple(next(run for run in runs if AUTOMATION in run.rubric.settings).rubric.labels)
@@ -180,7 +183,7 @@ def label_of_runs(runs: Sequence[Run]) -> tuple[str, tuple[str, ...]]:
 
 
 def _single_labels(table: pd.DataFrame) -> pd.Series:
-    """One label a task: its code, or the one reading or level that there is."""
+    """One label per task: its code, or else its automation level or its only reading."""
     said = pd.Series(pd.NA, index=table.index, dtype="object")
     for name in ("code", AUTOMATION, "strict", "with_tools"):
         if name in table:
@@ -189,14 +192,14 @@ def _single_labels(table: pd.DataFrame) -> pd.Series:
     return said
 
 
-class Labels:
-    """The tasks of some runs with what each rater says, for looking through.
+class LabelTable:
+    """The tasks of some runs with the labels of each rater, for browsing.
 
     Args:
         runs: The raters.
         golds: Reference labels by name: columns of a gold.
-        details: `onet_soc_code, task_id, title, text` of the tasks; None where their list is not on this machine.
-        answer_of: Finds the question and the raw answers behind a request's key; None where the store has none.
+        details: `onet_soc_code, task_id, title, text` of the tasks; None if their list is not on this machine.
+        answer_of: Looks up the question and the raw answers of a request key; returns None if the store has none.
     """
 
     def __init__(
@@ -221,7 +224,7 @@ class Labels:
         known = pd.DataFrame(columns=[*TASK_KEY, "title", "text"]) if details is None else details
         frame = pd.DataFrame(index=keys).join(known.drop_duplicates(TASK_KEY).set_index(TASK_KEY)[["title", "text"]])
         labels = pd.DataFrame({name: of.reindex(keys) for name, of in said.items()}, index=keys, dtype="object")
-        frame = frame.fillna("").join(labels.where(labels.notna(), None))  # a browser reads null, and no NaN
+        frame = frame.fillna("").join(labels.where(labels.notna(), None))  # JSON has null, but not NaN
         frame["labels"] = frame[raters].nunique(axis=1)
         frame["disagree"] = labels.nunique(axis=1) > 1
         by_task = pd.concat([run.labels for run in runs]).groupby(TASK_KEY)
@@ -240,14 +243,15 @@ class Labels:
     def find(
         self, asked: Mapping[str, str], reviewed: Mapping[Key, Row], queue: Mapping[Key, int], *, blind: bool
     ) -> Row:
-        """One page of the tasks that fit.
+        """One page of the tasks that match a query.
 
         Args:
-            asked: `q` (words that all occur), `occupation`, `label` (of `rater`, or of any), `only` (`disagree`, `repaired`,
-                `rejected`, `open`, `done` or `listed`), `sort` (`task`, `occupation`, `disagree`, `probability`), `from`, `size`.
-            reviewed: Rows of the reviewer by task.
-            queue: Place of the tasks that the file of reviews lists.
-            blind: Whether labels are withheld, in the rows and as a filter.
+            asked: `q` (words that must all occur), `occupation`, `label` (by `rater`, or by any), `only` (`disagree`,
+                `repaired`, `rejected`, `open`, `done` or `listed`), `sort` (`task`, `occupation`, `disagree`,
+                `probability`), `from`, `size`.
+            reviewed: Rows of the reviewer, by task.
+            queue: Position of tasks in the file of reviews.
+            blind: Whether to hide labels and ignore the filter by label.
         """
         frame = self.frame
         done, place = frame.index.isin(list(reviewed)), [queue.get(cast("Key", key), len(frame)) for key in frame.index]
@@ -270,7 +274,7 @@ class Labels:
         order = np.argsort(by.get(asked.get("sort", ""), pd.Series(place)).to_numpy(), kind="stable")
         places = order[keep[order]]
         first = max(int(asked.get("from", "0") or 0), 0)
-        shown = places[first : first + min(int(asked.get("size", "50") or 50), _MOST_ROWS)]
+        shown = places[first : first + min(int(asked.get("size", "50") or 50), _MAX_ROWS)]
         return {
             "total": len(places),
             "from": first,
@@ -290,14 +294,14 @@ class Labels:
         }
 
     def task(self, key: Key, review: Row | None, *, blind: bool) -> Row:
-        """All about a task: what each rater answered, with question and raw answer, and the golds; neither where `blind`."""
+        """Details of a task: each rater's labels with question and raw answer, and the golds; without these if `blind`."""
         found = self._row(key, {}, blind=blind) | {"review": review}
         return found if blind else found | {"raters": [self._rater(place, key) for place in range(len(self.runs))]}
 
     def _rater(self, place: int, key: Key) -> Row:
         run = self.runs[place]
         answers = [
-            {name: row.get(name) for name in _SHOWN} | self._stored(row.get("request_key"))
+            {name: row.get(name) for name in _ANSWER_FIELDS} | self._stored(row.get("request_key"))
             for row in records(run.labels.iloc[self._rows[place].get(key, [])])
         ]
         failures = [
@@ -308,7 +312,7 @@ class Labels:
         return {"name": self.names[place], "answers": answers, "failures": failures}
 
     def _stored(self, request_key: str | None) -> Row:
-        """The question and the raw answers behind a key, as far as the store has them."""
+        """The question and the raw answers of a request key, if the store has them."""
         known = None if request_key is None else self.answer_of(request_key)
         return known or {"messages": None, "content": None, "rejected": []}
 
@@ -319,15 +323,15 @@ def _coded(run: Run) -> pd.DataFrame:
 
 
 class Viewer(ThreadingHTTPServer):
-    """The server, bound to a free port of this machine and not yet serving.
+    """The server, bound to a free port of this machine but not yet serving.
 
     Args:
-        labels: What is shown.
+        labels: The tasks and labels.
         reviews: The file of reviews.
-        choices: Labels that a review may give.
+        choices: Labels allowed in a review.
     """
 
-    def __init__(self, labels: Labels, reviews: Reviews, choices: Sequence[str]) -> None:
+    def __init__(self, labels: LabelTable, reviews: Reviews, choices: Sequence[str]) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.labels, self.reviews, self.choices = labels, reviews, choices
         self.token, self.lock = secrets.token_urlsafe(24), Lock()
@@ -338,7 +342,7 @@ class Viewer(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}/{self.token}/"
 
     def answer(self, path: str, asked: Mapping[str, str]) -> Row:
-        """The document at a path of the API."""
+        """The JSON document at a path of the API."""
         labels, reviews = self.labels, self.reviews
         who, blind = asked.get("reviewer", ""), asked.get("blind") == "1"
         if path == "about":
@@ -349,7 +353,7 @@ class Viewer(ThreadingHTTPServer):
                 "tasks": len(labels.frame),
                 "listed": len(reviews.queue),
                 "file": str(reviews.path),
-                "sampled": reviews.drawn,
+                "sampled": reviews.is_random_sample,
             }
         mine = reviews.by(who) if who else {}
         if path == "tasks":
@@ -365,7 +369,7 @@ class Viewer(ThreadingHTTPServer):
         return labels.task(key, review, blind=blind)
 
     def change(self, asked: Row) -> Row:
-        """Write a review, or take the last one back.
+        """Write a review, or undo the last one.
 
         Raises:
             UsageError: There is no such task or label, or the reviewer's name is missing.
@@ -395,7 +399,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
     def _path(self) -> str | None:
-        """The path behind the token; None without the token, or by another name of this machine."""
+        """The path after the token; None if the token or the host is wrong."""
         first, _, rest = urlsplit(self.path).path.removeprefix("/").partition("/")
         here = self.headers.get("Host") == f"127.0.0.1:{self.server.server_port}"
         return rest if here and secrets.compare_digest(first.encode(), self.server.token.encode()) else None
@@ -404,32 +408,32 @@ class _Handler(BaseHTTPRequestHandler):
         path = self._path()
         if path in _ASSETS:
             name, kind = _ASSETS[path]
-            self._send(HTTPStatus.OK, read_small(_PAGE / name, _LARGEST_FILE), kind)
+            self._send(HTTPStatus.OK, read_small(_PAGE / name, _MAX_FILE_BYTES), kind)
         elif path is None or not path.startswith("api/"):
-            self._give({"error": "not found"}, HTTPStatus.NOT_FOUND)
+            self._send_json({"error": "not found"}, HTTPStatus.NOT_FOUND)
         else:
             asked = {name: values[-1] for name, values in parse_qs(urlsplit(self.path).query).items()}
-            self._try(lambda: self.server.answer(path.removeprefix("api/"), asked))
+            self._respond(lambda: self.server.answer(path.removeprefix("api/"), asked))
 
     def do_POST(self) -> None:
         size = int(self.headers.get("Content-Length") or 0)
-        if self._path() != "api/review" or not 0 < size <= _LARGEST_POST:
-            self._give({"error": "not found"}, HTTPStatus.NOT_FOUND)
+        if self._path() != "api/review" or not 0 < size <= _MAX_POST_BYTES:
+            self._send_json({"error": "not found"}, HTTPStatus.NOT_FOUND)
             return
         body = self.rfile.read(size)
-        self._try(lambda: self.server.change(cast("Row", json.loads(body))))
+        self._respond(lambda: self.server.change(cast("Row", json.loads(body))))
 
-    def _try(self, work: Callable[[], Row]) -> None:
+    def _respond(self, work: Callable[[], Row]) -> None:
         try:
             with self.server.lock:
                 found = work()
-            self._give(found)
+            self._send_json(found)
         except (UsageError, DataError) as error:
-            self._give({"error": str(error)}, HTTPStatus.CONFLICT)
+            self._send_json({"error": str(error)}, HTTPStatus.CONFLICT)
         except (KeyError, ValueError, AttributeError, TypeError):
-            self._give({"error": "not understood"}, HTTPStatus.BAD_REQUEST)
+            self._send_json({"error": "not understood"}, HTTPStatus.BAD_REQUEST)
 
-    def _give(self, document: Row, status: HTTPStatus = HTTPStatus.OK) -> None:
+    def _send_json(self, document: Row, status: HTTPStatus = HTTPStatus.OK) -> None:
         self._send(status, json.dumps(document, ensure_ascii=False).encode("utf-8", "replace"), "application/json")
 
     def _send(self, status: HTTPStatus, content: bytes, kind: str) -> None:

@@ -1,1 +1,1 @@
-"""Static pages made from an export folder, and from nothing else."""
+"""A static site, built from an export folder only."""

@@ -1,19 +1,19 @@
-"""The site: static pages made from an export.
+"""Builds the site: static pages from an export.
 
     OUT/index.html              all occupations in a table that can be sorted and searched
-    OUT/map.html                treemap: area employment, colour score
-    OUT/pay.html                scatter: pay against score
+    OUT/map.html                treemap: area is employment, colour is score
+    OUT/pay.html                scatter plot of score against pay
     OUT/compare.html            two occupations side by side
-    OUT/changes.html            what moved since the baseline, where the export has one
+    OUT/changes.html            changes since the baseline, if the export has one
     OUT/totals.html  method.html  sources.html  sources.pdf
-    OUT/occupations/CODE.html   a page a group
-    OUT/onet/CODE.html          a page an O*NET-SOC code: tasks, readings, rationales, keys of the answers
-    OUT/careers/ID.html         a page a job family, where the export has them
+    OUT/occupations/CODE.html   one page per group
+    OUT/onet/CODE.html          one page per O*NET-SOC code: tasks, readings, rationales, request keys
+    OUT/careers/ID.html         one page per job family, if the export has any
     OUT/assets/                 one style sheet, one script
-    OUT/data/                   the tables of the export; export.zip is the whole
+    OUT/data/                   the tables of the export; export.zip is the complete export
     OUT/api/v1/                 occupations.json, and occupations/CODE.json
-    OUT/embed/CODE.html         a card that other sites can show; OUT/share/CODE.png a picture, on request
-    OUT/feed.xml sitemap.xml    where the address of the site is known
+    OUT/embed/CODE.html         a card for other sites to embed; OUT/share/CODE.png, a picture, on request
+    OUT/feed.xml sitemap.xml    if the address of the site is given
 
 Links are relative, so the folder works from a disk and under any path. The same export gives the same bytes.
 """
@@ -50,33 +50,33 @@ from jinja2 import (
 
 from relabel.errors import DataError, RelabelError, UsageError
 from relabel.files import inside, os_errors, read_small
-from relabel.publishing.datapackage import ExportBundle, written_whole
+from relabel.publishing.datapackage import ExportBundle, written_atomically
 from relabel.publishing.site import figures, views
 from relabel.sandbox import Sandbox, plain
 from relabel.tabular import json_bytes
 
 LISTING = "site.json"
-"""Names the files of a site, so that it can be built again over itself."""
+"""Lists the files of a site, so that it can be replaced."""
 
 Row = dict[str, Any]
 
 _ONLY_ZIPPED = ("onet/", "occupations/", "datapackage.json", "tasks.")
-"""Files of an export that a site has in `data/export.zip` alone, because its pages and its API say the same."""
-_LARGEST_TEMPLATE = 1_000_000
-"""Bytes."""
+"""Files of an export that are only in `data/export.zip`, because the pages and the API have the same content."""
+_MAX_TEMPLATE_BYTES = 1_000_000
+"""In bytes."""
 _UNPRINTABLE = bytes({*range(0x20), 0x7F} - {*b"\t\n\r"})
-"""Characters that no HTML may hold; what is left of a text is shown as it is."""
+"""Control characters that HTML does not allow; they are removed."""
 
 
 @dataclass(frozen=True)
 class Site:
-    """A site that has been written.
+    """A written site.
 
     Attributes:
         folder: Its folder.
         pages: Number of pages.
-        files: Number of files, those of the export included.
-        size: Bytes in all.
+        files: Number of files, including those of the export.
+        size: Total size in bytes.
     """
 
     folder: Path
@@ -88,36 +88,36 @@ class Site:
 def build_site(
     export: Path, out: Path, *, base_url: str | None = None, theme: Path | None = None, pictures: bool = False
 ) -> Site:
-    """Make a site from an export.
+    """Build a site from an export.
 
     Args:
         export: A folder that `relabel export` wrote; nothing else is read.
         out: Folder to write: new, empty, or an earlier site without other files.
-        base_url: Address that the site will have; gives canonical addresses and a site map.
-        theme: Folder with templates, and style or script under `static/`, that take the place of those of the same name;
-            a template may extend the built-in one as `builtin/NAME`.
-        pictures: Whether to draw a share picture of each occupation (PNG, 1200 x 630); that takes a while.
+        base_url: Future address of the site, for canonical addresses, feed and site map.
+        theme: Folder with templates, and style or script under `static/`, that replace those of the same name; a template
+            may extend the built-in one as `builtin/NAME`.
+        pictures: Whether to draw a share picture of each occupation (PNG, 1200 x 630), which takes a while.
 
     Raises:
-        UsageError: The folder is in use for something else, it lies in the export or the other way round, or the address
-            is none.
+        UsageError: The folder is used for something else, one of the two folders is inside the other, or the address is
+            invalid.
         DataError: The export or a template is damaged, or the folder cannot be written.
     """
-    address = _address(base_url)
+    address = _site_address(base_url)
     if theme is not None and not theme.is_dir():
         raise UsageError(f"theme folder {theme} was not found; give a folder with templates to --theme")
     inside = (export.resolve(), out.resolve())
     if inside[0].is_relative_to(inside[1]) or inside[1].is_relative_to(inside[0]):
         raise UsageError(f"{out} and the export {export} lie in each other; give another folder to --out")
-    with written_whole(out, "site", _files_of_site) as building:
+    with written_atomically(out, "site", _files_of_site) as building:
         try:
-            writer = _Writer(building, ExportBundle(export), address, theme, pictures=pictures)
+            writer = _SiteWriter(building, ExportBundle(export), address, theme, pictures=pictures)
             writer.write_all()
         except (RelabelError, OSError):
             raise
         except TemplateError as error:
             raise DataError(f"a template cannot be used ({error}); correct it, or remove --theme") from error
-        except Exception as error:  # an export of a stranger's may lack anything, and hold anything in its place
+        except Exception as error:  # an export from elsewhere may lack anything or contain anything
             raise DataError(
                 f"{export} is damaged ({type(error).__name__}: {str(error)[:200]}); run `relabel export` again"
                 + (", or remove --theme" if theme else "")
@@ -125,7 +125,7 @@ def build_site(
     return Site(out, len(writer.pages), len(writer.files), writer.size)
 
 
-def _address(base_url: str | None) -> str | None:
+def _site_address(base_url: str | None) -> str | None:
     if base_url is None:
         return None
     parts = urlsplit(base_url)
@@ -143,11 +143,11 @@ def _files_of_site(folder: Path) -> set[str] | None:
         return None
 
 
-class _Writer:
+class _SiteWriter:
     def __init__(
         self, folder: Path, book: ExportBundle, address: str | None, theme: Path | None, *, pictures: bool
     ) -> None:
-        self._folder, self._book, self._address, self._theme = folder, book, address, theme
+        self._folder, self._book, self._site_address, self._theme = folder, book, address, theme
         self._pictures = pictures
         self.pages: list[str] = []
         self.files: list[str] = []
@@ -156,12 +156,12 @@ class _Writer:
         assets = self._assets()
         for name, content in assets.items():
             self._write(f"assets/{name}", content)
-        self._templates, self._own = environment(theme), environment(None)
+        self._templates, self._builtin_templates = environment(theme), environment(None)
         self._about = views.about(book)
         self._overview = views.overview(book, self._about)
         shared: dict[str, Any] = {
             "site": self._about,
-            # A new style is seen at once, whatever a browser has kept.
+            # Cache busting: browsers load a changed style sheet or script at once.
             "stamps": {name: hashlib.sha256(content).hexdigest()[:10] for name, content in assets.items()},
             "menu": [(path, name) for path, name in views.MENU.items() if path in self._overview],
             "pictures": pictures,
@@ -182,16 +182,16 @@ class _Writer:
         for path, content in api(book):
             self._write(path, content)
         for page in book.occupations:
-            link = f"{self._address or '../'}occupations/{page['code']}.html"
+            link = f"{self._site_address or '../'}occupations/{page['code']}.html"
             self._render(f"embed/{page['code']}.html", "card.html", card(page, about["title"], link))
             if self._pictures:
-                svg = self._own.get_template("share.svg").render(share(page, about["title"]))
+                svg = self._builtin_templates.get_template("share.svg").render(share(page, about["title"]))
                 self._write(f"share/{page['code']}.png", picture(svg))
-        if self._address is not None:
-            listed = {"address": self._address, "pages": self.pages, "day": book.date}
+        if self._site_address is not None:
+            listed = {"address": self._site_address, "pages": self.pages, "day": book.date}
             self._render("sitemap.xml", "sitemap.xml", listed)
-            self._render("feed.xml", "feed.xml", feed(book, about["title"], self._address))
-            self._write("robots.txt", f"User-agent: *\nAllow: /\nSitemap: {self._address}sitemap.xml\n".encode())
+            self._render("feed.xml", "feed.xml", feed(book, about["title"], self._site_address))
+            self._write("robots.txt", f"User-agent: *\nAllow: /\nSitemap: {self._site_address}sitemap.xml\n".encode())
         listing = json.dumps({"files": sorted(self.files), "export": book.package["version"]}, indent=1)
         self._write(LISTING, f"{listing}\n".encode())
 
@@ -207,7 +207,7 @@ class _Writer:
             self._page(f"careers/{page['id']}.html", "career.html", views.career(page, book))
 
     def _page(self, path: str, template: str, content: Mapping[str, Any]) -> None:
-        canonical = self._address and self._address + ("" if path == "index.html" else path)
+        canonical = self._site_address and self._site_address + ("" if path == "index.html" else path)
         given = {**content, "path": path, "root": "../" * path.count("/"), "canonical": canonical}
         found = self._templates.get_template(template)
         if isinstance(self._templates, Sandbox):
@@ -218,14 +218,14 @@ class _Writer:
         self._write_text(path, text)
 
     def _render(self, path: str, template: str, content: Row) -> None:
-        """Write a file for programs and other sites, whose template no theme replaces."""
-        self._write_text(path, self._own.get_template(template).render(content))
+        """Write a file for programs and other sites; themes cannot replace its template."""
+        self._write_text(path, self._builtin_templates.get_template(template).render(content))
 
     def _write_text(self, path: str, text: str) -> None:
         self._write(path, text.encode("utf-8", "replace").translate(None, _UNPRINTABLE))
 
     def _assets(self) -> dict[str, bytes]:
-        """Style and script, and whatever the theme has in their place or beside them."""
+        """The built-in static files, replaced or complemented by those of the theme."""
         found = {file.name: file.read_bytes() for file in (Path(__file__).parent / "static").iterdir()}
         if (theme := self._theme) is not None:
             names = (p.relative_to(theme / "static").as_posix() for p in (theme / "static").rglob("*") if p.is_file())
@@ -244,12 +244,12 @@ class _Writer:
 
 class _Environment(Environment):
     def getattr(self, obj: Any, attribute: str) -> Any:
-        """Most data are dictionaries, which jinja would ask for an attribute first, in vain."""
+        """Look up keys of dictionaries first: faster than jinja's order, which tries attributes first."""
         return obj[attribute] if type(obj) is dict and attribute in obj else super().getattr(obj, attribute)
 
 
 def environment(theme: Path | None) -> Environment:
-    """The templates, every value escaped; those of a theme come first, and all run in a sandbox then."""
+    """The environment of templates, with autoescape. With a theme, its templates have precedence, and all are sandboxed."""
     own = PackageLoader("relabel.publishing.site", "templates")
     options: dict[str, Any] = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
     if theme is None:
@@ -259,7 +259,7 @@ def environment(theme: Path | None) -> Environment:
 
     def of_theme(name: str) -> str | None:
         file = inside(theme, name)
-        return read_small(file, _LARGEST_TEMPLATE).decode("utf-8") if file.is_file() else None
+        return read_small(file, _MAX_TEMPLATE_BYTES).decode("utf-8") if file.is_file() else None
 
     return Sandbox(
         loader=ChoiceLoader([PrefixLoader({"builtin": own}), FunctionLoader(of_theme), own]),
@@ -280,40 +280,40 @@ _FILTERS: dict[str, Callable[..., Any]] = {
 }
 
 
-class _Quiet(SimpleHTTPRequestHandler):
+class _QuietHandler(SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing: what is asked for is of no interest to the one who looks."""
+        """Log nothing."""
 
 
 def site_server(folder: Path, port: int) -> ThreadingHTTPServer:
-    """A server of a folder, for this machine only.
+    """Make a server of a site, for this machine only.
 
     Args:
         folder: A folder that `relabel site` wrote.
-        port: Port; 0 takes a free one.
+        port: The port; 0 for any free one.
 
     Returns:
         The server, bound but not yet serving.
 
     Raises:
-        UsageError: The folder holds no site.
-        DataError: The port is taken.
+        UsageError: The folder is not a site.
+        DataError: The port is in use.
     """
     if not (folder / "index.html").is_file():
         raise UsageError(f"{folder} holds no index.html; give the folder that `relabel site --out` wrote")
     with os_errors(f"cannot serve on port {port}", "give another one to --port"):
-        return ThreadingHTTPServer(("127.0.0.1", port), partial(_Quiet, directory=str(folder)))
+        return ThreadingHTTPServer(("127.0.0.1", port), partial(_QuietHandler, directory=str(folder)))
 
 
-# What a site has for programs and for other sites.
+# Files for programs and for other sites: API, cards, pictures, feed, PDF.
 
 API_VERSION = "1"
-"""Counts up when a key of the API changes its meaning or goes; new keys may come at any time."""
+"""Increased when a key of the API changes its meaning or is removed; keys may be added at any time."""
 _OF_READING = ("score_10", "low_10", "high_10", "band", "percentile", "wage_exposure_gbp")
 _OF_SCORE = ("alpha", "beta", "gamma", "strict_10", "with_tools_10", "median_pay_gbp")
 _OF_SOURCE = ("onet_soc_code", "title", "share")
-_LARGEST = 3
-"""O*NET occupations that the API names: those that a score owes most to."""
+_MAX_SOURCES = 3
+"""Number of O*NET occupations listed in the API: those with the largest share of the score."""
 
 
 _EPOCH = "1970-01-01"
@@ -353,18 +353,18 @@ def _occupation(page: Row) -> Row:
         "readings": readings,
         "jobs": score["employees"],
         "tasks": page["counts"]["labelled"],
-        "largest_sources": [{name: part[name] for name in _OF_SOURCE} for part in page["onet"][:_LARGEST]],
+        "largest_sources": [{name: part[name] for name in _OF_SOURCE} for part in page["onet"][:_MAX_SOURCES]],
         "page": f"occupations/{page['code']}.html",
     }
 
 
 def card(page: Row, site: str, link: str) -> Row:
-    """Content of the card of an occupation that another site can show in a frame: under 10 kB, no script, nothing loaded.
+    """Content of an occupation's card, which other sites can embed: under 10 kB, no scripts, no external files.
 
     Args:
         page: Its page in the export.
         site: Title of the site.
-        link: Address of its page, from the card's own place or whole.
+        link: Address of its page, relative to the card or absolute.
     """
     readings = [said for said in page["readings"].values() if said]
     words = "How much of the work a language model could speed up, from 0 (none) to 10 (all)."
@@ -377,20 +377,20 @@ def card(page: Row, site: str, link: str) -> Row:
 
 
 def share(page: Row, site: str) -> Row:
-    """Content of the picture that is shown where a page is shared, 1200 x 630."""
+    """Content of the share picture of a page, 1200 x 630 pixels."""
     said = [said for said in page["readings"].values() if said and not page["thin"]]
     return {"lines": textwrap.wrap(page["title"], 38)[:3], "readings": said, "site": site}
 
 
 def picture(svg: str) -> bytes:
-    """A drawing as PNG."""
+    """Render an SVG drawing as PNG."""
     import vl_convert
 
     return _repacked(vl_convert.svg_to_png(svg, scale=1.0))
 
 
 def _repacked(png: bytes) -> bytes:
-    """The same picture, compressed better than the renderer does."""
+    """Recompress a PNG, which the renderer compresses poorly."""
     at, made, pixels = 8, [png[:8]], b""
     while at < len(png):
         size, kind = struct.unpack(">I4s", png[at : at + 8])
@@ -410,7 +410,7 @@ def _chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def archive(book: ExportBundle) -> bytes:
-    """The whole export as one ZIP file; the same export gives the same bytes."""
+    """The export as a ZIP file; the same export gives the same bytes."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as made:
         for path in book.files:
@@ -419,7 +419,7 @@ def archive(book: ExportBundle) -> bytes:
 
 
 def feed(book: ExportBundle, title: str, address: str) -> Row:
-    """Content of the Atom feed of releases: this release, with how many scores moved since the baseline."""
+    """Content of the Atom feed: this release, with the number of scores that changed since the baseline."""
     words = f"{book.method['counts']['scored']} occupations scored; labels by {book.method['labels']['model_name']}."
     if baseline := book.method["baseline"]:
         words += f" {baseline['counts']['changed']} scores changed since {baseline['run']}."
@@ -428,10 +428,10 @@ def feed(book: ExportBundle, title: str, address: str) -> Row:
 
 
 def sources_pdf(book: ExportBundle, site: Row) -> bytes:
-    """Set the list of sources.
+    """Typeset the list of sources as PDF.
 
-    What sources say reaches the template as data, never as markup. The same input gives the same bytes as long as Typst
-    stays the same: the document carries the day of the run, not of today.
+    Texts of sources are passed to the template as data, never as markup. The same input gives the same bytes with the same
+    version of Typst: the document has the date of the run, not of today.
 
     Args:
         book: The export.

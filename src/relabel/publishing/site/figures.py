@@ -1,4 +1,4 @@
-"""Figures as people read them."""
+"""Numbers and texts formatted for readers, and the geometry of charts."""
 
 from __future__ import annotations
 
@@ -12,46 +12,46 @@ from typing import Any, NamedTuple
 from relabel.tabular import half_up
 
 NONE = "–"
-"""Stands where there is no figure."""
+"""Shown for a missing figure."""
 
 _ADVICE = re.compile(r" \(rate them with `[^`]*`\)")
 _UNITS = ((1_000_000_000, "bn"), (1_000_000, "m"))
-_LARGE = 100
-"""From so many billions on, one decimal is enough."""
+_ONE_DECIMAL_FROM = 100
+"""Amounts of this many billions or more have one decimal instead of two."""
 
 
 def money(value: float | None, sign: str = "£") -> str:
-    """An amount: `£52,885`, `£126m`, `£1.77bn`, `£346.8bn`; a dash where it is missing."""
+    """An amount: `£52,885`, `£126m`, `£1.77bn`, `£346.8bn`; a dash if missing."""
     if value is None:
         return NONE
     minus, size = ("−" if value < 0 else ""), abs(value)
     for unit, name in _UNITS:
-        # Judged after rounding, so that 999.6 million is 1.00bn and no 1000m.
+        # Choose the unit after rounding, so that 999.6 million becomes 1.00bn, not 1000m.
         if round(size / (unit / 1000)) >= 1000:
-            places = 0 if name == "m" else 2 if half_up(size / unit, 2) < _LARGE else 1
+            places = 0 if name == "m" else 2 if half_up(size / unit, 2) < _ONE_DECIMAL_FROM else 1
             return f"{minus}{sign}{half_up(size / unit, places):,.{places}f}{name}"
     return f"{minus}{sign}{half_up(size, 0):,.0f}"
 
 
 def whole(value: float | None) -> str:
-    """A count with separators: `479,000`; a dash where it is missing."""
+    """A count with separators: `479,000`; a dash if missing."""
     return NONE if value is None else f"{half_up(value, 0):,.0f}"
 
 
 def tenth(value: float | None) -> str:
-    """One decimal, half up: `4.6`; a dash where it is missing."""
+    """One decimal, rounded half up: `4.6`; a dash if missing."""
     return NONE if value is None else f"{half_up(value, 1):.1f}"
 
 
 def weighs(task: Mapping[str, Any], names: Mapping[str, str]) -> str:
-    """What hangs on one label: its part of the score, and the score with the reading the other way round."""
+    """How much one label matters: its share of the score, and the score if its reading were reversed."""
     flipped = ((names["strict"], task["alpha_if_flipped"]), (names["with_tools"], task["gamma_if_flipped"]))
     ways = ", ".join(f"{name.lower()} {tenth(10 * value)}" for name, value in flipped if value is not None)
     return f"{tenth(100 * task['share'])}% of the score" + (f"; if labelled the other way: {ways}" if ways else "")
 
 
 def percent(share: float | None) -> str:
-    """A share (0-1) in whole percent; `under 1%` where it would read as none; a dash where it is missing."""
+    """A share (0-1) in whole percent; `under 1%` instead of `0%` unless it is 0; a dash if missing."""
     if share is None:
         return NONE
     if 0 < share < 0.005:
@@ -60,7 +60,7 @@ def percent(share: float | None) -> str:
 
 
 def signed(value: float | None, places: int = 1) -> str:
-    """A change with its sign: `+0.4`, `−1.2`, `0.0`; a dash where it is missing."""
+    """A change with its sign: `+0.4`, `−1.2`, `0.0`; a dash if missing."""
     if value is None:
         return NONE
     rounded = half_up(abs(value), places)
@@ -69,25 +69,25 @@ def signed(value: float | None, places: int = 1) -> str:
 
 
 def change(percent: float | None) -> str:
-    """A projected change of jobs: `+3.1%`; `level` where one decimal shows none, a dash where it is missing."""
+    """A projected change of jobs: `+3.1%`; `level` if it rounds to zero; a dash if missing."""
     if percent is None:
         return NONE
     return f"{signed(percent)}%" if round(percent, 1) else "level"
 
 
 def plain(text: str) -> str:
-    """A remark as a sentence of a page: without the advice on commands that it ends with, and with a full stop."""
+    """A remark as a sentence on a page: without advice on commands at its end, and with a full stop."""
     said = _ADVICE.sub("", text).strip()
     return said if said.endswith(".") else f"{said}."
 
 
 def reason(text: str) -> str:
-    """What a remark says after its subject and a colon, as a sentence: `Growing demand gives 2 of 2: employment …`."""
+    """The part of a remark after its first colon, as a sentence; for example of `Growing demand gives 2 of 2: employment …`."""
     return first_upper(plain(text.split(": ", 1)[-1]))
 
 
 def warning(note: str | None, whose: str = "These scores") -> str | None:
-    """What every reader must know of a document first, from its note: that it is a sample, or partial; None for neither."""
+    """The warning at the top of a document, from its note: that it is of the sample, or partial; None for neither."""
     said = ["SAMPLE: the tasks, labels, jobs and pay are invented and say nothing about a real occupation."]
     said = said if "SAMPLE: " in (note or "") else []
     if rests := re.search(r"PARTIAL: .*?rests on ([\d,]+ of [\d,]+) tasks", note or ""):
@@ -96,28 +96,28 @@ def warning(note: str | None, whose: str = "These scores") -> str | None:
 
 
 def for_readers(text: str) -> str:
-    """A remark as a page prints it: `95%`, and no names of columns."""
+    """A remark for a page: without a space before percent signs, and without names of columns."""
     return re.sub(r"(\d) %", r"\1%", re.sub(r"columns _\w+: ", "", text))
 
 
 def long_date(day: str) -> str:
-    """A day in words: `3 April 2026`."""
+    """A date in words: `3 April 2026`."""
     read = date.fromisoformat(day[:10])
     return f"{read.day} {read:%B %Y}"
 
 
 def printable(text: str) -> str:
-    """A text without characters that XML may not hold."""
+    """A text with unprintable characters, which XML does not allow, replaced by spaces."""
     return "".join(char if char.isprintable() else " " for char in text)
 
 
 def first_upper(text: str) -> str:
-    """A remark with its first letter in upper case and all others as they are."""
+    """A text with its first letter in upper case, and all others unchanged."""
     return text[:1].upper() + text[1:]
 
 
 class Box(NamedTuple):
-    """A rectangle: left, top, width and height, in the unit of the area that was divided."""
+    """A rectangle: left, top, width and height, in the unit of the whole area."""
 
     x: float
     y: float
@@ -126,17 +126,17 @@ class Box(NamedTuple):
 
 
 def squarified(values: Sequence[float], area: Box) -> list[Box]:
-    """Divide an area among values, keeping each part as near to a square as may be.
+    """Divide an area among values, with parts as close to squares as possible.
 
-    The layout of Bruls, Huizing and van Wijk (2000): parts are laid in rows along the shorter side, and a row is closed
-    when another part would make its worst one longer.
+    The squarified treemap of Bruls, Huizing and van Wijk (2000): parts are placed in rows along the shorter side, and a row
+    ends when another part would worsen its worst aspect ratio.
 
     Args:
         values: Above 0, largest first.
-        area: What is divided.
+        area: The area to divide.
 
     Returns:
-        A box for each value, in their order; its area is its part of the whole.
+        A box for each value, in the same order; its area is proportional to the value.
     """
     left = [value * area.width * area.height / sum(values) for value in values]
     boxes: list[Box] = []
@@ -144,7 +144,7 @@ def squarified(values: Sequence[float], area: Box) -> list[Box]:
     while left:
         side = min(free.width, free.height)
         count = 1
-        while count < len(left) and _worst(left[: count + 1], side) <= _worst(left[:count], side):
+        while count < len(left) and _worst_ratio(left[: count + 1], side) <= _worst_ratio(left[:count], side):
             count += 1
         row, left = left[:count], left[count:]
         placed, free = _place_row(row, free)
@@ -152,13 +152,13 @@ def squarified(values: Sequence[float], area: Box) -> list[Box]:
     return boxes
 
 
-def _worst(row: Sequence[float], side: float) -> float:
+def _worst_ratio(row: Sequence[float], side: float) -> float:
     total = sum(row)
     return max(side**2 * max(row) / total**2, total**2 / (side**2 * min(row)))
 
 
 def _place_row(row: Sequence[float], free: Box) -> tuple[list[Box], Box]:
-    """Lay a row along the shorter side; returns its parts and what is left of the area."""
+    """Place a row along the shorter side; returns its boxes and the remaining area."""
     x, y, width, height = free
     if width < height:  # the same with the axes swapped
         boxes, rest = _place_row(row, Box(y, x, height, width))
@@ -175,7 +175,7 @@ class Axis(NamedTuple):
     Attributes:
         low: Value at its start.
         high: Value at its end.
-        length: Its length.
+        length: Its length, in any unit.
         ticks: Round values on it.
     """
 
@@ -185,16 +185,16 @@ class Axis(NamedTuple):
     ticks: tuple[float, ...]
 
     def at(self, value: float) -> float:
-        """Place of a value on the axis, from its start."""
+        """Position of a value on the axis, from its start."""
         return self.length * math.log(value / self.low) / math.log(self.high / self.low)
 
 
 def log_axis(values: Sequence[float], length: float) -> Axis:
-    """A logarithmic axis around values.
+    """A logarithmic axis that covers values.
 
     Args:
         values: Above 0, at least one.
-        length: Its length.
+        length: Length of the axis.
     """
     low, high = min(values) * 0.92, max(values) * 1.08
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)

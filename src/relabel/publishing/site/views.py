@@ -1,4 +1,4 @@
-"""What each kind of page shows, put together from an export."""
+"""The content of each kind of page, prepared from an export."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from relabel.sources.tables import is_table_file
 Row = dict[str, Any]
 
 _UNGROUPED = {"code": "", "title": "All occupations"}
-_MOST_NAMED = 7
-"""Occupations that the chart of pay names under each reading."""
+_MAX_NAMED = 7
+"""Maximum number of occupations named in the chart of pay, for each reading."""
 _COMPARED = ["code", "title", "status", "thin", "jobs", "pay", "strict_10", "with_tools_10", "strict", "with_tools"]
-_FOLLOWING = ("percentile", "wage_exposure_gbp")
-"""Figures that follow from a score and from those of others."""
+_DERIVED_FIGURES = ("percentile", "wage_exposure_gbp")
+"""Figures that depend on a score, and on those of other groups."""
 _ENDS = {"mid": "", "low": "_low", "high": "_high"}
-_NOT_OF_CAREERS = ("ons-", "bls-isco08", "bls-soc2010")
-"""Sources of the table of UK groups, which pages of US careers owe nothing to."""
+_NOT_FOR_CAREERS = ("ons-", "bls-isco08", "bls-soc2010")
+"""Sources of UK groups, which are not used by pages of US careers."""
 _MEASURES = {"alpha": "Model alone", "beta": "Tools at half weight", "gamma": "Model with tools"}
 
 
@@ -37,11 +37,11 @@ MENU = {
     "method.html": "Method",
     "sources.html": "Sources",
 }
-"""The pages about all occupations as the menu names them; an export that lacks what a page shows has none."""
+"""Names of the overview pages in the menu; pages without data in the export are omitted."""
 
 
 def about(book: ExportBundle) -> Row:
-    """What every page says of the whole site."""
+    """Content that is common to all pages."""
     method = book.method
     counts = method["counts"]
     money = any(page["score"]["employees"] is not None for page in book.occupations)
@@ -76,14 +76,14 @@ def about(book: ExportBundle) -> Row:
 
 
 def _labels_of(baseline: Row, model: str) -> str:
-    """The labels of a baseline in words: by their model, and where that is the same as now by their run."""
+    """The labels of a baseline in words: named by their model or, if that is unchanged, by their run."""
     if baseline["model"] == model:
         return f"the labels of the run {baseline['run']}"
     return f"labels by {baseline['model_name']}"
 
 
 def rows(book: ExportBundle) -> list[Row]:
-    """One row an occupation for tables, charts and the comparison."""
+    """One row per occupation, for tables, charts and the comparison."""
     found: list[Row] = []
     for page in book.occupations:
         score = page["score"]
@@ -110,11 +110,11 @@ def rows(book: ExportBundle) -> list[Row]:
 
 
 def _search_words(page: Row) -> str:
-    """All words by which a group can be found, each once: of its titles and of the main O*NET occupations behind it."""
+    """Distinct search words of a group: from its titles, and those of the main O*NET occupations behind it."""
     behind = [part["title"] or "" for part in page["onet"] if part["tasks_here"]]
     titles = [page["code"], page["title"], *page["job_titles"], *behind]
     words = dict.fromkeys(word.strip("(),;:") for title in titles for word in title.casefold().split())
-    # A word within a word that is there already would be found anyway.
+    # Omit words that are part of another, because the search matches substrings.
     found = [word for word in words if word and not any(word in other for other in words if other != word)]
     every = " ".join(titles).casefold()
     return " ".join(
@@ -123,7 +123,7 @@ def _search_words(page: Row) -> str:
 
 
 def overview(book: ExportBundle, site: Row) -> dict[str, Row]:
-    """The content of the pages about all occupations, by path.
+    """Content of the overview pages, by path.
 
     Args:
         book: The export.
@@ -159,7 +159,7 @@ def overview(book: ExportBundle, site: Row) -> dict[str, Row]:
 
 
 def minor_groups(book: ExportBundle) -> dict[str | None, list[Row]]:
-    """The occupations of each minor group, by its code; None for those outside of any."""
+    """The occupations of each minor group, by its code; None for those without one."""
     found: dict[str | None, list[Row]] = defaultdict(list)
     for page in book.occupations:
         found[_minor(page)].append({name: page[name] for name in ("code", "title", "thin")})
@@ -206,7 +206,7 @@ def occupation(page: Row, groups: Mapping[str | None, list[Row]], onet: Mapping[
 
 
 def why_not(page: Row) -> str:
-    """Why a group has no score, or one that rests on little, in words for readers."""
+    """Why a group has no score, or a thin one, in words for readers."""
     kind, _, reason = page["score"]["status"].partition(": ")
     if match := re.match(r"(borrowed from .*, because )?no task statements for (.*)", reason):
         said = f"O*NET has no task statements for the US occupations that match this group ({match[2]})"
@@ -223,7 +223,7 @@ def why_not(page: Row) -> str:
 
 
 def split(tasks: Sequence[Row]) -> Row:
-    """Tasks of a code by what they need: the model alone, software around it, neither; and those without a label."""
+    """Tasks of a code by exposure: to the model alone, only with software around it, neither, or unlabelled."""
     found: dict[str, list[Row]] = {"alone": [], "software": [], "person": [], "unknown": []}
     for task in tasks:
         kind = "alone" if task["strict"] == "exposed" else "software" if task["with_tools"] == "exposed" else "person"
@@ -234,7 +234,7 @@ def split(tasks: Sequence[Row]) -> Row:
 
 
 def groups_of_onet(book: ExportBundle) -> dict[str, list[Row]]:
-    """The groups that each O*NET-SOC code stands behind, largest share first."""
+    """The groups that each O*NET-SOC code contributes to, largest share first."""
     behind: dict[str, list[Row]] = defaultdict(list)
     for page in book.occupations:
         for part in page["onet"]:
@@ -250,7 +250,7 @@ def onet(page: Row, behind: dict[str, list[Row]]) -> Row:
 
 
 def treemap(placed: Sequence[Row]) -> list[Row]:
-    """The major groups with their occupations, each with its place on a wide and on a tall area, in percent.
+    """The major groups with their occupations, each with its box in a wide and in a tall treemap, in percent.
 
     Args:
         placed: Rows with jobs.
@@ -278,7 +278,7 @@ def _percent(box: Box, whole: Box) -> tuple[float, ...]:
 
 
 def scatter(paid: Sequence[Row]) -> Row:
-    """Places of the occupations in a scatter, in percent: median pay from the left, score from the top.
+    """Positions of the occupations in a scatter plot, in percent: median pay from the left, score from the top.
 
     Args:
         paid: Rows with pay and a score.
@@ -290,8 +290,8 @@ def scatter(paid: Sequence[Row]) -> Row:
         {
             "row": row,
             "x": round(axis.at(row["pay"]), 2),
-            "strict": _from_top(row["strict_10"]),
-            "with_tools": _from_top(row["with_tools_10"]),
+            "strict": _chart_y(row["strict_10"]),
+            "with_tools": _chart_y(row["with_tools_10"]),
         }
         for row in sorted(paid, key=lambda row: (row["pay"], row["code"]))
     ]
@@ -299,12 +299,12 @@ def scatter(paid: Sequence[Row]) -> Row:
     return {"ticks": ticks, "dots": dots, "named": [*_outliers(dots, "strict"), *_outliers(dots, "with_tools")]}
 
 
-def _from_top(score_10: float | None) -> float | None:
+def _chart_y(score_10: float | None) -> float | None:
     return None if score_10 is None else round(100 - 10 * score_10, 1)
 
 
 def _outliers(dots: Sequence[Row], reading: str) -> list[Row]:
-    """Occupations far from what their pay would suggest, and the best and the worst paid one, as many as have room for their names."""
+    """Occupations to name in the chart: the best and worst paid, and outliers of the regression on pay, if there is room."""
     placed = [dot for dot in dots if dot[reading] is not None]
     if len(placed) < 3:
         return []
@@ -314,22 +314,22 @@ def _outliers(dots: Sequence[Row], reading: str) -> list[Row]:
     named: list[Row] = []
     for dot in [placed[-1], placed[0], *far]:
         free = all(abs(dot[reading] - other["y"]) > 5 or abs(dot["x"] - other["x"]) > 18 for other in named)
-        if free and len(named) < _MOST_NAMED:
+        if free and len(named) < _MAX_NAMED:
             named.append({"x": dot["x"], "y": dot[reading], "title": dot["row"]["title"], "reading": reading})
     return named
 
 
 def totals(book: ExportBundle) -> Row:
-    """Wage exposure in all and by major group, over the occupations with a score, jobs and pay.
+    """Wage exposure, in total and by major group, over occupations with a score, jobs and pay.
 
-    Thin scores do not count, as in the totals of the export, but are counted apart.
+    Thin scores are excluded, as in the totals of the export, and counted separately.
     """
     lines: dict[str, Row] = {}
-    every = _line({"code": "", "title": "All occupations"})
+    every = _total_row({"code": "", "title": "All occupations"})
     for page in book.occupations:
         score = page["score"]
         major = page["above"].get("major", _UNGROUPED)
-        line = lines.setdefault(major["code"], _line(major))
+        line = lines.setdefault(major["code"], _total_row(major))
         for into in (line, every):
             into["groups"] += 1
             into["all_jobs"] += score["employees"] or 0
@@ -349,18 +349,18 @@ def totals(book: ExportBundle) -> Row:
     return {"every": every, "lines": list(lines.values()), "measures": _MEASURES}
 
 
-def _line(major: Row) -> Row:
+def _total_row(major: Row) -> Row:
     counted = dict.fromkeys(("groups", "counted", "thin", "jobs", "all_jobs", "wages"), 0)
     return dict(major) | counted | dict.fromkeys(_MEASURES)
 
 
 def changes(listed: Sequence[Row], method: Row) -> Row:
-    """What moved against the baseline, largest first, with the causes that the export names."""
+    """Changes since the baseline, largest first, with their causes."""
     moved = [
         row
         for row in listed
-        # A score that stayed can still have changed its place among the others.
-        if row["change"] != 0 or any(row[f"{name}_before"] != row[f"{name}_after"] for name in _FOLLOWING)
+        # The percentile can change even if the score does not.
+        if row["change"] != 0 or any(row[f"{name}_before"] != row[f"{name}_after"] for name in _DERIVED_FIGURES)
     ]
     known = [row for row in moved if row["change"] is not None]
     ordered = sorted(known, key=lambda row: (-abs(row["change"]), row["code"], row["measure"]))
@@ -369,53 +369,53 @@ def changes(listed: Sequence[Row], method: Row) -> Row:
         "changed": ordered,
         "codes": len({row["code"] for row in ordered}),
         "names": _MEASURES,
-        # A cause that moved nothing has no column.
+        # Causes without any effect have no column.
         "causes": [cause for cause in WORDS["causes"] if any(row[cause] for row in moved)],
         "method": method,
     }
 
 
 def resilience_sentence(page: Row) -> str:
-    """The resilience of a family in one sentence: what is known of each part, then what is not known yet."""
+    """The resilience of a family in one sentence: first the known parts, then the unknown ones."""
     known: list[str] = []
     for part in page["resilience"]["parts"]:
         if part["points"] is not None:
             level = part["id"] == "growing-demand" and part["figure"] == 0
             known.append("jobs stay level" if level else WORDS["resilience"][part["id"]][part["points"]])
     unknown = [part["name"].lower() for part in page["resilience"]["parts"] if part["points"] is None]
-    said = _and(known) if known else "none of its parts could be judged"
+    said = _join_with_and(known) if known else "none of its parts could be judged"
     return f"{said[0].upper()}{said[1:]}" + (
-        f"; {_and(unknown)} could not be judged yet." if known and unknown else "."
+        f"; {_join_with_and(unknown)} could not be judged yet." if known and unknown else "."
     )
 
 
-def _and(words: Sequence[str]) -> str:
+def _join_with_and(words: Sequence[str]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
-_RUNGS = ("Entry", "Skilled", "Experienced", "Advanced", "Expert")
-"""Steps of a career; fewer than five leave out some in the middle."""
-_STEPS = (("Entry", "p10", "p25"), ("Established", "p25", "p75"), ("Expert", "p75", "p90"))
+_STEP_NAMES = ("Entry", "Skilled", "Experienced", "Advanced", "Expert")
+"""Names of career steps; with fewer than five, those before the last are omitted."""
+_PAY_STEPS = (("Entry", "p10", "p25"), ("Established", "p25", "p75"), ("Expert", "p75", "p90"))
 
 
 def progression(page: Row) -> list[Row]:
-    """Steps from entry to expert, each with its range of pay: by the preparation that roles need, where they differ in that.
+    """Career steps from entry to expert, each with its range of pay: by job zone or, if all roles share one, by pay.
 
     Returns:
-        For each step `name, zone` (O*NET job zone; None where by pay), `low, high` (US dollars a year), `start` and `width` (percent of the scale of all steps) and `roles`;
-        empty where pay is not known.
+        For each step `name, zone` (O*NET job zone; None for steps by pay), `low, high` (US dollars a year), `start` and
+        `width` (percent of the common scale) and `roles`; empty if pay is unknown.
     """
     by_zone: dict[int, list[Row]] = defaultdict(list)
     for role in page["roles"]:
         if role["preparation"]["job_zone"] and role["pay"] and role["pay"][0]["median"] is not None:
             by_zone[role["preparation"]["job_zone"]].append(role)
     if len(by_zone) > 1:
-        names = zip([*_RUNGS[: len(by_zone) - 1], _RUNGS[-1]], sorted(by_zone), strict=True)
+        names = zip([*_STEP_NAMES[: len(by_zone) - 1], _STEP_NAMES[-1]], sorted(by_zone), strict=True)
         paid = {zone: [role["pay"][0]["median"] for role in roles] for zone, roles in by_zone.items()}
         steps = [(name, zone, min(paid[zone]), max(paid[zone]), by_zone[zone]) for name, zone in names]
     else:
         means = page["pay"][0]["weighted"] if page["pay"] else {}
-        ends = [(name, means.get(low), means.get(high)) for name, low, high in _STEPS]
+        ends = [(name, means.get(low), means.get(high)) for name, low, high in _PAY_STEPS]
         steps = [(name, None, low, high, []) for name, low, high in ends if low is not None and high is not None]
     most = max((high for _, _, _, high, _ in steps), default=1)
     names = ("name", "zone", "low", "high", "roles")
@@ -431,7 +431,7 @@ def progression(page: Row) -> list[Row]:
 
 def career(page: Row, book: ExportBundle) -> Row:
     """Content of the page of a job family."""
-    titles = {s["id"]: s["title"] for s in book.sources if not s["id"].startswith(_NOT_OF_CAREERS)}
+    titles = {s["id"]: s["title"] for s in book.sources if not s["id"].startswith(_NOT_FOR_CAREERS)}
     return {
         "page": page,
         "sentence": resilience_sentence(page),
