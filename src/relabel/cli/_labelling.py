@@ -28,40 +28,30 @@ from relabel.labelling.collector import Progress
 from relabel.labelling.estimate import Estimate, cost_at_a_glance, estimate, limits
 from relabel.labelling.job import Job, Stop, other_addresses
 from relabel.labelling.local import ADVICE, is_local
-from relabel.labelling.options import RunOptions
+from relabel.labelling.options import Prepared
 from relabel.labelling.runner import run_job
 from relabel.labelling.session import Outcome, labels_there
 from relabel.labelling.store import Store, store_so_far
-from relabel.labelling.transport import Connection
 from relabel.settings import Settings
 
 Result = TypeVar("Result")
 
 
 async def label_until(
-    stop: Stop,
-    options: RunOptions,
-    job: Job,
-    connection: Connection,
-    folder: Path,
-    environment: Settings,
-    *,
-    replay: bool = False,
-    look: Look,
+    stop: Stop, prepared: Prepared, folder: Path, environment: Settings, *, replay: bool = False, look: Look
 ) -> Outcome:
     """Run a job to its end, or until it is stopped.
 
     Args:
         stop: Stops the job.
-        options: What the user chose.
-        job: What to label.
-        connection: The model.
+        prepared: Which model is asked which questions.
         folder: The run folder.
         environment: Settings from the environment.
         replay: Whether answers come from the store alone.
         look: How progress looks.
     """
     require_writable(folder)
+    options, connection, job = prepared
     progress, budget = Progress(asked=job.size), options.budget(connection, job, environment)
     engine = options.engine(connection, budget, replay=replay)
     with Store(environment.store_dir, read_only=replay) as store:

@@ -181,11 +181,9 @@ async def _label(
     from relabel.settings import settings
 
     environment = settings()
-    connection = options.connection(environment)
-    options.require_bounds(connection)
-    job = options.job(connection)
-    folder, look = Path(out or Path("runs") / default_name(job)), "people" if progress else "quiet"
-    await label_until(stop, options, job, connection, folder, environment, replay=replay, look=look)
+    prepared = options.prepare(environment)
+    folder, look = Path(out or Path("runs") / default_name(prepared.job)), "people" if progress else "quiet"
+    await label_until(stop, prepared, folder, environment, replay=replay, look=look)
     return relabel.open_run(str(folder))
 
 

@@ -405,14 +405,12 @@ def _labelled(
     rejected: dict[str, Spent] = {}
     for name, rubric in rubrics.items():
         chosen = replace(options, rubric=rubric, max_cost=options.max_cost and options.max_cost / len(rubrics))
-        connection = chosen.connection(environment)
-        chosen.require_bounds(connection)
-        job = chosen.job(connection)
-        job = replace(job, parameters={**job.parameters, **extra})
+        asked = chosen.prepare(environment)
+        job = replace(asked.job, parameters={**asked.job.parameters, **extra})
         typer.echo(f"{name}: {job.size:,} labels", err=True)
         if not how.yes and options.max_cost is None:
             get_consent(job, folder / name, environment)
-        work = label_until(stop := Stop(), chosen, job, connection, folder / name, environment, look=look)
+        work = label_until(stop := Stop(), asked._replace(job=job), folder / name, environment, look=look)
         outcome = run_until_stopped(work, stop, look=look)
         if outcome.interrupted or outcome.missing.total >= job.size:
             raise IncompleteRunError(

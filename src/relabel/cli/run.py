@@ -179,9 +179,8 @@ def run(
     if engine == "batch" and is_local(model):
         raise UsageError(f"--engine batch needs a provider with a Batch API, and {model} runs here; remove --engine")
     options.asked_settings()
-    connection = options.connection(environment)
-    options.require_bounds(connection)
-    job = options.job(connection)
+    prepared = options.prepare(environment)
+    connection, job = prepared.connection, prepared.job
     if doubts := options.doubts(job):
         say(f"warning: {doubts}", err=True)
     folder = out or Path("runs") / default_name(job)
@@ -201,7 +200,7 @@ def run(
     else:
         go_on = "run the same command again to continue"
         stop, replay = Stop(), engine == "replay"
-        way = work.label_until(stop, options, job, connection, folder, environment, replay=replay, look=look)
+        way = work.label_until(stop, prepared, folder, environment, replay=replay, look=look)
         outcome = work.run_until_stopped(way, stop, look=look)
     elsewhere = work.stored_elsewhere(job, outcome, environment) if engine == "replay" else ""
     work.report(outcome, folder, model, go_on, as_json=as_json, elsewhere=elsewhere)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from relabel.errors import UsageError
 from relabel.labelling.batch.state import unaccounted_usd
@@ -37,6 +37,14 @@ _CREDENTIALS = re.compile(
 )
 _OURS = {"model", "messages", "input", "response_format", "stream", "n"}
 """Fields of a request that relabel sets itself."""
+
+
+class Prepared(NamedTuple):
+    """Which model is asked which questions, as the user chose."""
+
+    options: RunOptions
+    connection: Connection
+    job: Job
 
 
 @dataclass(frozen=True)
@@ -116,6 +124,12 @@ class RunOptions:
                 known = ", ".join(rubric.settings)
                 raise UsageError(f"the rubric {rubric.id} has no setting {name!r}; use one of {known}")
         return asked
+
+    def prepare(self, environment: Settings, *, capped: bool | None = None) -> Prepared:
+        """All of them checked, without starting or asking anything; errors are those of the steps."""
+        connection = self.connection(environment)
+        self.require_bounds(connection, capped)
+        return Prepared(self, connection, self.job(connection))
 
     def connection(self, environment: Settings) -> Connection:
         """The model, without starting or asking anything.

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from relabel.errors import DataError, IncompleteRunError, ProviderError, RelabelError, RunInterruptedError, UsageError
@@ -26,12 +26,11 @@ from relabel.labelling.estimate import BATCH_WINDOW_H, Estimate, Limit, estimate
 from relabel.labelling.job import Job, Stop, with_known_format
 from relabel.labelling.limiter import Budget
 from relabel.labelling.local import is_local
-from relabel.labelling.options import RunOptions, checked_parameters, default_name
+from relabel.labelling.options import Prepared, RunOptions, checked_parameters, default_name
 from relabel.labelling.providers import UNKNOWN, Price, given_price, provider_of
 from relabel.labelling.runner import run_job
 from relabel.labelling.session import Outcome, labels_there, spent_before, unfinished
 from relabel.labelling.store import Store, store_so_far
-from relabel.labelling.transport import Connection
 from relabel.manifest import read_manifest
 from relabel.rubric import Rubric, load_rubric
 from relabel.run import Run, open_run
@@ -125,14 +124,6 @@ class StopAll(Stop):
             stop()
 
 
-class Model(NamedTuple):
-    """Which model is asked which questions."""
-
-    options: RunOptions
-    connection: Connection
-    job: Job
-
-
 @dataclass
 class RaterRun:
     """A rater on the way from its lines in the study file to a run.
@@ -147,7 +138,7 @@ class RaterRun:
 
     rater: Rater
     ref: str
-    model: Model | None = None
+    model: Prepared | None = None
     progress: Progress = field(default_factory=lambda: Progress(asked=0))
     state: State = "not started"
     error: RelabelError | None = None
@@ -253,16 +244,14 @@ def plan(opened: OpenStudy) -> list[RaterRun]:
             found.append(RaterRun(rater, str(opened.runs / f"{rater.name}-{digest}")))
             continue
         try:
-            options = _options(rater, opened, rubric)
-            connection = options.connection(opened.environment)
-            options.require_bounds(connection, capped=bool(study.budget_usd or rater.max_cost_usd))
-            job = options.job(connection)
-            if rater.engine == "batch" and is_local(options.model):
+            capped = bool(study.budget_usd or rater.max_cost_usd)
+            model = _options(rater, opened, rubric).prepare(opened.environment, capped=capped)
+            if rater.engine == "batch" and is_local(model.options.model):
                 raise UsageError("the embedded model has no Batch API; remove `engine`")
         except UsageError as error:
             raise UsageError(f"the rater {rater.name}: {error}") from error
-        folder = opened.runs / f"{rater.name}-{default_name(job).rpartition('-')[2]}"
-        found.append(RaterRun(rater, str(folder), Model(options, connection, job), Progress(asked=job.size)))
+        folder = opened.runs / f"{rater.name}-{default_name(model.job).rpartition('-')[2]}"
+        found.append(RaterRun(rater, str(folder), model, Progress(asked=model.job.size)))
     for one in found:
         manifest = _manifest(one.out)
         if one.model is None:
@@ -392,7 +381,7 @@ async def run_raters(
 
 
 def _shares(
-    asked: Sequence[tuple[RaterRun, Model]], left_usd: float, open_usd: Mapping[str, float], store: Store
+    asked: Sequence[tuple[RaterRun, Prepared]], left_usd: float, open_usd: Mapping[str, float], store: Store
 ) -> dict[str, float]:
     """What of a budget is set aside for each rater's batches: what they may cost at most, or less where not all raters have room."""
     most: dict[str, float] = {}
@@ -407,7 +396,7 @@ def _shares(
 
 
 async def _by_batch(
-    one: RaterRun, model: Model, cap: float | None, store: Store, opened: OpenStudy, stop: Stop
+    one: RaterRun, model: Prepared, cap: float | None, store: Store, opened: OpenStudy, stop: Stop
 ) -> Outcome:
     job, connection, key_env = model.job, model.connection, model.options.key_env
     how = BatchOptions(max_cost=cap, key_env=key_env)
