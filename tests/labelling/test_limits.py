@@ -228,6 +228,7 @@ async def test_what_was_said_before_the_limit_was_granted_anew_is_old() -> None:
         said(0, "nan"),
         said(0, "inf"),
         said(0, "1893456000"),
+        said(0, "6h0m0s"),
         said(0) | {"x-ratelimit-limit-requests": "plenty"},
     ],
 )

@@ -352,6 +352,29 @@ async def test_thinking_outside_of_the_completion_is_billed(how: dict[str, Any],
     assert [(row.completion_tokens, row.reasoning_tokens) for row in outcome.labels] == [(540, 500)] * 2
 
 
+async def test_a_key_that_is_disabled_after_answers_ends_the_run(store: Store, tmp_path: Path) -> None:
+    said = {"error": {"message": "This API key has been disabled.", "type": "permission_error"}}
+    with provider(lambda seen: judged() if len(fake.seen) <= 2 else Reply(403, said)) as fake:
+        with pytest.raises(ProviderError, match="denies access"):
+            await label_all(make_job(fake.base_url, 9), store, tmp_path / "run", concurrency=1)
+        assert len(fake.seen) == 3
+
+
+@pytest.mark.parametrize("same_id", [True, False])
+async def test_answers_that_a_cache_gives_to_other_questions_are_said(
+    same_id: bool, store: Store, tmp_path: Path
+) -> None:
+    def script(seen: Seen) -> Reply:
+        return Reply(body=json.dumps(kept if same_id else {**kept, "id": f"c-{len(fake.seen)}"}))
+
+    kept = chat(JSON)
+    with provider(script) as fake:
+        outcome = await label_all(make_job(fake.base_url, 3), store, tmp_path / "run", concurrency=1)
+    assert len(outcome.labels) == 6
+    note = outcome.manifest.note or ""
+    assert note.startswith("5 labels come from a completion that another question got before") is same_id
+
+
 @pytest.mark.parametrize(
     ("tier", "source", "cost", "note"),
     [

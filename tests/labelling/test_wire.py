@@ -230,6 +230,22 @@ def test_counts_that_no_answer_can_have_are_unknown_and_those_of_the_other_diale
     assert tokens(GOOD, input_tokens=100, output_tokens=20) == Usage(prompt=100, completion=20)
 
 
+@pytest.mark.parametrize(
+    ("prompt", "total", "cached"),
+    [
+        (100, 120, {"num_cached_tokens": 90}),
+        (100, 120, {"cache_read_input_tokens": 90}),
+        (10, 30, {"cache_read_input_tokens": 90}),
+        (10, 120, {"cache_read_input_tokens": 90}),
+    ],
+)
+def test_cached_tokens_are_read_whether_or_not_the_prompts_hold_them(
+    prompt: int, total: int, cached: dict[str, int]
+) -> None:
+    usage = {"prompt_tokens": prompt, "completion_tokens": 20, "total_tokens": total, **cached}
+    assert read("chat", chat(GOOD, usage=usage)).usage == Usage(prompt=100, cached=90, completion=20)
+
+
 def test_a_reply_without_choices_or_message_is_a_blocked_question() -> None:
     for choices in ([], None):
         with pytest.raises(NotAReplyError) as caught:

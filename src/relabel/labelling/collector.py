@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
@@ -272,6 +272,18 @@ class LabelCollector:
         if not from_store:
             self._bought.add(key)
         return answer, from_store
+
+
+def shared_answers(labels: Iterable[Label]) -> int:
+    """Labels whose completion, by id and text, another question got before."""
+    first: dict[str, tuple[str, tuple[str, str, str]]] = {}
+    count = 0
+    for label in labels:
+        mark = (label.answer_id or "").partition("-")[0]
+        key, question = label.request_key, (label.onet_soc_code, label.task_id, label.setting)
+        before = first.setdefault(mark, (key, question)) if mark else (key, question)
+        count += before[0] != key and before[1] != question
+    return count
 
 
 def _sum(total: float | None, more: float | None) -> float | None:

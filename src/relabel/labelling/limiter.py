@@ -33,8 +33,8 @@ LARGEST_LIMIT = 512
 _HISTORY = 500
 _UNHEARD_S = 0.25
 """Pause while all that a provider granted is sent and none of it has come back to say more."""
-_LONGEST_RESET_S = 25 * 3600.0
-"""Limits are granted by the minute or by the day; what promises more room only later than that is not such a header."""
+_LONGEST_RESET_S = 900.0
+"""What gives room only later than that, as a day's quota does, is not waited for: the refusal that follows ends the run and says when."""
 DURATION = r"(?:\d+(?:\.\d+)?\s*(?:ms|milliseconds?|days?|d|hours?|hrs?|h|minutes?|mins?|m|seconds?|secs?|s)(?![a-z])[ ,]*(?:and )?)+"
 """How amounts of time are written; letters of either case."""
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|milli|d|h|m|s)", re.IGNORECASE)

@@ -411,6 +411,7 @@ def refusal(
             f"{address} accepts no requests for {span} ({said}); start the same run again after {back:%H:%M} UTC on "
             f"{back:%d %B}"
         )
+    alone = alone and not _NOT_THE_QUESTION.search(said)
     if not alone and (fatal := fatal_refusal(reply, address=address, path=path, model=model)) is not None:
         return fatal
     refused = f", parameter {reply.param!r}" if reply.param else ""

@@ -17,7 +17,7 @@ from typing import Any
 from relabel import __version__
 from relabel.errors import DataError
 from relabel.files import require_own, require_writable, writing
-from relabel.labelling.collector import LabelCollector, Progress
+from relabel.labelling.collector import LabelCollector, Progress, shared_answers
 from relabel.labelling.job import Job, differences, with_known_format
 from relabel.labelling.leases import Leases
 from relabel.labelling.limiter import Budget
@@ -175,6 +175,8 @@ class RunSession:
             "answers gave the label before the rationale, which then justifies the label but did not lead to it: the provider "
             "reorders the keys of an answer": progress.label_first,
             "answers came without usable token counts: their cost is unknown": progress.uncounted,
+            "labels come from a completion that another question got before, word for word and by its id: a gateway's cache seems "
+            "to answer by likeness; switch it off and label again into an empty store": shared_answers(labels),
         }
         price, tiers = collector.job.price, Counter(label.service_tier for label in labels)
         if price is not None and not price.holds_in("priority") and progress.table_usd == progress.cost_usd:

@@ -183,6 +183,9 @@ def _read_responses(raw: Any) -> Reply:
     )
 
 
+_CACHED = ("prompt_cache_hit_tokens", "cached_tokens", "num_cached_tokens", "cache_read_input_tokens")
+
+
 def _usage(usage: Any, *, wrote: bool = False) -> Usage:
     """Token counts; none at all, which means unknown, where one of them cannot be true: what an answer cost is not guessed.
 
@@ -193,7 +196,7 @@ def _usage(usage: Any, *, wrote: bool = False) -> Usage:
     usage = object_of(usage)
     prompt, completion = ("prompt", "completion") if "prompt_tokens" in usage else ("input", "output")
     details, more = (object_of(usage.get(f"{name}_tokens_details")) for name in (prompt, completion))
-    cached = details.get("cached_tokens") or usage.get("prompt_cache_hit_tokens") or usage.get("cached_tokens")
+    cached = details.get("cached_tokens") or next(filter(None, map(usage.get, _CACHED)), None)
     written = details.get("cache_write_tokens") or usage.get("cache_creation_input_tokens")
     said = (
         usage.get(f"{prompt}_tokens"),
@@ -206,6 +209,8 @@ def _usage(usage: Any, *, wrote: bool = False) -> Usage:
     if said[0] is None or said[3] is None or not all(count is None or _is_count(count) for count in said):
         return Usage()
     asked, read, stored, answered, reasoning, total = (int(count or 0) for count in said)
+    if read + stored > asked:  # Anthropic counts apart what its cache has
+        asked += read + stored
     # Thinking that some providers bill as output stands in the total alone, or is more than the whole output is said to be.
     hidden = max(0, total - asked - answered, reasoning if reasoning > answered else 0) if asked or answered else 0
     if wrote and not (asked and answered + hidden):
