@@ -56,7 +56,7 @@ def test_measures_are_those_of_the_paper(name: str) -> None:
     ("old", "new", "words"),
     [
         ("id: exposure", "id: Exposure Rubric", "id: "),
-        ("version: 2", "version: two", "should be a valid integer; correct it"),
+        ("version: 2", "version: two", "version: must be a valid integer; correct it"),
         (
             "version: 2",
             "version: 2\nversions: 1",

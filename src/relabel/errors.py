@@ -18,6 +18,7 @@ The message of each is one sentence that says what is wrong and what to do.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -26,6 +27,18 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
 from relabel.redaction import clean
+
+_PATTERNS = {
+    r"^[a-z0-9][a-z0-9-]*$": "must consist of lower-case letters, digits and hyphens, without a hyphen in front",
+    r"^[a-z0-9][a-z0-9._-]*$": "must consist of lower-case letters, digits and . _ -, with a letter or digit in front",
+    r"^[0-9a-f]{64}$": "must be a sha256 of 64 digits and letters from a to f",
+}
+
+
+def plain_fault(fault: Mapping[str, Any]) -> str:
+    """What pydantic found wrong with a value, without its terms: `Input should be 1` becomes `must be 1`."""
+    said = str(fault["msg"]).removeprefix("Value error, ")
+    return _PATTERNS.get(fault.get("ctx", {}).get("pattern", "")) or re.sub(r"^(?:Input|String) should ", "must ", said)
 
 
 def first_error(error: ValidationError, words: Mapping[str, str] | None = None) -> str:
@@ -38,7 +51,7 @@ def first_error(error: ValidationError, words: Mapping[str, str] | None = None) 
     first = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"])
     known = {"missing": "is missing", **(words or {})}
-    reason = known.get(first["type"]) or first["msg"].removeprefix("Value error, ")
+    reason = known.get(first["type"]) or plain_fault(first)
     reason += "" if words is None else yaml_trap(first)
     return f"{where}: {reason}" if where else reason
 

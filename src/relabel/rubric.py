@@ -14,7 +14,7 @@ from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from relabel.errors import RubricError, UsageError, yaml_trap
+from relabel.errors import RubricError, UsageError, plain_fault, yaml_trap
 from relabel.settings import Frozen, asset_dir
 from relabel.yaml_files import read_user_yaml
 
@@ -387,7 +387,7 @@ def load_rubric(ref: str) -> Rubric:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"] if part != "[key]")
-        reason = first["msg"].removeprefix("Value error, ")
+        reason = plain_fault(first)
         if trap := yaml_trap(first):
             reason += trap
         elif first["type"] != "value_error":  # a rule of ours says itself what holds

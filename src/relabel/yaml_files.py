@@ -41,7 +41,10 @@ def read_user_yaml(path: Path, *, refuse: type[DataError] = DataError) -> tuple[
         raise refuse(f"{path} line {line} holds a control character; correct the file") from error
     except yaml.MarkedYAMLError as error:
         where = "" if error.problem_mark is None else f" line {error.problem_mark.line + 1}"
-        raise refuse(f"{path}{where}: {error.problem or 'it is not YAML'}; correct the file") from error
+        problem = error.problem or "it is not YAML"
+        if problem.startswith("but "):  # the rest of a sentence that PyYAML begins in the context
+            problem = f"{error.context}, {problem}"
+        raise refuse(f"{path}{where}: {problem}; correct the file") from error
     except RecursionError as error:
         raise refuse(f"{path}: it is nested too deeply; correct the file") from error
 

@@ -75,6 +75,14 @@ def test_json_to_stdout_is_whole_also_when_a_gate_fails(capsys: pytest.CaptureFi
     assert "suite" not in json.loads(capsys.readouterr().out)
 
 
+def test_the_summary_of_a_suite_is_printed_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_app(["eval", "sample", "--suite", "low.yaml", "--markdown", "-"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("## ")
+    assert "\nVerdict\n" not in printed
+    assert not Path("-").exists()
+
+
 def test_a_report_says_how_many_failed_gates_it_does_not_list() -> None:
     gates = "".join(f"  - {{id: g{n}, setting: three-way, metric: accuracy, min: 2}}\n" for n in range(7))
     Path("many.yaml").write_text(f"name: many\ngates:\n{gates}")

@@ -291,6 +291,14 @@ def test_what_else_lies_among_the_jobs_is_no_job_and_a_damaged_one_is_named(
     assert run_app(["batch", "resume", run_id, "--quiet"]) == 0
 
 
+def test_a_folder_of_jobs_that_cannot_be_read_is_one_sentence(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RELABEL_HOME", "x" * 300)
+    assert run_app(["batch", "list"]) == 3
+    assert "cannot be listed (File name too long); correct the permissions" in capsys.readouterr().err
+
+
 def test_an_unknown_run_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
     for command in ("resume", "cancel"):
         assert run_app(["batch", command, "nope"]) == 2

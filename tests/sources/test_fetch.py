@@ -135,6 +135,18 @@ def test_an_address_that_fails_is_one_sentence(job_builders: Workshop, publisher
         fetch.locate("s", "t.tsv")
 
 
+def test_a_cache_that_cannot_be_written_is_no_fault_of_the_address(
+    job_builders: Workshop, publisher: Publisher
+) -> None:
+    job_builders.register("s", one_file(publisher))
+    job_builders.cache.parent.mkdir(parents=True, exist_ok=True)
+    job_builders.cache.write_text("a file in the way")
+
+    with pytest.raises(DataError, match=r"cannot be written \(.*\); correct its permissions, or set RELABEL_HOME"):
+        fetch.locate("s", "t.tsv")
+    assert publisher.asked == []
+
+
 def test_a_connection_that_breaks_off_leaves_nothing_behind(job_builders: Workshop, publisher: Publisher) -> None:
     job_builders.register("s", one_file(publisher))
     publisher.cut_after = 5

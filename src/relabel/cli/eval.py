@@ -158,12 +158,13 @@ def evaluate_run(
         )
 
     results.draw(page)
+    printed = False
     if outcome is not None:
-        _write_outcome(outcome, document.verdict, junit, results.markdown, annotations)
+        printed = _write_outcome(outcome, document.verdict, junit, results.markdown, annotations)
         results = replace(results, markdown=None)
     tables = list(eval_tables(document))
     suite_too = {} if outcome is None else {"suite": outcome.model_dump(mode="json")}
-    if not results.give_all(document.model_dump(mode="json") | suite_too, tables):
+    if not results.give_all(document.model_dump(mode="json") | suite_too, tables) and not printed:
         _show(document, tables, outcome)
         report = f"relabel eval {run} --gold {gold or document.gold} --html report.html"
         after = f"relabel {'view' if opened.manifest.parameters.get('sample') else 'score'} {run}"
@@ -184,17 +185,21 @@ def _with_suite_warnings(document: relabel.EvalDocument, sentences: Sequence[str
 
 def _write_outcome(
     result: SuiteResult, verdict: str, junit: Path | None, markdown: Path | None, annotations: bool | None
-) -> None:
-    """Write a suite's outcome as CI wants it."""
+) -> bool:
+    """Write a suite's outcome as CI wants it; returns whether it was printed, and nothing else should be."""
     from relabel.evaluation import suite
 
     if junit is not None:
         write(junit, suite.junit_xml(result), "--junit")
-    if markdown is not None:
+    printed = str(markdown) == "-"
+    if printed:
+        typer.echo(suite.markdown(result, verdict), nl=False)
+    elif markdown is not None:
         write(markdown, suite.markdown(result, verdict), "--markdown")
     if annotations or (annotations is None and os.environ.get("GITHUB_ACTIONS") == "true"):
         for line in suite.github_annotations(result):
             workflow_command(line)
+    return printed
 
 
 def _show(document: relabel.EvalDocument, tables: list[Table], outcome: SuiteResult | None) -> None:

@@ -126,8 +126,10 @@ class Gate(Frozen):
                 raise ValueError(f"{self.metric} is a share of the run's tasks; remove measure and setting")
             if self.max_drop is not None or self.slice is not None:
                 raise ValueError(f"{self.metric} is a count over the whole run; give min or max, and no slice")
-        elif (self.setting is None) == (self.measure is None):
-            raise ValueError(f"{self.metric} needs either setting or measure")
+        elif self.setting is not None and self.measure is not None:
+            raise ValueError("has both setting and measure; keep the one that the metric goes with")
+        elif self.setting is None and self.measure is None:
+            _name_what_is_missing(self.metric)
         elif self.setting is not None:
             _check_setting_metric(self.metric, self.setting)
         elif self.metric not in MeasureMetric.__args__:
@@ -239,14 +241,27 @@ def _path(ref: str) -> Path:
     raise DataError(f"unknown suite {ref!r}; give the path of a YAML file, or one of {names}")
 
 
+def _name_what_is_missing(metric: str) -> None:
+    """Say what a gate with neither setting nor measure lacks."""
+    if metric in MeasureMetric.__args__:
+        raise ValueError(f"{metric} needs a measure: alpha, beta or gamma")
+    if metric in FIGURES or metric.partition(":")[0] in _BY_LABEL:
+        raise ValueError(f"{metric} needs a setting: strict, with-tools or three-way")
+    known = (*COUNTS, *FIGURES, *(f"{name}:LABEL" for name in _BY_LABEL), *MeasureMetric.__args__)
+    raise ValueError(f"metric: {metric!r} is not a figure; use {_either(known)}")
+
+
+_BY_LABEL = ("f1", "precision", "recall")
+
+
 def _check_setting_metric(metric: str, setting: SettingName) -> None:
     kind, colon, label = metric.partition(":")
-    if colon and kind in {"f1", "precision", "recall"}:
+    if colon and kind in _BY_LABEL:
         labels = SCALES[setting]
         if label not in labels:
             raise ValueError(f"metric: {label!r} is not a label of {setting}; use {_either(labels)}")
     elif metric not in FIGURES:
-        known = (*FIGURES, "f1:LABEL", "precision:LABEL", "recall:LABEL")
+        known = (*FIGURES, *(f"{name}:LABEL" for name in _BY_LABEL))
         raise ValueError(f"metric: {metric!r} is not a figure of a setting; use {_either(known)}")
 
 

@@ -344,9 +344,11 @@ def download(source: Source, entry: SourceFile) -> Path:
     import pooch
 
     folder = cached_path(source, entry).parent
-    try:
+    with os_errors(f"{folder} cannot be written", "correct its permissions, or set RELABEL_HOME"):
         make_private_dir(folder)
-        with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as scratch:
+        temporary = tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder)
+    try:
+        with temporary as scratch:
             got = Path(scratch) / "download"
             pooch.HTTPDownloader(timeout=_TIMEOUT_S, headers=_HEADERS)(entry.url, str(got), None)
             if entry.download == "file":

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
-from relabel.errors import DataError
+from relabel.errors import DataError, plain_fault
 from relabel.files import read_user_toml
 from relabel.settings import Frozen, asset_dir, settings
 
@@ -202,7 +202,7 @@ def _parse(path: Path, number: int, entry: object) -> Source:
             where += f", file {_file_name(fields, location[1])}"
             location = location[2:]
         key = f", key {'.'.join(map(str, location))!r}" if location else ""
-        problem = "is missing" if first["type"] == "missing" else first["msg"].removeprefix("Value error, ")
+        problem = "is missing" if first["type"] == "missing" else plain_fault(first)
         raise DataError(f"the source registry {path}, {where}{key}: {problem}; correct the file") from error
 
 

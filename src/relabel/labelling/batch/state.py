@@ -339,7 +339,9 @@ def known_states(batches: Path) -> tuple[list[BatchState], dict[str, str]]:
     """The states of all batch jobs, the newest first, and the problems of damaged ones by run id; other files are ignored."""
     states: list[BatchState] = []
     damaged: dict[str, str] = {}
-    for path in sorted(batches.glob("*/state.json")):
+    with os_errors(f"the batch jobs in {batches} cannot be listed", "correct the permissions, or set RELABEL_HOME"):
+        paths = sorted(batches.glob("*/state.json"))
+    for path in paths:
         try:
             state = BatchFolder(batches, path.parent.name).load()
             states += [] if state is None else [state]  # somebody may just have removed it
