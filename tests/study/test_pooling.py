@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from relabel.errors import DataError
-from relabel.study.pooling import components, corrected, latent_classes, mean_of
+from relabel.study.pooling import corrected_outcomes, latent_classes, pooled_mean, variance_components
 
 SCALE = 3
 
@@ -64,7 +64,10 @@ def test_components_are_those_of_the_simulation() -> None:
     levels = rng.normal(0, rater, raters)
     y = 0.5 + rng.normal(0, task, tasks)[:, None] + levels + rng.normal(0, both, (tasks, raters))
     scatter = np.full(y.shape, np.nan)
-    found = {part.source: part for part in components(y, scatter, rng.integers(0, 400, tasks).astype(str), draws=200)}
+    found = {
+        part.source: part
+        for part in variance_components(y, scatter, rng.integers(0, 400, tasks).astype(str), draws=200)
+    }
     truth = {"task": task**2, "rater": levels.var(ddof=1), "rater by task": both**2}
     for source, variance in truth.items():
         assert found[source].share == pytest.approx(variance / sum(truth.values()), abs=0.01)
@@ -77,7 +80,7 @@ def test_repeats_are_told_from_disagreement() -> None:
     rng = np.random.default_rng(6)
     samples = 0.5 + rng.normal(0, 0.4, (5000, 1, 1)) + rng.normal(0, 0.3, (5000, 4, 3))
     y, scatter = samples.mean(axis=2), samples.var(axis=2, ddof=1) / 3
-    found = {part.source: part.share for part in components(y, scatter, np.arange(5000).astype(str), draws=0)}
+    found = {part.source: part.share for part in variance_components(y, scatter, np.arange(5000).astype(str), draws=0)}
     assert found["rater by task"] < 0.02
     assert found["repeat"] == pytest.approx(0.03 / (0.16 + 0.03), abs=0.02)
 
@@ -94,7 +97,7 @@ def test_the_interval_of_the_pooled_mean_covers_the_mean_of_all_raters() -> None
         codes = np.repeat(np.arange(occupations), 8)
         chance = np.clip(level[codes][:, None] + lean, 0, 1)
         y = (rng.random(chance.shape) < chance).astype(float)
-        low, high = mean_of("pooled", y, codes.astype(str), draws=200, seed=trial).interval or (1, 0)
+        low, high = pooled_mean("pooled", y, codes.astype(str), draws=200, seed=trial).interval or (1, 0)
         inside += low <= 0.45 <= high
     assert 0.92 <= inside / trials <= 0.99
 
@@ -108,7 +111,7 @@ def test_corrected_outcomes_are_right_on_average_whatever_the_errors() -> None:
     slopes: list[float] = []
     for _ in range(200):
         gold = np.where(rng.random(len(truth)) < chance, truth, np.nan)
-        slopes.append(float(np.polyfit(x, corrected(wrong, gold, chance), 1)[0]))
+        slopes.append(float(np.polyfit(x, corrected_outcomes(wrong, gold, chance), 1)[0]))
     true, naive = (float(np.polyfit(x, y, 1)[0]) for y in (truth, wrong))
     assert np.mean(slopes) == pytest.approx(true, abs=4 * np.std(slopes) / 200**0.5)
     assert abs(naive - true) > 10 * abs(np.mean(slopes) - true)
@@ -116,8 +119,8 @@ def test_corrected_outcomes_are_right_on_average_whatever_the_errors() -> None:
 
 def test_a_mean_without_spread_or_labels_has_no_interval() -> None:
     codes = np.array(["a", "b"])
-    assert mean_of("x", np.array([[np.nan], [np.nan]]), codes, draws=100, seed=0).tasks == 0
-    assert mean_of("x", np.array([[1.0], [np.nan]]), codes, draws=100, seed=0).interval is None
+    assert pooled_mean("x", np.array([[np.nan], [np.nan]]), codes, draws=100, seed=0).tasks == 0
+    assert pooled_mean("x", np.array([[1.0], [np.nan]]), codes, draws=100, seed=0).interval is None
 
 
 def test_a_rater_s_own_mean_has_the_interval_of_the_evaluation() -> None:
@@ -126,16 +129,16 @@ def test_a_rater_s_own_mean_has_the_interval_of_the_evaluation() -> None:
     error = 0.3 / 3**0.5
     reach = 4.302653 * error / 0.25  # on the logit at .5
     ends = [1 / (1 + np.exp(reach)), 1 / (1 + np.exp(-reach))]
-    assert mean_of("m", values, codes, draws=20_000, seed=0).interval == pytest.approx(ends, abs=0.01)
+    assert pooled_mean("m", values, codes, draws=20_000, seed=0).interval == pytest.approx(ends, abs=0.01)
     # None of four occupations is exposed: another may be, by the exact bound of Clopper and Pearson.
-    nothing = mean_of("m", np.zeros((6, 1)), np.array(["a", "a", "b", "b", "c", "d"]), draws=500, seed=0)
+    nothing = pooled_mean("m", np.zeros((6, 1)), np.array(["a", "a", "b", "b", "c", "d"]), draws=500, seed=0)
     assert nothing.interval == pytest.approx((0, 1 - 0.025**0.25))
 
 
 def test_the_pooled_mean_of_a_few_occupations_allows_for_their_number() -> None:
     # Raters agree on the mean, so only occupations spread: as above, with the same t.
     codes, values = np.array(["a", "b", "c"]), np.array([[0.2, 0.2], [0.5, 0.5], [0.8, 0.8]])
-    assert mean_of("m", values, codes, draws=20_000, seed=0).interval == pytest.approx(
-        mean_of("m", values[:, :1], codes, draws=20_000, seed=0).interval
+    assert pooled_mean("m", values, codes, draws=20_000, seed=0).interval == pytest.approx(
+        pooled_mean("m", values[:, :1], codes, draws=20_000, seed=0).interval
     )
-    assert mean_of("m", values, np.array(["a"] * 3), draws=500, seed=0).interval is None
+    assert pooled_mean("m", values, np.array(["a"] * 3), draws=500, seed=0).interval is None

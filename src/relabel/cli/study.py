@@ -74,7 +74,7 @@ def run(
     run_until_stopped(_shown(made, raters, quiet=quiet), stop, look=o.progress_style(quiet=quiet))
     _table(raters, running.rater_states(raters, opened))
     if any(one.state == "interrupted" for one in raters):
-        running.raise_first(raters)
+        running.raise_worst(raters)
     if runs := running.runs_of(raters):
         from relabel.study.results import write_results
 
@@ -86,7 +86,7 @@ def run(
         say(f"Report: {results.folder / 'report.html'}. Tables: {results.folder / 'tables'}.")
         say_next(f"relabel study package {path}")
     _judge(opened, raters)
-    running.raise_first(raters)
+    running.raise_worst(raters)
 
 
 def _judge(opened: OpenStudy, raters: list[RaterRun]) -> None:
@@ -99,7 +99,7 @@ def _judge(opened: OpenStudy, raters: list[RaterRun]) -> None:
     for one in raters:
         if one.model is not None and one.state == "complete":
             typer.echo()
-            codes[one.rater.name] = run_app(["eval", one.ref, "--suite", opened.at(suite)])
+            codes[one.rater.name] = run_app(["eval", one.ref, "--suite", opened.path(suite)])
     if unjudged := [code for code in codes.values() if code not in (0, GateError.exit_code)]:
         raise typer.Exit(unjudged[0])  # why has been said
     if failed := [name for name, code in codes.items() if code]:
@@ -112,7 +112,7 @@ def status(path: StudyFile, as_json: o.AsJson = False) -> None:
     from contextlib import suppress
     from dataclasses import asdict
 
-    from relabel.study.results import closeness
+    from relabel.study.results import kappa_by_rater
     from relabel.study.running import open_study, plan, rater_states, runs_of
 
     opened = open_study(path)
@@ -120,7 +120,7 @@ def status(path: StudyFile, as_json: o.AsJson = False) -> None:
     found = rater_states(raters, opened)
     kappas: dict[str, float | None] = {}
     with suppress(RelabelError):  # the state of the raters matters more than a gold that cannot be read
-        kappas = closeness(opened, runs) if (runs := runs_of(raters)) else {}
+        kappas = kappa_by_rater(opened, runs) if (runs := runs_of(raters)) else {}
     rows: list[dict[str, object]] = []
     for one in raters:
         none = {"state": one.state, "asked": 0, "labels": 0, "cost_usd": 0.0}

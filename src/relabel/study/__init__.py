@@ -1,4 +1,4 @@
-"""A study: one file names tasks, raters, golds and scoring; its runs, results and replication package follow from it."""
+"""Studies: one file defines tasks, raters, golds and scoring; runs, results and a replication package are made from it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from types import ModuleType
 from typing import Any
 
 
-class _CallableRoom(ModuleType):
-    """`relabel.study("study.yaml")` runs a study, and `relabel.study` is this room: one name for both."""
+class _CallableModule(ModuleType):
+    """Makes the package callable: `relabel.study("study.yaml")` runs a study, and `relabel.study` is also this package."""
 
     def __call__(self, *given: Any, **named: Any) -> Any:
         from relabel.cli.notebook import study
@@ -16,4 +16,4 @@ class _CallableRoom(ModuleType):
         return study(*given, **named)
 
 
-sys.modules[__name__].__class__ = _CallableRoom
+sys.modules[__name__].__class__ = _CallableModule

@@ -1,4 +1,4 @@
-"""The study file: what is labelled, by whom, what it is compared with, and what is made of it."""
+"""The study file: tasks, raters, reference labels, scoring and output."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from relabel.settings import Frozen
 from relabel.yaml_files import read_user_yaml
 
 Positive = Annotated[float, Field(gt=0)]
-_PLAINLY = {
+_ERROR_TEXTS = {
     "extra_forbidden": "is not a key of a study file; remove it, or correct its name",
     "missing": "is missing; add it",
 }
-TAKEN = {"pooled", "low", "high", "lowest", "highest"}
-"""Rows and ends of column names in tables."""
+RESERVED_NAMES = {"pooled", "low", "high", "lowest", "highest"}
+"""Names of rows and suffixes of columns in result tables, which no rater can have."""
 NAME = r"^[a-z0-9][a-z0-9._-]*$"
 
 
@@ -33,11 +33,11 @@ class _Part(Frozen):
 
 
 class Tasks(_Part):
-    """Which tasks are labelled.
+    """The tasks to label.
 
     Attributes:
-        list: A task list of relabel's, or the path of a CSV file.
-        sample: Draw this many at random; by default all.
+        list: Name of a task list, or the path of a CSV file.
+        sample: Number of tasks to draw at random; by default all.
         seed: Seed of the draw.
         occupations: Only tasks of these O*NET-SOC codes.
     """
@@ -49,22 +49,22 @@ class Tasks(_Part):
 
 
 class Rater(_Part):
-    """One rater: a model that is asked, a run or published set, or a file of labels.
+    """One rater: a model to ask, a run or published label set, or a file of labels.
 
     Attributes:
-        name: How tables call it; lower-case letters, digits, dots and dashes.
+        name: Its name in tables; lower-case letters, digits, dots, dashes and underscores.
         model: A model to ask, by its name at the provider, or `local`.
-        run: A run folder, or a published set such as `eloundou-2023:gpt4`.
+        run: A run folder, or a published label set such as `eloundou-2023:gpt4`.
         labels: A CSV or Excel file of labels made elsewhere, as for `relabel import`.
-        rubric: Its rubric, where it is not the study's.
-        provider, base_url, key_env, api, params, max_tokens, timeout, response_format: As the options of `relabel run`.
-        samples: Times that each question is asked, in each order.
-        variants: Orders of the rubric's labels and examples.
+        rubric: Its rubric; by default the study's.
+        provider, base_url, key_env, api, params, max_tokens, timeout, response_format: Like the options of `relabel run`.
+        samples: Number of times that each question is asked, for each variant.
+        variants: Number of orders of the rubric's labels and examples.
         engine: `online`, or `batch` for the provider's Batch API.
-        concurrency: Requests in flight at once; by default found while running.
-        rpm, tpm: Requests and tokens a minute at most.
-        price: USD a million tokens, input and output, as in `0.25/2`; by default the price table's.
-        max_cost_usd: Cap of this rater's cost, beside the study's.
+        concurrency: Maximum number of requests in flight; by default adapted while running.
+        rpm, tpm: Maximum requests and tokens per minute.
+        price: USD per million tokens, input and output, such as `0.25/2`; by default from the price table.
+        max_cost_usd: Cap on the cost of this rater, in addition to the study's.
     """
 
     name: str = Field(pattern=NAME, max_length=60)
@@ -108,7 +108,7 @@ class Rater(_Part):
 
 
 class Scoring(_Part):
-    """How occupations are scored: the choices of `relabel score`, and the draws behind intervals."""
+    """How occupations are scored: options of `relabel score`, and numbers of draws."""
 
     method: str = "bridge"
     taxonomy: str = "uk-soc2020"
@@ -122,10 +122,10 @@ class Scoring(_Part):
 
     @cached_property
     def choices(self) -> Choices:
-        """The same, checked.
+        """The options of the score table.
 
         Raises:
-            UsageError: A choice is unknown, or two do not go together.
+            UsageError: An option is unknown, or two cannot be combined.
         """
         return Choices(**self.model_dump(exclude={"draws", "plausible_values"}))
 
@@ -136,17 +136,17 @@ class Study(_Part):
     Attributes:
         study: Version of the format.
         title: Its title.
-        tasks: Which tasks are labelled; a list's name alone will do.
-        rubric: The rubric of all raters that name no other.
+        tasks: The tasks to label, or just the name of a task list.
+        rubric: The rubric of all raters without their own.
         settings: Settings to ask; by default all of the rubric.
-        prompt: The template that asks; by default the rubric's.
+        prompt: Template of the prompt; by default the rubric's.
         raters: The raters.
         golds: Reference labels that each rater is compared with.
-        suite: Gates that each model asked must pass, as for `relabel eval --suite`.
-        scoring: How occupations are scored; null makes no scores.
-        draws, seed: Bootstrap draws behind agreement, and the seed of all draws.
-        export, site: Whether the tables and pages of the pooled scores are made.
-        budget_usd: Cap of what all raters together may cost, over all starts.
+        suite: Gates that each model must pass, as for `relabel eval --suite`.
+        scoring: How occupations are scored; null for no scores.
+        draws, seed: Number of bootstrap draws for intervals of agreement, and the seed of all draws.
+        export, site: Whether to make an export, or a site, of the pooled scores.
+        budget_usd: Cap on the cost of all raters together, over all starts.
     """
 
     study: Literal[1]
@@ -172,7 +172,7 @@ class Study(_Part):
         names = [rater.name for rater in self.raters]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"two raters are named {twice[0]}; give each its own name")
-        if taken := sorted(TAKEN & {*names}):
+        if taken := sorted(RESERVED_NAMES & {*names}):
             raise ValueError(f"no rater can be called {taken[0]}, which tables use themselves; give it another name")
         if (self.site or self.export) and self.scoring is None:
             raise ValueError("export and site need scoring; remove them, or scoring: null")
@@ -186,8 +186,8 @@ def read_study(path: Path) -> Study:
         path: The YAML file; paths in it are relative to its folder.
 
     Raises:
-        DataError: The file is missing or breaks a rule; the message names line, key and reason.
-        UsageError: Its scoring choices do not go together.
+        DataError: The file is missing or invalid; the message names line, key and reason.
+        UsageError: Its scoring options cannot be combined.
     """
     data, raw = read_user_yaml(path, refuse=DataError)
     if not isinstance(data, dict):
@@ -198,14 +198,14 @@ def read_study(path: Path) -> Study:
         study = Study.model_validate(data)
     except ValidationError as error:
         at = error.errors(include_url=False)[0]["loc"]
-        raise DataError(f"{path} line {_line(raw, at)}: {first_error(error, _PLAINLY)}") from error
+        raise DataError(f"{path} line {_line(raw, at)}: {first_error(error, _ERROR_TEXTS)}") from error
     if study.scoring is not None:
         _ = study.scoring.choices
     return study
 
 
 def _line(raw: bytes, at: Sequence[str | int]) -> int:
-    """The line of a key, or of the nearest that holds it."""
+    """The line of a key, or of its closest parent in the file."""
     node: Any = yaml.compose(raw.decode("utf-8-sig"), yaml.SafeLoader)
     line = 1
     for part in at:
@@ -228,19 +228,19 @@ def schema() -> str:
 
 
 def template(file: str, **words: object) -> str:
-    """A file of `templates/` with its `{words}` filled in."""
+    """A file of `templates/` with its `{placeholders}` filled in."""
     text = resources.files("relabel.study").joinpath("templates", file).read_text(encoding="utf-8")
     return text.format(**words)
 
 
 def init_study(path: Path) -> Path:
-    """Write a commented study file, and its schema beside it.
+    """Write a commented study file, and its JSON Schema in the same folder.
 
     Returns:
-        The schema's file.
+        Path of the schema.
 
     Raises:
-        DataError: The file is there already, or cannot be written.
+        DataError: The file exists already, or cannot be written.
     """
     if path.exists():
         raise DataError(f"{path} already exists; name a new file")

@@ -1,4 +1,4 @@
-"""A replication package: one zip from which anybody rebuilds every table of a study, without a key and without a provider."""
+"""A replication package: a zip file to reproduce every table of a study without a key or a provider."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from relabel.study.file import template
 from relabel.study.running import OpenStudy, plan, runs_of
 
 ANSWERS = "answers.pack"
-_DAY = (2000, 1, 1, 0, 0, 0)
+_ZIP_DATE = (2000, 1, 1, 0, 0, 0)
 """Date of every file in the zip, so that the same study gives the same bytes."""
 
 
 def write_package(opened: OpenStudy, target: Path) -> int:
-    """Write the replication package of a study whose raters are complete.
+    """Write the replication package of a study with complete raters.
 
     Args:
         opened: The study.
@@ -58,7 +58,7 @@ def write_package(opened: OpenStudy, target: Path) -> int:
         for one, entry in zip(raters, data["raters"], strict=True):
             named = one.rater.base_url is not None or one.rater.provider is not None
             if one.model is not None and one.model.connection.base_url is not None and not named:
-                # An address that came from the environment is part of every request.
+                # Record an address from the environment, because it is part of every request.
                 entry["base_url"] = one.model.connection.shown_url
         asked = [runs[one.rater.name] for one in raters if one.model is not None]
         if asked:
@@ -82,10 +82,10 @@ def write_package(opened: OpenStudy, target: Path) -> int:
 
 
 def _inputs(opened: OpenStudy, folder: Path) -> tuple[dict[str, Any], list[str]]:
-    """Copy the files that a study names, and give its text with their new places."""
+    """Copy the files named in a study; returns the study with their new paths, and the names of the copied files."""
     copied: dict[str, str] = {}
 
-    def moved(ref: str) -> str:
+    def relocated(ref: str) -> str:
         beside = opened.file.parent / ref
         if not beside.exists():
             return ref
@@ -94,7 +94,7 @@ def _inputs(opened: OpenStudy, folder: Path) -> tuple[dict[str, Any], list[str]]
             copied[ref] = name
             (folder / name).parent.mkdir(parents=True)
             for path in (beside, *beside.rglob("*")):
-                require_own(path)  # a link in a stranger's study would put another file of the user's into the package
+                require_own(path)  # a link in a study from elsewhere could put any file of the user into the package
             if beside.is_dir():
                 shutil.copytree(beside, folder / name)
             else:
@@ -110,13 +110,13 @@ def _inputs(opened: OpenStudy, folder: Path) -> tuple[dict[str, Any], list[str]]
     ):
         for key in keys:
             if isinstance(holder.get(key), str):
-                holder[key] = moved(holder[key])
-    data["golds"] = [moved(ref) for ref in opened.study.golds]
+                holder[key] = relocated(holder[key])
+    data["golds"] = [relocated(ref) for ref in opened.study.golds]
     return data, sorted(copied)
 
 
 def checksums(opened: OpenStudy) -> Iterator[tuple[str, str]]:
-    """Names and sha256 of the results that the same answers give again byte by byte: all but run folders, which hold times."""
+    """Names and sha256 of reproducible results: all except run folders, which contain times."""
     for path in sorted(opened.results.rglob("*")):
         name = path.relative_to(opened.results).as_posix()
         if path.is_file() and not name.startswith("runs/"):
@@ -124,7 +124,7 @@ def checksums(opened: OpenStudy) -> Iterator[tuple[str, str]]:
 
 
 def _constraints() -> str:
-    """The exact versions of everything that is installed beside relabel, and of Python."""
+    """The exact versions of Python and of all installed packages except relabel."""
     found = {d.metadata["Name"]: d.version for d in metadata.distributions() if d.metadata["Name"]}
     lines = [
         f"{name}=={version}"
@@ -157,12 +157,12 @@ def _zip(folder: Path, target: Path) -> int:
     with failing, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as package:
         for path in files:
             name = f"{target.stem}/{path.relative_to(folder).as_posix()}"
-            package.writestr(zipfile.ZipInfo(name, _DAY), path.read_bytes(), zipfile.ZIP_DEFLATED)
+            package.writestr(zipfile.ZipInfo(name, _ZIP_DATE), path.read_bytes(), zipfile.ZIP_DEFLATED)
     return len(files)
 
 
 def unpack_answers(opened: OpenStudy) -> tuple[int, int]:
-    """Take the answers of a package into the store; how many were added, and how many were there.
+    """Add the answers in a package to the store; returns how many were added, and how many were there already.
 
     Raises:
         DataError: The pack is missing or damaged.
@@ -176,7 +176,7 @@ def unpack_answers(opened: OpenStudy) -> tuple[int, int]:
 
 
 def compare_checksums(opened: OpenStudy) -> tuple[int, list[str]]:
-    """How many results are those that the package names, and which are not."""
+    """Number of results that match the package's checksums, and names of those that differ."""
     listed = opened.file.parent / "checksums.txt"
     try:
         lines = [line.partition("  ") for line in listed.read_text(encoding="utf-8").splitlines()]

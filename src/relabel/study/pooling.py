@@ -1,6 +1,6 @@
-"""Pooling several raters: majority and mean, a latent-class model of raters, variance components, ranges without each rater.
+"""Pooling several raters: majority and mean, latent-class model, variance components, leave-one-out means.
 
-Labels are codes from the lowest exposure to the highest, as in `relabel.evaluation.document.SCALES`; -1 where a rater has none.
+Labels are numbers from the lowest exposure to the highest, as in `relabel.evaluation.document.SCALES`; -1 if missing.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from relabel.scoring.measures import by_sample, class_values
 from relabel.task import TASK_KEY
 
 Array = npt.NDArray[np.float64]
-Places = npt.NDArray[np.int_]
+Codes = npt.NDArray[np.int_]
 
 MIN_RATERS = 3
-"""Raters that a latent-class model needs: two cannot tell who of them errs."""
-_OVERALL = 20.0
-"""Tasks that the shares of all tasks count as beside those of a cluster."""
-_RIGHT, _WRONG = 3.0, 1.0
-"""Labels that each rater is taken to have given rightly and wrongly before any is seen, for each pair of codes."""
+"""Fewest raters for a latent-class model: with two, it cannot be identified which of them errs."""
+_SMOOTHING_TASKS = 20.0
+"""Weight of the overall label shares when estimating those of a cluster, in tasks."""
+_PRIOR_RIGHT, _PRIOR_WRONG = 3.0, 1.0
+"""Prior counts of right and wrong labels of each rater, for each pair of codes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Votes(AlignedLabels):
-    """Labels of n tasks by R raters, tasks sorted; a task is here when at least one of them labelled it.
+    """Labels of n tasks by R raters, for all tasks labelled by at least one of them, sorted.
 
     Its values are means over a rater's samples.
 
     Attributes:
-        setting: What the labels answer: `three-way` where all raters have codes, else the one setting that all share.
-        scatter: Variance of those means by the scatter of the samples, by measure, shape (n, R); NaN where there is one sample.
-        worth: Value by measure of each label of the scale; measures that the labels settle.
+        setting: The setting of the labels: `three-way` if all raters have codes, otherwise a setting that all share.
+        scatter: Sampling variance of the values, by measure, shape (n, R); NaN with only one sample.
+        worth: Value of each label of the scale, by measure; only measures that the labels determine.
     """
 
     setting: SettingName
@@ -51,27 +51,27 @@ class Votes(AlignedLabels):
     worth: Mapping[Measure, Array]
 
     @property
-    def given(self) -> Places:
-        """Place of each label on the setting's scale, shape (n, R), -1 where there is none."""
+    def given(self) -> Codes:
+        """Labels as positions on the scale, shape (n, R); -1 if missing."""
         return self.labels[self.setting]
 
     @property
     def scale(self) -> tuple[str, ...]:
-        """Labels in order of exposure."""
+        """The possible labels, lowest exposure first."""
         return SCALES[self.setting]
 
     def counts(self) -> Array:
         """Votes by task and label, shape (n, K)."""
         return (self.given[:, :, None] == np.arange(len(self.scale))).sum(axis=1).astype(np.float64)
 
-    def majority(self) -> Places:
-        """The label that most raters give, the less exposed where several are as frequent; -1 where there is none."""
+    def majority(self) -> Codes:
+        """The most frequent label, among ties the least exposed, shape (n,); -1 without labels."""
         counts = self.counts()
         return np.where(counts.sum(axis=1) > 0, counts.argmax(axis=1), -1)
 
 
-def votes(runs: Mapping[str, Run]) -> Votes:
-    """Line raters up on all tasks that any of them labelled.
+def collect_votes(runs: Mapping[str, Run]) -> Votes:
+    """Align raters on all tasks that any of them labelled.
 
     Args:
         runs: The raters' runs, by name.
@@ -108,12 +108,12 @@ def votes(runs: Mapping[str, Run]) -> Votes:
 
 @dataclass(frozen=True)
 class LatentClasses:
-    """What a latent-class model says of tasks and raters (Dawid and Skene 1979, with shares by cluster of tasks).
+    """Estimates of a latent-class model (Dawid and Skene 1979, with label shares by cluster of tasks).
 
     Attributes:
-        posterior: Chance of each label being the true one, shape (n, K).
-        shares: Share of each label among the tasks of a cluster, shape (C, K).
-        confusion: Chance that a rater gives a label where another is true, shape (R, K true, K given).
+        posterior: Probability that each label is the true one, shape (n, K).
+        shares: Share of each true label in each cluster, shape (C, K).
+        confusion: Probability that a rater gives a label, given the true one, shape (R, K true, K given).
         converged: Whether the algorithm converged.
     """
 
@@ -124,25 +124,25 @@ class LatentClasses:
 
 
 def latent_classes(
-    labels: Places, classes: int, clusters: npt.ArrayLike | None = None, *, most: int = 1000, tolerance: float = 1e-7
+    labels: Codes, classes: int, clusters: npt.ArrayLike | None = None, *, steps: int = 1000, tolerance: float = 1e-7
 ) -> LatentClasses:
-    """Estimate true labels and each rater's confusion from labels alone.
+    """Estimate true labels and each rater's confusion matrix from labels alone.
 
-    Raters are taken to err independently of one another given the truth. Raters who copy each other, or share their errors,
-    break this: the model then trusts them too much, which no fit to labels alone can show.
+    Raters are assumed to err independently, given the true label. If raters copy each other or share errors, the model
+    trusts them too much, and the labels alone cannot show this.
 
     Args:
-        labels: Place of each label, shape (n, R), -1 where there is none.
-        classes: Labels on the scale, K.
-        clusters: Cluster of each task, shape (n,), whose shares of labels may differ; by default all are one.
-        most: Steps of EM at most.
-        tolerance: Relative change of the log likelihood at which it stops.
+        labels: Labels as numbers, shape (n, R); -1 if missing.
+        classes: Number of possible labels, K.
+        clusters: Cluster of each task, shape (n,); label shares may differ between clusters. By default there is only one.
+        steps: Maximum number of EM steps.
+        tolerance: Relative change of the log likelihood at which to stop.
 
     Raises:
         DataError: There are fewer than three raters.
 
-    Source: Dawid and Skene 1979, Applied Statistics 28, 20-28; with a weak prior that raters are right more often than not,
-    which keeps classes from changing places.
+    Source: Dawid and Skene 1979, Applied Statistics 28, 20-28; with a weak prior that raters are right more often than
+    wrong, which prevents label switching.
     """
     if labels.shape[1] < MIN_RATERS:
         raise DataError(
@@ -153,17 +153,17 @@ def latent_classes(
     size = np.bincount(at.ravel()).astype(np.float64)
     where, said = rows[:, 0], rows[:, 1:]
     given = (said[:, :, None] == np.arange(classes)).astype(np.float64)  # patterns x raters x labels
-    votes_of = given.sum(axis=1) + 0.1
-    post = votes_of / votes_of.sum(axis=1, keepdims=True)
-    prior = np.full((classes, classes), _WRONG) + np.eye(classes) * (_RIGHT - _WRONG)
+    votes = given.sum(axis=1) + 0.1
+    post = votes / votes.sum(axis=1, keepdims=True)
+    prior = np.full((classes, classes), _PRIOR_WRONG) + np.eye(classes) * (_PRIOR_RIGHT - _PRIOR_WRONG)
     before, converged = -np.inf, False
     confusion = shares = np.empty(0)
-    for _ in range(most):
+    for _ in range(steps):
         weighted = post * size[:, None]
         overall = (weighted.sum(axis=0) + 1) / (size.sum() + classes)
         by_cluster = np.zeros((cluster.max() + 1, classes))
         np.add.at(by_cluster, where, weighted)
-        shares = (by_cluster + _OVERALL * overall) / (by_cluster.sum(axis=1, keepdims=True) + _OVERALL)
+        shares = (by_cluster + _SMOOTHING_TASKS * overall) / (by_cluster.sum(axis=1, keepdims=True) + _SMOOTHING_TASKS)
         confusion = np.einsum("pk,prl->rkl", weighted, given) + prior
         confusion /= confusion.sum(axis=2, keepdims=True)
         log_of = np.log(shares)[where] + np.einsum("prl,rkl->pk", given, np.log(confusion))
@@ -179,30 +179,31 @@ def latent_classes(
 
 @dataclass(frozen=True)
 class Component:
-    """One part of the variance of labels: its share of the whole (0-1), and a 95% interval over occupations."""
+    """One variance component of labels: its share of the total (0-1), and a 95% interval over occupations."""
 
     source: str
     share: float
     interval: Bounds | None
 
 
-def components(
+def variance_components(
     values: Array, within: Array, codes: npt.ArrayLike, *, draws: int = 1000, seed: int = 0
 ) -> list[Component]:
-    """Shares of the variance of labels by task, rater, rater and task together, and repeat.
+    """Shares of the variance of labels due to task, rater, their interaction, and repeated sampling.
 
-    A two-way analysis of variance of tasks and raters over tasks that all labelled. Intervals draw occupations and take these
-    raters as they are: how much other raters would differ, a handful of raters cannot tell.
+    Two-way analysis of variance over the tasks that all raters labelled. Intervals resample occupations, with raters fixed:
+    a few raters cannot show how much others would differ.
 
     Args:
-        values: Value of each task by rater, the mean over samples, shape (n, R); NaN where there is none.
-        within: Variance of that mean by scatter over samples, shape (n, R); NaN where a rater gave one sample.
+        values: Mean over samples, shape (n, R); NaN if missing.
+        within: Sampling variance of that mean, shape (n, R); NaN with only one sample.
         codes: Occupation of each task, shape (n,).
-        draws: Draws of occupations; 0 gives no intervals.
-        seed: Their seed.
+        draws: Number of bootstrap draws of occupations; 0 for no intervals.
+        seed: Seed of the draws.
 
     Returns:
-        The parts, which sum to 1; empty for fewer than two raters or tasks. `repeat` is there where a rater has several samples.
+        The components, which sum to 1; empty for fewer than two raters or tasks. `repeat` is present if a rater has several
+        samples.
     """
     keep = np.isfinite(values).all(axis=1)
     y, raters = values[keep], values.shape[1]
@@ -210,13 +211,13 @@ def components(
         return []
     repeated = bool(np.isfinite(within[keep]).any())
     scatter = np.nan_to_num(within[keep]).sum(axis=1) / raters
-    # All sums that the mean squares need, task by task, so that draws of occupations are weighted sums.
+    # The terms of all sums in the mean squares, by task, so that a bootstrap draw is a weighted sum.
     parts = np.column_stack([np.ones(len(y)), y, y.mean(axis=1) ** 2, (y**2).sum(axis=1), scatter])
-    whole = _shares(parts.sum(axis=0)[None, :], raters, repeated)
+    whole = _variance_shares(parts.sum(axis=0)[None, :], raters, repeated)
     bounds = None
     if draws:
         drawn = occupation_draws(np.asarray(codes)[keep], draws, seed)
-        bounds = np.nanquantile(_shares(drawn.sum(parts)[0], raters, repeated), [0.025, 0.975], axis=0)
+        bounds = np.nanquantile(_variance_shares(drawn.sum(parts)[0], raters, repeated), [0.025, 0.975], axis=0)
     names = ["task", "rater", "rater by task", *(["repeat"] if repeated else [])]
     return [
         Component(name, float(whole[0, i]), None if bounds is None else (float(bounds[0, i]), float(bounds[1, i])))
@@ -224,7 +225,7 @@ def components(
     ]
 
 
-def _shares(sums: Array, raters: int, repeated: bool) -> Array:
+def _variance_shares(sums: Array, raters: int, repeated: bool) -> Array:
     n, squares, all_squares, scatter = sums[:, [0, 1 + raters, 2 + raters, 3 + raters]].T
     of_raters = sums[:, 1 : 1 + raters] / n[:, None]
     mean = of_raters.mean(axis=1)
@@ -242,7 +243,7 @@ def _shares(sums: Array, raters: int, repeated: bool) -> Array:
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean over tasks (0-1) with a 95% interval; `tasks` behind it. None where it cannot be given."""
+    """A mean over tasks (0-1), its 95% interval (None if it cannot be computed), and the number of tasks."""
 
     rater: str
     mean: float
@@ -250,19 +251,19 @@ class Mean:
     tasks: int
 
 
-def mean_of(rater: str, values: Array, codes: npt.ArrayLike, *, draws: int, seed: int) -> Mean:
-    """The mean over raters and the tasks that all of them labelled, as one draw of raters and occupations.
+def pooled_mean(rater: str, values: Array, codes: npt.ArrayLike, *, draws: int, seed: int) -> Mean:
+    """The mean over raters and over the tasks that all of them labelled, with raters and occupations as random samples.
 
-    Its variance is that between the raters' means, over R, and that of drawing occupations; a t interval with the degrees of
-    freedom of both (Satterthwaite), on a scale that stays within 0 and 1. Of one rater it is the interval of `relabel eval`.
-    Tasks of one occupation give none.
+    Its variance is the variance between the raters' means, divided by R, plus the bootstrap variance over occupations. The
+    interval is a t interval with Satterthwaite's degrees of freedom, on a scale that stays within 0 and 1. With one rater, it
+    is the interval of `relabel eval`. With only one occupation, there is no interval.
 
     Args:
-        rater: What the mean is called.
-        values: Values of each task by rater, shape (n, R).
+        rater: Name for the mean.
+        values: Value of each task by each rater, shape (n, R); NaN if missing.
         codes: Occupation of each task, shape (n,).
-        draws: Draws of occupations; 0 gives no interval.
-        seed: Their seed.
+        draws: Number of bootstrap draws of occupations; 0 for no interval.
+        seed: Seed of the draws.
     """
     keep = np.isfinite(values).all(axis=1)
     y, raters = values[keep], values.shape[1]
@@ -286,25 +287,25 @@ def mean_of(rater: str, values: Array, codes: npt.ArrayLike, *, draws: int, seed
     return Mean(rater, mean, on_scale(mean, student_t(0.95, max(degrees, 1)) * total**0.5, SHARE), len(y))
 
 
-def without_each(votes_of: Votes, measure: Measure) -> dict[str, float]:
-    """Mean of a measure over raters and tasks that all labelled, without each rater in turn."""
-    y = pd.DataFrame(votes_of.values[measure], columns=list(votes_of.names)).dropna()
+def leave_one_out_means(votes: Votes, measure: Measure) -> dict[str, float]:
+    """Mean of a measure over the tasks that all raters labelled, leaving out each rater in turn; by the rater left out."""
+    y = pd.DataFrame(votes.values[measure], columns=list(votes.names)).dropna()
     if y.shape[1] < 2 or y.empty:
         return {}
     return {str(name): float(y.drop(columns=name).to_numpy().mean()) for name in y.columns}
 
 
-def corrected(predicted: npt.ArrayLike, gold: npt.ArrayLike, chance: npt.ArrayLike) -> Array:
-    """Outcomes for regressions of one's own, corrected for a model's errors by a gold drawn at random.
+def corrected_outcomes(predicted: npt.ArrayLike, gold: npt.ArrayLike, chance: npt.ArrayLike) -> Array:
+    """Outcomes for a user's regressions, corrected for a model's errors with a randomly sampled gold.
 
-    Where the gold has a label, the difference to the prediction is added, over the chance that the task came into the gold.
-    The mean of such an outcome is right on average whatever the errors are, also within any group and as the left side of a
-    regression; its scatter is larger, which robust standard errors see.
+    Where the gold has a label, its difference from the prediction, divided by the inclusion probability, is added. Means of
+    such outcomes, also within groups, and regressions on them are unbiased whatever the errors are; their larger variance is
+    covered by robust standard errors.
 
     Args:
         predicted: The model's value of each task, shape (n,).
-        gold: The gold's value, NaN where it has none.
-        chance: Chance of each task to come into the gold, above 0 and at most 1.
+        gold: The gold's value, shape (n,); NaN if missing.
+        chance: Inclusion probability of each task in the gold (above 0, at most 1), shape (n,).
 
     Source: Egami, Hinck, Stewart and Wei 2023, arXiv:2306.04746 (design-based supervised learning), equation 4.
     """

@@ -1,4 +1,4 @@
-"""What a study comes to: tables, figures, wide labels, scores and a report. The same runs give the same bytes."""
+"""The results of a study: tables, figures, wide labels, scores and a report. The same runs give the same bytes."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ from relabel.scoring.uncertainty import POOLED, rater_draws, with_raters
 from relabel.sources.fetch import SourceUse, sha256_of
 from relabel.study import pooling
 from relabel.study.file import Scoring, Study
-from relabel.study.pooling import LatentClasses, Votes, votes
+from relabel.study.pooling import LatentClasses, Votes, collect_votes
 from relabel.study.running import OpenStudy, plan, runs_of, study_tasks
 from relabel.tabular import Cell, Table, cell_text, csv_bytes, stata_bytes, table_text
 from relabel.task import TASK_KEY, Task
 
-_SHOWN = 25
+_MAX_ROWS = 25
 
 
 @dataclass(frozen=True)
 class Results:
-    """What was made of a study.
+    """The results of a study.
 
     Attributes:
-        folder: Its folder.
-        verdict: The result in words, a sentence a line.
+        folder: Their folder.
+        verdict: The main findings, one sentence each.
         tables: The tables, by file stem.
     """
 
@@ -55,7 +55,7 @@ class Results:
     tables: Mapping[str, Table]
 
     def _repr_html_(self) -> str:
-        """For notebooks: the result in words, then the tables."""
+        """For notebooks: the main findings, then the tables."""
         shown = [pd.DataFrame({"": self.verdict}).to_html(index=False, header=False)]
         for table in self.tables.values():
             rows = [[cell_text(cell) for cell in row] for row in table.rows]
@@ -65,7 +65,7 @@ class Results:
 
 
 def write_results(opened: OpenStudy, runs: Mapping[str, Run]) -> Results:
-    """Make everything of a study but its runs.
+    """Compute and write all results of a study from its runs.
 
     Args:
         opened: The study.
@@ -73,7 +73,7 @@ def write_results(opened: OpenStudy, runs: Mapping[str, Run]) -> Results:
 
     Raises:
         DataError: The raters share no tasks or setting, or a file cannot be read or written.
-        UsageError: Scoring choices do not go with the runs.
+        UsageError: The scoring options do not fit the runs.
     """
     if not runs:
         raise DataError("no rater has a label yet; finish one with `relabel study run`")
@@ -81,33 +81,33 @@ def write_results(opened: OpenStudy, runs: Mapping[str, Run]) -> Results:
     columns = [*TASK_KEY, "title", "text"]
     listed = pd.DataFrame([[getattr(task, column) for column in columns] for task in tasks], columns=columns)
     runs = _on_tasks(runs, tasks)
-    lined = votes(runs)
-    # A file goes by its name alone, which a package keeps.
+    votes = collect_votes(runs)
+    # Name a file without its folder, which differs in a package.
     golds = [
-        replace(load_gold(at), name=Path(at).name if Path(at).exists() else at) for at in map(opened.at, study.golds)
+        replace(load_gold(at), name=Path(at).name if Path(at).exists() else at) for at in map(opened.path, study.golds)
     ]
     uses = [*(gold.source for gold in golds), *(use for run in runs.values() for use in run.manifest.sources)]
     classes = None
     if len(runs) >= pooling.MIN_RATERS:
-        classes = pooling.latent_classes(lined.given, len(lined.scale), lined.tasks["onet_soc_code"].str[:2])
-    agreement, pairs, means = _agreement(study, runs, golds, lined), _pairs(study, lined), _means(study, lined, classes)
-    tables = {"agreement": agreement, "pairs": pairs, "means": means, "variance": _components(study, lined)}
+        classes = pooling.latent_classes(votes.given, len(votes.scale), votes.tasks["onet_soc_code"].str[:2])
+    agreement, pairs, means = _agreement(study, runs, golds, votes), _pairs(study, votes), _means(study, votes, classes)
+    tables = {"agreement": agreement, "pairs": pairs, "means": means, "variance": _components(study, votes)}
     if classes is not None:
-        tables["confusion"] = _confusion(lined, classes)
-    tables["spread"] = _spread(lined, dict(zip(listed["onet_soc_code"], listed["title"], strict=True)))
-    wide = _wide(lined, listed, classes)
+        tables["confusion"] = _confusion(votes, classes)
+    tables["spread"] = _spread(votes, dict(zip(listed["onet_soc_code"], listed["title"], strict=True)))
+    wide = _wide(votes, listed, classes)
     made = {"labels_wide.csv": csv_bytes(wide), "labels_wide.dta": stata_bytes(wide)}
-    made |= {name: csv_bytes(frame) for name, frame in _corrected(runs, golds, lined).items()}
-    pooled = _pooled_run(opened, runs, lined)
+    made |= {name: csv_bytes(frame) for name, frame in _corrected(runs, golds, votes).items()}
+    pooled = _pooled_run(opened, runs, votes)
     if study.scoring is not None:
         tables["totals"], scored = _scores(opened, runs, pooled, made)
         uses += scored
     sources = sorted({(used.source, Path(used.file).name, used.sha256) for used in uses})
     told = {**_portable(opened), "sources": sources}
     made["study.json"] = (json.dumps(told, indent=2, ensure_ascii=False) + "\n").encode()
-    verdict = tuple(_verdict(lined, agreement, pairs, golds, classes))
+    verdict = tuple(_verdict(votes, agreement, pairs, golds, classes))
     charts = Charts()
-    main = f"mean {_main(lined)}"
+    main = f"mean {_main_measure(votes)}"
     drawn = {"means": charts.ranges("means", means.ranges(list(means.columns).index(main)), title=main)}
     if len(runs) > 1:
         drawn["pairs"] = charts.ranges("pairs", pairs.ranges(), title="kappa")
@@ -116,7 +116,7 @@ def write_results(opened: OpenStudy, runs: Mapping[str, Run]) -> Results:
             made[f"tables/{stem}.{end}"] = table_text([table], form).encode()  # pyright: ignore[reportArgumentType]  three literals
     made |= {f"figures/{name}": content for name, content in charts.files().items()}
     sections = [(stem, table, drawn.get(stem)) for stem, table in tables.items()]
-    page = tables_page(study.title, verdict, sections, f"relabel {__version__}, {len(lined):,} tasks.")
+    page = tables_page(study.title, verdict, sections, f"relabel {__version__}, {len(votes):,} tasks.")
     made["report.html"] = page.encode()
     _write(opened.results, made)
     if study.export or study.site:
@@ -125,14 +125,14 @@ def write_results(opened: OpenStudy, runs: Mapping[str, Run]) -> Results:
 
 
 def _on_tasks(runs: Mapping[str, Run], tasks: Sequence[Task]) -> dict[str, Run]:
-    """The runs' labels of the study's tasks: published sets hold others too, and all raters are to be scored on the same."""
+    """The runs, restricted to the study's tasks, so that all raters are scored on the same ones; published sets have more."""
     keys = [(task.onet_soc_code, task.task_id) for task in tasks]
     kept = {name: pd.MultiIndex.from_frame(run.labels[TASK_KEY]).isin(keys) for name, run in runs.items()}
     return {name: replace(run, labels=run.labels[kept[name]].reset_index(drop=True)) for name, run in runs.items()}
 
 
 def _portable(opened: OpenStudy) -> Any:
-    """The study as it is on every machine: files by their hash, addresses left out, as a package moves the former and names the latter."""
+    """The study without what differs between machines: files are replaced by their hash, addresses are left out."""
 
     def portable(value: Any) -> Any:
         if isinstance(value, list):
@@ -157,22 +157,22 @@ def _write(folder: Path, made: Mapping[str, bytes]) -> None:
                 temporary.write_bytes(content)
 
 
-def _main(lined: Votes) -> Measure:
-    return next(m for m in ("beta", "gamma", "alpha") if m in lined.values)
+def _main_measure(votes: Votes) -> Measure:
+    return next(m for m in ("beta", "gamma", "alpha") if m in votes.values)
 
 
-def _agreement(study: Study, runs: Mapping[str, Run], golds: Sequence[Gold], lined: Votes) -> Table:
-    """Raters by agreement with golds: rate of each setting, kappa with each gold and its interval."""
+def _agreement(study: Study, runs: Mapping[str, Run], golds: Sequence[Gold], votes: Votes) -> Table:
+    """Agreement of each rater with each gold: kappa with its interval, and accuracy."""
     columns = ["rater", "model", "tasks"]
     for gold in golds:
         columns += [f"kappa, {gold.name}", "95%", "accuracy"]
     rows: list[list[Cell]] = []
     compared: dict[str, dict[str, int]] = {gold.name: {} for gold in golds}
     for at, (name, run) in enumerate(runs.items()):
-        labelled = int((lined.given[:, at] >= 0).sum())
+        labelled = int((votes.given[:, at] >= 0).sum())
         row: list[Cell] = [name, run.manifest.model, labelled]
         for gold in golds:
-            pair = None if gold.name == run.ref else _with_gold(study, run, gold, lined)
+            pair = None if gold.name == run.ref else _agreement_with_gold(study, run, gold, votes)
             row += [None, None, None] if pair is None else _kappa_and_accuracy(pair)[:3]
             if pair is not None and len(pair) < labelled:
                 compared[gold.name][name] = len(pair)
@@ -186,13 +186,13 @@ def _agreement(study: Study, runs: Mapping[str, Run], golds: Sequence[Gold], lin
     return Table("Raters by agreement with reference labels", columns, rows, left=2, notes=notes)
 
 
-def _with_gold(study: Study, run: Run, gold: Gold, lined: Votes) -> Pair | None:
-    """Labels of a rater and a gold; None where the gold holds none of the rater's tasks."""
+def _agreement_with_gold(study: Study, run: Run, gold: Gold, votes: Votes) -> Pair | None:
+    """Labels of a rater and a gold; None if they have no tasks in common."""
     try:
         aligned = match(run, gold).with_draws(study.draws, study.seed)
     except DataError:
         return None
-    setting = lined.setting if lined.setting in aligned.labels else aligned.main
+    setting = votes.setting if votes.setting in aligned.labels else aligned.main
     return aligned.pair(setting, 0, GOLD)
 
 
@@ -202,30 +202,30 @@ def _kappa_and_accuracy(pair: Pair) -> list[Cell]:
     return [cell for of in figures for cell in ((None, None) if of is None else (known(of.value), of.interval()))]
 
 
-def closeness(opened: OpenStudy, runs: Mapping[str, Run]) -> dict[str, float | None]:
+def kappa_by_rater(opened: OpenStudy, runs: Mapping[str, Run]) -> dict[str, float | None]:
     """Cohen's kappa of each rater with the study's first gold, or without a gold its mean with the other raters."""
     study, runs = opened.study, _on_tasks(runs, study_tasks(opened))
-    lined, quick = votes(runs), study.model_copy(update={"draws": 0})
+    votes, quick = collect_votes(runs), study.model_copy(update={"draws": 0})
     if study.golds:
-        gold = load_gold(opened.at(study.golds[0]))
-        found = {n: _with_gold(quick, run, gold, lined) for n, run in runs.items() if run.ref != gold.name}
+        gold = load_gold(opened.path(study.golds[0]))
+        found = {n: _agreement_with_gold(quick, run, gold, votes) for n, run in runs.items() if run.ref != gold.name}
         return {
             name: known(pair.figure("kappa").value) for name, pair in found.items() if pair is not None and len(pair)
         }
     kappas: dict[str, list[float]] = {name: [] for name in runs}
-    for pair, row in zip(itertools.combinations(runs, 2), _pairs(quick, lined).rows, strict=True):
+    for pair, row in zip(itertools.combinations(runs, 2), _pairs(quick, votes).rows, strict=True):
         if isinstance(row[2], float):
             kappas[pair[0]].append(row[2])
             kappas[pair[1]].append(row[2])
     return {name: float(np.mean(each)) for name, each in kappas.items() if each}
 
 
-def _pairs(study: Study, lined: Votes) -> Table:
-    aligned = lined.with_draws(study.draws, study.seed)
+def _pairs(study: Study, votes: Votes) -> Table:
+    aligned = votes.with_draws(study.draws, study.seed)
     rows: list[list[Cell]] = []
-    for first, second in itertools.combinations(range(len(lined.names)), 2):
-        pair = aligned.pair(lined.setting, first, second)
-        name = f"{lined.names[first]} and {lined.names[second]}"
+    for first, second in itertools.combinations(range(len(votes.names)), 2):
+        pair = aligned.pair(votes.setting, first, second)
+        name = f"{votes.names[first]} and {votes.names[second]}"
         rows.append([name, len(pair), *_kappa_and_accuracy(pair)])
     columns = ["pair", "tasks", "kappa", "95%", "agreement", "95% of agreement"]
     return Table("Agreement of raters with each other", columns, rows, notes=_intervals_note(study))
@@ -235,20 +235,20 @@ def _intervals_note(study: Study) -> tuple[str, ...]:
     return (f"Intervals: {study.draws:,} draws of occupations, seed {study.seed}.",) if study.draws else ()
 
 
-def _means(study: Study, lined: Votes, classes: LatentClasses | None) -> Table:
+def _means(study: Study, votes: Votes, classes: LatentClasses | None) -> Table:
     """Mean exposure by rater, pooled, by the latent-class model, and the range without each rater."""
     draws = {"draws": study.draws, "seed": study.seed}
 
     def row(name: str, raters: Sequence[int]) -> list[Cell]:
-        means = [pooling.mean_of(name, values[:, raters], lined.codes, **draws) for values in lined.values.values()]
+        means = [pooling.pooled_mean(name, values[:, raters], votes.codes, **draws) for values in votes.values.values()]
         return [name, means[0].tasks, *(cell for of in means for cell in (known(of.mean), of.interval))]
 
     notes = ["Means over tasks, each alike.", *_intervals_note(study)]
-    rows = [row(name, [at]) for at, name in enumerate(lined.names)]
-    if len(lined.names) > 1:
-        rows.append(row("pooled", range(len(lined.names))))
-        for measure in lined.values:
-            if left := pooling.without_each(lined, measure):
+    rows = [row(name, [at]) for at, name in enumerate(votes.names)]
+    if len(votes.names) > 1:
+        rows.append(row("pooled", range(len(votes.names))))
+        for measure in votes.values:
+            if left := pooling.leave_one_out_means(votes, measure):
                 low, high = min(left, key=left.__getitem__), max(left, key=left.__getitem__)
                 notes.append(
                     f"{measure}, pooled without one rater: {left[low]:.3f} (without {low}) to {left[high]:.3f} (without {high})."
@@ -257,20 +257,20 @@ def _means(study: Study, lined: Votes, classes: LatentClasses | None) -> Table:
             "pooled: tasks that all raters labelled; its interval covers the spread of raters and the sampling of occupations."
         )
     if classes is not None:
-        means = [float((classes.posterior @ lined.worth[measure]).mean()) for measure in lined.values]
-        rows.append(["latent class", len(lined), *(cell for mean in means for cell in (known(mean), None))])
+        means = [float((classes.posterior @ votes.worth[measure]).mean()) for measure in votes.values]
+        rows.append(["latent class", len(votes), *(cell for mean in means for cell in (known(mean), None))])
         notes.append(
             "latent class: Dawid and Skene's model with shares by major group; it takes raters to err independently of one another, which "
             "models of one family may not do."
         )
-    columns = ["rater", "tasks", *(name for m in lined.values for name in (f"mean {m}", f"95% of {m}"))]
+    columns = ["rater", "tasks", *(name for m in votes.values for name in (f"mean {m}", f"95% of {m}"))]
     return Table("Mean exposure by rater", columns, rows, notes=notes)
 
 
-def _components(study: Study, lined: Votes) -> Table:
-    main = _main(lined)
-    values, scatter, draws = lined.values[main], lined.scatter[main], {"draws": study.draws, "seed": study.seed}
-    found = pooling.components(values, scatter, lined.codes, **draws)
+def _components(study: Study, votes: Votes) -> Table:
+    main = _main_measure(votes)
+    values, scatter, draws = votes.values[main], votes.scatter[main], {"draws": study.draws, "seed": study.seed}
+    found = pooling.variance_components(values, scatter, votes.codes, **draws)
     rows: list[list[Cell]] = [[part.source, part.share, part.interval] for part in found]
     notes = [
         f"Shares of the variance of {main} over the tasks that all raters labelled. Intervals draw occupations and take these raters as they are."
@@ -280,11 +280,11 @@ def _components(study: Study, lined: Votes) -> Table:
     return Table("Variance of labels", ["source", "share", "95%"], rows, notes=notes)
 
 
-def _confusion(lined: Votes, classes: LatentClasses) -> Table:
-    scale = lined.scale
+def _confusion(votes: Votes, classes: LatentClasses) -> Table:
+    scale = votes.scale
     rows: list[list[Cell]] = [
         [rater, true, *map(float, classes.confusion[at, k])]
-        for at, rater in enumerate(lined.names)
+        for at, rater in enumerate(votes.names)
         for k, true in enumerate(scale)
     ]
     notes = () if classes.converged else ("The algorithm did not converge; interpret with care.",)
@@ -292,39 +292,39 @@ def _confusion(lined: Votes, classes: LatentClasses) -> Table:
     return Table(title, ["rater", "true", *scale], rows, left=2, notes=notes)
 
 
-def _spread(lined: Votes, titles: Mapping[str, str]) -> Table:
-    """Occupations by how far raters differ."""
-    main = _main(lined)
-    values = pd.DataFrame(lined.values[main], columns=list(lined.names)).groupby(lined.codes).mean()
+def _spread(votes: Votes, titles: Mapping[str, str]) -> Table:
+    """The occupations on which raters differ most."""
+    main = _main_measure(votes)
+    values = pd.DataFrame(votes.values[main], columns=list(votes.names)).groupby(votes.codes).mean()
     spread = (values.max(axis=1) - values.min(axis=1)).dropna().sort_values(ascending=False, kind="stable")
-    widest = spread.head(_SHOWN)
+    widest = spread.head(_MAX_ROWS)
     rows: list[list[Cell]] = [
         [str(code), titles.get(str(code), ""), gap, *map(known, by_rater)]
         for code, gap, by_rater in zip(widest.index, widest, values.loc[widest.index].to_numpy(), strict=True)
     ]
-    columns = ["code", "title", "spread", *lined.names]
+    columns = ["code", "title", "spread", *votes.names]
     return Table(f"Occupations with the largest spread of mean {main}", columns, rows, left=2)
 
 
-def _wide(lined: Votes, listed: pd.DataFrame, classes: LatentClasses | None) -> pd.DataFrame:
+def _wide(votes: Votes, listed: pd.DataFrame, classes: LatentClasses | None) -> pd.DataFrame:
     """One row a task, a column a rater; the majority and the latent classes' shares beside them."""
-    scale = np.array([*lined.scale, None], dtype=object)
-    frame = lined.tasks[TASK_KEY].merge(listed, on=TASK_KEY, how="left")
-    for at, name in enumerate(lined.names):
-        frame[f"label_{name}"] = scale[lined.given[:, at]]
-    for measure, values in lined.values.items():
+    scale = np.array([*votes.scale, None], dtype=object)
+    frame = votes.tasks[TASK_KEY].merge(listed, on=TASK_KEY, how="left")
+    for at, name in enumerate(votes.names):
+        frame[f"label_{name}"] = scale[votes.given[:, at]]
+    for measure, values in votes.values.items():
         frame[f"{measure}_mean"] = pd.DataFrame(values).mean(axis=1)
-    frame["majority"] = scale[lined.majority()]
+    frame["majority"] = scale[votes.majority()]
     if classes is not None:
-        for at, label in enumerate(lined.scale):
+        for at, label in enumerate(votes.scale):
             frame[f"chance_{label}"] = classes.posterior[:, at].round(6)
     return frame
 
 
-def _corrected(runs: Mapping[str, Run], golds: Sequence[Gold], lined: Votes) -> dict[str, pd.DataFrame]:
-    """For each gold that may be a random draw of the tasks: outcomes corrected for each rater's errors, for regressions."""
+def _corrected(runs: Mapping[str, Run], golds: Sequence[Gold], votes: Votes) -> dict[str, pd.DataFrame]:
+    """For each gold that may be a random sample of the tasks: outcomes corrected for each rater's errors, for regressions."""
     made: dict[str, pd.DataFrame] = {}
-    measure, place = _main(lined), pd.MultiIndex.from_frame(lined.tasks[TASK_KEY])
+    measure, place = _main_measure(votes), pd.MultiIndex.from_frame(votes.tasks[TASK_KEY])
     for number, gold in enumerate(golds, start=1):
         table = pd.DataFrame(columns=["gold", "weight"], index=place, dtype=np.float64)
         asked: list[str] = []
@@ -341,37 +341,39 @@ def _corrected(runs: Mapping[str, Run], golds: Sequence[Gold], lined: Votes) -> 
             continue
         weight = np.where(in_gold, table["weight"] / table["weight"][in_gold].mean(), 1.0)
         chance = np.minimum(in_gold.sum() / (len(in_gold) * weight), 1.0)
-        frame = lined.tasks[TASK_KEY].assign(gold=table["gold"].to_numpy(), in_gold=in_gold.astype(int), chance=chance)
+        frame = votes.tasks[TASK_KEY].assign(gold=table["gold"].to_numpy(), in_gold=in_gold.astype(int), chance=chance)
         for name in asked:
-            predicted = lined.values[measure][:, lined.names.index(name)]
+            predicted = votes.values[measure][:, votes.names.index(name)]
             frame[f"{measure}_{name}"] = predicted
-            # Any guess will do where the model has no label: the correction is right on average whatever the guess is.
+            # Where the model has no label, any guess will do: the correction is unbiased whatever the guess is.
             guess = np.where(np.isnan(predicted), np.nanmean(predicted), predicted)
-            frame[f"corrected_{measure}_{name}"] = pooling.corrected(guess, table["gold"].to_numpy(np.float64), chance)
+            frame[f"corrected_{measure}_{name}"] = pooling.corrected_outcomes(
+                guess, table["gold"].to_numpy(np.float64), chance
+            )
         made[f"corrected_{number}.csv"] = frame
     return made
 
 
-def _pooled_run(opened: OpenStudy, runs: Mapping[str, Run], lined: Votes) -> Run:
-    """A run whose samples are the raters: its mean over samples is the mean over raters."""
+def _pooled_run(opened: OpenStudy, runs: Mapping[str, Run], votes: Votes) -> Run:
+    """Write a run with one sample per rater, so that its mean over samples is the mean over raters."""
     rubrics = {run.rubric.wording for run in runs.values()}
     first = next(iter(runs.values()))
-    by_code = lined.setting == "three-way"
+    by_code = votes.setting == "three-way"
     rubric = load_rubric("eloundou") if by_code else first.rubric
-    scale, setting = lined.scale, "three-way" if by_code else str(lined.setting)
+    scale, setting = votes.scale, "three-way" if by_code else str(votes.setting)
     labels = [
         Label(
             task_id=str(task),
             onet_soc_code=str(code),
             setting=setting,
             sample=at,
-            label=scale[lined.given[row, at]],
+            label=scale[votes.given[row, at]],
             request_key=f"{name}:{task}",
             from_store=True,
         )
-        for row, (code, task) in enumerate(lined.tasks[TASK_KEY].itertuples(index=False))
-        for at, name in enumerate(lined.names)
-        if lined.given[row, at] >= 0
+        for row, (code, task) in enumerate(votes.tasks[TASK_KEY].itertuples(index=False))
+        for at, name in enumerate(votes.names)
+        if votes.given[row, at] >= 0
     ]
     raters = {name: run.manifest.model for name, run in runs.items()}
     note = "labels of several raters, one sample each"
@@ -411,8 +413,8 @@ def _scores(
         frame[[f"{m}_{name}" for m in MEASURES]] = table.frame[list(MEASURES)].to_numpy()
     bounded = with_raters(whole, pooled, list(runs.values()), scoring.draws)
     for mine, theirs in (("lowest", "models_low"), ("highest", "models_high"), ("low", "low"), ("high", "high")):
-        made_of = {f"{m}_{mine}": f"{m}_{theirs}" for m in MEASURES if f"{m}_{theirs}" in bounded.frame}
-        frame[[*made_of]] = bounded.frame[[*made_of.values()]]
+        columns_of = {f"{m}_{mine}": f"{m}_{theirs}" for m in MEASURES if f"{m}_{theirs}" in bounded.frame}
+        frame[[*columns_of]] = bounded.frame[[*columns_of.values()]]
     note = "An interval over raters needs three raters or more."
     if bounded.intervals is not None:
         drawn = rater_draws(whole, pooled, list(runs.values()), scoring.draws)[:, :, : scoring.plausible_values]
@@ -448,16 +450,16 @@ def _scoring(opened: OpenStudy) -> tuple[Scoring, Choices]:
     if scoring is None:
         raise UsageError(f"{opened.file} has scoring: null; remove that line to score its raters")
     given = scoring.choices
-    files = {name: opened.at(ref) for name in ("pay", "bridge") if (ref := getattr(given, name)) is not None}
+    files = {name: opened.path(ref) for name in ("pay", "bridge") if (ref := getattr(given, name)) is not None}
     return scoring, replace(given, **files)
 
 
 def study_scores(opened: OpenStudy) -> tuple[ScoreTable, Run]:
-    """Scores of a study's pooled labels, with the range over its raters and intervals; and the pooled run.
+    """Scores of a study's pooled labels, with the range over raters and intervals; and the pooled run.
 
     Raises:
-        UsageError: The study makes no scores.
-        DataError: Its results are not made yet.
+        UsageError: The study has no scoring.
+        DataError: There are no results yet.
     """
     scoring, choices = _scoring(opened)
     if not (opened.results / POOLED / "manifest.json").is_file():
@@ -477,20 +479,20 @@ def _pages(opened: OpenStudy, pooled: Run, runs: Mapping[str, Run]) -> None:
 
 
 def _verdict(
-    lined: Votes, agreement: Table, pairs: Table, golds: Sequence[Gold], classes: LatentClasses | None
+    votes: Votes, agreement: Table, pairs: Table, golds: Sequence[Gold], classes: LatentClasses | None
 ) -> Iterator[str]:
-    raters = (lined.given >= 0).sum(axis=1)
-    several, all_of_them = int((raters > 1).sum()), int((raters == len(lined.names)).sum())
-    counts = lined.counts().astype(np.int_)
+    raters = (votes.given >= 0).sum(axis=1)
+    several, all_of_them = int((raters > 1).sum()), int((raters == len(votes.names)).sum())
+    counts = votes.counts().astype(np.int_)
     both = counts[counts.sum(axis=1) > 1]
     alphas = [krippendorff_several(both, level) for level in ("nominal", "ordinal")] if several else []
     if several and None not in alphas:
         nominal, ordinal = alphas
         same = float((both.max(axis=1) == both.sum(axis=1)).mean())
-        common = f"{len(lined.names)} raters labelled {several:,} tasks in common: {100 * same:.0f}% of these have one label from all"
+        common = f"{len(votes.names)} raters labelled {several:,} tasks in common: {100 * same:.0f}% of these have one label from all"
         if all_of_them < several:
             common = (
-                f"{len(lined.names)} raters labelled {all_of_them:,} tasks in common. {several:,} tasks have labels of two or more: "
+                f"{len(votes.names)} raters labelled {all_of_them:,} tasks in common. {several:,} tasks have labels of two or more: "
                 f"{100 * same:.0f}% of these have one label"
             )
         yield f"{common}, and Krippendorff's alpha is {nominal:.2f} (ordinal {ordinal:.2f})."
@@ -502,14 +504,14 @@ def _verdict(
         told = sorted(agreement.ranges(3 + 3 * at), key=lambda row: -row[1])
         if told:
             yield f"Agreement with {gold.name} (kappa): {', '.join(f'{name} {value:.2f}' for name, value, _ in told)}."
-    main = _main(lined)
+    main = _main_measure(votes)
     # On other tasks a rater's mean would be another, so only tasks of all raters tell raters apart.
-    same_tasks = lined.values[main][np.isfinite(lined.values[main]).all(axis=1)]
-    by_rater = sorted(zip(same_tasks.mean(axis=0).tolist(), lined.names, strict=True)) if len(same_tasks) else []
+    same_tasks = votes.values[main][np.isfinite(votes.values[main]).all(axis=1)]
+    by_rater = sorted(zip(same_tasks.mean(axis=0).tolist(), votes.names, strict=True)) if len(same_tasks) else []
     if len(by_rater) > 1:
         (low, least), (high, most) = by_rater[0], by_rater[-1]
         times = f", a factor of {high / low:.1f}" if low > 0 else ""
-        over = "" if len(same_tasks) == len(lined) else f" over the {len(same_tasks):,} tasks that all raters labelled"
+        over = "" if len(same_tasks) == len(votes) else f" over the {len(same_tasks):,} tasks that all raters labelled"
         yield f"Mean {main}{over} goes from {low:.3f} ({least}) to {high:.3f} ({most}){times}."
     if classes is None:
         yield "With fewer than three raters there is no latent-class model and no interval over raters."

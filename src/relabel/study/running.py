@@ -1,4 +1,4 @@
-"""Making a study's runs: each rater under its own limits, all of them under one budget, and nothing made twice."""
+"""Makes the runs of a study: each rater has its own limits, all share one budget, and complete runs are not repeated."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ State = Literal["complete", "incomplete", "interrupted", "failed", "not started"
 
 @dataclass(frozen=True)
 class OpenStudy:
-    """A study with its opened.
+    """A study file that has been read.
 
     Attributes:
-        file: Its file; the folder of its results is beside it.
-        study: What the file says.
+        file: Its path; the results are in the same folder.
+        study: Its content.
         environment: Settings from the environment.
     """
 
@@ -58,7 +58,7 @@ class OpenStudy:
 
     @property
     def results(self) -> Path:
-        """Everything that the study makes."""
+        """The folder of all output."""
         return self.file.parent / f"{self.file.stem}-results"
 
     @property
@@ -68,11 +68,11 @@ class OpenStudy:
 
     @property
     def batches(self) -> Path:
-        """Where batches of any run are noted."""
+        """The folder with the state of all batch runs."""
         return self.environment.home / "batches"
 
-    def at(self, ref: str) -> str:
-        """A path of the study file as seen from here; a name of relabel's own stays as it is."""
+    def path(self, ref: str) -> str:
+        """Resolve a path relative to the study file; names that are not paths are unchanged."""
         beside = self.file.parent / ref
         return str(beside) if beside.exists() else ref
 
@@ -83,10 +83,10 @@ def open_study(file: Path) -> OpenStudy:
 
 
 class SharedBudget(Budget):
-    """A rater's budget within that of the study: a request needs room in both.
+    """A rater's budget within the study's: a request must fit in both.
 
     Args:
-        own: With the rater's own cap, if it has one.
+        own: The rater's budget, with its own cap, if it has one.
         price: The model's price.
         total: The study's budget.
     """
@@ -111,7 +111,7 @@ class SharedBudget(Budget):
 
 
 class StopAll(Stop):
-    """Stops all raters; each has its own stop, as a rater that fails stops only itself."""
+    """Stops all raters; each also has its own stop, because a rater that fails must not stop the others."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -126,13 +126,14 @@ class StopAll(Stop):
 
 @dataclass
 class RaterRun:
-    """A rater on the way from its lines in the study file to a run.
+    """A rater and the state of its run.
 
     Attributes:
-        model: Of a rater that is asked.
-        ref: The run: a folder, or the name of a published set.
-        progress: Of a model that is being asked.
-        state: Where it stands.
+        rater: Its entry in the study file.
+        ref: The run: a folder, or the name of a published label set.
+        model: The job of a rater that is asked; None for runs and files of labels.
+        progress: Progress of the job.
+        state: State of the run.
         error: Why it is not complete.
     """
 
@@ -145,7 +146,7 @@ class RaterRun:
 
     @property
     def batched(self) -> bool:
-        """Whether it is asked by the provider's Batch API."""
+        """Whether it uses the provider's Batch API."""
         return self.rater.engine == "batch"
 
     @property
@@ -156,14 +157,14 @@ class RaterRun:
 
 @dataclass(frozen=True)
 class RaterState:
-    """How far a model is, also while it is being asked, and after a start that was killed.
+    """Progress of a model, also while it is running, or after its process was killed.
 
     Attributes:
-        state: Its state.
-        asked, labels: Labels wanted, and those that are there.
-        cost_usd: What all its starts took, with what may have been charged.
-        hours_left: Hours for the missing labels: at the pace of its last start, or until the window of its batches ends.
-        waiting: Requests in batches at the provider, and those of them that it counts as done.
+        state: State of the run.
+        asked, labels: Number of labels wanted, and of those present.
+        cost_usd: Cost of all starts, including what may have been charged for unanswered requests.
+        hours_left: Estimated hours for the missing labels: at the rate of the last start, or until the batches expire.
+        waiting: Number of requests in batches at the provider, and of those that it reports as done.
     """
 
     state: State
@@ -175,7 +176,7 @@ class RaterState:
 
 
 def rater_states(raters: Sequence[RaterRun], opened: OpenStudy) -> dict[str, RaterState]:
-    """Where each model stands."""
+    """The state of each model, by name of the rater."""
     with store_so_far(opened.environment.store_dir) as store:
         return {one.rater.name: _rater_state(one, one.model.job, store, opened.batches) for one in raters if one.model}
 
@@ -186,7 +187,7 @@ def _rater_state(one: RaterRun, job: Job, store: Store | None, batches: Path) ->
         labels = max(labels, sum(store.has(item.request.key) for item in with_known_format(job, store).plan()))
         killed = unfinished(job, store, one.out)
         if state == "running":
-            with suppress(DataError), writing(one.out):  # it can be locked, so that its process was killed
+            with suppress(DataError), writing(one.out):  # if it can be locked, its process was killed
                 state = "interrupted"
     starts = [killed, *reversed(manifest.sessions if (manifest := _manifest(one.out)) else ())]
     last = next((start for start in starts if start is not None and start.counts.fresh and start.ended_at), None)
@@ -215,29 +216,29 @@ def study_tasks(opened: OpenStudy) -> list[Task]:
     Raises:
         DataError: The list cannot be read.
     """
-    chosen, unit = opened.study.tasks, load_rubric(opened.at(opened.study.rubric)).unit
-    ref, drawn = opened.at(chosen.list), chosen.model_dump(exclude={"list"})
+    chosen, unit = opened.study.tasks, load_rubric(opened.path(opened.study.rubric)).unit
+    ref, drawn = opened.path(chosen.list), chosen.model_dump(exclude={"list"})
     return load_tasks(ref, unit=unit, **drawn)
 
 
 def plan(opened: OpenStudy) -> list[RaterRun]:
-    """What each rater is, without sending anything.
+    """Prepare the raters of a study, without sending anything.
 
     Raises:
-        UsageError: Options of a rater do not go together, or a cap cannot be kept.
-        DataError: A file that the study names cannot be used.
+        UsageError: Options of a rater cannot be combined, or a cap cannot be enforced.
+        DataError: A file named in the study cannot be used.
     """
     study = opened.study
     for path in (opened.results, *opened.results.glob("*"), *opened.runs.glob("*")):
-        require_own(path)  # a link in a stranger's folder would have files written elsewhere
+        require_own(path)  # a link in a folder from elsewhere could redirect writes
     found: list[RaterRun] = []
     for rater in study.raters:
-        rubric = load_rubric(opened.at(rater.rubric or study.rubric))
+        rubric = load_rubric(opened.path(rater.rubric or study.rubric))
         if rater.run is not None:
-            found.append(RaterRun(rater, opened.at(rater.run)))
+            found.append(RaterRun(rater, opened.path(rater.run)))
             continue
         if rater.labels is not None:
-            file = Path(opened.at(rater.labels))
+            file = Path(opened.path(rater.labels))
             if not file.is_file():
                 raise DataError(f"the rater {rater.name}: file {file} was not found; correct `labels`")
             digest = hashlib.sha256(f"{sha256_of(file)} {rubric.sha256}".encode()).hexdigest()[:6]
@@ -262,14 +263,14 @@ def plan(opened: OpenStudy) -> list[RaterRun]:
 
 
 def require_golds(opened: OpenStudy) -> None:
-    """Make sure that all with which labels will be compared can be read, before any is bought.
+    """Check that golds, suite and baseline can be read, before any label is paid for.
 
     Raises:
-        DataError: A gold, the suite or its baseline cannot be read.
+        DataError: One of them cannot be read.
     """
-    golds = [opened.at(ref) for ref in opened.study.golds]
+    golds = [opened.path(ref) for ref in opened.study.golds]
     if opened.study.suite is not None:
-        suite = load_suite(opened.at(opened.study.suite))
+        suite = load_suite(opened.path(opened.study.suite))
         golds += [suite.beside(suite.gold)] if suite.gold else []
         if suite.baseline is not None:
             open_run(suite.beside(suite.baseline.run))
@@ -283,8 +284,8 @@ def _options(rater: Rater, opened: OpenStudy, rubric: Rubric) -> RunOptions:
     return RunOptions(
         rubric=rubric,
         settings=tuple(s for s in study.settings if s in rubric.settings),
-        prompt=None if study.prompt is None else opened.at(study.prompt),
-        tasks=opened.at(study.tasks.list),
+        prompt=None if study.prompt is None else opened.path(study.prompt),
+        tasks=opened.path(study.tasks.list),
         **study.tasks.model_dump(exclude={"list"}),
         form=None if rater.response_format == "auto" else rater.response_format,
         params=checked_parameters(rater.params),
@@ -295,13 +296,15 @@ def _options(rater: Rater, opened: OpenStudy, rubric: Rubric) -> RunOptions:
 
 
 def require_known_hosts(raters: Sequence[RaterRun], opened: OpenStudy, allow_hosts: Collection[str] = ()) -> None:
-    """Make sure that a study file, which may be a stranger's, sends tasks and key only to hosts that its user knows.
+    """Check that a study file, which may come from others, sends tasks and key only to trusted hosts.
+
+    Trusted are this machine, the host in `OPENAI_BASE_URL`, and over https the providers in `data/providers.toml` and
+    `RELABEL_PROVIDERS`.
 
     Args:
         raters: From `plan`.
-        opened: The study; the `OPENAI_BASE_URL` of its environment is the user's word.
-        allow_hosts: Further hosts that the user knows. Providers of `data/providers.toml` and `RELABEL_PROVIDERS` are known over https,
-            and so is this machine.
+        opened: The study.
+        allow_hosts: Further hosts that the user trusts.
 
     Raises:
         UsageError: A rater that is not complete would send to another host.
@@ -332,14 +335,14 @@ async def run_raters(
     allow_hosts: Collection[str] = (),
     stop: StopAll | None = None,
 ) -> None:
-    """Make the runs that are missing, side by side; a rater that fails does not stop the others.
+    """Make the missing runs in parallel; a rater that fails does not stop the others.
 
     Args:
-        raters: From `plan`; their states and errors are set.
+        raters: From `plan`; their states and errors are updated.
         opened: The study.
-        replay: Whether answers come from the store alone.
+        replay: Whether to take answers only from the store.
         allow_hosts: See `require_known_hosts`.
-        stop: Called to stop all of them.
+        stop: Call it to stop all raters.
 
     Raises:
         UsageError: A rater would send to a host that only the study file names.
@@ -348,7 +351,7 @@ async def run_raters(
         require_known_hosts(raters, opened, allow_hosts)
     stop = stop or StopAll()
     missing = [one for one in raters if one.state != "complete"]
-    await asyncio.gather(*(_label(one, _import(one, opened)) for one in missing if one.model is None))
+    await asyncio.gather(*(_track(one, _import(one, opened)) for one in missing if one.model is None))
     asked = [(one, one.model) for one in missing if one.model is not None]
     if not asked:
         return
@@ -363,27 +366,27 @@ async def run_raters(
         if total.cap_usd is not None and not replay and any(one.batched for one, _ in asked):
             shares = _shares(asked, total.cap_usd - before, open_usd, store)
             total.before_usd += sum(shares.values())
-        ways: list[Coroutine[Any, Any, None]] = []
+        coroutines: list[Coroutine[Any, Any, None]] = []
         for (one, model), own in zip(asked, stop.each, strict=True):
             if one.batched and not replay:
                 share = shares.get(one.rater.name)
                 caps = [model.options.max_cost, None if share is None else spent.get(one.out, 0.0) + share]
                 cap = min((cap for cap in caps if cap is not None), default=None)
-                way = _by_batch(one, model, cap, store, opened, own)
+                work = _by_batch(one, model, cap, store, opened, own)
             else:
                 budget = model.options.budget(model.connection, model.job, opened.environment)
                 if total.cap_usd is not None:
                     budget = SharedBudget(budget, model.connection.price, total)
                 engine = model.options.engine(model.connection, budget, replay=replay)
-                way = run_job(model.job, engine, store, one.out, progress=one.progress, stop=own)
-            ways.append(_label(one, way))
-        await asyncio.gather(*ways)
+                work = run_job(model.job, engine, store, one.out, progress=one.progress, stop=own)
+            coroutines.append(_track(one, work))
+        await asyncio.gather(*coroutines)
 
 
 def _shares(
     asked: Sequence[tuple[RaterRun, Prepared]], left_usd: float, open_usd: Mapping[str, float], store: Store
 ) -> dict[str, float]:
-    """What of a budget is set aside for each rater's batches: what they may cost at most, or less where not all raters have room."""
+    """Budget (USD) reserved for each rater's batches: their maximum cost, scaled down if all raters together exceed it."""
     most: dict[str, float] = {}
     for one, (_, _, job) in asked:
         assert job.price is not None  # a cap needs one
@@ -404,10 +407,10 @@ async def _by_batch(
     return await run_batch(job, store, one.out, provider, opened.batches, options=how, progress=one.progress, stop=stop)
 
 
-async def _label(one: RaterRun, way: Coroutine[Any, Any, Outcome | None]) -> None:
+async def _track(one: RaterRun, work: Coroutine[Any, Any, Outcome | None]) -> None:
     one.state = "running"
     try:
-        outcome = await way
+        outcome = await work
         if outcome is None or outcome.complete:
             one.state = "complete"
         else:
@@ -422,15 +425,16 @@ async def _label(one: RaterRun, way: Coroutine[Any, Any, Outcome | None]) -> Non
 
 async def _import(one: RaterRun, opened: OpenStudy) -> None:
     rater, study = one.rater, opened.study
-    rubric, file = load_rubric(opened.at(rater.rubric or study.rubric)), Path(opened.at(rater.labels or ""))
-    import_labels(file, model=rater.name, rubric=rubric, out=one.out, tasks=opened.at(study.tasks.list))
+    rubric, file = load_rubric(opened.path(rater.rubric or study.rubric)), Path(opened.path(rater.labels or ""))
+    import_labels(file, model=rater.name, rubric=rubric, out=one.out, tasks=opened.path(study.tasks.list))
 
 
-def raise_first(raters: Sequence[RaterRun]) -> None:
-    """End with the gravest failure of the raters, if any failed.
+def raise_worst(raters: Sequence[RaterRun]) -> None:
+    """Raise the most serious error of the raters, if any.
 
     Raises:
-        RelabelError: With the exit code for: interrupted, refused by the provider, an error in a file, labels missing.
+        RelabelError: Its exit code is that of, in this order: interruption, refusal by the provider, wrong usage, an error
+            in a file, missing labels.
     """
     failed = [one for one in raters if one.error is not None]
     if not failed:
@@ -442,7 +446,7 @@ def raise_first(raters: Sequence[RaterRun]) -> None:
 
 
 def estimates(raters: Sequence[RaterRun], opened: OpenStudy) -> dict[str, tuple[Estimate, list[Limit]]]:
-    """What the models that are not complete would be sent, take and cost."""
+    """Estimates of requests, time and cost for models that are not complete, with the limits that apply."""
     found: dict[str, tuple[Estimate, list[Limit]]] = {}
     with store_so_far(opened.environment.store_dir) as store:
         for one in raters:
@@ -456,7 +460,7 @@ def estimates(raters: Sequence[RaterRun], opened: OpenStudy) -> dict[str, tuple[
 
 
 def runs_of(raters: Sequence[RaterRun]) -> Mapping[str, Run]:
-    """The runs that hold labels, by rater."""
+    """The runs with labels, by rater."""
     return {
         one.rater.name: open_run(one.ref)
         for one in raters
