@@ -142,6 +142,11 @@ class LabelCollector:
             return None
         return self._enter(item, known, said, from_store=True)
 
+    def wanted(self, item: WorkItem) -> list[WorkItem]:
+        """Take from the store what it answers of a work item; the requests that are still without an answer."""
+        rest = self.take(item)
+        return [item] if rest is None else [wanted for single in rest for wanted in self.wanted(single)]
+
     def buy(self, item: WorkItem, answer: Answer) -> list[WorkItem]:
         """Enter an answer that this run has paid for, after putting it into the store.
 
@@ -165,8 +170,8 @@ class LabelCollector:
             self.store.replace(item.request, answer)  # the stored answer is not a label by today's rules
         return self._enter(item, answer, said, from_store=False)
 
-    def fail(self, item: WorkItem, kind: FailureKind, message: str, attempts: int) -> None:
-        """Enter labels that are missing; without a request they have no key."""
+    def fail(self, item: WorkItem, kind: FailureKind, message: str, attempts: int, key: str = "") -> None:
+        """Enter labels that are missing, under their request's key, which is given where the item is without its request."""
         message = clean(message)
         for task in item.tasks:
             self.progress.failed[kind] += 1
@@ -181,7 +186,7 @@ class LabelCollector:
                     kind=kind,
                     message=message,
                     attempts=attempts,
-                    request_key=item.request.key,
+                    request_key=key or item.request.key,
                 )
             )
 

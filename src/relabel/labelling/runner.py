@@ -422,13 +422,10 @@ class WorkerPool:
         """Label work items from the store, and record the rest as missing."""
         for item in rest:
             try:
-                singles = self.collector.take(item)
+                for wanted in self.collector.wanted(item):
+                    self.collector.fail(wanted, "provider", reason, 0)
             except RubricError as error:
                 self.collector.fail(item, "provider", str(error), 0)
-                continue
-            if singles is None:
-                self.collector.fail(item, "provider", reason, 0)
-            self._give_up(singles or (), reason)
 
 
 class _CircuitBreaker:

@@ -97,12 +97,9 @@ class OpenRequests(dict[str, OpenRequest]):
 
     def add(self, planned: WorkItem) -> None:
         """Take an answer from the store, or note that it is wanted."""
-        rest = self._collector.take(planned)
-        if rest is None:
-            wanted = WorkItem(planned.tasks, planned.setting, planned.sample)
-            self.setdefault(planned.request.key, OpenRequest()).wanted.append(wanted)
-        for single in rest or ():
-            self.add(single)
+        for item in self._collector.wanted(planned):
+            bare = WorkItem(item.tasks, item.setting, item.sample)
+            self.setdefault(item.request.key, OpenRequest()).wanted.append(bare)
 
     def planned(self, key: str) -> WorkItem:
         """The plan entry of a request."""
@@ -170,19 +167,11 @@ class OpenRequests(dict[str, OpenRequest]):
         )
 
     def _buy(self, key: str, answer: Answer) -> None:
-        planned = self.planned(key)
-        rest = self._collector.take(planned)
-        if rest is not None:
-            # Another run has bought it in the meantime. It is paid for twice, and a note records that.
-            self._collector.progress.bought(answer)
-            self._store.put_rejected(planned.request, answer, "provider", "another run has already paid for an answer")
-        else:
-            try:
-                rest = self._collector.buy(planned, answer)
-            except InvalidAnswerError as error:
+        try:
+            self._close(key, self._collector.buy(self.planned(key), answer))
+        except InvalidAnswerError as error:
+            if not self.is_here(key):  # another run may have bought one in the meantime
                 self.fail(key, error.kind, error.reason)
-                return
-        self._close(key, rest)
 
     def _keep(self, chunk: Chunk, key: str, answer: Answer) -> bool:
         """Store an answer that no label of this job waits for: an earlier relabel may have worded its requests differently."""

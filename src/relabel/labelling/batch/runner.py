@@ -21,7 +21,6 @@ from relabel.labelling.collector import Progress
 from relabel.labelling.job import Job, Stop, with_known_format
 from relabel.labelling.leases import BEAT_S, GONE_BEATS
 from relabel.labelling.limiter import Budget
-from relabel.labelling.request import Request, WorkItem
 from relabel.labelling.runner import in_a_batch
 from relabel.labelling.session import Outcome, open_session
 from relabel.labelling.store import Store
@@ -323,9 +322,8 @@ class BatchRunner(BatchPoller):
                 kind, said = "budget", self._no_money
             else:
                 said, attempts = "the run was stopped before this was sent", 0  # written, perhaps, and not sent
-            bare = Request(self._job.endpoint.host, {}, 0, self._job.endpoint.api, key)
             for wanted in request.wanted:
-                self._collector.fail(WorkItem(wanted.tasks, wanted.setting, wanted.sample, bare), kind, said, attempts)
+                self._collector.fail(wanted, kind, said, attempts, key)
 
     async def _take_turn(self, turn: int) -> None:
         """Let the display and Ctrl-C have their turn: long stretches of work never wait."""
