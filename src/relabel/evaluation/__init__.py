@@ -1,1 +1,1 @@
-"""How far a run agrees with a gold: gold sets, matching, metrics, and the eval document that holds the result."""
+"""Evaluation of runs: reference labels (golds), alignment, metrics, gates, comparison, review and reports."""

@@ -1,4 +1,4 @@
-"""Bringing runs and a gold together, task by task: the one alignment that documents, gates, comparisons and reports use."""
+"""Aligns runs and a gold by task; documents, gates, comparisons and reports all use this alignment."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from relabel.sources.tables import is_table_file
 from relabel.task import TASK_KEY, local_tasks, replaced, task_table, text_similarity
 
 GOLD = -1
-"""The gold's column, which is the last one; runs have the columns 0, 1, ... in the order in which they were given."""
+"""Column of the gold, always the last; runs have the columns 0, 1, ... in the order given."""
 MAIN: tuple[SettingName, ...] = ("three-way", "automation", "with-tools", "strict")
-"""Settings, the one that says most first."""
+"""Settings, most informative first."""
 _NEEDS: Mapping[Measure, SettingName] = {"alpha": "strict", "beta": "three-way", "gamma": "with-tools"}
-"""Setting without which a measure cannot be compared."""
+"""Setting that is needed to compare a measure."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """What two raters say of the n tasks that both have a label for.
+    """Labels or values of two raters, on the n tasks that both labelled.
 
     Attributes:
         tasks: Positions of the tasks in the alignment, shape (n,).
-        gold: Place of the gold's labels on the scale, or its values (0-1), shape (n,).
-        run: The same of the run.
-        weight: Weight of each task, shape (n,), 1 on average, so that weighted counts add up to n.
-        draws: Draws for these tasks; None where no intervals are wanted.
+        gold: The gold's labels as positions on the scale, or its values (0-1), shape (n,).
+        run: The same for the run.
+        weight: Weight of each task, shape (n,); the mean is 1, so that weighted counts add up to n.
+        draws: Bootstrap draws for these tasks; None for no intervals.
         scale: The k labels, in order of exposure; empty for values.
     """
 
@@ -57,10 +57,10 @@ class Pair:
 
     @cached_property
     def sums(self) -> Sums:
-        """What its figures are summed from.
+        """The terms that figures are computed from, by task.
 
-        For labels the pair of each task as a matrix that holds the task's weight, rows gold, columns run, shape (n, k, k);
-        for values their moments, shape (n, 7).
+        For labels, a confusion matrix of one task that holds its weight (rows gold, columns run), shape (n, k, k); for
+        values, their moments, shape (n, 7).
         """
         if not self.scale:
             ends = metrics.task_values([0, 0, 1, 1], [0, 1, 0, 1])
@@ -70,9 +70,9 @@ class Pair:
         return Sums(each, self.draws, np.eye(size * size).reshape(-1, size, size))
 
     def figure(self, name: str) -> Figure:
-        """A figure of these labels or values by its name in `metrics.figure_formula`; with draws it has an interval."""
+        """Compute a figure by its name in `metrics.figure_formula`; with draws it has an interval."""
         found = self._figures(self.sums, name)[0]
-        # Of two tasks it would be 1 or -1, whatever their values.
+        # With two tasks, the correlation is 1 or -1 whatever their values.
         return replace(found, value=math.nan) if name == "pearson" and len(self) < 3 else found
 
     def _figures(self, sums: Sums, name: str) -> list[Figure]:
@@ -81,11 +81,17 @@ class Pair:
         return sums.figures(metrics.figure_formula(name, self.scale), metrics.SHARE if share else metrics.CORRELATION)
 
     def stated(self, names: Iterable[str]) -> dict[str, Any]:
-        """Some figures as a document states them, with their 95% intervals; see `statistics.stated`."""
+        """Figures with their 95% intervals, for a document; see `statistics.stated`."""
         return metrics.stated({name: self.figure(name) for name in names}, self.draws)
 
     def stated_by(self, group: Places, groups: int, names: Iterable[str]) -> list[tuple[int, dict[str, Any]]]:
-        """How many tasks each group has, of the group of each task, shape (n,), and some of its figures; not `pearson`."""
+        """Number of tasks and figures by group of tasks; not for `pearson`.
+
+        Args:
+            group: Group of each task, shape (n,).
+            groups: Number of groups.
+            names: Names of the figures.
+        """
         weight = np.bincount(group, self.weight, groups) / np.maximum(np.bincount(group, minlength=groups), 1)
         each = (self.sums.each.T / weight[group]).T
         sums = replace(self.sums, each=each, group=group, groups=groups)
@@ -96,37 +102,37 @@ class Pair:
         ]
 
     def part(self, keep: npt.ArrayLike) -> Pair:
-        """The same for some of the tasks, by a mask over (n,)."""
+        """The pair restricted to some of the tasks, by a mask, shape (n,)."""
         at = np.asarray(keep)
         draws = self.draws and self.draws.of(at)
         return Pair(self.tasks[at], self.gold[at], self.run[at], mean_one(self.weight[at]), draws, scale=self.scale)
 
     def differ(self, other: Pair) -> int:
-        """Occupations in which another pair on the same tasks says something else."""
+        """Number of occupations in which another pair on the same tasks differs."""
         return self.occupations((self.gold != other.gold) | (self.run != other.run))
 
     def occupations(self, mask: npt.NDArray[np.bool_]) -> int:
-        """Occupations that some of the tasks belong to, by a mask over (n,); 0 without draws."""
+        """Number of occupations of some of the tasks, by a mask, shape (n,); 0 without draws."""
         return 0 if self.draws is None else len(np.unique(self.draws.place[mask]))
 
 
 @dataclass(frozen=True)
 class AlignedLabels:
-    """Labels of the n tasks that all runs have labelled, and of a gold, which may lack some.
+    """Labels of the n tasks that all runs labelled, and of a gold, which may lack some.
 
     Attributes:
         names: The runs, as the user named them.
-        tasks: Columns `onet_soc_code, task_id`, the gold's `weight` (1 where it has none) and `stratum`; positions as index.
-        labels: By setting that all runs have: place of each label on the setting's scale, shape (n, raters), -1 where
-            there is none; the gold's column is the last.
-        values: The same by measure: values 0-1, NaN where there is none.
-        only: By run, tasks that not all others hold.
-        unmatched: Tasks of the first run and the gold that are not compared, by reason.
-        warnings: What must be said first of the alignment with the gold.
-        text_changed: Tasks of run and gold whose text differs; None where the texts are unknown.
-        texts_replaced: Tasks whose text under one id is another task; they are left out.
-        draws: Draws for the tasks; None where no intervals are wanted.
-        weights: Weight that each rater gives to each task, shape (n, raters), where there are several golds; else None.
+        tasks: Columns `onet_soc_code, task_id`, the gold's `weight` (1 if it has none) and `stratum`; indexed by position.
+        labels: By setting that all runs have: labels as positions on the setting's scale, shape (n, raters), -1 if missing;
+            the gold is the last column.
+        values: By measure: values (0-1), shape (n, raters), NaN if missing.
+        only: By run, number of tasks that are not in all other runs.
+        unmatched: Number of tasks of the first run and the gold that are not compared, by reason.
+        warnings: Warnings about the alignment with the gold, to be shown first.
+        text_changed: Number of tasks whose text differs between run and gold; None if the texts are unknown.
+        texts_replaced: Tasks left out because their id belongs to another task in the gold.
+        draws: Bootstrap draws for the tasks; None for no intervals.
+        weights: With several golds, the weight of each task for each rater, shape (n, raters); otherwise None.
     """
 
     names: tuple[str, ...]
@@ -151,27 +157,27 @@ class AlignedLabels:
 
     @property
     def occupations(self) -> int:
-        """Number of occupations that the tasks belong to."""
+        """Number of occupations of the tasks."""
         return self.tasks["onet_soc_code"].nunique()
 
     @property
     def few_occupations(self) -> str | None:
-        """The warning that goes with intervals over few occupations."""
+        """A warning if there are too few occupations for useful intervals."""
         return metrics.few_occupations(self.occupations)
 
     @property
     def weight(self) -> Array:
-        """Weight that the gold gives to each task."""
+        """The gold's weight of each task, shape (n,)."""
         return self.tasks["weight"].to_numpy(dtype=np.float64)
 
     @property
     def main(self) -> SettingName:
-        """The setting that says most: the three-way code where there is one."""
+        """The most informative setting: the three-way code if there is one."""
         return next(s for s in MAIN if s in self.labels)
 
     @property
     def main_measure(self) -> Measure | None:
-        """The measure that says most: beta where both settings are known."""
+        """The most informative measure: beta if both settings are known."""
         return next((m for m in ("beta", "gamma", "alpha") if m in self.values), None)
 
     def index(self) -> pd.MultiIndex:
@@ -179,16 +185,16 @@ class AlignedLabels:
         return pd.MultiIndex.from_frame(self.tasks[TASK_KEY])
 
     def words(self, setting: SettingName, rater: int) -> pd.Series:
-        """A rater's labels in a setting, missing where it has none; positions as index."""
+        """A rater's labels in a setting, as text; indexed by position."""
         scale = np.array([*SCALES[setting], None], dtype=object)
         return pd.Series(scale[self.labels[setting][:, rater]], index=self.tasks.index, dtype=object)
 
     def by(self, about: SettingName | Measure) -> npt.NDArray[Any]:
-        """Labels in a setting, or values of a measure; below 0 or NaN where there is none."""
+        """Labels in a setting, or values of a measure, shape (n, raters); negative or NaN if missing."""
         return {**self.labels, **self.values}[about]
 
     def known(self, about: SettingName | Measure, *raters: int) -> npt.NDArray[np.bool_]:
-        """The tasks that some raters, by default all, have a label or value for."""
+        """Mask of the tasks with a label or value of all given raters, by default of all raters."""
         there = self.by(about) >= 0
         return np.all(there[:, list(raters)] if raters else there, axis=1)
 
@@ -205,10 +211,10 @@ class AlignedLabels:
 
         Args:
             about: The setting or measure.
-            run: A rater.
-            other: The rater that it is compared with.
-            keep: Tasks to keep; by default all that both have a label for.
-            weighted: Whether tasks weigh as the gold says, or the other rater where there are several golds.
+            run: Column of a rater.
+            other: Column of the rater that it is compared with.
+            keep: Mask of tasks to keep; by default all that both labelled.
+            weighted: Whether to use the weights of the gold or, with several golds, of the other rater.
         """
         at = np.flatnonzero(self.known(about, run, other) if keep is None else keep)
         table = self.by(about)
@@ -218,11 +224,11 @@ class AlignedLabels:
         return Pair(at, table[at, other], table[at, run], weight, self.draws and self.draws.of(at), scale=scale)
 
     def with_draws(self, draws: int = metrics.DRAWS, seed: int = 0) -> AlignedLabels:
-        """The same with draws of its occupations; 0 leaves them out."""
+        """The alignment with bootstrap draws of its occupations; 0 for none."""
         return replace(self, draws=metrics.occupation_draws(self.codes, draws, seed) if draws else None)
 
     def part(self, keep: npt.NDArray[np.bool_]) -> AlignedLabels:
-        """The same for some of the tasks, by a mask."""
+        """The alignment restricted to some of the tasks, by a mask."""
         return replace(
             self,
             tasks=self.tasks[keep].reset_index(drop=True),
@@ -233,18 +239,18 @@ class AlignedLabels:
 
 
 def align(runs: Sequence[Run], gold: Gold | None = None) -> AlignedLabels:
-    """Bring runs together on the tasks that all of them hold, by occupation code and task id.
+    """Align runs on the tasks that are in all of them, by occupation code and task id.
 
-    A gold without occupation codes is matched by task id alone. A task's code counts only when both settings are known:
-    strict exposed already means E1, so that codes of tasks with one answer missing would be E1 without exception.
+    A gold without occupation codes is matched by task id alone. The code of a task is used only if both settings are known:
+    strict exposed alone already means E1, so the codes of half-labelled tasks would all be E1.
 
     Args:
-        runs: One or more runs; of several samples of a task the most frequent label counts.
-        gold: A gold; it need not hold all tasks.
+        runs: One or more runs; for several samples of a task, the most frequent label is used.
+        gold: A gold; it may lack tasks.
 
     Raises:
         DataError: The runs share no task or no setting, or the first shares no task with the gold; or the gold has no
-            occupation codes and one of its ids stands for tasks of several occupations.
+            occupation codes and one of its ids belongs to tasks of several occupations.
     """
     tables = [coded_table(run) for run in runs]
     index = tables[0].index
@@ -280,7 +286,7 @@ def align(runs: Sequence[Run], gold: Gold | None = None) -> AlignedLabels:
         if other:
             unmatched |= {"other-text": len(other), "not-in-gold": unmatched["not-in-gold"] - len(other)}
         others += other
-        # A gold that keeps several labels of a task has a row for each.
+        # A gold that keeps several labels of a task has one row for each.
         theirs = pd.DataFrame(index=index).join(whole)
         index = theirs.index
         rubrics.append(runs[0].rubric)

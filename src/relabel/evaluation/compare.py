@@ -1,7 +1,6 @@
-"""Comparing runs on the same tasks: what changed between two, and where more than two agree and differ.
+"""Compares runs on the same tasks: changes between two runs, or agreement among several.
 
-Shares are 0-1 and unrounded. Differences are the second run less the first, paired by task. A figure that the data cannot
-give is null.
+Shares are 0-1 and unrounded. Differences are the second run minus the first, paired by task. Undefined figures are null.
 """
 
 from __future__ import annotations
@@ -36,11 +35,11 @@ class Difference(Frozen):
 
 
 class SettingComparison(Frozen):
-    """How the labels of one setting changed.
+    """Changes of the labels in one setting.
 
     Attributes:
-        n: Tasks with a label in both runs.
-        changed: Tasks whose label changed.
+        n: Number of tasks with a label in both runs.
+        changed: Number of tasks whose label changed.
         agreement, kappa: Share of equal labels, and Cohen's kappa between the runs, with their intervals.
         transitions: Counts by label of the first run, then by label of the second.
         prevalence: Share of each label, by run.
@@ -57,11 +56,11 @@ class SettingComparison(Frozen):
 
 
 class GoldComparison(Frozen):
-    """Both runs against a gold, on the n tasks that all three have a label for.
+    """Both runs against a gold, on the n tasks with a label of all three.
 
     Attributes:
         metrics: Each figure of agreement with the gold.
-        better, worse: Tasks that the second run alone has right, and that the first alone has right.
+        better, worse: Number of tasks that only the second run has right, and that only the first has right.
     """
 
     n: int
@@ -71,7 +70,7 @@ class GoldComparison(Frozen):
 
 
 class MeasureComparison(Difference):
-    """Mean of a measure over the n tasks with a value in both runs, each weighing the same."""
+    """Unweighted mean of a measure over the n tasks with a value in both runs."""
 
     n: int
 
@@ -82,7 +81,7 @@ class Flip(NamedTask):
     Attributes:
         first, second: Labels of the first and of the second run by setting.
         change: Change of the task's value, by measure.
-        effect: Change of the occupation's mean that this flip alone makes, in the main measure.
+        effect: Change of the occupation's mean of the main measure due to this task alone.
     """
 
     first: Mapping[SettingName, str | None]
@@ -92,7 +91,7 @@ class Flip(NamedTask):
 
 
 class OccupationMove(Frozen):
-    """Mean of the measures over an occupation's common tasks, each weighing the same."""
+    """Unweighted means of the measures over an occupation's common tasks, by the first and the second run."""
 
     onet_soc_code: str
     title: str = ""
@@ -119,11 +118,11 @@ class Comparison(Frozen):
 
     Attributes:
         runs, models: The runs, as the user named them, and the models asked.
-        common: Tasks that all hold.
+        common: Number of tasks in all runs.
         gold: Name of the gold; null without one.
         main_setting: Setting of slices, and of disputed tasks' labels.
-        bootstrap: How intervals were made.
-        verdict: The result in words, one sentence a line.
+        bootstrap: How intervals were computed.
+        verdict: The result in words, one sentence per line.
     """
 
     kind: str
@@ -140,14 +139,14 @@ class CompareDocument(Comparison):
     """Two runs, paired by task.
 
     Attributes:
-        only: Tasks that only the first, and only the second holds.
+        only: Number of tasks that are only in the first, and only in the second run.
         settings: Changes by setting.
         measures: Changes of means by measure.
         against_gold: Both runs against the gold, by setting.
-        main_measure: Measure of flips' effects, occupations' moves and slices' differences.
+        main_measure: Measure used for effects of flips, and changes of occupations and slices.
         flips: Tasks whose value changed in any measure, largest effect first.
-        occupations: Occupations that moved, largest move first.
-        slices: Agreement by slice: `soc_major` by two digits, `task_type` where the task list is on this machine.
+        occupations: Occupations whose mean changed, largest change first.
+        slices: Agreement by slice: `soc_major` by two digits, `task_type` if the task list is on this machine.
     """
 
     kind: str = "pair"
@@ -162,7 +161,7 @@ class CompareDocument(Comparison):
 
 
 class RaterPair(Frozen):
-    """Agreement of two raters; `first` and `second` count the runs from 0."""
+    """Agreement of two raters; `first` and `second` are the numbers of the runs, from 0."""
 
     first: int
     second: int
@@ -175,13 +174,13 @@ class RaterPair(Frozen):
 
 
 class RankedRun(Frozen):
-    """Where one run stands among the others.
+    """One run compared with the others.
 
     Attributes:
         prevalence: Share of each of its labels.
-        with_others: Share of its labels that are the majority of the other runs, over `with_others_n` tasks: ties are left out.
-        gold_accuracy, gold_kappa: Agreement with the gold on tasks that all runs and the gold have a label for, each
-            counting by the weight that the gold gives it.
+        with_others: Share of its labels that equal the majority of the other runs, over `with_others_n` tasks without ties.
+        gold_accuracy, gold_kappa: Agreement with the gold on tasks with a label of all runs and the gold, with the gold's
+            weights.
     """
 
     prevalence: Mapping[str, float]
@@ -192,10 +191,10 @@ class RankedRun(Frozen):
 
 
 class Majority(Frozen):
-    """The label that most runs give.
+    """The majority label of all runs.
 
     Attributes:
-        labels, tied: Tasks by their majority label, and tasks without one.
+        labels, tied: Number of tasks by majority label, and of tasks without one.
         unanimous: Share of tasks on which all runs agree.
         gold_accuracy: Accuracy of the majority against the gold, tied tasks counting as wrong; same tasks and weights as
             the runs'.
@@ -219,7 +218,7 @@ class SettingPairs(Frozen):
 
 
 class Disputed(NamedTask):
-    """A task that the runs differ on.
+    """A task on which the runs differ.
 
     Attributes:
         labels: Label by run, in the runs' order, in the main setting.
@@ -234,10 +233,10 @@ class PairwiseDocument(Comparison):
     """Three runs or more.
 
     Attributes:
-        alone: By run, tasks that not all others hold.
+        alone: By run, number of tasks that are not in all other runs.
         settings: Agreement by setting.
         means: Mean of each measure by run, over tasks with a value in all.
-        disputed: Tasks that the runs differ on, largest spread first.
+        disputed: Tasks on which the runs differ, largest spread first.
     """
 
     kind: str = "several"
@@ -256,15 +255,16 @@ def compare(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> CompareDocument:
-    """Compare two runs on the tasks that both hold.
+    """Compare two runs on their common tasks.
 
     Args:
-        first: The run that differences start from.
-        second: The run that they lead to.
+        first: The first run.
+        second: The second run; differences are second minus first.
         gold: A gold that both are compared with.
-        details: Task table (`relabel.task.task_schema`) for titles, statements and slices by task type, which are left out without it.
-        draws: Draws of the bootstrap over occupations.
-        seed: Their seed.
+        details: Task table (`relabel.task.task_schema`) for titles, statements and slices by task type; without it these
+            are left out.
+        draws: Number of bootstrap draws of occupations.
+        seed: Seed of the draws.
 
     Raises:
         DataError: The runs share no task or no setting, or the first shares no task with the gold.
@@ -290,7 +290,7 @@ def compare(
 def _about(
     runs: Sequence[Run], gold: Gold | None, aligned: AlignedLabels, verdict: Sequence[str], draws: int, seed: int
 ) -> dict[str, Any]:
-    """What both documents say of the runs, of how they were compared, and in words, after what must be known before."""
+    """Fields that both kinds of document share; the verdict starts with caveats."""
     said = [*(gold.caveats if gold else ()), *changed_rubrics(gold and gold.run, *runs)]
     if others := aligned.texts_replaced:
         have = f"{len(others):,} task{' has' if len(others) == 1 else 's have'}"
@@ -308,7 +308,7 @@ def _about(
 
 
 def _difference(first: Figure, second: Figure, occupations: int) -> Difference:
-    """Both figures and their paired change with its interval; arguments as for `intervals.change`."""
+    """Both figures and their paired change with its interval; arguments as for `statistics.change`."""
     moved = change(first, second, occupations)
     return Difference(
         first=known(first.value), second=known(second.value), difference=known(moved.value), ci95=moved.interval()
@@ -316,7 +316,7 @@ def _difference(first: Figure, second: Figure, occupations: int) -> Difference:
 
 
 def _bounded(pair: Pair, *names: str) -> dict[str, Any]:
-    """Figures by the names that a document gives them, and the intervals of accuracy and kappa."""
+    """Figures by their names in a document, with intervals except for `kappa_quadratic`."""
     found = {"agreement" if name == "accuracy" else name: pair.figure(name) for name in names}
     bounds = {f"{name}_ci95": of.interval() for name, of in found.items() if name != "kappa_quadratic"}
     return {name: known(figure.value) for name, figure in found.items()} | bounds
@@ -363,7 +363,7 @@ def _against_gold(aligned: AlignedLabels) -> dict[SettingName, GoldComparison]:
 
 
 def flips_of(aligned: AlignedLabels, first: int, second: int, texts: TaskTexts) -> tuple[Flip, ...]:
-    """Tasks whose value differs between two raters in any measure, the largest effect first; none without a main measure."""
+    """Tasks whose value differs between two raters in any measure, largest effect first; none without a main measure."""
     if aligned.main_measure is None:
         return ()
     once = aligned.part(~aligned.index().duplicated())
@@ -487,7 +487,7 @@ def compare_several(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> PairwiseDocument:
-    """Compare three or more runs on the tasks that all of them hold; arguments and errors as for `compare`."""
+    """Compare three or more runs on their common tasks; arguments and errors as for `compare`."""
     aligned = align(runs, gold).with_draws(draws, seed)
     settings: dict[SettingName, SettingPairs] = {s: _pairs(aligned, s, len(runs)) for s in aligned.labels}
     raters = range(len(runs))
@@ -549,7 +549,7 @@ def _pairs(aligned: AlignedLabels, setting: SettingName, count: int) -> SettingP
 
 
 def _most(votes: Places) -> tuple[Places, npt.NDArray[np.bool_]]:
-    """The label with most votes by task, and whether another has as many."""
+    """The label with most votes for each task, and whether it is tied."""
     best = votes.max(axis=1, initial=0)
     return votes.argmax(axis=1), (votes == best[:, None]).sum(axis=1) > 1
 

@@ -196,7 +196,7 @@ class Swaps:
 
 
 def _signs(count: int, seed: int) -> Array:
-    """Ways to swap some occupations: all of them, or those drawn; the first swaps none."""
+    """Sign vectors of swaps: all of them, or a random sample; the first swaps nothing."""
     if count <= ALL_SWAPS:
         return 1.0 - 2.0 * ((np.arange(2**count)[:, None] >> np.arange(count)) & 1)
     signs = np.ones((SWAPS + 1, count))
@@ -205,20 +205,20 @@ def _signs(count: int, seed: int) -> Array:
 
 
 def joint_p(gates: Sequence[Swaps], seed: int = 0) -> list[float]:
-    """One-sided p-values of falls by more than is allowed, by swapping run and baseline in whole occupations.
+    """One-sided p-values of a fall by more than is allowed, from a permutation test that swaps whole occupations.
 
-    For a mean over tasks this is the sign-flip test of the occupations' changes, each with the allowed fall added for its share of the
-    tasks. Where nothing is allowed it is exact: only occupations in which something changed count, and with n
-    of them no p-value is below one over 2 to the n.
+    For a mean over tasks this is the sign-flip test of the occupations' changes, with the allowed fall added in proportion
+    to their tasks. If no fall is allowed, the test is exact: only the n occupations with a change count, and no p-value is
+    below 1 / 2^n.
 
-    Those of several gates are adjusted for their number: the step-down minimum p over the same swaps. In each swap every gate
-    has a p-value, its fall's rank among those of all swaps. The smallest p-value seen is adjusted to the share of swaps in which
-    any gate has one as small; the next likewise among the gates that are left, and is never below the one before. Gates that
-    move together therefore cost little, and those in which too little changed cost nothing.
+    With several gates, p-values are adjusted by the step-down minimum p over the same swaps. In each swap, every gate has a
+    p-value: the rank of its fall among all swaps. The smallest observed p-value is adjusted to the share of swaps in which any
+    gate has one as small; the next likewise among the remaining gates, and is never below the one before. Correlated gates
+    therefore cost little power, and gates with too few changes cost none.
 
     Args:
         gates: Run and baseline, by gate.
-        seed: Seed of the swaps, where not all of them are tried.
+        seed: Seed of the swaps, if they are a random sample.
 
     Source: Fisher 1935, The Design of Experiments, section 21; Phipson and Smyth 2010, doi:10.2202/1544-6115.1585; Westfall and
     Young 1993, Resampling-Based Multiple Testing, section 2.6.
@@ -237,7 +237,7 @@ def joint_p(gates: Sequence[Swaps], seed: int = 0) -> list[float]:
 
 
 def size_needed(aligned: AlignedLabels, suite: Suite) -> str | None:
-    """What size of gold finds a fall of 3 points in accuracy in four of five runs, in words; None without such tasks."""
+    """A sentence on the size of gold that detects a fall of 3 points in accuracy in four of five runs; None without such gates."""
     setting = aligned.main
     keep = aligned.known(setting)
     pairs = [aligned.pair(setting, rater, keep=keep, weighted=False) for rater in (0, 1)]
@@ -261,13 +261,13 @@ def size_needed(aligned: AlignedLabels, suite: Suite) -> str | None:
 
 
 def gold_size(level: float, churn: float, clustering: float = _USUAL_CLUSTERING, drop: float | None = DROP) -> float:
-    """Tasks that a gold needs for a fall in accuracy to be found in four of five runs.
+    """Number of tasks in a gold to detect a fall in accuracy in four of five runs.
 
     Args:
-        level: Level of the gate: it fires on noise in (1 - level) / 2 of runs.
-        churn: Share of tasks whose label goes from right to wrong or back.
-        clustering: Factor on the variance for tasks of one occupation changing together, at least 1.
-        drop: The fall, 0-1; None gives the tasks times its square, for small falls.
+        level: Level of the gate: it fails by chance in (1 - level) / 2 of runs.
+        churn: Share of tasks whose label changes from right to wrong or back.
+        clustering: Design effect, because tasks of one occupation change together; at least 1.
+        drop: The fall, 0-1; None returns the number of tasks times the squared fall, for small falls.
     """
     reach = NormalDist().inv_cdf(1 - (1 - level) / 2) + NormalDist().inv_cdf(POWER)
     if drop is None:
@@ -276,7 +276,7 @@ def gold_size(level: float, churn: float, clustering: float = _USUAL_CLUSTERING,
 
 
 def _pair(gate: Gate, suite: Suite, aligned: AlignedLabels, rater: int, details: pd.DataFrame | None) -> Pair | None:
-    """A rater's labels and the gold's for a gate's figure; None where no task has both."""
+    """Labels of a rater and the gold for a gate's figure; None if no task has both."""
     about = gate.setting or gate.measure
     if about is None or (about not in aligned.labels and about not in aligned.values):
         return None
@@ -291,7 +291,7 @@ def _metric(gate: Gate) -> str:
 
 
 def in_slice(part: Slice, name: str, index: pd.MultiIndex, details: pd.DataFrame | None) -> npt.NDArray[np.bool_]:
-    """Which tasks a slice keeps.
+    """Select the tasks of a slice.
 
     Args:
         part: The slice.
@@ -300,7 +300,7 @@ def in_slice(part: Slice, name: str, index: pd.MultiIndex, details: pd.DataFrame
         details: Task table with `task_type` and `importance`.
 
     Returns:
-        A mask, shape (n_tasks,). A task of unknown type or importance is in no slice that asks for it.
+        A mask, shape (n_tasks,). A task of unknown type or importance is in no slice with that condition.
 
     Raises:
         DataError: The slice needs a task table, and there is none.
@@ -353,14 +353,14 @@ def _check_pins(suite: Suite, gold: Gold, pin: str | None) -> None:
 
 @dataclass(frozen=True)
 class _Fall:
-    """A gate against the baseline, before it is judged together with the others.
+    """A `max_drop` gate, before p-values are adjusted for the other gates.
 
     Attributes:
         gate: The gate.
-        moved: The paired change; None where no task has the figure.
+        moved: The paired change; None if no task has the figure.
         baseline, run: The figures.
-        p: One-sided p-value of a fall by more than is allowed; 1 where there is nothing to go by.
-        swaps: What it was tested by; None where there is nothing to go by.
+        p: One-sided p-value of a fall by more than is allowed; 1 if it cannot be tested.
+        swaps: Data of the test; None if it cannot be tested.
     """
 
     gate: Gate

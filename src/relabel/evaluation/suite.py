@@ -1,6 +1,6 @@
-"""Eval suites: YAML files that say against which gold a run is measured, on which tasks, and where the gates are.
+"""Eval suites: YAML files that define a gold, tasks and gates for runs.
 
-The outcome of a suite is written for people and CI: as Markdown, GitHub annotations and JUnit XML.
+The result of a suite is written for people and CI: as Markdown, GitHub annotations and JUnit XML.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ _PLAINLY: Mapping[str, str] = {
     "float_type": "must be a number",
     "finite_number": "must be a finite number",
 }
-"""What is wrong with a key, by pydantic's name of the error, where its own words speak of its insides."""
+"""Error texts by pydantic's error type, where pydantic's own text is too technical."""
 
 
 class Slice(Frozen):
-    """Some of the tasks; all conditions that are given must hold.
+    """A subset of the tasks: those that meet all given conditions.
 
     Attributes:
         soc_major: SOC major groups, the first two digits of the occupation's code.
         task_type: O*NET's task types.
-        importance: Lowest importance rating (IM, 1-5).
-        max_importance: Highest importance rating, itself excluded.
+        importance: Lowest importance rating (IM, 1-5), inclusive.
+        max_importance: Highest importance rating, exclusive.
     """
 
     soc_major: tuple[str, ...] = ()
@@ -85,7 +85,7 @@ class Baseline(Frozen):
     """A pinned run that later ones are compared with.
 
     Attributes:
-        run: A published set, a name under `runs/`, or a folder: relative to the suite's file, else to where one is.
+        run: A published label set, a name under `runs/`, or a folder, relative to the suite's file or the current folder.
         labels_sha256: Hash of its labels; a baseline with other labels is refused.
     """
 
@@ -103,10 +103,10 @@ class Gate(Frozen):
         metric: The figure; for a setting also `f1:LABEL`, `precision:LABEL` and `recall:LABEL`.
         min: The lower bound of the figure's interval must be at least this.
         max: The upper bound of the figure's interval must be at most this.
-        max_drop: The figure may fall below the baseline's by this; fails when the whole interval of the paired change
-            lies below `-max_drop`.
+        max_drop: The figure may fall below the baseline's by this; fails if a permutation test shows a larger fall, see
+            `gates.joint_p`.
         slice: Name of a slice of the suite; by default all tasks.
-        why: A reason for people, shown when the gate fails.
+        why: An explanation, shown when the gate fails.
     """
 
     id: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
@@ -146,21 +146,21 @@ class Gate(Frozen):
 
 
 class Suite(Frozen):
-    """What a run must reach.
+    """An eval suite.
 
     Attributes:
         name: Short name.
-        title: What the suite is for, in a line.
-        gold: The gold, as for `relabel eval --gold`; a CSV file relative to the suite's file, else to where one is.
+        title: One line on the purpose of the suite.
+        gold: The gold, as for `relabel eval --gold`; a CSV file is relative to the suite's file or the current folder.
         gold_sha256: Hash of the gold's labels; a gold with other labels is refused.
         baseline: The run that `max_drop` refers to.
-        family: What is done about many gates: with `joint` or `bonferroni` all `max_drop` gates of the suite together
-            fire on noise in at most one of forty runs (at level 0.95); with `none` each of them does. Earlier suites
-            say `holm`, which is read as `joint`.
+        family: Correction for multiple gates: with `joint` or `bonferroni`, all `max_drop` gates together fail by chance in
+            at most one of forty runs (at level 0.95); with `none`, each of them does. Earlier suites have `holm`, which
+            is read as `joint`.
         level: Level of the intervals.
-        draws: Draws of the bootstrap over occupations.
-        seed: Its seed.
-        slices: Some of the tasks, by name.
+        draws: Number of bootstrap draws of occupations.
+        seed: Seed of the draws.
+        slices: Subsets of the tasks, by name.
         gates: The conditions.
         path: The file that the suite was read from.
     """
@@ -202,7 +202,7 @@ class Suite(Frozen):
         return self
 
     def beside(self, ref: str) -> str:
-        """What the suite's file means by a path: beside the file if it is there, else as it stands."""
+        """Resolve a path in the suite: relative to its file if that exists, otherwise unchanged."""
         near = self.path.parent / ref
         return str(near) if near.exists() else ref
 
@@ -218,7 +218,7 @@ def load_suite(ref: str) -> Suite:
         ref: The path of a YAML file, or a name under `evals/` such as `sample`.
 
     Raises:
-        DataError: There is no such file, or it breaks a rule; the message names file, key and reason.
+        DataError: There is no such file, or it is invalid; the message names file, key and reason.
     """
     path = _path(ref)
     data, _ = read_user_yaml(path)
@@ -276,21 +276,20 @@ class GateResult(Frozen):
         id: The gate's id.
         what: The figure in words, such as `kappa of three-way, slice core`.
         kind: Which of the gate's thresholds.
-        passed: Whether it holds.
-        judged: False where the data cannot give the figure or its interval; such a gate has not passed.
+        passed: Whether the condition holds.
+        judged: False if the figure or its interval cannot be computed; the gate then has not passed.
         threshold: The threshold.
-        value: The figure; for `max_drop` its paired change.
+        value: The figure; for `max_drop`, its paired change.
         low: Lower bound of its interval; null for plain counts.
         high: Upper bound.
         level: Level of the interval; null for plain counts.
         run: The run's own figure, for `max_drop`.
         baseline: The baseline's figure on the same tasks, for `max_drop`.
-        p: One-sided p-value of a fall by more than the threshold, for `max_drop`, by the exact test of this gate alone;
-            the interval is that of `relabel compare`.
+        p: For `max_drop`, the one-sided p-value of a fall by more than the threshold, from the test of this gate alone.
         p_adjusted: The p-value adjusted for the number of such gates, which decides.
-        n: Tasks behind it.
+        n: Number of tasks.
         message: The outcome in one sentence.
-        why: The suite's own words on the gate.
+        why: The explanation in the suite.
     """
 
     id: str
@@ -328,11 +327,11 @@ class SuiteResult(Frozen):
         gold_sha256: Hash of the gold's labels.
         baseline: The baseline, as the suite names it.
         baseline_sha256: Hash of its labels.
-        family: What was done about many gates, in words.
-        size: What size of gold finds a fall of 3 points, in words; null without gates against the baseline.
-        warnings: What must be known before any outcome is read.
-        passed: Whether all gates hold.
-        results: One entry a threshold, in the suite's order.
+        family: The correction for multiple gates, in words.
+        size: The size of gold that detects a fall of 3 points, in words; null without gates against the baseline.
+        warnings: Caveats that apply to all outcomes.
+        passed: Whether all gates passed.
+        results: One entry per threshold, in the suite's order.
     """
 
     suite: str
@@ -350,12 +349,12 @@ class SuiteResult(Frozen):
 
     @property
     def failures(self) -> tuple[GateResult, ...]:
-        """The conditions that do not hold."""
+        """The conditions that failed."""
         return tuple(result for result in self.results if not result.passed)
 
 
 def gate_error(failures: Iterable[GateResult]) -> str:
-    """What the command says when gates failed: the first of them, and how many more."""
+    """The error message for failed gates: the first one, and the number of others."""
     first, *rest = failures
     more = f" (and {len(rest)} more)" if rest else ""
     why = f"; {first.why.rstrip('.')}" if first.why else ""
@@ -378,7 +377,7 @@ _ESCAPED = str.maketrans(
 
 
 def markdown(result: SuiteResult, verdict: str = "") -> str:
-    """Write a suite's outcome as Markdown, the outcome first.
+    """Write the result of a suite as Markdown, the outcome first.
 
     Args:
         result: The outcome.
