@@ -1,8 +1,7 @@
-"""The eval document: what `relabel eval --json` writes. Names and shapes are a contract with its readers.
+"""The eval document, as `relabel eval --json` writes it. Names and shapes are a contract with its readers.
 
-Shares are 0-1 and unrounded. A figure that the data cannot give is null; a setting or measure that the run or the gold
-lacks is absent. Intervals are in `ci95` under the figures' names; one that the data cannot give is null, and without
-`intervals` in the document `ci95` is empty throughout.
+Shares are 0-1 and unrounded. Undefined figures are null; settings and measures that the run or the gold lacks are absent.
+Intervals are in `ci95` by name of the figure, null if undefined; without `intervals` in the document, `ci95` is empty.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ MAJOR_GROUPS: Mapping[str, str] = {
     "53": "Transport",
     "55": "Military",
 }
-"""Major groups of the SOC in short words."""
+"""Short names of SOC major groups."""
 
 Bounds = tuple[float, float]
 Intervals95 = Mapping[str, Bounds | None]
@@ -65,13 +64,13 @@ NO_INTERVALS: Intervals95 = {}
 
 
 def label_in_words(labels: Mapping[SettingName, str | None]) -> str:
-    """A task's label by setting in few words: the code alone where there is one."""
+    """A task's labels in a few words: the code if there is one, otherwise the label of each setting."""
     code = labels.get("three-way")
     return code or ", ".join(f"{setting}: {label or '-'}" for setting, label in labels.items())
 
 
 class NamedTask(Frozen):
-    """A task with its statement and the title of its occupation; both are empty where the task list is not on this machine."""
+    """A task with its statement and the title of its occupation; both are empty if the task list is not on this machine."""
 
     onet_soc_code: str
     task_id: str
@@ -80,13 +79,13 @@ class NamedTask(Frozen):
 
 
 class LabelMetrics(Frozen):
-    """Agreement on one label, the gold taken as the truth.
+    """Agreement on one label, with the gold as the truth.
 
     Attributes:
-        precision: Share of the run's uses of the label that the gold confirms; null when the run never uses it.
-        recall: Share of the gold's uses that the run finds; null when the gold never uses it.
-        f1: Their harmonic mean; null when neither uses the label.
-        support: Tasks with this label in the gold.
+        precision: Share of the run's uses of the label that are right; null if the run never uses it.
+        recall: Share of the gold's uses of the label that the run finds; null if the gold never uses it.
+        f1: Their harmonic mean; null if neither uses the label.
+        support: Number of tasks with this label in the gold.
     """
 
     precision: float | None
@@ -103,7 +102,7 @@ class Prevalence(Frozen):
 
 
 class SliceFigures(Frozen):
-    """Figures of one setting, on all compared tasks or a part; see `SettingMetrics`."""
+    """Figures of one setting, on all or some of the compared tasks; see `SettingMetrics`."""
 
     n: int
     accuracy: float | None
@@ -120,14 +119,14 @@ class SettingMetrics(SliceFigures):
     """Agreement of run and gold in one setting; formulas and their sources are in `relabel.evaluation.statistics`.
 
     Attributes:
-        n: Tasks with a label on both sides.
+        n: Number of tasks with a label on both sides.
         accuracy: Share of equal labels.
         kappa: Cohen's kappa.
         kappa_quadratic: Cohen's kappa with quadratic weights over the order of exposure.
-        krippendorff_nominal: Krippendorff's alpha, labels unordered.
-        krippendorff_ordinal: Krippendorff's alpha, labels in order of exposure.
+        krippendorff_nominal: Krippendorff's alpha for nominal data.
+        krippendorff_ordinal: Krippendorff's alpha for ordinal data, in order of exposure.
         ac1: Gwet's AC1.
-        macro_f1: Plain mean of F1 over the labels in use.
+        macro_f1: Unweighted mean of F1 over the labels in use.
         labels: Figures by label.
         confusion: Counts by label of the gold, then by label of the run.
         prevalence: Share of each label, by side.
@@ -142,14 +141,14 @@ class SettingMetrics(SliceFigures):
 class MeasureAgreement(Frozen):
     """Agreement on a measure's task values (0-1).
 
-    The values follow from the codes of both sides by the run's rubric, as in a score: an incoherent pair is E1.
+    The values of both sides are computed from their codes by the run's rubric, as in a score: an incoherent pair is E1.
 
     Attributes:
         agreement: Share of tasks with equal values.
-        pearson: Pearson correlation over tasks; null for fewer than three tasks or when a side is constant.
-        mean: Mean of the run's values over the compared tasks, each weighing the same.
-        gold_mean: The same of the gold.
-        difference: `mean` less `gold_mean`.
+        pearson: Pearson correlation over tasks; null for fewer than three tasks or if a side is constant.
+        mean: Mean of the run's values over the compared tasks.
+        gold_mean: The same for the gold.
+        difference: `mean` minus `gold_mean`.
         ci95: Intervals of these.
     """
 
@@ -165,9 +164,9 @@ class OccupationAgreement(Frozen):
     """Agreement on a measure's occupation means.
 
     Attributes:
-        pearson: Pearson correlation over occupations; null for fewer than three or when a side is constant.
-        spearman: Spearman's rank correlation, under the same rule.
-        mean_abs_difference: Mean of the absolute difference between run and gold, on 0-1.
+        pearson: Pearson correlation over occupations; null for fewer than three or if a side is constant.
+        spearman: Spearman's rank correlation; null under the same conditions.
+        mean_abs_difference: Mean absolute difference between run and gold, 0-1.
         ci95: Intervals of these.
     """
 
@@ -181,8 +180,8 @@ class Occupations(Frozen):
     """Agreement on occupations: means of the compared tasks, by O*NET-SOC code.
 
     Attributes:
-        n: Occupations compared.
-        weights: How tasks weigh within an occupation, and occupations among each other.
+        n: Number of occupations compared.
+        weights: Weights of tasks within an occupation, and of occupations.
     """
 
     n: int
@@ -197,11 +196,11 @@ class Occupations(Frozen):
 
 
 class Coherence(Frozen):
-    """Pairs of answers that contradict themselves: exposed without tools, but not with them.
+    """Contradictory pairs of answers: exposed without tools, but not with them.
 
     Attributes:
-        incoherent: Tasks of the run with such a pair.
-        of: Tasks of the run with both answers; 0 when its rubric asks one question only.
+        incoherent: Number of tasks of the run with such a pair.
+        of: Number of tasks of the run with both answers; 0 if its rubric has only one question.
     """
 
     incoherent: int
@@ -209,7 +208,7 @@ class Coherence(Frozen):
 
 
 class SliceMeans(Frozen):
-    """Means of a measure within a slice, each task weighing the same."""
+    """Means of a measure within a slice."""
 
     mean: float | None
     gold_mean: float | None
@@ -217,13 +216,13 @@ class SliceMeans(Frozen):
 
 
 class Slice(Frozen):
-    """A part of the compared tasks.
+    """A subset of the compared tasks.
 
     Attributes:
         value: The slice: a major group such as `11`, a task type, a band such as `3.5-4.0`.
         title: The same in words.
-        n: Compared tasks.
-        occupations: Their occupations.
+        n: Number of compared tasks.
+        occupations: Number of their occupations.
         settings: Figures by setting.
         measures: Means by measure.
     """
@@ -242,14 +241,13 @@ class Estimate(Frozen):
     Attributes:
         group: `all`, or a SOC major group such as `11`.
         title: The same in words.
-        n_gold: Tasks with a gold label.
-        n_run: Tasks with a label of the run.
+        n_gold: Number of tasks with a gold label.
+        n_run: Number of tasks with a label of the run.
         naive: Mean of the run's values over all its tasks.
         gold: Mean of the gold's values.
         ppi: Prediction-powered estimate: the run's mean, corrected by its errors on the gold.
-        power: How far the run is trusted, lambda of PPI++: 0 leaves the gold's mean, 1 takes the run at full weight.
-        ci95: Intervals of `gold` and `ppi`, by which another gold drawn alike would differ; `naive` is counted over all
-            tasks, not estimated, and has none.
+        power: Weight of the run's predictions (lambda of PPI++): 0 is the gold's mean, 1 full use of the predictions.
+        ci95: Intervals of `gold` and `ppi`, for the sampling of the gold; `naive` covers all tasks and has none.
         note: Why a figure is missing.
     """
 
@@ -266,11 +264,11 @@ class Estimate(Frozen):
 
 
 class Debiased(Frozen):
-    """Mean exposure corrected for the run's errors (PPI++), where the gold is not a model's.
+    """Mean exposure corrected for the run's errors (PPI++), unless a model made the gold.
 
     Attributes:
-        measures: Estimates by measure: all tasks first, then the major groups.
-        note: What the estimates rest on, or why there are none.
+        measures: Estimates by measure: first for all tasks, then for major groups.
+        note: The basis of the estimates, or why there are none.
     """
 
     measures: Mapping[Measure, tuple[Estimate, ...]]
@@ -278,7 +276,7 @@ class Debiased(Frozen):
 
 
 class ReliabilityBin(Frozen):
-    """Labels whose probability falls between two bounds (the upper one belongs to the bin)."""
+    """Labels with a probability above `low` and up to `high`."""
 
     low: float
     high: float
@@ -289,12 +287,12 @@ class ReliabilityBin(Frozen):
 
 
 class Calibration(Frozen):
-    """Whether the run's probabilities mean what they say, the gold taken as the truth.
+    """Calibration of the run's probabilities, with the gold as the truth.
 
     Attributes:
-        n: Labels with a probability.
+        n: Number of labels with a probability.
         brier: Mean squared difference between the label's probability and whether it is right.
-        ece: Expected calibration error: mean gap between probability and accuracy over the bins, by their size.
+        ece: Expected calibration error: mean gap between probability and accuracy over the bins, weighted by size.
         probability: Mean probability.
         accuracy: Share of right labels among them.
         bins: The reliability curve; empty bins are left out.
@@ -311,13 +309,13 @@ class Calibration(Frozen):
 
 
 class MajorityClass(Frozen):
-    """What always answering the gold's most frequent label would reach on the compared tasks.
+    """The baseline of always giving the gold's most frequent label.
 
     Attributes:
-        label: That label; of several, the one of lowest exposure.
+        label: That label; among ties, the one with the lowest exposure.
         accuracy: Its share in the gold.
-        kappa: 0, or null where the gold holds one label only.
-        difference: The run's accuracy less this one.
+        kappa: 0, or null if the gold has only one label.
+        difference: The run's accuracy minus this one.
         difference_se: Standard error of the difference, paired by task and clustered by occupation; null for fewer than
             two occupations.
         ci95: Interval of `difference`, paired.
@@ -332,14 +330,14 @@ class MajorityClass(Frozen):
 
 
 class Yardstick(Frozen):
-    """What another labelling of the same tasks reaches.
+    """Agreement of another labelling of the same tasks, for comparison.
 
     Attributes:
-        n: Tasks compared.
+        n: Number of tasks compared.
         accuracy: Its share of equal labels.
         kappa: Its Cohen's kappa.
-        accuracy_difference: The run's accuracy on these tasks less this one.
-        kappa_difference: The run's kappa on these tasks less this one.
+        accuracy_difference: The run's accuracy on these tasks minus this one.
+        kappa_difference: The run's kappa on these tasks minus this one.
         ci95: Intervals of these; those of the differences are paired.
     """
 
@@ -352,14 +350,14 @@ class Yardstick(Frozen):
 
 
 class TextClassifier(Frozen):
-    """A plain classifier of task texts, trained on gold of other occupations than those it labels.
+    """A simple text classifier, cross-validated by occupation.
 
     Attributes:
-        trained_on: Tasks in each training set; the cap is what makes the yardstick comparable between golds.
-        folds: Groups of occupations, each labelled by a classifier that saw none of them.
+        trained_on: Number of tasks in each training set, capped so that golds can be compared.
+        folds: Number of groups of occupations, each labelled by a classifier trained on the others.
         seed: Seed of folds and training sets.
-        settings: What it reaches, by setting.
-        note: Why there is none, where there is none.
+        settings: Its agreement with the gold, by setting.
+        note: Why it is missing, or None.
     """
 
     trained_on: int
@@ -373,8 +371,8 @@ class Raters(Frozen):
     """How far the annotators of 2023 agree with GPT-4's labels of 2023 on the compared tasks.
 
     Attributes:
-        settings: Their agreement, by setting, beside that of run and gold.
-        note: Why there is none, where there is none.
+        settings: Their agreement by setting, compared with that of run and gold.
+        note: Why it is missing, or None.
     """
 
     settings: Mapping[SettingName, Yardstick]
@@ -385,9 +383,9 @@ class PairAgreement(Frozen):
     """Agreement within pairs of tasks or of repeats.
 
     Attributes:
-        pairs: Pairs compared.
-        run: Share of pairs with one label in the run.
-        gold: The same in the gold; null where the pairs are repeats of the run.
+        pairs: Number of pairs compared.
+        run: Share of pairs with equal labels in the run.
+        gold: The same in the gold; null if the pairs are repeats of the run.
         ci95: Intervals of these.
     """
 
@@ -398,13 +396,13 @@ class PairAgreement(Frozen):
 
 
 class Consistency(Frozen):
-    """Tasks with one and the same text in several occupations: how often they get one label.
+    """Consistency of labels for tasks with the same text in several occupations.
 
     Attributes:
-        texts: Texts that occur more than once among the compared tasks.
-        tasks: Tasks with such a text.
-        settings: By setting, the share of pairs of tasks with one text that get the same label.
-        note: Why there is none, where there is none.
+        texts: Number of texts that occur more than once among the compared tasks.
+        tasks: Number of tasks with such a text.
+        settings: By setting, the share of pairs of tasks with the same text that have the same label.
+        note: Why it is missing, or None.
     """
 
     texts: int
@@ -414,12 +412,12 @@ class Consistency(Frozen):
 
 
 class SelfAgreement(Frozen):
-    """Repeats of one and the same question (`relabel run --samples K`): how often they agree.
+    """Agreement between repeats of the same question (`relabel run --samples K`).
 
     Attributes:
-        samples: Most repeats of a task.
-        settings: By setting, the share of pairs of repeats with one label.
-        note: Why there is none, where there is none.
+        samples: Highest number of repeats of a task.
+        settings: By setting, the share of pairs of repeats with the same label.
+        note: Why it is missing, or None.
     """
 
     samples: int
@@ -428,15 +426,15 @@ class SelfAgreement(Frozen):
 
 
 class Annotators(Frozen):
-    """How far the annotators of a gold with several of them agree among each other, the limit that a run can reach.
+    """Agreement among the annotators of a gold: a ceiling for the agreement of a run.
 
     Attributes:
-        count: Annotators.
-        tasks: Compared tasks with labels of two annotators or more.
-        tied: Tasks that have no majority, and so no label where the gold takes it.
-        rule: What the gold makes of several labels: the majority, or all of them, each with its share as a weight.
-        settings: By setting, on these tasks: `accuracy` and `kappa` of two annotators drawn at random, and the run's
-            against one annotator drawn at random, less these.
+        count: Number of annotators.
+        tasks: Number of compared tasks with labels of at least two annotators.
+        tied: Number of tasks without a majority, which have no label if the gold uses majorities.
+        rule: How the gold combines several labels: by majority, or by keeping all of them, weighted by their share.
+        settings: By setting, on these tasks: `accuracy` and `kappa` of two random annotators, and the differences between
+            the run's agreement with a random annotator and these.
         krippendorff_nominal: Krippendorff's alpha among the annotators, by setting; null where it is undefined.
     """
 
@@ -449,7 +447,7 @@ class Annotators(Frozen):
 
 
 class Yardsticks(Frozen):
-    """What a run must beat, and how steady it is."""
+    """Baselines for a run's agreement, and measures of its consistency."""
 
     majority: Mapping[SettingName, MajorityClass]
     text_classifier: TextClassifier | None = None
@@ -460,14 +458,14 @@ class Yardsticks(Frozen):
 
 
 class Bootstrap(Frozen):
-    """How intervals were made.
+    """How intervals were computed.
 
     Attributes:
-        unit: What was drawn.
-        draws: Bootstrap draws.
-        seed: Their seed.
+        unit: The resampling unit.
+        draws: Number of bootstrap draws.
+        seed: Seed of the draws.
         level: Nominal coverage.
-        note: A warning where occupations are few.
+        note: A warning if there are few occupations.
     """
 
     unit: Literal["occupation"] = "occupation"
@@ -478,14 +476,14 @@ class Bootstrap(Frozen):
 
 
 class IntervalMethod(Bootstrap):
-    """How the intervals of an evaluation were made: of how many `units`, and how bounds follow from the draws."""
+    """How the intervals of an evaluation were computed: the number of `units`, and the `method` for bounds."""
 
     units: int
     method: str = "Student's t over occupations, on the logit of the figure's range"
 
 
 class Sources(Frozen):
-    """Files that the two sides come from, with their hashes."""
+    """Source files of the two sides, with their hashes."""
 
     run: tuple[SourceUse, ...]
     gold: tuple[SourceUse, ...]
@@ -508,32 +506,32 @@ class EvalDocument(Frozen):
         run: The run, as the user named it.
         gold: The gold's name.
         gold_sha256: Hash of the gold's labels.
-        gold_by: Who made the gold. Labels by an unknown maker do not count as people's.
-        matched: Tasks with a label on both sides in at least one setting.
-        unmatched: All other tasks of either side, by reason.
-        asked: Tasks that the run was asked to label.
-        unanswered: Those of them without a label, by setting; three-way counts tasks without a code.
-        text_changed: Matched tasks whose text in the run's list is not the gold's; null where the texts are unknown.
-        texts_replaced: Those of them whose text has so little in common that it is another task, most changed first.
+        gold_by: Who made the gold. Labels by an unknown maker do not count as human labels.
+        matched: Number of tasks with a label on both sides in at least one setting.
+        unmatched: Number of other tasks of either side, by reason.
+        asked: Number of tasks that the run was asked to label.
+        unanswered: Number of these without a label, by setting; for three-way, without a code.
+        text_changed: Number of matched tasks whose text differs between run and gold; null if the texts are unknown.
+        texts_replaced: Tasks whose text differs so much that it is another task, least similar first.
         settings: Agreement by setting.
         measures: Agreement by measure.
         occupations: Agreement on occupation means.
         coherence: Contradictions within the run.
-        yardsticks: What a run must beat.
-        model: The model that the run's labels are by.
-        weighted: Whether the gold gives its tasks weights; they count in all figures but counts.
-        selected: Whether the gold's tasks were chosen because they were doubtful (`relabel review`): then all figures
-            and intervals are of such tasks, and say nothing about the run as a whole.
-        intervals: How the intervals were made; null when none were asked for.
-        slices: Figures by parts of the tasks; a way of slicing that the data cannot give is absent.
-        debiased: Mean exposure corrected for the run's errors; null where the gold is a model's, or is `selected`.
-        calibration: Reliability of the run's probabilities by setting; null when it has none.
-        sources: Files behind run and gold.
-        warnings: What must be known before any figure is read; the verdict begins with them.
-        models: Labels by the model that the provider says answered.
-        by_model: Figures for the labels of each such model, where `--by-model` asks for them.
-        repeats_from_cache: Samples that a gateway's cache answered with an earlier one; they count in no figure.
-        verdict: The result in words, one sentence a line.
+        yardsticks: Baselines for comparison.
+        model: The model that made the run's labels.
+        weighted: Whether the gold has task weights, which are used in all figures except counts.
+        selected: Whether the gold's tasks were selected because they were doubtful (`relabel review`); figures and intervals
+            then say nothing about the run as a whole.
+        intervals: How the intervals were computed; null without intervals.
+        slices: Figures by subsets of the tasks; slicings that the data do not allow are absent.
+        debiased: Mean exposure corrected for the run's errors; null if a model made the gold, or it is `selected`.
+        calibration: Calibration of the run's probabilities by setting; null if it has none.
+        sources: Source files of run and gold.
+        warnings: Caveats that apply to all figures; the verdict begins with them.
+        models: Number of labels by the model that answered, according to the provider.
+        by_model: Figures for the labels of each such model, if requested with `--by-model`.
+        repeats_from_cache: Number of samples that a gateway's cache answered with an earlier one; excluded from all figures.
+        verdict: The result in words, one sentence per line.
     """
 
     run: str

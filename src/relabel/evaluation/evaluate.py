@@ -1,4 +1,4 @@
-"""Evaluating a run against a gold."""
+"""Evaluates a run against a gold."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from relabel.tabular import figure
 from relabel.task import TASK_KEY, local_tasks
 
 FEW_TASKS = 400
-"""Below this number of tasks the figures are called rough."""
+"""With fewer tasks, the verdict calls the figures rough."""
 NO_AGREEMENT = 0.05
-"""A kappa up to this is taken as no agreement beyond chance."""
+"""Highest kappa that counts as no agreement beyond chance."""
 CLEAR = 2.0
-"""Standard errors by which accuracies must differ to be told apart, where there are no intervals."""
+"""Without intervals, number of standard errors by which accuracies must differ to be distinguished."""
 EMBEDDED = "local"
 """Name of the embedded model."""
 
@@ -43,18 +43,18 @@ _STANDING = {
         "about as close to the gold as",
     ),
 }
-"""How a run stands to a yardstick that it must beat, and to one that it is only compared with: same, ahead, behind, unsure."""
+"""Words for a run compared with a baseline that it must beat (True) or not (False): equal, better, worse, uncertain."""
 _STRENGTH = ((0.2, "slight"), (0.4, "fair"), (0.6, "moderate"), (0.8, "substantial"))
 RATED_BY = "onet-30.2"
-"""Release whose importance ratings stand in for a list without any."""
+"""Release whose importance ratings are used for lists without any."""
 _IMPORTANCE = (3.0, 3.5, 4.0, 4.5)
 _LENGTH = (60, 100, 150)
 _FEW_IDS = 20
-"""Agreement on fewer tasks does not say whether a gold's ids are the run's."""
+"""Fewest matched tasks to judge by agreement whether a gold's ids are the run's."""
 _BLOCKS = 8
-"""Parts of the draws that are ranked one after the other, as each then stays within a processor's cache."""
+"""Number of blocks in which draws are ranked, so that each fits in the processor's cache."""
 _CHANCE = 0.05
-"""Kappa up to which ids that were matched without codes are suspected to be row numbers."""
+"""Highest kappa at which ids matched without codes are suspected to be row numbers."""
 
 
 def evaluate(
@@ -66,18 +66,18 @@ def evaluate(
     yardsticks: bool = True,
     by_model: bool = False,
 ) -> doc.EvalDocument:
-    """Evaluate a run against a gold, taken as the truth; shares are on 0-1, unrounded.
+    """Evaluate a run, with a gold as the truth; shares are 0-1, unrounded.
 
     Args:
-        run: The run; of several samples of a task the most frequent label counts.
-        gold: The gold, or what it is called as for `load_gold`; by default the one for the run's tasks.
-        draws: Bootstrap draws; 0 leaves the intervals out.
-        seed: Seed of the draws, and of the yardstick that is trained.
-        yardsticks: False leaves out all yardsticks but the majority class.
-        by_model: Whether to evaluate the labels of each model that answered.
+        run: The run; for several samples of a task, the most frequent label is used.
+        gold: The gold, or its name as for `load_gold`; by default that for the run's tasks.
+        draws: Number of bootstrap draws; 0 for no intervals.
+        seed: Seed of the draws, and of the text classifier.
+        yardsticks: False for no baselines except the majority class.
+        by_model: Whether to evaluate the labels of each model that answered separately.
 
     Raises:
-        DataError: Run and gold share no label; their ids differ; or a task of the gold was shown to the model as an example.
+        DataError: Run and gold share no label, or use different ids, or a task of the gold is an example in the prompt.
     """
     gold = gold if isinstance(gold, Gold) else load_gold(gold or default_gold(run))
     refuse_worked_examples(run, gold)

@@ -1,4 +1,4 @@
-"""Gold: a reference label set that runs are compared with, and the labels of a run in the same columns."""
+"""Golds: reference labels that runs are compared with, and the labels of a run in the same columns."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from relabel.sources.tables import COLUMN_NAMES, Table, is_table_file, plain_nam
 from relabel.task import TASK_KEY
 
 GOLD_NAMES = (*PUBLISHED, "sample")
-"""Golds that go by name; any other is the path of a CSV file."""
+"""Built-in golds; others are runs or the path of a CSV file."""
 
 SELECTED = (
     "The gold's tasks were chosen because they were doubtful: agreement on them, with its intervals, says nothing about "
     "the run as a whole."
 )
-"""What is said first of a gold that `relabel review` chose the tasks of; for the rest of the run, `--random` draws some."""
+"""Caveat about a gold whose tasks were selected by `relabel review`, without `--random`."""
 LEVELS = SCALES["automation"]
-"""Labels of automation, from none to full."""
+"""Levels of automation, from none to full."""
 
 COLUMNS: Mapping[SettingName, str] = {
     "strict": "strict",
@@ -38,7 +38,7 @@ COLUMNS: Mapping[SettingName, str] = {
     "three-way": "code",
     "automation": "automation",
 }
-"""Column of a setting's label in a coded table."""
+"""Column of each setting's label."""
 
 LABELLED = {
     "task_id": "str",
@@ -51,15 +51,15 @@ LABELLED = {
     "stratum": "string",
     "text": "string",
 }
-"""One row a task: its code, and whether it is exposed in each setting; or its level of automation. A gold's table;
-`Run.coded()` fits it too. `weight` counts in estimates, tasks of one `stratum` were drawn together, `text` is the statement."""
+"""Columns of a gold's table, one row per task; `Run.coded()` has a subset. Labels are the code, exposure in each setting, or
+the level of automation; `weight` and `stratum` describe the sampling design, `text` is the statement."""
 
 _LABEL_COLUMNS = ("code", "strict", "with_tools")
 _DESIGN = (AUTOMATION, "weight", "stratum")
 _REVIEWER, _REVIEWED_AT = "reviewer", "reviewed_at"
-"""Columns of a file that `relabel review` wrote and a person filled."""
+"""Columns of a file from `relabel review`, filled in by a person."""
 _PRIORITY = "priority"
-"""Column by which `relabel review` lists the most doubtful tasks first."""
+"""Column in a file from `relabel review` that lists doubtful tasks, most doubtful first."""
 _REVIEW = (_REVIEWER, _REVIEWED_AT, _PRIORITY)
 _MADE_BY = "made_by"
 _MAKERS: Mapping[str, Maker] = {
@@ -82,21 +82,19 @@ class Gold:
 
     Attributes:
         name: How the user named it.
-        table: Schema `LABELLED`: `task_id, onet_soc_code` (missing throughout when the file has no such column),
-            `code, strict, with_tools, automation` (missing where the gold has no label), `weight, stratum, text`
-            (missing throughout where the gold has none).
-        sha256: Hash of the table's labels, weights and strata in canonical form, so independent of the order of rows and
-            of the file's layout.
-        source: The file that it comes from.
-        made_by: Who made the labels, as it is known or declared.
-        selected: Whether its tasks were chosen because they were doubtful, so that they speak for no others.
-        tasks: The task list that its ids belong to; empty for a file, whose ids are those of the run that it judges.
-        run: The run that it was made of; None for a file.
-        votes: Labels by annotator where it has several: as `table`, with a column `annotator`, one row a task and
+        table: Columns `LABELLED`: `task_id, onet_soc_code` (missing if the file has no codes), `code, strict, with_tools,
+            automation` (missing without a label), `weight, stratum, text` (missing if the gold has none).
+        sha256: Hash of the labels, weights and strata in canonical form, independent of row order and file layout.
+        source: The source file.
+        made_by: Who made the labels, as known or declared.
+        selected: Whether its tasks were selected because they were doubtful, and are not representative.
+        tasks: The task list of its ids; empty for a file, whose ids are those of the run to evaluate.
+        run: The run that it was made from; None for a file.
+        votes: With several annotators, their labels: like `table`, with a column `annotator`, one row per task and
             annotator.
-        rule: What several labels of a task become: their majority (a tie gives none), or a row each in `table` that
-            weighs its share.
-        tied: Tasks without a label because their annotators tie.
+        rule: How several labels of a task are combined: by majority (a tie gives no label), or as one row each in `table`,
+            weighted by its share.
+        tied: Number of tasks without a label because of a tie.
     """
 
     name: str
@@ -113,11 +111,11 @@ class Gold:
 
     @property
     def human(self) -> bool:
-        """Whether the labels are known to be people's."""
+        """Whether the labels are known to be made by people."""
         return self.made_by == "people"
 
     def task_list(self, run: Run) -> str:
-        """The task list that its ids belong to; those of a user's own file belong to the run's."""
+        """The task list of its ids; for a user's file, that of the run."""
         return self.tasks or run.manifest.tasks
 
     @property
@@ -126,12 +124,12 @@ class Gold:
         return bool(self.table["weight"].notna().any())
 
     def is_run(self, run: Run) -> bool:
-        """Whether a run is this published set itself, so that full agreement says nothing."""
+        """Whether a run is this same published label set, so that full agreement is meaningless."""
         return run.folder is None and run.ref == self.name
 
     @property
     def caveats(self) -> list[str]:
-        """What must be said first of figures against it, if anything."""
+        """Caveats that apply to all figures against it."""
         said = [SELECTED] if self.selected else []
         if self.table["stratum"].notna().any() and not self.weighted:
             said.append(
@@ -142,7 +140,7 @@ class Gold:
 
 
 def default_gold(run: Run) -> str:
-    """Name of the gold for a run: `sample` for runs on the sample, else GPT-4's labels of 2023 for the same question."""
+    """Name of the default gold: `sample` for runs on the sample, otherwise GPT-4's labels of 2023 for the same question."""
     if AUTOMATION in run.rubric.settings:
         return "eloundou-2023:gpt4-automation"
     return "sample" if run.manifest.tasks == "sample" else "eloundou-2023:gpt4"
@@ -154,15 +152,15 @@ def load_gold(ref: str, rule: GoldRule = "majority", made_by: Maker | None = Non
     Args:
         ref: A name from `GOLD_NAMES`, a run (its folder, or its name under `runs/`), or the path of a CSV file as for
             `read_gold_csv`.
-        rule: What several annotators' labels of a task become; see `Gold.rule`.
-        made_by: Who made it, where it does not say so itself.
+        rule: How labels of several annotators are combined; see `Gold.rule`.
+        made_by: Who made it, if the gold itself does not say.
 
     Returns:
         The gold.
 
     Raises:
         DataError: There is no such gold, or its file is missing or malformed.
-        UsageError: It was made by others than `made_by` says.
+        UsageError: `made_by` contradicts what is known about the gold.
     """
     gold = _loaded(ref, rule)
     if made_by in (None, gold.made_by):
@@ -196,7 +194,7 @@ def _loaded(ref: str, rule: GoldRule) -> Gold:
 def _maker(run: Run) -> Maker:
     if run.folder is None and run.ref in PUBLISHED:
         return "people" if ":human" in run.ref else "model"
-    # Imported labels may be anyone's, those that an engine asked for are a model's.
+    # Imported labels may be made by anyone; all others are made by a model.
     return "unknown" if run.manifest.engine in (None, "import", "carry") else "model"
 
 
@@ -216,10 +214,10 @@ def labels_of(run: Run) -> pd.DataFrame:
 
 
 def run_settings(run: Run) -> tuple[SettingName, ...]:
-    """Settings that a run can be compared in.
+    """Settings in which a run can be compared.
 
-    A rubric with two questions gives those that were asked, and the code when both were. A rubric with one question
-    gives its codes, and what they say about each setting.
+    For a rubric with two questions, those that were asked, and the code if both were. For a rubric with one question, its
+    codes, and the settings that they determine.
     """
     rubric = run.rubric
     if AUTOMATION in rubric.settings:
@@ -229,28 +227,28 @@ def run_settings(run: Run) -> tuple[SettingName, ...]:
         return (*asked, "three-way") if len(asked) == 2 else asked
     if set(rubric.codes) == set(CODES):
         return ("strict", "with-tools", "three-way")
-    # E0 and E1 alone tell nothing about tools, E0 and E2 alone nothing about the model by itself.
+    # Codes E0 and E1 alone say nothing about tools; E0 and E2 alone say nothing about the model without tools.
     return ("strict",) if "E1" in rubric.codes else ("with-tools",)
 
 
 def coded_table(run: Run) -> pd.DataFrame:
-    """A run's labelled tasks by code and id, in the columns of a gold; columns of settings that it was not asked in are empty."""
+    """A run's labelled tasks in the columns of a gold, indexed by code and id; settings that were not asked are missing."""
     unasked = {column for setting, column in COLUMNS.items() if setting not in run_settings(run)}
     table = labelled(labels_of(run).drop(columns=unasked, errors="ignore"))
     return table.assign(code=full_codes(table)).set_index(TASK_KEY)
 
 
 def places(column: pd.Series, setting: SettingName) -> Places:
-    """A coded table's column as places on the setting's scale, -1 where there is no label."""
+    """A column of labels as positions on the setting's scale; -1 if missing."""
     scale = SCALES[setting]
     known = pd.Index((False, True) if len(scale) == 2 else scale, dtype=object)
     return known.get_indexer(pd.Index(column.astype(object)))
 
 
 def asked(run: Run) -> tuple[int, Mapping[SettingName, int]]:
-    """How many tasks the run was asked to label, and how many of them have no label, by setting.
+    """Number of tasks that the run was asked to label, and of those without a label by setting.
 
-    Tasks that were never reached, because the run was stopped, are known by the manifest's count alone.
+    Tasks that a stopped run never reached are only known from the count in the manifest.
     """
     table = coded_table(run)
     repeats = [int(run.manifest.parameters.get(name) or 1) for name in ("samples", "variants")]
@@ -261,21 +259,21 @@ def asked(run: Run) -> tuple[int, Mapping[SettingName, int]]:
 
 
 def incoherent_pairs(run: Run) -> tuple[int, int]:
-    """How many tasks are exposed without tools but not with them, and how many have both answers."""
+    """Number of tasks that are exposed without tools but not with them, and of tasks with both answers."""
     coded = run.coded()
     both = coded["strict"].notna() & coded["with_tools"].notna()
     return int((coded["incoherent"] & both).sum()), int(both.sum())
 
 
 def asked_tasks(run: Run, done: pd.Index) -> pd.Index:
-    """Code and id of the tasks with a label, then of the others that the run names as failed."""
+    """Code and id of the tasks with a label, followed by those of failed tasks without one."""
     failed = {(f.onet_soc_code, f.task_id) for f in run.failures()}
     failed = sorted(failed.difference(done)) if failed else []
     return done.append(pd.MultiIndex.from_tuples(failed, names=TASK_KEY)) if failed else done
 
 
 def full_codes(table: pd.DataFrame) -> pd.Series:
-    """The codes of the tasks whose both readings are known."""
+    """The codes of tasks, missing unless both readings are known."""
     return table["code"].where(table["strict"].notna() & table["with_tools"].notna())
 
 
@@ -298,14 +296,14 @@ def make_gold(
 def _several_annotators(
     name: str, votes: pd.DataFrame, source: SourceUse, rule: GoldRule, *, made_by: Maker, selected: bool
 ) -> Gold:
-    """A gold of rows by task and annotator."""
+    """Make a gold from labels of several annotators, one row per task and annotator."""
     labels = [*_LABEL_COLUMNS, AUTOMATION]
     task = votes.groupby(TASK_KEY, sort=False, dropna=False).ngroup()
     each = votes.groupby(task, sort=False)
     first = each.head(1).set_index(task[each.head(1).index]).drop(columns=["annotator", *labels])
     decided = pd.DataFrame({column: _majority(votes[column], task).reindex(first.index) for column in labels})
     if votes["code"].notna().any():
-        # The code decides: majorities of its parts could make a code that no annotator gave.
+        # Derive readings from the majority code: separate majorities could form a code that no annotator gave.
         for place, column in enumerate(("strict", "with_tools")):
             decided[column] = decided["code"].map({code: pair[place] for code, pair in _BY_CODE.items()})
     else:
@@ -325,7 +323,7 @@ def _several_annotators(
 
 
 def _majority(column: pd.Series, task: pd.Series) -> pd.Series:
-    """The most frequent value of each task; missing where two are as frequent."""
+    """The most frequent value of each task; missing if tied."""
     counts = column.groupby([task, column]).size()
     counts.index.names = ["task", "label"]
     most = counts[counts == counts.groupby(level=0).transform("max")]
@@ -437,7 +435,7 @@ def _declared_maker(file: Table, header: Mapping[str, str]) -> Maker | None:
 
 
 def _reviewed_source(path: Path, source: SourceUse, rows: Sequence[Mapping[str, str]], *, of: int) -> SourceUse:
-    """The source with who labelled how much, and when, as the filled rows say it."""
+    """The source, with reviewers, dates and numbers of rows from a review file."""
     if not rows:
         raise DataError(f"{path} has no row with a label; fill the column label (E0, E1 or E2) in some")
     when = sorted({row[_REVIEWED_AT] for row in rows if row.get(_REVIEWED_AT)})
@@ -450,11 +448,11 @@ def _reviewed_source(path: Path, source: SourceUse, rows: Sequence[Mapping[str, 
 
 
 def _columns(file: Table) -> dict[str, str]:
-    """Columns of a gold by what they hold.
+    """Columns of a gold by their content.
 
     Raises:
         ColumnError: There are no ids.
-        DataError: There are no labels, or two columns hold the same.
+        DataError: There are no labels, or two columns have the same content.
     """
     names = {**COLUMN_NAMES, "code": ("code", "label"), "annotator": _ANNOTATOR}
     found: dict[str, str] = {}
@@ -525,7 +523,7 @@ def _labels(path: Path, number: int, row: Mapping[str, str]) -> tuple[str | None
 def _hash(table: pd.DataFrame) -> str:
     """Hash of the rows `[onet_soc_code, task_id, code, strict, with_tools]` as sorted lines of JSON.
 
-    Automation, weight and stratum join them where the gold has any, so that the hashes of other golds stay what they were.
+    Automation, weight and stratum are added only if the gold has them, so that hashes of other golds have not changed.
     """
     columns = ["onet_soc_code", "task_id", *_LABEL_COLUMNS]
     columns += [column for column in _DESIGN if table[column].notna().any()]

@@ -1,12 +1,12 @@
-"""The tasks of a run that are most worth a person's look, and why.
+"""Selects the tasks of a run that most need review by a person, with the reasons.
 
-A task's priority is its doubt times its weight. Doubt, from 0 to 1, is how likely its label is to be wrong by what is at
-hand: repeats or raters that disagree, a gold that says otherwise, a pair of answers that contradict themselves, a low
-probability, no label at all. Weight is what hangs on the task: its share of its occupation's mean, times the jobs of that
-occupation where their number is known. Doubts of several kinds add up as independent ones do.
+A task's priority is its doubt times its weight. Doubt (0-1) is the likelihood that its label is wrong, from repeats or raters
+that disagree, a different label in a gold, contradictory answers, a low probability, or a missing label; doubts of several
+kinds are combined as independent probabilities. Weight is the task's share of its occupation's mean, times the occupation's
+jobs, if known.
 
-Tasks chosen for their doubt say nothing of the others. For figures of the run as a whole, `random_review` draws tasks of equal
-chances, in a file that is filled in the same way.
+Tasks selected by doubt are not representative. For figures of the run as a whole, `random_review` draws tasks with equal
+probability, to be reviewed in the same kind of file.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ COLUMNS = ("priority", "reasons", *_TASK, *_SAID, *_TO_FILL)
 """Columns of the file; the last four are for the reviewer to fill."""
 
 RANDOM_COLUMNS = ("drawn", "weight", *_TASK, *_TO_FILL)
-"""Columns of a file of tasks drawn at random; it keeps what the run said to itself, so that no reviewer leans on it."""
+"""Columns of a file of random tasks; without the run's labels, so that they do not influence the reviewer."""
 
 _PILOT = 20
-"""Labels below which a gold does not say how well a run foretells it, and below which no interval is made."""
+"""Fewest labels in a gold to estimate how well a run predicts it, and fewest labels to ask for."""
 
 
 @dataclass(frozen=True)
 class Review:
-    """Tasks worth a look.
+    """Tasks to review.
 
     Attributes:
-        table: Columns `COLUMNS`, highest priority first; `jobs` is missing where unknown. Nothing is escaped.
-        doubtful: Tasks with any doubt, of which the table may hold the first.
-        jobs_from: Source of the jobs; None where they are unknown, and tasks weigh by their occupation's mean alone.
+        table: Columns `COLUMNS`, highest priority first; `jobs` is missing if unknown. Cells are not escaped.
+        doubtful: Number of tasks with any doubt; the table may have fewer.
+        jobs_from: Source of the jobs; None if they are unknown and not used in weights.
     """
 
     table: pd.DataFrame
@@ -61,9 +61,9 @@ class RandomReview:
     """Tasks drawn at random.
 
     Attributes:
-        table: Columns `RANDOM_COLUMNS`, in the order drawn, so that the first of them are a fair sample, too; `weight` is the
-            number of the run's tasks that each stands for. Nothing is escaped.
-        of: Tasks of the run.
+        table: Columns `RANDOM_COLUMNS`, in the order drawn, so that the first rows are a random sample too; `weight` is the
+            number of the run's tasks that each row represents. Cells are not escaped.
+        of: Number of tasks of the run.
         seed: Seed of the draw.
     """
 
@@ -80,14 +80,14 @@ def review(
     details: pd.DataFrame | None = None,
     most: int | None = None,
 ) -> Review:
-    """Find the tasks most worth a person's look.
+    """Select the tasks that most need review.
 
     Args:
         run: The run.
-        gold: A gold whose labels count as another opinion.
-        raters: Other runs on the same tasks, whose labels do too.
+        gold: A gold, used as another opinion.
+        raters: Other runs on the same tasks, used as other opinions.
         details: Titles and texts of the tasks, schema `relabel.task.task_schema`; without them these cells are empty.
-        most: Tasks to list at most; by default all with any doubt.
+        most: Maximum number of tasks; by default all with any doubt.
 
     Returns:
         The tasks, highest priority first, each with its reasons in words.
@@ -107,7 +107,7 @@ def review(
         ours, theirs = (side.reindex(table.index) for side in _two_labels(run, gold))
         table["gold_code"] = theirs
         words = "the gold says " + theirs.astype("string") + ", the run " + ours.astype("string")
-        # One of the two is wrong, and it is not known which.
+        # One of the two is wrong, but it is unknown which.
         doubts.append(((ours.notna() & theirs.notna() & (ours != theirs)) * 0.5, words))
     if raters:
         doubts.append(_against_raters(run, raters, table.index))
@@ -121,7 +121,7 @@ def review(
     jobs, jobs_from = _jobs(table.index)
     table["jobs"] = jobs
     size = _codes(table.index).groupby(level=0).transform("size")
-    # Where an occupation's jobs are unknown, it weighs as the median one does.
+    # An occupation with unknown jobs gets the median number.
     heavy = jobs.fillna(jobs.median()) / jobs.median() if jobs.notna().any() else pd.Series(1.0, index=table.index)
     table["priority"] = table["doubt"] * heavy / size
     table["reasons"] = ["; ".join(said) for said in reasons]
@@ -138,36 +138,36 @@ def review(
 
 
 def random_review(run: Run, count: int, *, details: pd.DataFrame | None = None, seed: int = 0) -> RandomReview:
-    """Draw tasks of a run at random, each with the same chance, without putting any back.
+    """Draw a simple random sample of a run's tasks, without replacement.
 
     Args:
         run: The run.
-        count: Tasks to draw; all of them where the run has fewer.
+        count: Number of tasks to draw; all if the run has fewer.
         details: As for `review`.
-        seed: Seed of the draw; it depends on the run's tasks, not on their order or labels.
+        seed: Seed of the draw, which does not depend on the order or labels of the tasks.
 
     Returns:
-        The tasks. Filled, the file is a gold that gives figures of the run as a whole.
+        The tasks. The completed file is a gold for figures of the run as a whole.
     """
     index = _labels(run).sort_index().index
     drawn = np.random.default_rng(seed).choice(len(index), size=min(count, len(index)), replace=False)
     table = pd.DataFrame(index=index[drawn])
-    # As text, so that it is not rounded.
+    # Text, so that it is not rounded.
     table["weight"] = f"{len(index) / len(drawn):.12g}"
     table["drawn"] = "at random"
     return RandomReview(_to_fill(table, details, RANDOM_COLUMNS), len(index), seed)
 
 
 def labels_for(run: Run, width: float, gold: Gold | None = None) -> int:
-    """How many tasks drawn at random give a 95% interval of this full width for the mean of the main measure (0-1).
+    """Number of random tasks needed for a 95% interval of a given full width, for the mean of the main measure (0-1).
 
-    Without a gold this holds whatever people say: their labels vary as much as labels can. A small gold drawn at random says
-    how far the run foretells them, and then fewer do (as for the prediction-powered mean that `relabel eval` gives).
+    Without a gold, the largest possible variance of labels is assumed. With a small random gold, its variance given the run's
+    labels is estimated, and fewer tasks may be enough (for the prediction-powered mean in `relabel eval`).
 
     Args:
         run: The run.
-        width: Width of the interval, above 0 and below 1.
-        gold: Labels of some of its tasks, drawn at random.
+        width: Width of the interval, between 0 and 1.
+        gold: Labels of a random sample of its tasks.
 
     Raises:
         UsageError: The width is not between 0 and 1.
@@ -187,22 +187,22 @@ def labels_for(run: Run, width: float, gold: Gold | None = None) -> int:
         slope = float((told * guessed).sum() / max((guessed**2).sum(), 1e-12))
         variance = float(((told - np.clip(slope, 0, 1) * guessed) ** 2).sum() / (len(pair) - 2))
     total = len(_labels(run))
-    # First as for an infinite population, then corrected for a finite one (Cochran 1977, Sampling Techniques, 4.4).
+    # Sample size for an infinite population, then finite population correction (Cochran 1977, Sampling Techniques, 4.4).
     infinite = (2 * NormalDist().inv_cdf(0.975) / width) ** 2 * variance
     return min(max(math.ceil(infinite / (1 + infinite / total)), min(_PILOT, total)), total)
 
 
 def review_csv(found: Review | RandomReview) -> str:
-    """The review as CSV for a spreadsheet, in UTF-8 with a byte order mark to be added by the writer.
+    """The review as CSV for a spreadsheet; the caller adds a byte order mark.
 
-    A cell that a spreadsheet would take for a formula gets an apostrophe in front, which spreadsheets hide; the reader of
-    golds takes it away from ids again.
+    A cell that looks like a formula gets a leading apostrophe, which spreadsheets hide; the reader of golds removes it from
+    ids.
     """
     return found.table.map(_safe).to_csv(index=False, lineterminator="\r\n")
 
 
 def _labels(run: Run) -> pd.DataFrame:
-    """What the run says of each task that it was asked about."""
+    """The run's labels and failures, for each task that it was asked to label."""
     coded = labels_of(run).set_index(TASK_KEY)
     coded = coded.astype(object).reindex(asked_tasks(run, coded.index))
     failed: dict[tuple[str, str], str] = {}
@@ -221,7 +221,7 @@ def _labels(run: Run) -> pd.DataFrame:
 
 
 def _repeats(run: Run, index: pd.Index) -> tuple[pd.Series, pd.Series]:
-    """Repeats of one question that disagree: the share outside the majority, twice, as half of them make no majority."""
+    """Doubt from repeats that disagree: twice the share outside the majority, so that an even split is full doubt."""
     each = run.labels.groupby([*TASK_KEY, "setting", "label"]).size()
     votes = each.groupby(level=[0, 1, 2]).agg(total="sum", most="max")
     votes["doubt"] = 2 * (1 - votes["most"] / votes["total"])
@@ -233,9 +233,9 @@ def _repeats(run: Run, index: pd.Index) -> tuple[pd.Series, pd.Series]:
 
 
 def _unsure(run: Run, index: pd.Index) -> tuple[pd.Series, pd.Series]:
-    """Labels of low probability: .5 counts as full doubt, 1 as none."""
+    """Doubt from a low probability: .5 is full doubt, 1 is none."""
     sure = run.labels.groupby(TASK_KEY)["probability"].min().astype(float).reindex(index)
-    # A doubt of a tenth or less is what a sure answer has too.
+    # Ignore doubts up to 0.1, which confident answers have too.
     doubt = (2 * (1 - sure)).clip(0, 1).where(sure < 0.95, 0.0).fillna(0.0)
     return doubt, "probability " + sure.round(2).astype("string")
 
@@ -251,7 +251,7 @@ def _against_raters(run: Run, raters: Sequence[Run], index: pd.Index) -> tuple[p
 
 
 def _two_labels(run: Run, other: Gold | Run) -> tuple[pd.Series, pd.Series]:
-    """Labels of a run and of another or a gold in the main setting, by code and id, one a task."""
+    """Labels of a run, and of another run or a gold, in the main setting; by code and id, one per task."""
     both = align([run], other) if isinstance(other, Gold) else align([run, other])
     once = ~both.index().duplicated()
     ours, theirs = (pd.Series(both.words(both.main, n).to_numpy(), index=both.index())[once] for n in (0, -1))
@@ -263,7 +263,7 @@ def _codes(index: pd.Index) -> pd.Series:
 
 
 def _jobs(index: pd.Index) -> tuple[pd.Series, str | None]:
-    """Jobs by task's occupation, shared evenly among the O*NET occupations of one SOC code; nothing is fetched."""
+    """Jobs of each task's occupation, split evenly among the O*NET occupations of a SOC code; nothing is downloaded."""
     unknown = pd.Series(np.nan, index=index, dtype="float64")
     with suppress(DataError):
         source = bls.wage_releases()[0].source
@@ -280,7 +280,7 @@ def _jobs(index: pd.Index) -> tuple[pd.Series, str | None]:
 
 
 def _to_fill(table: pd.DataFrame, details: pd.DataFrame | None, columns: Sequence[str]) -> pd.DataFrame:
-    """A table of tasks with their titles and texts, and with empty cells for the reviewer."""
+    """A table of tasks with titles, texts, and empty cells for the reviewer."""
     named = table.assign(title=None, text=None)
     if details is not None:
         named.update(details.set_index(TASK_KEY)[["title", "text"]])
