@@ -168,6 +168,18 @@ def test_a_group_without_labels_has_a_page_with_the_reason(sample_run: MakeRun, 
     assert "5 of 6 groups scored, from 50 labelled tasks of 60" in description
 
 
+def test_the_lowest_of_a_few_groups_is_not_called_higher_than_any(sample_run: MakeRun, tmp_path: Path) -> None:
+    export_run(sample_run(), tmp_path / "out")
+    scored = pd.read_csv(tmp_path / "out/occupations.csv", dtype={"code": "str"}).set_index("code")
+    assert len(scored) == 6
+    for code, alpha in scored["alpha"].items():
+        below = int((scored["alpha"] < alpha - 1e-9).sum())
+        said = load(tmp_path / f"out/occupations/{code}.json")["readings"]["strict"]["higher_than"]
+        place = "among the lowest" if not below else f"higher than {below}"
+        highest = alpha == scored["alpha"].max() and (scored["alpha"] == alpha).sum() == 1
+        assert said == f"{'among the highest' if highest else place} of the 6 scored occupations"
+
+
 def test_nothing_is_read_into_a_thin_score(sample_run: MakeRun, tmp_path: Path) -> None:
     export_run(sample_run(thin=("11-3051.00",)), tmp_path / "out", allow_partial=True)
     page = load(tmp_path / "out/occupations/1121.json")

@@ -30,6 +30,8 @@ MAX_TASKS = 60
 TOP_TASKS = 3
 """Number of most important tasks listed on a page."""
 
+_MANY = 100
+"""Scored groups among which a percentile is as good as a share of lower ones."""
 _PLACES = 6
 
 READINGS: tuple[Reading, ...] = ("strict", "with_tools")
@@ -268,16 +270,20 @@ def _reading_section(reading: Reading, score: Row, counts: Row, tasks: Sequence[
         "meaning": words and words.meaning,
         "now": list(words.now) if words else [],
         "percentile": percentile,
-        "higher_than": None
-        if percentile is None
-        else f"{'among the highest' if percentile == 100 else f'higher than {percentile}%'} of the {table.scored:,} scored "
-        "occupations",
+        "higher_than": None if percentile is None else _standing(percentile, table.scored),
         "wage_exposure_gbp": score[f"wage_exposure_{measure}_gbp"],
         "wage_exposure_low_gbp": score.get(f"wage_exposure_{measure}_gbp_low"),
         "wage_exposure_high_gbp": score.get(f"wage_exposure_{measure}_gbp_high"),
         "tasks_text": counts[reading]["text"],
         "top_tasks": [{name: task[name] for name in _TOP_TASK_FIELDS} for task in _first_distinct(doable)],
     }
+
+
+def _standing(percentile: int, scored: int) -> str:
+    """A percentile, which counts positions from 1, in words; among a few groups that is one group too many, so these count."""
+    below = round(percentile * scored / 100) - 1
+    place = f"higher than {percentile}%" if scored >= _MANY else f"higher than {below}" if below else "among the lowest"
+    return f"{'among the highest' if percentile == 100 else place} of the {scored:,} scored occupations"
 
 
 def _other_estimate(score: Row, measure: str, ten: str, table: ScoreTable) -> Row | None:

@@ -162,7 +162,7 @@
         });
       }
       line("band", function (said) { return said.band === null ? "–" : said.band; });
-      line("higher than", function (said) { return said.percentile === null ? "–" : said.percentile + "% of occupations"; });
+      line("percentile", function (said) { return said.percentile === null ? "–" : String(said.percentile); });
       if (data.money) { line("wage exposure", function (said) { return pounds(said.wage); }); }
     });
     if (data.money) {
