@@ -152,15 +152,8 @@ def _options(
         chosen = [listed[task] for task in dict.fromkeys(ids)]
     else:
         ref = str(_written(tasks))
-    more = {**more, "params": checked_parameters(more.get("params", {}))}
-    return RunOptions(
-        rubric=loaded,
-        settings=tuple(settings),
-        price=given_price(price) if price else None,
-        tasks=ref,
-        chosen=chosen,
-        **more,
-    )
+    more |= {"params": checked_parameters(more.get("params", {})), "price": given_price(price) if price else None}
+    return RunOptions(rubric=loaded, settings=tuple(settings), tasks=ref, chosen=chosen, **more)
 
 
 def _written(frame: Any) -> Path:

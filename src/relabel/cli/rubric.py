@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -188,23 +189,16 @@ def try_rubrics(
         listed = next(iter(runs.values())).manifest.tasks
     else:
         chosen = _tasks_for(rubrics, golds, listed, "final" if final else "development", sample, seed)
-        options = RunOptions(
-            model=str(model),
-            rubric=next(iter(rubrics.values())),
-            tasks=listed,
-            chosen=chosen,
-            seed=seed,
-            **labelling.chosen(),
-        )
+        ask = partial(RunOptions, model=str(model), tasks=listed, chosen=chosen, seed=seed, **labelling.chosen())
         extra = {"half": half, "sample": len(chosen), "seed": seed}
-        runs, rejected = _labelled(rubrics, options, labelling, folder, extra)
+        runs, rejected = _labelled(rubrics, ask, labelling, folder, extra)
     document = trial(
         runs,
         golds,
         tasks=listed,
         started_at=started,
         half=half,
-        sample=None if labels else sample,
+        sample=sample,
         seed=seed,
         draws=draws,
         rejected=rejected,
@@ -385,9 +379,13 @@ def _tasks_for(
 
 
 def _labelled(
-    rubrics: Mapping[str, relabel.Rubric], options: RunOptions, how: o.Labelling, folder: Path, extra: Mapping[str, Any]
+    rubrics: Mapping[str, relabel.Rubric],
+    ask: partial[RunOptions],
+    how: o.Labelling,
+    folder: Path,
+    extra: dict[str, Any],
 ) -> tuple[dict[str, relabel.Run], dict[str, Spent]]:
-    """Label the tasks under each rubric, one run after the other; `extra` goes into the manifests.
+    """Label the tasks under each rubric, one run after the other; `ask` makes the options of each, and `extra` goes into the manifests.
 
     Returns:
         The runs, and what rejected answers took in each.
@@ -404,11 +402,11 @@ def _labelled(
     runs: dict[str, relabel.Run] = {}
     rejected: dict[str, Spent] = {}
     for name, rubric in rubrics.items():
-        chosen = replace(options, rubric=rubric, max_cost=options.max_cost and options.max_cost / len(rubrics))
+        chosen = ask(rubric=rubric, max_cost=how.max_cost and how.max_cost / len(rubrics))
         asked = chosen.prepare(environment)
         job = replace(asked.job, parameters={**asked.job.parameters, **extra})
         typer.echo(f"{name}: {job.size:,} labels", err=True)
-        if not how.yes and options.max_cost is None:
+        if not how.yes and how.max_cost is None:
             get_consent(job, folder / name, environment)
         work = label_until(stop := Stop(), asked._replace(job=job), folder / name, environment, look=look)
         outcome = run_until_stopped(work, stop, look=look)

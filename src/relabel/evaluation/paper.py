@@ -11,6 +11,7 @@ itself could not be opened while this was written; what no transcript holds was 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import product
 from typing import Any, Literal, cast
@@ -132,13 +133,9 @@ def recompute() -> PaperDocument:
         *_shares(values, equal, core),
         *_workers(equal),
     )
-    return PaperDocument(
-        cells=cells,
-        reproduced=sum(cell.reproduced is True for cell in cells),
-        not_reproduced=sum(cell.reproduced is False for cell in cells),
-        not_compared=sum(cell.reproduced is None for cell in cells),
-        sources=task_sources("eloundou-2023"),
-    )
+    count = Counter(cell.reproduced for cell in cells)
+    counts = {"reproduced": count[True], "not_reproduced": count[False], "not_compared": count[None]}
+    return PaperDocument(cells=cells, **counts, sources=task_sources("eloundou-2023"))
 
 
 def _occupations(labels: pd.DataFrame, values: pd.DataFrame, *, core: float) -> pd.DataFrame:

@@ -221,12 +221,9 @@ def _opaque(tag: str) -> str:
 
 def _render(template: str, title: str, **context: Any) -> str:
     """Make a page, one HTML document, of a template in this folder and what it shows."""
+    loader = PackageLoader("relabel.evaluation", "templates")
     environment = Environment(
-        loader=PackageLoader("relabel.evaluation", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(fig=figure, signed=signed, count="{:,}".format)
     page = environment.get_template(template)

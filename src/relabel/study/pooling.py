@@ -6,8 +6,9 @@ Labels are numbers from the lowest exposure to the highest, as in `relabel.evalu
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -91,19 +92,15 @@ def collect_votes(runs: Mapping[str, Run]) -> Votes:
     readings = ("strict", "with_tools") if setting == "three-way" else (COLUMNS[setting],)
     values = class_values(next(iter(runs.values())).rubric, readings)
     worth: dict[Measure, Array] = {m: v for m, v in zip(MEASURES, values.T, strict=True) if np.isfinite(v).all()}
-    samples = {name: by_sample(run).groupby(TASK_KEY)[list(worth)] for name, run in runs.items()}
-    means = [grouped.mean().reindex(index) for grouped in samples.values()]
-    scatter = [(grouped.var(ddof=1) / grouped.count()).reindex(index) for grouped in samples.values()]
-    return Votes(
-        aligned.names,
-        aligned.tasks,
-        aligned.labels,
-        {m: np.stack([table[m].to_numpy(np.float64) for table in means], axis=1) for m in worth},
-        weights=aligned.weights,
-        setting=setting,
-        scatter={m: np.stack([table[m].to_numpy(np.float64) for table in scatter], axis=1) for m in worth},
-        worth=worth,
-    )
+    samples = [by_sample(run).groupby(TASK_KEY)[list(worth)] for run in runs.values()]
+
+    def stacked(tables: Iterable[pd.DataFrame]) -> dict[Measure, Array]:
+        parts = [table.reindex(index) for table in tables]
+        return {m: np.stack([part[m].to_numpy(np.float64) for part in parts], axis=1) for m in worth}
+
+    shared: dict[str, Any] = vars(aligned) | {"values": stacked(of.mean() for of in samples)}
+    scatter = stacked(of.var(ddof=1) / of.count() for of in samples)
+    return Votes(**shared, setting=setting, scatter=scatter, worth=worth)
 
 
 @dataclass(frozen=True)

@@ -78,8 +78,7 @@ def write_results(opened: OpenStudy, runs: Mapping[str, Run]) -> Results:
     if not runs:
         raise DataError("no rater has a label yet; finish one with `relabel study run`")
     study, tasks = opened.study, study_tasks(opened)
-    columns = [*TASK_KEY, "title", "text"]
-    listed = pd.DataFrame([[getattr(task, column) for column in columns] for task in tasks], columns=columns)
+    listed = pd.DataFrame(tasks)[[*TASK_KEY, "title", "text"]]
     runs = _on_tasks(runs, tasks)
     votes = collect_votes(runs)
     # Name a file without its folder, which differs in a package.
@@ -212,12 +211,10 @@ def kappa_by_rater(opened: OpenStudy, runs: Mapping[str, Run]) -> dict[str, floa
         return {
             name: known(pair.figure("kappa").value) for name, pair in found.items() if pair is not None and len(pair)
         }
-    kappas: dict[str, list[float]] = {name: [] for name in runs}
-    for pair, row in zip(itertools.combinations(runs, 2), _pairs(quick, votes).rows, strict=True):
-        if isinstance(row[2], float):
-            kappas[pair[0]].append(row[2])
-            kappas[pair[1]].append(row[2])
-    return {name: float(np.mean(each)) for name, each in kappas.items() if each}
+    rows = zip(itertools.combinations(runs, 2), _pairs(quick, votes).rows, strict=True)
+    kappas = [(pair, row[2]) for pair, row in rows if isinstance(row[2], float)]
+    by_rater = {name: [kappa for pair, kappa in kappas if name in pair] for name in runs}
+    return {name: float(np.mean(each)) for name, each in by_rater.items() if each}
 
 
 def _pairs(study: Study, votes: Votes) -> Table:
