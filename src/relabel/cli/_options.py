@@ -9,7 +9,6 @@ from __future__ import annotations
 import inspect
 import json
 import math
-import os
 import re
 import tempfile
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -24,7 +23,7 @@ import typer
 
 import relabel
 from relabel.cli.terminal import Table, doing, say_written
-from relabel.errors import DataError, SourceMissingError, UsageError
+from relabel.errors import SourceMissingError, UsageError
 from relabel.tabular import TableForm, csv_bytes, json_bytes, parquet_bytes, require_suffix, table_text
 
 if TYPE_CHECKING:
@@ -363,8 +362,10 @@ def require_file(path: Path | str | None, option: str) -> None:
     """
     if path is None or str(path) == "-":
         return
+    from relabel.files import os_errors
+
     path = Path(path)
-    try:
+    with os_errors(f"cannot write {path}", f"give {option} another path"):
         if path.is_dir():
             name = _EXAMPLES.get(option, "result.json")
             raise UsageError(f"{option} {path} is a folder; name a file, such as {path / name}")
@@ -374,8 +375,6 @@ def require_file(path: Path | str | None, option: str) -> None:
         folder = next((folder for folder in made if folder.exists()), path.parent)
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".write-test-"):
             pass
-    except OSError as error:
-        raise _cannot(path, option, error) from error
 
 
 def write(path: Path, content: str | bytes, option: str, *, more: str = "") -> None:
@@ -390,10 +389,10 @@ def write(path: Path, content: str | bytes, option: str, *, more: str = "") -> N
     Raises:
         DataError: It cannot be written.
     """
-    from relabel.files import replacing
+    from relabel.files import os_errors, replacing
 
     raw = content.encode("utf-8") if isinstance(content, str) else content
-    try:
+    with os_errors(f"cannot write {path}", f"give {option} another path"):
         if option in _MAKE_FOLDERS:
             path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not path.is_file() and not path.is_dir():
@@ -402,14 +401,7 @@ def write(path: Path, content: str | bytes, option: str, *, more: str = "") -> N
             return
         with replacing(path) as temporary:
             temporary.write_bytes(raw)
-    except OSError as error:
-        raise _cannot(path, option, error) from error
     say_written(path, more)
-
-
-def _cannot(path: Path, option: str, error: OSError) -> DataError:
-    why = error.strerror or os.strerror(error.errno or 0)
-    return DataError(f"cannot write {path} ({why}); give {option} another path")
 
 
 def give_json(document: Any, *, out: Path | None = None, as_json: bool = True) -> bool:

@@ -361,9 +361,8 @@ def task_details(run: Run, named: str | None = None) -> pd.DataFrame | None:
     table = task_table(named)
     if run.is_own_list(Path(named)) or (named == run.manifest.tasks and not is_table_file(named)):
         return table
-    wanted = {(str(code), str(task)) for code, task in run.labels[TASK_KEY].itertuples(index=False)}
-    wanted |= {(failure.onet_soc_code, failure.task_id) for failure in run.failures()}
-    if lacking := sorted(wanted - set(table[TASK_KEY].itertuples(index=False, name=None))):
+    wanted = asked_tasks(run, pd.MultiIndex.from_frame(run.labels[TASK_KEY]).unique())
+    if len(lacking := wanted.difference(pd.MultiIndex.from_frame(table[TASK_KEY]))):
         code, task = lacking[0]
         raise DataError(
             f"{named} is not the list that {run.ref} labelled: it lacks {len(lacking):,} of the run's {len(wanted):,} tasks, "

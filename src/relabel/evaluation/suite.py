@@ -34,7 +34,6 @@ COUNTS: tuple[CountMetric, ...] = ("coverage", "incoherent")
 
 _PLAINLY: Mapping[str, str] = {
     "extra_forbidden": "is not a known key here; correct or remove it",
-    "missing": "is missing",
     "too_short": "must not be empty",
     "float_parsing": "must be a number",
     "float_type": "must be a number",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import sys
@@ -21,6 +20,7 @@ from relabel.files import os_errors, require_own
 from relabel.labelling.maintenance import pack, unpack
 from relabel.labelling.store import Store
 from relabel.redaction import masked
+from relabel.sources.fetch import sha256_of
 from relabel.sources.registry import load_registry
 from relabel.study.file import template
 from relabel.study.running import OpenStudy, plan, runs_of
@@ -120,7 +120,7 @@ def checksums(opened: OpenStudy) -> Iterator[tuple[str, str]]:
     for path in sorted(opened.results.rglob("*")):
         name = path.relative_to(opened.results).as_posix()
         if path.is_file() and not name.startswith("runs/"):
-            yield name, hashlib.sha256(path.read_bytes()).hexdigest()
+            yield name, sha256_of(path)
 
 
 def _constraints() -> str:
