@@ -1,7 +1,7 @@
-"""Engines: what turns requests into answers, from the store alone or over HTTP from any OpenAI-compatible server.
+"""Engines turn requests into answers: over HTTP from any OpenAI-compatible server, or from the store alone.
 
-Here alone requests are sent again: the client's own retries are not used, because the two would multiply. Replies are read here and
-not by the client, which would lose a completion that does not validate and spend most of a run's processor time.
+Retries happen only here; retries in the HTTP client would multiply them. Replies are parsed here and not by the openai client,
+which would lose completions that do not validate and take most of a run's processor time.
 """
 
 from __future__ import annotations
@@ -47,31 +47,31 @@ from relabel.redaction import clean, clean_document, may_hold_secret
 from relabel.settings import settings
 
 MOST_WAITS = 40
-"""Times that a request waits for a limit to pass, as its provider asks, before it counts as failed."""
+"""Maximum number of times that a request waits for a rate limit, as the provider asks, before it fails."""
 MOST_SPOILED = 2
-"""Times that a request is sent again because the provider says that the model spoiled its answer."""
+"""Maximum number of retries because the provider reports a malformed answer of the model."""
 UNREACHED_S = 12.0
-"""Seconds that a server which has never answered is tried: nothing may run there at all."""
+"""Seconds to try a server that has never answered: there may be no server."""
 _CHARACTERS_A_TOKEN = 4
 _USUAL_ANSWER = 80
-"""Tokens; only the pace depends on it, never a cap of cost."""
+"""Tokens of a typical answer; used for pacing only, never for a cost cap."""
 _SPELLING = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 _READER = json.JSONDecoder(parse_constant=lambda _: None)
-"""NaN and Infinity are not JSON, and could not be stored."""
+"""NaN and Infinity become null: they are not JSON and could not be stored."""
 
 
 @dataclass(frozen=True, slots=True)
 class Repair:
-    """A second try: the answer that was not a label, and why."""
+    """For a second attempt: the invalid answer, and why it is invalid."""
 
     answer: str
     reason: str
 
 
 OnInFlight = Callable[[bool], None]
-"""Told True when a request goes on the wire, and False when it is off it again, whatever came of it.
+"""Called with True before a request is sent, and with False when it has ended, in whatever way.
 
-What it raises at True keeps the request from being sent."""
+If it raises an exception at True, the request is not sent."""
 
 
 class Engine:
@@ -97,14 +97,14 @@ class Engine:
         """Get the answer to one request.
 
         Args:
-            request: What to ask.
-            repair: An earlier answer to it that was not a label: the model is shown it with the error.
-            on_in_flight: Told when the request is on the wire: before and between, it waits for its turn and nothing is lost
-                by leaving it.
+            request: The request.
+            repair: An earlier, invalid answer; the model is shown it with the error.
+            on_in_flight: Called when the request is sent and when it ends. In between, it waits for its turn, and can be
+                cancelled without loss.
 
         Raises:
-            NoAnswerError: This request has no answer.
-            ProviderError: No request will have one: key, quota or model are refused.
+            NoAnswerError: There is no answer to this request.
+            ProviderError: There will be no answer to any request, because key, quota or model are refused.
         """
         del repair, on_in_flight
         raise NoAnswerError(
@@ -112,16 +112,16 @@ class Engine:
         )
 
     def record(self) -> Mapping[str, Any]:
-        """What a manifest says of how requests were sent: its fields `perhaps_charged`, `history` and `answer_wait`."""
+        """Fields of the manifest on how requests were sent: `perhaps_charged`, `history` and `answer_wait`."""
         return {"perhaps_charged": self.budget.perhaps_charged}
 
     async def close(self) -> None:
-        """Let go of connections."""
+        """Close connections."""
 
 
 @dataclass
 class _Sending:
-    """A request in progress: what is posted, and its result so far."""
+    """A request in progress: the posted body, and the state of its attempts."""
 
     request: Request
     body: Mapping[str, Any]
@@ -138,13 +138,13 @@ class _Sending:
 
 
 class OnlineEngine(Engine):
-    """Asks a server over HTTP, connected at the first question: a run that the store answers needs no server and no key.
+    """Asks a server over HTTP. It connects at the first request: a run answered by the store needs no server and no key.
 
     Args:
-        connection: Whom to ask, with which key, and how long to wait.
-        limiter: How fast to ask; by default 16 requests in flight.
-        budget: Cap of the cost; by default none.
-        hedge: Whether to send a request once more when its answer takes longer than nearly all others; the first answer counts.
+        connection: Model, address, key and timeouts.
+        limiter: Limits of speed; by default 16 requests in flight.
+        budget: Cost cap; by default none.
+        hedge: Whether to send a request again if its answer is later than 95% of the others; the first answer is used.
         policy: Fields of the retry policy: `clock`, `sleep` and `jitter`.
     """
 
@@ -220,7 +220,7 @@ class OnlineEngine(Engine):
         """
         if self._transport is None:
             self._opening = self._opening or asyncio.create_task(self._open())
-            await asyncio.shield(self._opening)  # those who wait for it share its failure
+            await asyncio.shield(self._opening)  # all waiting requests share a failure
         body = request.body if repair is None else _repaired(request.body, repair)
         written = sum(len(message["content"]) for message in messages_of(body))
         tokens = written / _CHARACTERS_A_TOKEN + min(output_bound(body) or _USUAL_ANSWER, _USUAL_ANSWER)
@@ -254,13 +254,13 @@ class OnlineEngine(Engine):
             raise refusal(error, sending.sent, address=self._address, path=where, model=model, alone=alone) from error
 
     async def _attempt(self, sending: _Sending) -> Answer:
-        """Send until there is an answer or an error that counts: what a provider asks to wait for does not."""
+        """Send until there is an answer or an error; rate limits that the provider asks to wait for are not errors."""
         while True:
             try:
                 return await self._send_once(sending)
             except RefusedError as error:
                 if is_about_prefix_cache(error.reply) and sending.unsteered < 2:
-                    # The provider does not know the fields that steer its cache (any more): without them the request is the same.
+                    # The provider rejects the fields that control its cache; the request is the same without them.
                     sending.unsteered += 1
                     self._provider = self._provider.model_copy(update={"cache": ()})
                     continue
@@ -272,10 +272,10 @@ class OnlineEngine(Engine):
             except StaleReplyError:
                 if sending.stale:
                     raise
-                sending.stale = True  # the next connection is a new one, so that there is nothing to wait for
+                sending.stale = True  # the next attempt uses a new connection, so there is no need to wait
 
     async def _hedged(self, sending: _Sending) -> Answer:
-        """Send, and once more where the answer is late: the first answer counts, and the other request may be charged."""
+        """Send, and send again if the answer is late; the first answer is used, and the other request may be charged."""
         posted = sending.posted = asyncio.get_running_loop().create_future()
         tries = [asyncio.create_task(self._send(sending))]
         stopped: asyncio.CancelledError | None = None
@@ -298,10 +298,10 @@ class OnlineEngine(Engine):
             self.budget.dropped(answer.cost_usd)
         if not came and stopped is not None:
             raise stopped
-        return came[0] if came else tries[0].result()  # what is paid for is recorded, though the run may be stopped
+        return came[0] if came else tries[0].result()  # a paid answer is recorded even if the run is being stopped
 
     async def _send(self, sending: _Sending) -> Answer:
-        """Send once, within limits and budget, and settle both whatever happens."""
+        """Send once, within limits and budget, and settle both in any case."""
         assert self._transport is not None
         body, api, waiting_since = sending.body, sending.request.api, self._clock()
         worst = self.budget.worst_case(body)
@@ -328,9 +328,9 @@ class OnlineEngine(Engine):
             )
             sending.ends_at = started + left
             try:
-                # The client's own timeout starts anew with each byte that trickles in; this one does not.
+                # Unlike the client's own timeout, this one does not restart with each byte received.
                 async with self.wait.limit(sending.sent, left):
-                    # In the order in which it was made: models with strict schemas write in the schema's order, and the reason must
+                    # Keep the order of keys: models with strict schemas write in the schema's order, and the rationale must
                     # come before the label.
                     reply = await self._transport.send(api, _SPELLING.encode(self._provider.posted(api, body)).encode())
                     self._reached = True
@@ -401,7 +401,7 @@ def _has_answer(task: asyncio.Task[Answer]) -> bool:
 
 
 class _Replies:
-    """Recent replies: one that repeats under another key came late, and is not the answer to that request."""
+    """Recent replies, to detect a late reply to another request."""
 
     _most = 100_000
 
@@ -410,7 +410,10 @@ class _Replies:
         self._repeat = False
 
     def is_stale(self, document: Any, text: str, key: str, connection: int) -> bool:
-        """Whether a reply was seen under another key. A server that sends it over another connection means it."""
+        """Whether a reply was already received for another key over the same connection.
+
+        A server that repeats a reply over another connection does so on purpose (its ids are not unique, or a cache answers).
+        """
         name = document.get("id") if isinstance(document, dict) else None
         if self._repeat or not isinstance(name, str) or not name:
             return False
@@ -420,14 +423,14 @@ class _Replies:
             del self._seen[next(iter(self._seen))]
         if earlier == key:
             return False
-        if seen != came:  # its names tell nothing apart, or a cache before it repeats answers
+        if seen != came:  # ids are not unique, or a cache repeats answers: stop checking
             self._repeat = True
             return False
         return True
 
 
 def _server_wait(error: BaseException) -> float:
-    """Seconds that a reply asks to wait. A 429's wait is the limiter's, for everybody, and does not count against the deadline."""
+    """Seconds that a reply asks to wait, except for a 429: the limiter makes all requests wait for it."""
     return (error.reply.wait_s or 0.0) if isinstance(error, RefusedError) and error.reply.meaning == "passing" else 0.0
 
 
@@ -439,17 +442,17 @@ def _repaired(body: Mapping[str, Any], repair: Repair) -> dict[str, Any]:
 
 
 DEEPEST = 100
-"""Lists and objects in each other; what is deeper can be read but not written again, and no provider sends it."""
+"""Maximum nesting of lists and objects; a deeper document can be parsed but not serialised, and no provider sends one."""
 
 
 def parsed(text: str) -> Any:
-    """The document that a server sent, with every secret taken out of everything in it.
+    """Parse a server's document, and remove all secrets from it.
 
     Args:
-        text: What was sent.
+        text: The body of the reply.
 
     Raises:
-        NotAReplyError: It is not JSON, or is nested too deep.
+        NotAReplyError: It is not JSON, or nested too deeply.
     """
     try:
         sent = _READER.decode(text.removeprefix("\ufeff"))
@@ -472,26 +475,26 @@ def answer_to(
     repaired: bool = False,
     headers: Mapping[str, str] | None = None,
 ) -> Answer:
-    """The answer in a reply, with what it cost.
+    """Parse the answer in a reply, and compute its cost.
 
     Args:
         key: The request's key.
         api: The dialect.
-        sent: The document that was sent.
-        price: The model's price; None when unknown.
-        attempts: Times that the request was sent.
-        latency_s: Seconds from asking to the answer.
-        came: When it came.
-        repaired: Whether it was asked for again, with what was wrong with an answer before.
-        headers: Headers that came with it, by lower-case name.
+        sent: The document of the reply.
+        price: The model's price; None if unknown.
+        attempts: Number of times that the request was sent.
+        latency_s: Seconds from request to reply.
+        came: Time of the reply.
+        repaired: Whether this is a second attempt after an invalid answer.
+        headers: Headers of the reply, by lower-case name.
 
     Raises:
         NotAReplyError: It is not a reply in this dialect.
     """
     reply = read(api, sent)
     stated, tier = stated_cost(sent, headers or {}), tier_of(sent)
-    # A server that counts no tokens does not work for nothing: what the answer cost is unknown.
-    # The provider's stated charge counts; the price table's is kept as well.
+    # If the server reports no tokens, the cost is unknown, not 0.
+    # The charge stated by the provider is used; that by the price table is recorded too.
     counted = reply.usage.prompt + reply.usage.completion > 0 or price is None or price.input == price.output == 0
     table = price.cost(reply.usage) if price is not None and counted and price.holds_in(tier) else None
     said = reply._asdict()

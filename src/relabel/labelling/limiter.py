@@ -1,12 +1,12 @@
-"""How fast to ask, how long to wait, and for how much: as fast as the provider lets us, and never more than the user allows.
+"""Limits on speed, waiting time and cost: as fast as the provider allows, and never more than the user allows.
 
-Three things hold requests back. The number in flight: fixed, or found by doubling until the first sign of a limit and then
-by additive increase and multiplicative decrease, as TCP does. The provider's own word: `Retry-After` and the
-`x-ratelimit-*` headers. And the user's caps, `--rpm` and `--tpm`, kept by spacing requests evenly.
+Requests are limited in three ways. By number in flight: fixed, or found as in TCP, by doubling until the first sign of a
+limit and then additive increase and multiplicative decrease. By the provider: `Retry-After` and `x-ratelimit-*` headers. By
+the user: `--rpm` and `--tpm`, kept by spacing requests evenly.
 
-A 429 and a timeout are signs of a limit. A 5xx is not: the server is ill, not full.
+A 429 or a timeout is a sign of a limit. A 5xx is not: it means a fault in the server, not overload.
 
-A cap of the cost is kept by reserving the worst case of each request before it is sent.
+A cost cap is kept by reserving the worst case of each request before it is sent.
 """
 
 from __future__ import annotations
@@ -36,25 +36,24 @@ _UNHEARD_S = 0.25
 _LONGEST_RESET_S = 900.0
 """What gives room only later than that, as a day's quota does, is not waited for: the refusal that follows ends the run and says when."""
 DURATION = r"(?:\d+(?:\.\d+)?\s*(?:ms|milliseconds?|days?|d|hours?|hrs?|h|minutes?|mins?|m|seconds?|secs?|s)(?![a-z])[ ,]*(?:and )?)+"
-"""How amounts of time are written; letters of either case."""
+"""Pattern of a duration; case is ignored."""
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|milli|d|h|m|s)", re.IGNORECASE)
 _UNIT_S = {"ms": 0.001, "milli": 0.001, "d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 
 
 @dataclass
 class _Window:
-    """What a provider's headers said about one of its limits. Times are on the clock.
+    """One of the provider's limits, from its headers. Times are on the limiter's clock.
 
-    Replies come back in another order than they were counted in. The least that a reply said was left is the newest
-    word until the limit is granted anew, and counts every request that has come back; those under way are taken off
-    it by `Limiter`, because they may have been counted or not.
+    Replies arrive in another order than the provider counted them, so `remaining` is the lowest value reported since the
+    last reset. `Limiter` also subtracts requests in flight, which may not have been counted yet.
     """
 
     limit: float | None
     remaining: float
     resets_at: float
     granted_after: int
-    """Requests up to this number were sent before the limit was last granted: what their replies say is old."""
+    """Requests up to this number were sent before the last reset, so their replies are outdated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +61,8 @@ class Ticket:
     """Permission to send one request.
 
     Attributes:
-        number: Counts up with each permission.
-        sent_at: When it was given, on the limiter's clock.
+        number: Consecutive number.
+        sent_at: When it was granted, on the limiter's clock.
         tokens: Estimate of the request's tokens.
     """
 
@@ -73,19 +72,19 @@ class Ticket:
 
 
 class AnswerWait:
-    """How long to wait for one answer: a multiple of the latencies seen, never below a floor, never above the timeout.
+    """Adaptive timeout for one answer: a multiple of recent latencies, between a floor and the timeout.
 
-    A request that hangs is asked anew long before the timeout, where answers otherwise come fast. Each further attempt waits longer, so
-    that an answer which really takes long is not cut off for good.
+    If answers are usually fast, a request that hangs is retried long before the timeout. Each further attempt waits longer,
+    so that an answer that really takes long still arrives.
 
     Args:
         longest_s: The timeout, in seconds.
-        adaptive: Whether latencies count; else the wait is the timeout.
+        adaptive: Whether to use latencies; otherwise the wait is the timeout.
 
     Attributes:
-        wait_s: Seconds that a first attempt waits now.
-        late_s: Seconds after which an answer is later than nearly all others; None while too few have come.
-        cut: Attempts that were given up before the timeout.
+        wait_s: Current wait of a first attempt, in seconds.
+        late_s: The 95th percentile of latencies, in seconds; None with too few answers.
+        cut: Number of attempts abandoned before the timeout.
     """
 
     MULTIPLE, FLOOR_S, LONGER = 6.0, 10.0, 3.0
@@ -98,10 +97,10 @@ class AnswerWait:
         self._seen: deque[float] = deque(maxlen=500)
         self._new = 0
         self._open: dict[asyncio.Timeout, tuple[float, float]] = {}
-        """Attempts under way: when they began, and how many times the wait they have."""
+        """Attempts in progress: when they began, and their multiple of the wait."""
 
     def seen(self, latency_s: float) -> None:
-        """Count the latency of an answer."""
+        """Record the latency of an answer, in seconds."""
         self._seen.append(latency_s)
         self._new += 1
         if not self._adaptive or len(self._seen) < self.FEWEST or self._new < self.EVERY:
@@ -116,14 +115,14 @@ class AnswerWait:
 
     @asynccontextmanager
     async def limit(self, attempt: int, left_s: float) -> AsyncGenerator[None]:
-        """Bound the wait for an answer.
+        """Limit the wait for an answer.
 
         Args:
             attempt: Number of the attempt, from 1.
             left_s: Seconds until the request's deadline.
 
         Raises:
-            TimeoutError: It took too long.
+            TimeoutError: The block took too long.
         """
         began, times = asyncio.get_running_loop().time(), self.LONGER ** (attempt - 1)
         longest = min(self.longest_s, left_s)
@@ -142,19 +141,19 @@ class AnswerWait:
 
 
 class Limiter:
-    """Hands out permission to send.
+    """Grants permission to send requests.
 
     Args:
-        concurrency: Requests in flight at most; None: as many as the server takes.
-        largest: Most requests in flight, where none are named.
-        rpm: Requests a minute at most, by the user's word.
-        tpm: Tokens a minute at most, by the user's word.
-        clock: Seconds on a clock that never runs back.
-        sleep: Waits for some seconds.
+        concurrency: Maximum number of requests in flight; None to adapt it to the server.
+        largest: Maximum when adapting.
+        rpm: The user's maximum of requests per minute.
+        tpm: The user's maximum of tokens per minute.
+        clock: Monotonic clock, in seconds.
+        sleep: Waits for a number of seconds.
 
     Attributes:
-        unreachable: Why the last request could not even be sent; empty when it could.
-        answer_wait: How long the engine that asks waits for one answer; None before there is one.
+        unreachable: Why the last request could not be sent; empty if it could.
+        answer_wait: The engine's adaptive timeout; None before there is an engine.
     """
 
     def __init__(
@@ -197,7 +196,7 @@ class Limiter:
 
     @property
     def paused_s(self) -> float:
-        """Seconds until the next request may be sent, by the provider's word or the user's; 0 when one may be now."""
+        """Seconds until the limits of provider and user allow the next request; 0 if one may be sent now."""
         return max(0.0, self._paused_until - self._clock()) if self.in_flight > self._on_wire == 0 else 0.0
 
     async def acquire(self, tokens: float) -> Ticket:
@@ -235,15 +234,15 @@ class Limiter:
         return Ticket(self._numbers, now, tokens)
 
     def correct(self, ticket: Ticket, used: float) -> None:
-        """Put the tokens that a request really took in the place of the estimate."""
+        """Replace the estimate of a request's tokens by the number used."""
         if self.tpm:
             self._next_token += 60 * (used - ticket.tokens) / self.tpm
 
     def release(self, ticket: Ticket, *, headers: Mapping[str, str] | None = None) -> None:
-        """A request has come back well.
+        """Return a ticket after a successful request.
 
         Args:
-            ticket: Its permission.
+            ticket: The ticket.
             headers: The reply's headers.
         """
         self._leave(ticket, headers or {})
@@ -256,18 +255,18 @@ class Limiter:
     def limited(
         self, ticket: Ticket, *, why: str, retry_after: float = 0.0, headers: Mapping[str, str] | None = None
     ) -> None:
-        """A request met a limit: 429, or no answer in time.
+        """Return a ticket after a sign of a limit: a 429, or a timeout.
 
         Args:
-            ticket: Its permission.
+            ticket: The ticket.
             why: A word for the history.
-            retry_after: Seconds that the provider asks everybody to wait.
+            retry_after: Seconds that the provider asks to wait; this applies to all requests.
             headers: The reply's headers.
         """
         self._leave(ticket, headers or {})
         if retry_after > 0:
             self._not_before = max(self._not_before, self._clock() + retry_after)
-        # One wave of refusals is one sign: what was sent before the last cut says nothing new.
+        # Many refusals at once are one sign: ignore those of requests sent before the last cut.
         if self.automatic and ticket.number > self._last_cut:
             self._slow_start = False
             self._good = 0
@@ -276,11 +275,11 @@ class Limiter:
             self._note(why)
 
     def failed(self, ticket: Ticket, *, unreachable: str = "") -> None:
-        """A request failed in a way that says nothing about limits.
+        """Return a ticket after a failure that is not a sign of a limit.
 
         Args:
-            ticket: Its permission.
-            unreachable: Why it was not even sent; shown until some other request comes through.
+            ticket: The ticket.
+            unreachable: Why the request could not be sent; shown until another request succeeds.
         """
         self._leave(ticket, {})
         self.unreachable = unreachable
@@ -323,10 +322,10 @@ class Limiter:
             if window is None or window.remaining - pending >= need:
                 continue
             if now < window.resets_at and (self._on_wire or window.resets_at != math.inf):
-                # Replies under way may say that there is more room than has to be feared: look again soon.
+                # Replies in flight may report a larger allowance: check again soon.
                 until = max(until, min(window.resets_at, now + _UNHEARD_S) if self._on_wire else window.resets_at)
             elif window.limit is None or need > window.limit:
-                del self._windows[name]  # nothing is known of what the provider grants now; its next reply will say
+                del self._windows[name]  # the allowance is unknown until the next reply
             else:
                 window.remaining, window.resets_at, window.granted_after = window.limit, math.inf, self._numbers
                 if window.remaining - pending < need:
@@ -338,7 +337,7 @@ class Limiter:
             known = self._windows.get(name)
             said = _limit_in_headers(name, headers)
             if said is None or (known is not None and ticket.number <= known.granted_after):
-                if known is not None:  # the server may have counted it, and no later reply says so
+                if known is not None:  # the server may have counted it, without a later report
                     known.remaining -= taken
                 continue
             limit, remaining, resets_at = said[0], said[1], self._clock() + said[2]
@@ -360,13 +359,13 @@ def _limit_in_headers(name: str, headers: Mapping[str, str]) -> tuple[float | No
         granted = None if limit is None else float(limit)
     except (KeyError, ValueError):
         return None
-    # Who sends -1, or grants 0 with an answer, has no limit to tell of.
+    # Some servers send -1, or 0 with an answer, if there is no limit.
     known = 0 <= remaining < math.inf and (granted is None or 0 < granted < math.inf)
     return (granted, remaining, reset) if known and 0 <= reset <= _LONGEST_RESET_S else None
 
 
 def parse_seconds(text: str) -> float:
-    """Seconds from words such as `20ms`, `1.5s`, `6m0s`, `2 hours and 5 minutes` or a bare number.
+    """Parse a duration such as `20ms`, `1.5s`, `6m0s`, `2 hours and 5 minutes` or a number, in seconds.
 
     Raises:
         ValueError: It is none of these.
@@ -387,9 +386,9 @@ class Budget:
     """Keeps a run's cost below a cap.
 
     Args:
-        cap_usd: The cap; None keeps no cap.
-        price: The model's price; needed for a cap.
-        before_usd: What earlier starts of the run spent, or may have: the cap is of the run.
+        cap_usd: The cap for all starts of the run; None for no cap.
+        price: The model's price; required for a cap.
+        before_usd: What earlier starts of the run spent, or may have spent.
     """
 
     def __init__(self, cap_usd: float | None, price: Price | None, *, before_usd: float = 0.0) -> None:
@@ -408,7 +407,7 @@ class Budget:
 
     @property
     def perhaps_charged(self) -> PerhapsCharged:
-        """What was sent and never answered."""
+        """Requests that were sent but never answered, and their maximum cost."""
         return PerhapsCharged(requests=self.unconfirmed_requests, usd=self.unconfirmed_usd if self._bounded else None)
 
     @property
@@ -416,11 +415,11 @@ class Budget:
         return (self.cap_usd or 0.0) - self.before_usd - self.spent_usd - self.unconfirmed_usd
 
     def unconfirmed(self, body: Mapping[str, Any], worst_usd: float) -> None:
-        """A request is over, and whether it was charged is not known: the worst counts.
+        """Settle a request that may have been charged, at its worst case.
 
         Args:
-            body: What was posted.
-            worst_usd: What was reserved for it.
+            body: The posted document.
+            worst_usd: The amount reserved for it.
         """
         self.unconfirmed_requests += 1
         if self.cap_usd is not None:
@@ -431,20 +430,20 @@ class Budget:
             self.unconfirmed_usd += most
 
     def dropped(self, cost_usd: float | None) -> None:
-        """An answer came second to a request that was sent twice: it was charged all the same."""
+        """Count the second answer to a request that was sent twice: it is not used, but charged."""
         self.unconfirmed_requests += 1
         self.spent_usd -= cost_usd or 0.0
         self.unconfirmed_usd += cost_usd or 0.0
         self._bounded = self._bounded and (cost_usd is not None or self.cap_usd is not None)
 
     def most(self, body: Mapping[str, Any]) -> float | None:
-        """The most that a request can cost, in USD; None where no bound of it is known."""
+        """The maximum cost of a request, in USD; None if it is not bounded."""
         if self._price is None or (output_bound(body) is None and self._price.output > 0):
             return None
         return self._worst_case(body)
 
     def worst_case(self, body: Mapping[str, Any]) -> float:
-        """What to reserve for a request, in USD: the most that it can cost; nothing where there is no cap."""
+        """The amount to reserve for a request, in USD: its maximum cost, or 0 without a cap."""
         return 0.0 if self.cap_usd is None else self._worst_case(body)
 
     def _worst_case(self, body: Mapping[str, Any]) -> float:
@@ -454,10 +453,10 @@ class Budget:
         return (prompt * dearest + ((output_bound(body) or 0) + self._hidden) * price.output) / 1e6
 
     def check_bound(self, body: Mapping[str, Any], usage: Usage) -> None:
-        """Learn from an answer whether the bound of answers holds.
+        """Check whether an answer kept to its maximum number of tokens.
 
-        Thinking beyond it is reserved for from then on. Where the server does not know the bound, no cap can be kept, and nothing
-        more is sent.
+        If hidden thinking exceeds the maximum, more is reserved from then on. If the server ignores the maximum, the cap
+        cannot be kept, and nothing more is sent.
         """
         bound = output_bound(body)
         if self.cap_usd is None or bound is None or usage.completion <= bound:
@@ -471,11 +470,11 @@ class Budget:
             )
 
     async def reserve(self, worst_usd: float) -> None:
-        """Set money aside, waiting for requests in flight to settle where they might leave room.
+        """Reserve an amount; waits if requests in flight may free some of the budget.
 
         Raises:
-            NoBudgetError: The cap leaves too little for this request, and no request in flight can free any of it.
-            ProviderError: The server does not keep to the bound on which the reserve rests.
+            NoBudgetError: Too little of the cap is left for this request, and no request in flight can free more.
+            ProviderError: The server ignores the maximum number of tokens, so the cap cannot be kept.
         """
         if self.cap_usd is None:
             return
@@ -494,7 +493,7 @@ class Budget:
         self._open += 1
 
     def settle(self, worst_usd: float, cost_usd: float | None) -> None:
-        """A request is over. `cost_usd` is None where it is unknown whether it was charged: then the worst counts."""
+        """Settle a request at its cost, or at the worst case if the cost is None (unknown)."""
         if self.cap_usd is None:
             self.spent_usd += cost_usd or 0.0
             return

@@ -1,4 +1,4 @@
-"""How a request gets to the provider: at which address and with which key, by HTTP from this process or from another one."""
+"""HTTP transport to the provider: addresses, keys, certificates, proxies and timeouts."""
 
 from __future__ import annotations
 
@@ -47,19 +47,19 @@ CONNECT_TIMEOUT_S = 20.0
 
 
 LARGEST_REPLY = 16 * 2**20
-"""Bytes; what is longer is not an answer about a task, and is not read to its end."""
+"""Maximum number of bytes read of a reply; an answer about a task is never longer."""
 _WORTH_KEEPING = ("x-ratelimit-", "retry-after", "location", "content-type", *UPSTREAM_HEADERS)
-"""Beginnings of names of headers that are read."""
+"""Prefixes of the names of headers that are used."""
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
 _TRANSPORT_HEADERS = {"host", "content-length", "content-type", "transfer-encoding", "connection", "accept-encoding"}
 
 
 @cache
 def certificates() -> ssl.SSLContext:
-    """Whom to trust: `SSL_CERT_FILE` and `SSL_CERT_DIR`, else certifi's list. Read once: that takes longer than a hundred requests.
+    """Trusted certificates: from `SSL_CERT_FILE` and `SSL_CERT_DIR`, otherwise from certifi. Cached, because reading is slow.
 
     Raises:
-        UsageError: What a variable names is not there, or holds no certificates.
+        UsageError: A path in these variables does not exist, or has no certificates.
     """
     import certifi
 
@@ -84,7 +84,7 @@ class Timeouts:
 
     Attributes:
         attempt_s: Seconds for one attempt.
-        deadline_s: Seconds for one request, all attempts and pauses included; waiting for a turn is not.
+        deadline_s: Seconds for one request with all attempts and pauses, not counting the wait for a slot.
     """
 
     attempt_s: float = 90.0
@@ -92,12 +92,12 @@ class Timeouts:
 
     @classmethod
     def of(cls, attempt_s: float) -> Timeouts:
-        """So many seconds for an attempt, and time for three of them."""
+        """Timeouts with a given number of seconds per attempt, and time for three attempts."""
         return cls(attempt_s, max(cls.deadline_s, 3 * attempt_s))
 
 
 LOCAL_TIMEOUTS = Timeouts.of(900.0)
-"""For a model served on this machine: it costs nothing, and where much else runs it is slow and not dead."""
+"""For a model served on this machine: retries cost nothing, and a busy machine may be slow."""
 
 
 @dataclass(frozen=True)
@@ -136,13 +136,13 @@ class Connection:
 
 
 def parse_headers(given: Sequence[str]) -> dict[str, str]:
-    """Headers by the user's word. What looks like a credential in them is kept from being told.
+    """Parse the user's headers; credentials in them are registered for redaction.
 
     Args:
-        given: `NAME=VALUE` each.
+        given: Items `NAME=VALUE`.
 
     Raises:
-        UsageError: One is not a header, or belongs to the transport.
+        UsageError: An item is not a valid header, or relabel sets it itself.
     """
     found: dict[str, str] = {}
     for item in given:
@@ -158,14 +158,14 @@ def parse_headers(given: Sequence[str]) -> dict[str, str]:
 
 
 def public_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """Headers that may be recorded and may change answers: all except credentials, by lower-case name."""
+    """The headers without credentials, by lower-case name; these are recorded and part of the request key."""
     return {name.lower(): value for name, value in sorted(headers.items()) if not is_secret_header(name, value)}
 
 
 def key_for(provider: Provider, environment: Settings, key_env: str | None = None) -> SecretStr | None:
-    """The key for a provider: from the variable that the user names, else from the provider's own.
+    """The key for a provider: from the variable that the user names, otherwise from the provider's own.
 
-    `OPENAI_API_KEY` goes to OpenAI and to addresses that relabel knows nothing of, and to other providers only where it is named.
+    `OPENAI_API_KEY` is sent to OpenAI and to unknown addresses, and to other known providers only if it is named.
 
     Raises:
         UsageError: The variable that the user names is not set.
@@ -183,7 +183,7 @@ def key_for(provider: Provider, environment: Settings, key_env: str | None = Non
 
 
 def require_key(provider: Provider, key: SecretStr | None) -> None:
-    """Make sure that there is a key where the provider wants one.
+    """Check that there is a key if the provider requires one.
 
     Raises:
         ProviderError: There is none.
@@ -196,14 +196,14 @@ def require_key(provider: Provider, key: SecretStr | None) -> None:
 
 
 class TransportError(Exception):
-    """No reply came, or none that can be read."""
+    """There is no reply, or it cannot be read."""
 
 
 class UnreachableError(TransportError):
     """Nothing was sent, because the server cannot be reached.
 
     Attributes:
-        lasting: Whether a retry is useless: the certificate is not trusted, or the proxy refuses.
+        lasting: Whether a retry is pointless, because the certificate is not trusted or the proxy refuses.
     """
 
     def __init__(self, why: str, *, lasting: bool = False) -> None:
@@ -212,11 +212,11 @@ class UnreachableError(TransportError):
 
 
 class BrokenError(TransportError):
-    """The connection broke; the provider may have the request."""
+    """The connection broke; the provider may have received the request."""
 
 
 class UnreadableError(TransportError):
-    """A reply came in an encoding that was not offered, or is not in the one that it names; the message is its name."""
+    """The content encoding of a reply is unknown or wrong; the message is its name."""
 
 
 _connection: ContextVar[int] = ContextVar("_connection", default=0)
@@ -227,7 +227,7 @@ def _connector_class() -> type[aiohttp.TCPConnector]:
     import aiohttp
 
     class Connector(aiohttp.TCPConnector):
-        """Connections without unread data: data on an idle one would be taken for the next answer."""
+        """Connections without unread data, which would be taken for the next answer."""
 
         async def _get(self, key: Any, traces: Any) -> Any:
             while (found := await super()._get(key, traces)) is not None:
@@ -246,7 +246,7 @@ def _connector_class() -> type[aiohttp.TCPConnector]:
 
 
 def _is_readable(transport: asyncio.Transport | None) -> bool:
-    """Whether something has come on a connection, or it was closed, that the loop has not looked at yet."""
+    """Whether a connection has unread data or has been closed, unnoticed by the event loop."""
     socket = None if transport is None else transport.get_extra_info("socket")
     if socket is None or not hasattr(select, "poll"):
         return False
@@ -256,7 +256,7 @@ def _is_readable(transport: asyncio.Transport | None) -> bool:
 
 
 class HttpReply(NamedTuple):
-    """What a server sent: status, those of the headers that matter, by lower-case name, the body, and over which connection."""
+    """A server's reply: status, relevant headers by lower-case name, body, and an id of the connection."""
 
     status: int
     headers: Mapping[str, str]
@@ -265,7 +265,7 @@ class HttpReply(NamedTuple):
 
 
 class Transport(Protocol):
-    """Carries one request to the provider and brings the reply back."""
+    """Sends one request to the provider and returns the reply."""
 
     async def send(self, api: Api, content: bytes) -> HttpReply:
         """Post a document.
@@ -278,18 +278,18 @@ class Transport(Protocol):
             The reply, whatever its status.
 
         Raises:
-            TransportError: No reply came, or none that can be read.
+            TransportError: There is no reply, or it cannot be read.
             TimeoutError: It took too long.
-            ProviderError: Nothing can be sent any more.
+            ProviderError: No further request can be sent.
         """
         ...
 
     def leave_connections(self) -> None:
-        """Send what comes next over new connections: one of those that there are brought what was not asked for."""
+        """Use new connections from now on, because one of the present ones returned a wrong reply."""
         ...
 
     async def close(self) -> None:
-        """Let go of connections."""
+        """Close the connections."""
         ...
 
 
@@ -297,15 +297,15 @@ Reader = Callable[["aiohttp.ClientResponse"], Awaitable[bytes]]
 
 
 class Http:
-    """One provider's address over aiohttp: who is trusted, which proxy, which headers. Redirects are never followed.
+    """Client for one provider's address, with aiohttp.
 
-    They would carry tasks, and perhaps the key, to where the user did not send them.
+    Redirects are never followed: they would send tasks, and perhaps the key, to an address that the user did not choose.
 
     Args:
-        base_url: Address of the API; None for OpenAI's own.
+        base_url: Address of the API; None for OpenAI's.
         secret: The provider's key; empty for servers that need none.
-        provider: Whose address it is, which says in which header the key goes; by default told by the address.
-        headers: Headers that the user adds; they replace others of the same name.
+        provider: The provider, which determines the header for the key; by default found by the address.
+        headers: The user's headers, which replace others of the same name.
     """
 
     def __init__(
@@ -331,7 +331,7 @@ class Http:
         self._left: list[aiohttp.ClientSession] = []
 
     def url(self, path: str) -> URL:
-        """The full URL of a path below the address, with the address's own query."""
+        """The URL of a path below the address, with the address's query."""
         joint = "&" if "?" in path else "?"
         return URL(f"{self.address}{path}{joint + self.query if self.query else ''}")
 
@@ -344,13 +344,13 @@ class Http:
         return await self.exchange("POST", self._urls[api], data=content)
 
     async def exchange(self, method: str, url: URL, *, read: Reader | None = None, **sent: Any) -> HttpReply:
-        """Send a request and bring the reply back; for errors see `Transport.send`.
+        """Send a request and return the reply; for errors see `Transport.send`.
 
         Args:
             method: The HTTP method.
-            url: Where to.
-            read: Reads the body of a reply of success; by default it goes into memory.
-            **sent: For aiohttp: `data`, and `headers` in the place of the usual ones.
+            url: The URL.
+            read: Reads the body of a successful reply; by default into memory.
+            **sent: Arguments for aiohttp: `data`, and `headers` to replace the usual ones.
         """
         import aiohttp
 
@@ -381,7 +381,7 @@ class Http:
             raise BrokenError(clean(why)) from error
 
     def leave_connections(self) -> None:
-        """Send what comes next over new connections; what is in flight stays on those that there are."""
+        """Use new connections from now on; requests in flight keep theirs."""
         self._left += [self._session] if self._session else []
         self._session = None
 
@@ -394,7 +394,7 @@ class Http:
     def _opened(self) -> aiohttp.ClientSession:
         import aiohttp
 
-        # How long all of it may take is the caller's business.
+        # The caller limits the total time.
         return aiohttp.ClientSession(
             connector=_connector_class()(limit=0, keepalive_timeout=30, ssl=self._trusted),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
@@ -414,7 +414,7 @@ async def _content(reply: aiohttp.ClientResponse) -> bytes:
 
 
 def _connection_problem(error: aiohttp.ClientConnectorError | aiohttp.ClientHttpProxyError) -> str:
-    """Why there is no connection, in the system's words: without address, which is said already, and numbers."""
+    """Why there is no connection, without the address, which the message has already, and without error numbers."""
     import aiohttp
 
     if isinstance(error, aiohttp.ClientHttpProxyError):
@@ -434,7 +434,7 @@ def require_sendable(key: str) -> None:
     """Check that a key can be sent in a header.
 
     Raises:
-        UsageError: It holds what no key holds: line breaks, quotes around it, characters beyond ASCII.
+        UsageError: It has characters that no key has: line breaks, quotes around it, non-ASCII or control characters.
     """
     faults = {
         "contains a line break": "\n" in key or "\r" in key,
@@ -447,7 +447,7 @@ def require_sendable(key: str) -> None:
 
 
 def proxy_of(address: str) -> URL | None:
-    """The proxy that the environment names for an address; `NO_PROXY` is honoured, with networks and IPv6 addresses too.
+    """The proxy for an address, from the environment; `NO_PROXY` is respected, also with networks and IPv6 addresses.
 
     Raises:
         UsageError: The proxy cannot be used.
@@ -479,7 +479,7 @@ def proxy_of(address: str) -> URL | None:
 
 
 def _in_a_network(host: str, exceptions: str) -> bool:
-    """Whether `NO_PROXY` names a network that a host is in, or its domain as `*.NAME`; the library reads all else."""
+    """Whether `NO_PROXY` has a network of the host, or its domain as `*.NAME`; the standard library handles the rest."""
     for name in (one.strip().strip("[]").lower() for one in exceptions.split(",")):
         if name.startswith("*.") and host.lower().endswith(name[1:]):
             return True
