@@ -90,6 +90,14 @@ async def test_what_may_have_been_charged_counts_at_its_worst() -> None:
         await budget.reserve(0.5)
 
 
+async def test_what_a_provider_states_beyond_its_price_is_reserved_for_from_then_on() -> None:
+    budget, body = Budget(1.0, PRICE), {"messages": [], "max_tokens": 10}
+    worst = budget.worst_case(body)
+    await budget.reserve(worst)
+    budget.settle(worst, 3 * worst)
+    assert budget.worst_case(body) == pytest.approx(3 * worst)
+
+
 async def test_without_a_cap_costs_are_only_counted() -> None:
     budget = Budget(None, None)
     await budget.reserve(1e9)

@@ -86,6 +86,8 @@ def test_a_server_without_log_probabilities_is_said_with_the_way_out(tokens: lis
 def test_no_letter_at_all_is_said() -> None:
     with pytest.raises(InvalidAnswerError, match=r"none of the letters .* 'The'"):
         letters_of([token("The", 0.9, a=0.1)])
+    with pytest.raises(InvalidAnswerError, match=r"none of the letters .* '<think>'"):
+        letters_of([token("<think>", 0.99, A=0.001)])
 
 
 def test_a_refusal_is_a_refusal_whatever_its_tokens() -> None:

@@ -95,6 +95,9 @@ NONSENSE: dict[str, bytes] = {
     "a page": reply(b"<html>gateway</html>"),
     "an error": reply(b'{"error": {"message": "oops", "code": "x"}}'),
     "nothing": reply(b""),
+    "a stream": reply(
+        b'data: {"choices": [{"delta": {"content": "{"}}]}\n\ndata: [DONE]\n\n', content_type="text/event-stream"
+    ),
     "another encoding": reply(GOOD.decode().encode("utf-16")),
     "too much": reply(gzip.compress(b"x" * (LARGEST_REPLY + 2**20), 1), content_encoding="gzip"),
 }
@@ -107,6 +110,7 @@ async def test_nonsense_with_a_good_status_is_a_failure_at_once(what: str, store
     assert [(f.kind, f.attempts) for f in outcome.failures] == [("provider", 1)] * 2
     assert len(seen) == 2
     assert len(outcome.failures[0].message) < 1000
+    assert ("a stream, which was not asked for" in outcome.failures[0].message) is (what == "a stream")
 
 
 async def test_a_limit_with_a_good_status_is_a_limit(store: Store, tmp_path: Path) -> None:

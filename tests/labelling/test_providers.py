@@ -66,6 +66,7 @@ LATER = {"retryDelay": "41s"}
         (200, {"base_resp": {"status_code": 1002, "status_msg": "rate limit exceeded(RPM)"}, "choices": None}, "wait", None),
         (200, {"status": "failed", "error": {"code": "rate_limit_exceeded", "message": "TPM"}}, "wait", None),
         (200, {"error": {"message": "Rate limit reached", "type": "rate_limit_error", "code": None}}, "wait", None),
+        (429, {"error": {"message": "Request too large for m on tokens per min (TPM): Limit 300, Requested 1100."}}, "request", None),
         # Filters refuse one request, by any status.
         (400, {"error": {"code": "content_filter", "message": "The response was filtered", "param": "prompt"}}, "content-filter", None),
         (400, {"error": {"code": None, "innererror": {"code": "ResponsibleAIPolicyViolation"}}}, "content-filter", None),

@@ -318,6 +318,10 @@ def _with_share(rows: Sequence[Label], samples: int) -> tuple[list[Label], int]:
     return [replace(x, probability=share) for x, share in zip(rows, shares, strict=True)], sum(cached)
 
 
+LEAST_MASS = 0.01
+"""Probability of all letters together below which the model was about to write something else, such as its thinking."""
+
+
 def letter_logprobs(answer: Answer, rubric: Rubric, api: Api) -> dict[str, float]:
     """How likely each label's letter was as the first token.
 
@@ -331,7 +335,7 @@ def letter_logprobs(answer: Answer, rubric: Rubric, api: Api) -> dict[str, float
         alternatives gets the least likely of them as its upper bound.
 
     Raises:
-        InvalidAnswerError: The server gave no log probabilities, or no letter is among the alternatives.
+        InvalidAnswerError: The server gave no log probabilities, or no letter is likely.
     """
     if answer.finish_reason != "length":  # one token is asked for, so being cut is as it should be
         check_whole(answer)
@@ -346,7 +350,7 @@ def letter_logprobs(answer: Answer, rubric: Rubric, api: Api) -> dict[str, float
     for text, value in {token: logprob, **likely}.items():
         masses[text.strip()] = masses.get(text.strip(), 0.0) + math.exp(value)
     by_letter = {label: masses.get(letter) for label, letter in letters(rubric).items()}
-    if all(mass is None for mass in by_letter.values()):
+    if sum(mass or 0.0 for mass in by_letter.values()) < LEAST_MASS:
         raise InvalidAnswerError(
             "schema", f"none of the letters is among the likely tokens; the likeliest is {token!r}"
         )

@@ -392,7 +392,9 @@ class OnlineEngine(Engine):
                 headers=reply.headers,
             )
         except NotAReplyError as error:
-            message = f"the server's reply is not a completion: {clean(text)[:200]!r}"
+            streams = text.lstrip().startswith(("data:", "event:"))
+            what = "a stream, which was not asked for" if streams else "not a completion"
+            message = f"the server's reply is {what}: {clean(text)[:200]!r}"
             raise NoAnswerError(error.kind, message, sending.sent) from error
 
 

@@ -403,6 +403,7 @@ class Budget:
         self._open = 0
         self._settled = asyncio.Event()
         self._hidden = 0
+        self._dearest = 0.0  # what a provider states may be more than any price says
         self._ignored = ""
 
     @property
@@ -444,7 +445,7 @@ class Budget:
 
     def worst_case(self, body: Mapping[str, Any]) -> float:
         """The amount to reserve for a request, in USD: its maximum cost, or 0 without a cap."""
-        return 0.0 if self.cap_usd is None else self._worst_case(body)
+        return 0.0 if self.cap_usd is None else max(self._worst_case(body), self._dearest)
 
     def _worst_case(self, body: Mapping[str, Any]) -> float:
         price = self._price or FREE
@@ -503,4 +504,5 @@ class Budget:
             self.unconfirmed_usd += worst_usd
         else:
             self.spent_usd += cost_usd
+            self._dearest = max(self._dearest, cost_usd)
         self._settled.set()

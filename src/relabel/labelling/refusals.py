@@ -178,6 +178,7 @@ _CURRENT_QUOTA = re.compile(
     re.IGNORECASE,
 )
 _RATE = re.compile(r"rate[ _-]?limit|too many requests|resource[ _]exhausted", re.IGNORECASE)
+_TOO_LARGE = re.compile(r"request too large|tokens must be reduced", re.IGNORECASE)
 _A_DAY = re.compile(
     r"(per|/|an?|this)[ _-]?(day|week|month)\b|per ?day|daily|weekly|\b[TR]PD\b|per ?month|monthly|\blimit: 0\b",
     re.IGNORECASE,
@@ -239,6 +240,8 @@ def _meaning(status: int, codes: set[str], message: str, text: str, param: str, 
     if status not in {404, 413, 415, 422} and _QUOTA_WORDS.search(message):
         return "quota"
     rewritten = status != 422 and (_CURRENT_QUOTA.search(message) or (status >= 500 and _RATE.search(message)))
+    if status == 429 and _TOO_LARGE.search(message):
+        return "request"
     if status == 429 or (status == 403 and wait_s) or rewritten:
         # Google asks to wait for seconds also where a day's quota is used up: the names of the quotas say which are.
         soon = wait_s is None or wait_s <= MAX_RETRY_AFTER_S
