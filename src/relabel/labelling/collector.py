@@ -1,4 +1,4 @@
-"""What a running job has so far: labels from answers that are in the store, failures with their reasons, counts, and its speed."""
+"""Collects the labels, failures and counts of a running job, and estimates its speed."""
 
 from __future__ import annotations
 
@@ -36,28 +36,28 @@ from relabel.redaction import clean
 from relabel.rubric import Rubric
 
 _OF_ANSWER = {field.name for field in fields(Label)} & Answer.model_fields.keys()
-"""Fields that a label copies from its answer; the cost is divided among the tasks of the answer."""
+"""Fields that a label copies from its answer; the cost is divided among the answer's tasks."""
 
 
 @dataclass
 class Progress:
-    """Counts of a running job. The job writes them, a display reads them.
+    """Counts of a running job, written by the job and read by a display.
 
     Attributes:
         asked: Labels wanted.
-        from_store: Labels that the store answered.
+        from_store: Labels from the store.
         fresh: Labels bought by this run.
-        failed: Missing labels by kind.
-        in_flight: Requests on the wire, by key: what is asked, and since when on the job's clock.
+        failed: Missing labels by kind of failure.
+        in_flight: Requests in flight, by key: the task and setting, and when it was sent, on the job's clock.
         bought_tokens: Tokens bought by this run, by the names of `Usage`.
-        cost_usd: Cost of this run; None once an answer's price is unknown.
-        table_usd: The same by the price table, where providers state costs of their own.
-        rejected: Answers bought that were no label; `rejected_usd` is what they cost.
-        repaired: Labels from repeated requests after an invalid answer; `unwrapped` those extracted from surrounding
-            text, and `label_first` those written before their rationale.
-        uncounted: Answers bought whose tokens the server did not count, or counted in a way that cannot be true.
-        unasked: Those of the missing labels that were never asked for.
-        doing: What is done once nothing more is asked: `naming` what is missing, `writing` the run folder.
+        cost_usd: Cost of this run; None once the cost of an answer is unknown.
+        table_usd: The same by the price table, if providers state their own costs.
+        rejected: Answers bought that were invalid; `rejected_usd` is their cost.
+        repaired: Labels from repeated requests after an invalid answer; `unwrapped` are labels extracted from surrounding
+            text, and `label_first` labels written before their rationale.
+        uncounted: Answers bought with missing or impossible token counts.
+        unasked: Missing labels that were never requested.
+        doing: The final step in progress: `naming` missing labels, or `writing` the run folder.
     """
 
     asked: int
@@ -79,17 +79,17 @@ class Progress:
 
     @property
     def done(self) -> int:
-        """Labels that are decided one way or the other."""
+        """Number of labels that are present or have failed."""
         return self.from_store + self.fresh + self.failed.total()
 
     @property
     def counts(self) -> Counts:
-        """Labels by where they came from, as a manifest has them."""
+        """Counts of labels for the manifest."""
         return Counts(**{name: getattr(self, name) for name in Counts.model_fields} | {"failed": self.failed.total()})
 
     @property
     def tokens(self) -> Tokens:
-        """Tokens bought by this run, as a manifest has them."""
+        """Tokens bought by this run, for the manifest."""
         bought = self.bought_tokens
         share = round(bought["cached"] / bought["prompt"], 4) if bought["prompt"] else None
         return Tokens(**bought, cached_share=share)
@@ -104,17 +104,17 @@ class Progress:
 
 
 class LabelCollector:
-    """Labels and failures as they come in. Every answer is in the store before it counts.
+    """Collects labels and failures. Every answer is stored before it counts.
 
     Args:
-        job: What is labelled.
-        store: Keeps answers.
-        progress: Counted up along the way.
+        job: The job.
+        store: The store.
+        progress: Counts, updated along the way.
 
     Attributes:
-        held: Missing labels that a batch run has in flight, by its name.
-        unasked: Missing labels that were never asked for, for another reason than money.
-        repeats_from_cache: Samples that a cache on the way to the model answered with an earlier one of the question.
+        held: Number of missing labels that a batch run has in flight, by its name.
+        unasked: Number of missing labels that were never requested, for reasons other than the budget.
+        repeats_from_cache: Number of samples that a gateway's cache answered with an earlier sample of the question.
     """
 
     def __init__(self, job: Job, store: Store, progress: Progress) -> None:
@@ -128,10 +128,11 @@ class LabelCollector:
         self._bought: set[str] = set()
 
     def take(self, item: WorkItem) -> list[WorkItem] | None:
-        """Take an answer from the store.
+        """Enter an answer from the store.
 
         Returns:
-            What is still to be asked alone, mostly nothing; None when the store has no answer that is a label.
+            Work items for tasks that the answer left out, to be sent separately (usually none); None if the store has no
+            valid answer.
         """
         known = self.store.get(item.request.key, item.request)
         if known is None:
@@ -143,18 +144,18 @@ class LabelCollector:
         return self._enter(item, known, said, from_store=True)
 
     def wanted(self, item: WorkItem) -> list[WorkItem]:
-        """Take from the store what it answers of a work item; the requests that are still without an answer."""
+        """Enter answers from the store for a work item; returns the work items that still need a request."""
         rest = self.take(item)
         return [item] if rest is None else [wanted for single in rest for wanted in self.wanted(single)]
 
     def buy(self, item: WorkItem, answer: Answer) -> list[WorkItem]:
-        """Enter an answer that this run has paid for, after putting it into the store.
+        """Store an answer that this run has paid for, and enter its labels.
 
         Returns:
-            What is still to be asked alone: tasks that an answer to a shared request left out.
+            Work items for tasks that the answer to a shared request left out, to be sent separately.
 
         Raises:
-            InvalidAnswerError: It is not a label; it is kept in the store as evidence.
+            InvalidAnswerError: The answer is invalid; it is stored as evidence.
         """
         self.progress.bought(answer)
         try:
@@ -166,12 +167,12 @@ class LabelCollector:
             raise
         if not self.store.put(item.request, answer):
             if (rest := self.take(item)) is not None:
-                return rest  # another process bought one first: every label leads to the answer that is in the store
-            self.store.replace(item.request, answer)  # the stored answer is not a label by today's rules
+                return rest  # another process bought one first: labels always come from the stored answer
+            self.store.replace(item.request, answer)  # the stored answer is invalid by current rules
         return self._enter(item, answer, said, from_store=False)
 
     def fail(self, item: WorkItem, kind: FailureKind, message: str, attempts: int, key: str = "") -> None:
-        """Enter labels that are missing, under their request's key, which is given where the item is without its request."""
+        """Record the labels of a work item as missing; `key` is the request's key if the item has no request."""
         message = clean(message)
         for task in item.tasks:
             self.progress.failed[kind] += 1
@@ -191,7 +192,7 @@ class LabelCollector:
             )
 
     def leave_unnamed(self, labels: int) -> None:
-        """Count labels as missing that were never asked for, without naming them: the user wants to leave at once."""
+        """Count labels as missing without listing each of them, because the user wants to quit at once."""
         self.progress.failed["provider"] += labels
         self.progress.unasked += labels
         self.unasked += labels
@@ -200,17 +201,17 @@ class LabelCollector:
         )
 
     def close(self) -> None:
-        """Decide what needs the run as a whole: probabilities from repeats."""
+        """Compute what requires the complete run: probabilities from repeats."""
         if damaged := len(self.store.damaged) + self.store.replaced:
             self.notes.append(f"{damaged:,} damaged rows of the store were skipped; `relabel store stats` counts them")
         if self.job.repeats > 1:
             self.labels, self.repeats_from_cache = _with_share(self.labels, self.job.repeats)
 
     def _read(self, item: WorkItem, answer: Answer) -> dict[int, tuple[Judgement, float | None]]:
-        """Judgements by the position of their task, each with its probability where the answer itself tells one.
+        """Parse an answer: judgement and probability (None if unknown), by the position of the task in the work item.
 
         Raises:
-            InvalidAnswerError: It is not a label.
+            InvalidAnswerError: The answer is invalid.
         """
         rubric, api = self.job.rubric, self.job.endpoint.api
         if self.job.decide == "logprob":
@@ -228,9 +229,9 @@ class LabelCollector:
     def _enter(
         self, item: WorkItem, answer: Answer, said: dict[int, tuple[Judgement, float | None]], *, from_store: bool
     ) -> list[WorkItem]:
-        if self.job.is_duplicate_question(item):  # only these are remembered: a plan of millions has millions of keys
+        if self.job.is_duplicate_question(item):  # remember only these keys: a plan may have millions
             answer, from_store = self._first_pays(item.request.key, answer, from_store)
-        # Before any label is entered: a prompt that fails for one task leaves no other both a label and a failure.
+        # Plan these before entering labels: if the prompt fails for one task, no task gets both a label and a failure.
         left = [task for position, task in enumerate(item.tasks) if position not in said]
         rest = [self.job.planner.planned(WorkItem((task,), item.setting, item.sample)) for task in left]
         as_json, progress = self.job.decide == "json", self.progress
@@ -269,7 +270,7 @@ class LabelCollector:
         return rest
 
     def _first_pays(self, key: str, answer: Answer, from_store: bool) -> tuple[Answer, bool]:
-        """The answer as a row shows it: what an answer to a question that is asked twice took is on the first row."""
+        """The answer with its tokens and cost only on the first of several labels that share it."""
         if key in self._paid:
             answer = answer.model_copy(update={"usage": Usage(), "cost_usd": None if answer.cost_usd is None else 0.0})
             from_store = from_store and key not in self._bought
@@ -280,7 +281,7 @@ class LabelCollector:
 
 
 def shared_answers(labels: Iterable[Label]) -> int:
-    """Labels whose completion, by id and text, another question got before."""
+    """Number of labels whose completion (by id and text) was already the answer to another question."""
     first: dict[str, tuple[str, tuple[str, str, str]]] = {}
     count = 0
     for label in labels:
@@ -292,21 +293,21 @@ def shared_answers(labels: Iterable[Label]) -> int:
 
 
 def _sum(total: float | None, more: float | None) -> float | None:
-    """A sum of costs; None once one is unknown."""
+    """A sum of costs; None if one is unknown."""
     return None if total is None or more is None else total + more
 
 
 def _share(total: int, part: tuple[int, int]) -> int:
-    """This label's share of an answer's tokens; the shares add up to the whole."""
+    """The share of one label in an answer's tokens; shares add up to the total."""
     position, of = part
     return total * (position + 1) // of - total * position // of
 
 
 def _with_share(rows: Sequence[Label], samples: int) -> tuple[list[Label], int]:
-    """Labels with the share of the task's samples that agree with each; a sample without a label agrees with none.
+    """Set probabilities to the share of the task's samples with the same label; samples without a label count as different.
 
-    Samples that a cache answered with an earlier one are not repeats: they count once, and a question with one answer only
-    has no probability. Returns the number of them as well.
+    Samples that a cache answered with an earlier one are not counted, and a question with only one counted sample has
+    no probability. Also returns the number of such samples.
     """
     questions = [(row.onet_soc_code, row.task_id, row.setting) for row in rows]
     cached = cached_repeats([(q, x.sample, x.request_key, x.answer_id) for q, x in zip(questions, rows, strict=True)])
@@ -323,21 +324,21 @@ LEAST_MASS = 0.01
 
 
 def letter_logprobs(answer: Answer, rubric: Rubric, api: Api) -> dict[str, float]:
-    """How likely each label's letter was as the first token.
+    """Log probabilities of the labels' letters as the first token.
 
     Args:
-        answer: An answer to a request that asked for one token with its alternatives.
-        rubric: The rubric; its labels go by the letters A, B, C...
+        answer: An answer to a request for one token with its alternatives.
+        rubric: The rubric; its labels are represented by the letters A, B, C...
         api: The dialect of the raw reply.
 
     Returns:
         Natural logarithm of the probability by label, normalised over the labels. A letter that is not among the
-        alternatives gets the least likely of them as its upper bound.
+        alternatives gets the probability of the least likely one, an upper bound.
 
     Raises:
         InvalidAnswerError: The server gave no log probabilities, or no letter is likely.
     """
-    if answer.finish_reason != "length":  # one token is asked for, so being cut is as it should be
+    if answer.finish_reason != "length":  # with one token requested, `length` is the normal end
         check_whole(answer)
     try:
         tokens = read(api, answer.raw).logprobs
@@ -361,10 +362,10 @@ def letter_logprobs(answer: Answer, rubric: Rubric, api: Api) -> dict[str, float
 
 
 def label_probability(answer: Answer, label: str, api: Api) -> float | None:
-    """Probability of the label within a written answer, where the server gave log probabilities.
+    """Probability of the label in a JSON answer, from log probabilities.
 
-    It is the product over the tokens that spell the label's value: how sure the model was of the word, given the
-    rationale that it had written before. None where the server gave none or the tokens do not spell the content.
+    This is the product over the tokens of the label's value, given the rationale before it. None if the server gave no log
+    probabilities, or the tokens do not match the content.
     """
     try:
         tokens = read(api, answer.raw).logprobs
@@ -396,28 +397,28 @@ def decided(row: Mapping[str, float]) -> tuple[str, float]:
     """
     top = max(row.values())
     total = math.fsum(math.exp(value - top) for value in row.values())
-    # In a tie the later label counts: rubrics list labels from the most to the least exposed.
+    # Ties go to the later label, which is the less exposed one in the order of rubrics.
     label = max(reversed(list(row)), key=lambda name: round(row[name], 9))
     return label, math.exp(row[label] - top) / total
 
 
 FEWEST = 3
-"""Answers needed for an estimate of the speed."""
+"""Minimum number of answers for an estimate of the speed."""
 ENOUGH = 20
-"""Answers that the speed is measured over, if they come fast enough."""
+"""Minimum number of answers in the measuring window, once there are more."""
 WINDOW_S = 30.0
-"""Minimum seconds that it is measured over, if answers come faster."""
+"""Minimum length of the measuring window, in seconds."""
 _BURST = 20
 
 
 @dataclass(frozen=True, slots=True)
 class _Snapshot:
-    """Where a job was at a time.
+    """Progress of a job at some time.
 
     Attributes:
         at: Seconds on the clock.
-        asked: Labels that were requested, with or without success.
-        free: Labels that were decided without a request, mostly by the store.
+        asked: Number of labels requested, with or without success.
+        free: Number of labels decided without a request, mostly from the store.
     """
 
     at: float
@@ -426,15 +427,15 @@ class _Snapshot:
 
 
 class RateEstimator:
-    """The speed of a job, from its last answers.
+    """Estimates the speed of a job from its most recent answers.
 
-    Labels from the store come much faster than answers, and mostly in one go. While they are the majority there is no estimate,
-    because it is unknown how much of the rest the store has; the speed is measured from what comes afterwards.
+    Labels from the store come much faster than answers, and usually all at once. While they are the majority there is no
+    estimate, because it is unknown how many of the rest are in the store; measurement starts afterwards.
 
     Args:
-        progress: The job's numbers.
-        limiter: The limits of the run; None if it has none of its own.
-        clock: Seconds on a clock that never runs back.
+        progress: Counts of the job.
+        limiter: The run's limiter; None if it has none.
+        clock: Monotonic clock, in seconds.
     """
 
     def __init__(
@@ -460,7 +461,7 @@ class RateEstimator:
 
     @property
     def rate(self) -> float | None:
-        """Labels a second, of those that are asked for; None until some have come."""
+        """Requested labels per second; None while unknown."""
         first, last = self._marks[0], self._marks[-1]
         asked, seconds = last.asked - first.asked, last.at - first.at
         rate = asked / seconds if asked >= FEWEST and seconds > 0 else math.inf
@@ -469,7 +470,7 @@ class RateEstimator:
 
     @property
     def fresh_left(self) -> float | None:
-        """Labels that are still to be asked for, where the store has as much of the rest as of the last; None while unknown."""
+        """Estimated number of labels still to be requested, assuming the recent share from the store; None while unknown."""
         if self.rate is None:
             return None
         first, last = self._marks[0], self._marks[-1]

@@ -1,14 +1,14 @@
-"""Leases: which request is in flight in which process, so that two runs on one store buy no answer twice.
+"""Leases record which process has which request in flight, so that two runs on one store never pay for an answer twice.
 
-They live in a small SQLite file of their own beside the answers:
+They are in a small SQLite file next to the answers, with these tables:
 
-    process   a random id for each process that uses the store, and a counter that it raises every second: its heartbeat
-    lease     a request that a process has in flight
-    held      a request that a batch run has in flight: no process need be there for it
+    process   a random id for each process that uses the store, and its heartbeat: a counter increased every second
+    taken     a request that a process has in flight
+    held      a request that a batch run has in flight, with or without a process
 
-Nothing rests on a process number, a host name or a clock: processes in two containers agree on none of them. A process is gone when its
-counter has stood still while the one who looks raised its own. A few times are enough where the lock file of the process is free as well,
-because a kernel frees the locks of a process that dies; a process that keeps its lock may just be slow.
+Process numbers, host names and clocks are not used, because they differ between containers. A process is considered dead if its
+heartbeat does not change during several heartbeats of the observer: a few are enough if its lock file is free, because the
+kernel releases the locks of a dead process; with its lock, a process may just be slow.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from relabel.labelling.store import unusable
 
 BEAT_S = 1.0
 GONE_BEATS = 4
-"""A process whose lock is free is gone when another has seen no heartbeat of it for so many of its own."""
+"""Heartbeats of the observer without one of a process whose lock is free, after which it is dead."""
 STUCK_BEATS = 60
-"""So is one that holds its lock, and has stopped all the same."""
+"""The same for a process that still has its lock."""
 LOOK_AGAIN_S = 0.5
-"""Pause between looks at an answer that another process is waiting for."""
+"""Pause between checks for an answer that another process is buying."""
 _TABLES = """
 CREATE TABLE IF NOT EXISTS process(id TEXT PRIMARY KEY, beat INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS taken(key TEXT PRIMARY KEY, owner TEXT NOT NULL) WITHOUT ROWID;
@@ -41,12 +41,12 @@ CREATE TABLE IF NOT EXISTS held(key TEXT PRIMARY KEY, run TEXT NOT NULL) WITHOUT
 
 
 class Leases:
-    """The requests that are in flight, over all processes that share a store.
+    """The requests in flight in all processes that share a store.
 
     Args:
-        folder: The store's folder; None where nothing is bought, because answers come from a store that is only read.
-        beat_s: Seconds between heartbeats; None leaves them to calls of `beat`.
-        on_beat: Called after each heartbeat, in the thread of the heart.
+        folder: The store's folder; None with a read-only store, when nothing is bought.
+        beat_s: Seconds between heartbeats; None for heartbeats only by calls of `beat`.
+        on_beat: Called after each heartbeat, in the heartbeat thread.
 
     Raises:
         StoreError: The file of leases cannot be used.
@@ -59,7 +59,7 @@ class Leases:
         self._id = secrets.token_hex(8)
         self._beats = 0
         self._seen: dict[str, tuple[int, int]] = {}
-        """Of other processes: the last heartbeat seen, and our own heartbeats then."""
+        """By other process: its last heartbeat seen, and our own heartbeat at that time."""
         self._closed = threading.Event()
         self._open = ExitStack()
         try:
@@ -101,15 +101,15 @@ class Leases:
             db.close()
 
     def beat(self, db: sqlite3.Connection | None = None) -> None:
-        """Raise the heartbeat of this process."""
-        with suppress(sqlite3.Error):  # the next time may be in time still
+        """Increase the heartbeat of this process."""
+        with suppress(sqlite3.Error):  # the next heartbeat may still be in time
             beating = (db or self._db).execute("UPDATE process SET beat = beat + 1 WHERE id=?", (self._id,)).rowcount
-            if not beating:  # this process stood still for so long that another took its leases
+            if not beating:  # this process was suspended for so long that another removed its leases
                 (db or self._db).execute("INSERT INTO process VALUES(?, 0)", (self._id,))
             self._beats += 1
 
     def acquire(self, key: str) -> bool:
-        """Take the lease of a request; False while another process or a batch has it."""
+        """Acquire the lease of a request; False if another process or a batch has it."""
         if self._acquire(key):
             return True
         row = self._sql("SELECT owner FROM taken WHERE key=?", key).fetchone()
@@ -124,7 +124,7 @@ class Leases:
         return bool(taken.rowcount)
 
     def _end_if_gone(self, owner: str) -> bool:
-        """End the leases of a process that is gone; whether it is."""
+        """Remove the leases of a process if it is dead; returns whether it is."""
         row = self._sql("SELECT beat FROM process WHERE id=?", owner).fetchone()
         beat = -1 if row is None else row[0]
         last, since = self._seen.get(owner, (None, 0))
@@ -133,7 +133,7 @@ class Leases:
             return False
         if self._beats - since < GONE_BEATS or (self._beats - since < STUCK_BEATS and not self._has_died(owner)):
             return False
-        with self._at_once() as db:  # only if it has not moved meanwhile
+        with self._at_once() as db:  # only if it had no heartbeat in the meantime
             still = "SELECT 1 FROM process WHERE id = :owner AND beat <> :beat"
             values = {"owner": owner, "beat": beat}
             db.execute(f"DELETE FROM taken WHERE owner = :owner AND NOT EXISTS ({still})", values)  # noqa: S608  text of ours
@@ -146,25 +146,25 @@ class Leases:
             return True
         try:
             with locked(path):
-                path.unlink(missing_ok=True)  # no process ever takes this name again
+                path.unlink(missing_ok=True)  # the random name is never used again
         except (BlockedError, DataError, OSError):
             return False
         return True
 
     async def pause(self) -> None:
-        """Wait a little for the other process: no event of its reaches this one."""
+        """Wait a little for another process, which cannot notify this one."""
         await asyncio.sleep(LOOK_AGAIN_S)
 
     def release(self, key: str) -> None:
-        """The request is over, without an answer: one with an answer may keep its lease, because the store is asked first."""
-        with suppress(sqlite3.Error):  # on a full disk, too: leases end with their process
+        """Release the lease of a request without an answer. One with an answer may keep it, because the store is checked first."""
+        with suppress(sqlite3.Error):  # for example on a full disk; leases end with their process anyway
             self._db.execute("DELETE FROM taken WHERE key=? AND owner=?", (key, self._id))
 
     def transfer(self, run: str, keys: Iterable[str]) -> set[str]:
         """Transfer this process's leases to a batch run atomically, so that no other process can acquire them in between.
 
         Returns:
-            The keys that neither this process had leased nor the run had held: others may have asked them, and have an answer.
+            The keys that this process had not leased and the run did not hold; others may have asked and answered them.
         """
         wanted = set(keys)
         with self._at_once() as db:
@@ -175,12 +175,12 @@ class Leases:
         return wanted - held
 
     def reserve(self, run: str, keys: Iterable[str], *, still: Iterable[str] = ()) -> int:
-        """Reserve what a batch run has in flight, and nothing else, until the run reserves something else.
+        """Set the requests that a batch run holds, replacing those that it held before.
 
         Args:
             run: The batch run.
-            keys: Requests at the provider: held unless another run holds them, whoever had them before.
-            still: Requests still to be sent: kept if the run holds them, but not acquired.
+            keys: Requests at the provider; held unless another batch run holds them.
+            still: Requests not sent yet; kept if the run holds them, but not added.
 
         Returns:
             Number of requests that it held before.
@@ -193,7 +193,7 @@ class Leases:
         return len(held)
 
     def batch_of(self, key: str) -> str | None:
-        """The batch run that has a request in flight; None when there is none."""
+        """The batch run that has a request in flight, if any."""
         row = self._sql("SELECT run FROM held WHERE key=?", key).fetchone()
         return None if row is None else row[0]
 
@@ -208,11 +208,11 @@ class Leases:
             raise unusable(self._folder, error) from error
 
     def close(self) -> None:
-        """Give everything back."""
+        """Release all leases of this process."""
         self._closed.set()
         if self._heart.is_alive():
             self._heart.join()
-        with suppress(sqlite3.Error):  # the error that ended the run must not be hidden
+        with suppress(sqlite3.Error):  # must not hide the error that ended the run
             self._db.execute("DELETE FROM taken WHERE owner=?", (self._id,))
             self._db.execute("DELETE FROM process WHERE id=?", (self._id,))
         self._db.close()
@@ -222,7 +222,7 @@ class Leases:
 
 
 def _take_over_version_1(db: sqlite3.Connection) -> None:
-    """Keep what batches held in the tables of relabel 0.1; its leases had ended by a clock."""
-    with suppress(sqlite3.OperationalError):  # there are none
+    """Migrate requests held by batches from the tables of relabel 0.1."""
+    with suppress(sqlite3.OperationalError):  # there are no such tables
         db.execute("INSERT OR IGNORE INTO held SELECT key, run FROM batch")
         db.execute("DELETE FROM batch")

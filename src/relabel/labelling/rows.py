@@ -1,15 +1,15 @@
-"""What rows of the store must be. Whatever reads one, a command or a run, checks it here before anything is done with it.
+"""Format and verification of the store's rows. Every row is verified here before it is used.
 
     KEY                  the answer to the request with that key, with the request
-    KEY/rejected/WHEN    an answer that was paid for and is not a label: kept as evidence, never served
-    text/SHA256          a system message, kept once for all requests that share it
-    note/NAME            the form in which a server takes requests
-    aside/KEY/WHEN       the text of a row that was damaged: kept as evidence, never read again
+    KEY/rejected/WHEN    a paid but invalid answer: kept as evidence, never used
+    text/SHA256          a system message, stored once for all requests that share it
+    note/NAME            the response format that a server accepts
+    aside/KEY/WHEN       the text of a damaged row: kept as evidence, never read again
 
-Each is one JSON document, sealed by a checksum of its text, so that a byte that has changed on a disk is seen. Rows of version 0.1 have none.
+Each is a JSON document with a checksum of its text, to detect damage on the disk. Rows of version 0.1 have no checksum.
 
-A row is served only if it is what its key says: the key is recomputed from the request in the row at each read. An answer
-of a pack carries its `origin`.
+A row is used only if it matches its key: on each read, the key is recomputed from the request in the row. An answer from a
+pack has an `origin`.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ _KEY = re.compile(r"[0-9a-f]{64}(/rejected/[0-9T:.+-]{1,40})?")
 _SPELLING = json.JSONEncoder(separators=(",", ":"))
 _SEAL = re.compile(r'\{"sum":"([0-9a-f]{16})",')
 _NOTE = re.compile(r"note/form/(chat|responses)/[^\x00-\x1f]{1,500}")
-"""The one kind of note: the form in which a server takes requests."""
+"""The only kind of note: the response format that a server accepts."""
 
 
 class DamagedRowError(StoreError):
-    """A row cannot be understood. It is never served."""
+    """A row is damaged, and is never used."""
 
 
 class _Wire(Frozen):
-    """A request as a row keeps it. There is no place for a key: it is always computed."""
+    """A request in a row; without its key, which is always computed."""
 
     model_config = ConfigDict(strict=True)
 
@@ -63,7 +63,7 @@ class _Why(Frozen):
 
 
 class AnswerRow(Frozen):
-    """A row of an answer, checked for its form. That it is what its key says, `checked_answer` tells: its answer knows its origin then."""
+    """A row of an answer. Its format is valid; `checked_answer` also verifies it against its key, and sets the answer's origin."""
 
     format: int = Field(ge=1, le=1)
     request: _Wire
@@ -72,7 +72,7 @@ class AnswerRow(Frozen):
     rejected: _Why | None = None
 
     def whole_request(self, texts: Mapping[str, str]) -> dict[str, Any]:
-        """The document of the request, as it went over the wire; of one that was not checked, any part may be missing."""
+        """The document of the request, as it was sent; in a row that is not verified, any part may be missing."""
         messages = [
             {"role": m["role"], "content": texts[m["sha256"]]} if "sha256" in m else m
             for m in messages_of(self.request.body)

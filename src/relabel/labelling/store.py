@@ -1,10 +1,10 @@
-"""The store: a durable folder of answers by request key. What is in it has been paid for.
+"""The store: a durable folder of paid answers by request key.
 
-It is a diskcache folder (SQLite), with two of that library's habits taken away: nothing is ever evicted, and nothing is
-ever pickled. A row that claims to be a pickle is refused, because reading one can run code. Do not put it on a network
-file system: SQLite's locks do not hold there. What rows look like is said in `rows`.
+It is a diskcache folder (SQLite) in which nothing is ever evicted or pickled. A row marked as a pickle is refused, because
+reading it could run code. Do not put the store on a network file system, where SQLite's locks are unreliable. For the
+content of rows see `rows`.
 
-diskcache writes; reading goes past it, because it cannot open a folder that it may not write.
+diskcache is used for writing only, because it cannot open a read-only folder.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from relabel.settings import Frozen
 
 _NEVER_FULL = 2**62
 _NEVER_A_FILE = 2**30
-"""Bytes; smaller values lie in the database itself, where none can get lost on its own."""
+"""Bytes from which diskcache would use separate files: never, because single files can get lost."""
 _PAGES = 1024
-"""Pages of 4 kB that the writing connection keeps in memory; diskcache would take up to 96 MB."""
+"""Cache of the writing connection, in pages of 4 kB; diskcache's default is up to 96 MB."""
 ROW = "key, raw, mode, filename, typeof(value), value"
 """Columns that `text_of` reads."""
 
@@ -45,7 +45,7 @@ class PickleRefusedError(Exception):
 
 
 class _PlainDisk(diskcache.Disk):
-    """A diskcache Disk that writes text by text and nothing else. It is never read by: see `text_of`."""
+    """A diskcache Disk that only writes text values under text keys; for reading see `text_of`."""
 
     def put(self, key: Any) -> Any:
         if not isinstance(key, str):
@@ -62,11 +62,11 @@ class StoreStats(Frozen):
     """What a store holds.
 
     Attributes:
-        from_packs: Answers and rejected ones that were unpacked, by pack.
-        damaged: Rows that are not what their key says.
-        aside: Damaged rows that were set aside.
-        cost_usd: Known costs of all answers, rejected ones included and those of packs left out: somebody else paid for them.
-        cost_unknown: Answers of unknown cost, those of packs left out.
+        from_packs: Number of answers, valid or rejected, from packs, by pack.
+        damaged: Number of rows that do not match their key.
+        aside: Number of damaged rows that were set aside.
+        cost_usd: Known costs of all answers, including rejected ones, but not those from packs, which others paid for.
+        cost_unknown: Number of answers of unknown cost, not counting those from packs.
     """
 
     folder: str
@@ -103,9 +103,8 @@ class Store:
     """A folder of answers by request key.
 
     Args:
-        folder: The folder; made, private to the user, when it is missing.
-        read_only: Whether nothing is written: the folder may be one that this user or any user cannot write. One that is missing is
-            taken for an empty store.
+        folder: The folder; created, private to the user, if missing.
+        read_only: Whether nothing is written; the folder may then be read-only, and a missing one is an empty store.
 
     Raises:
         StoreError: The folder cannot be read or written, is not a store, or has lost its database.
@@ -155,7 +154,7 @@ class Store:
         self.close()
 
     def close(self) -> None:
-        """Close the store's files. What was written is on the disk itself then."""
+        """Close the store's files, after flushing all writes to disk."""
         if not self.read_only:
             self.sync()
         self._open.close()
@@ -170,7 +169,7 @@ class Store:
 
     @contextmanager
     def _guarded(self) -> Generator[None]:
-        """Turn what goes wrong with the database into one sentence."""
+        """Convert errors of the database to a `StoreError`."""
         try:
             yield
         except PickleRefusedError as error:
@@ -183,14 +182,14 @@ class Store:
 
     @contextmanager
     def writing_at_once(self) -> Generator[None]:
-        """Write all of the block in one go, or nothing of it."""
+        """Run the block as one transaction."""
         with self._guarded(), self._cache.transact(retry=True):
             yield
 
     def get(self, key: str, asked: Request | None = None) -> Answer | None:
-        """The answer to the request with this key, or None; faster where the request is given too.
+        """The answer to the request with this key, or None; faster if the request is given too.
 
-        A damaged row is never served: it is as good as none, and its key goes into `damaged`.
+        A damaged row counts as missing, and its key is added to `damaged`.
 
         Raises:
             StoreError: The row is a pickle, or the store cannot be read.
@@ -203,15 +202,15 @@ class Store:
         return None if row is None else row.answer
 
     def has(self, key: str) -> bool:
-        """Whether there is an answer under this key. It is not read."""
+        """Whether there is an answer under this key; does not verify it."""
         with self._guarded():
             return self._db.execute("SELECT 1 FROM Cache WHERE key=? AND raw=1", (key,)).fetchone() is not None
 
     def put(self, request: Request, answer: Answer) -> bool:
-        """Keep an answer. No death of this process takes it back once this returns; a power cut may, until `sync`.
+        """Store an answer. After this returns, it survives a crash of the process, and after `sync` also a power cut.
 
         Returns:
-            False when another answer to the request is there already: that one stands, and this one is kept as evidence.
+            False if there is already an answer to the request, which is kept; this one is stored as evidence.
         """
         document = self._document(request, answer)
         if request.key in self.damaged:
@@ -223,19 +222,19 @@ class Store:
         return False
 
     def replace(self, request: Request, answer: Answer) -> None:
-        """Replace an answer that is not a label; the old one is kept as evidence."""
+        """Replace an invalid answer, which is kept as evidence."""
         before = self.get(request.key)
         if before is not None:
             self.put_rejected(request, before, "outdated", "it no longer passes as a label")
         self.put_text(request.key, rows.sealed(self._document(request, answer)))
 
     def put_rejected(self, request: Request, answer: Answer, kind: str, reason: str) -> None:
-        """Keep an answer that was paid for and is not a label, with the reason."""
+        """Store an invalid answer as evidence, with the reason."""
         document = self._document(request, answer) | {"rejected": {"kind": kind, "reason": reason}}
         self.put_text(f"{request.key}{rows.REJECTED}{answer.created_at}", rows.sealed(document))
 
     def note(self, name: str) -> str | None:
-        """What was noted under a name; None when nothing was, or nothing that relabel notes."""
+        """The note under a name; None if there is none, or it is not one that relabel writes."""
         try:
             document = self._load(rows.NOTE + name)
             return None if document is None else rows.checked_note(rows.NOTE + name, document)
@@ -244,11 +243,11 @@ class Store:
             return None
 
     def put_note(self, name: str, value: str) -> None:
-        """Note something that requests depend on and that only asking can tell."""
+        """Write a note: a fact that requests depend on, and that can only be found by asking the server."""
         self.put_text(rows.NOTE + name, rows.sealed({"value": value}))
 
     def notes(self) -> Iterator[str]:
-        """Every note: its name, with its value where it is one that relabel writes."""
+        """All notes: name and, if it is one that relabel writes, value."""
         for key in self.keys(rows.NOTE):
             value = self.note(key.removeprefix(rows.NOTE))
             yield key.removeprefix(rows.NOTE) + (
@@ -256,19 +255,19 @@ class Store:
             )
 
     def drop_notes(self) -> int:
-        """Forget every note: each is tested again when it is needed. Returns their number."""
+        """Delete all notes, so that they are tested again when needed. Returns their number."""
         keys = list(self.keys(rows.NOTE))
         for key in keys:
             self.delete(key)
         return len(keys)
 
     def request(self, key: str) -> dict[str, Any] | None:
-        """The request behind an answer, whole, as it went over the wire; None when the key is unknown."""
+        """The complete request of an answer, as it was sent; None if the key is unknown."""
         row = self.checked(key)
         return None if row is None else row.whole_request(self._texts)
 
     def keys(self, prefix: str = "", *, by_key: bool = False) -> Iterator[str]:
-        """Every key, in the order in which rows came or by key; of one kind where its prefix is given."""
+        """All keys, optionally with a prefix, in order of insertion or sorted."""
         order = "key" if by_key or prefix else "rowid"
         wanted = f"SELECT key FROM Cache WHERE raw = 1 AND key >= ? AND key < ? ORDER BY {order}"  # noqa: S608  text of ours
         with self._guarded():
@@ -276,13 +275,13 @@ class Store:
                 yield _name(key)
 
     def size_of(self, keys: Iterable[str]) -> int:
-        """Bytes that rows take."""
+        """Size of rows in bytes."""
         size = "SELECT sum(length(key) + length(value)) FROM Cache WHERE key = ? AND raw = 1"
         with self._guarded():
             return sum(self._db.execute(size, (key,)).fetchone()[0] or 0 for key in keys)
 
     def newest(self, most: int) -> Iterator[tuple[str, rows.AnswerRow]]:
-        """The answers that came last, the newest first, and as many of those before, spread over all of them."""
+        """The newest answers, newest first, followed by about as many older ones, evenly spaced."""
         keys = [key for key in self.keys() if rows.is_answer(key)][::-1]
         for key in keys[:most] + keys[most :: max(1, (len(keys) - most) // most)]:
             with suppress(rows.DamagedRowError):
@@ -290,11 +289,11 @@ class Store:
                     yield key, row
 
     def rejected_keys(self, of: Container[str]) -> list[str]:
-        """Keys of answers to these requests that were paid for and are not labels."""
+        """Keys of the invalid answers to these requests."""
         return [key for key in self.keys() if rows.REJECTED in key and key.partition(rows.REJECTED)[0] in of]
 
     def row(self, key: str) -> dict[str, Any] | None:
-        """A row as it is kept, of an answer with its shared messages by hash; None when it is not there, or not what its key says."""
+        """A row as stored, with shared messages as hashes; None if it is missing or does not match its key."""
         try:
             document = self._load(key)
             if document is not None and not key.startswith((rows.TEXT, rows.NOTE, rows.ASIDE)):
@@ -305,10 +304,10 @@ class Store:
         return document
 
     def checked(self, key: str, asked: Request | None = None) -> rows.AnswerRow | None:
-        """The row of an answer; None when there is none.
+        """The verified row of an answer; None if there is none.
 
         Raises:
-            DamagedRowError: It is not what its key says.
+            DamagedRowError: It does not match its key.
             StoreError: The row is a pickle, or the store cannot be read.
         """
         document = self._load(key)
@@ -320,7 +319,7 @@ class Store:
         return rows.checked_answer(key, document, self._texts, asked)
 
     def text(self, digest: str) -> str | None:
-        """A shared message; None when there is none, or it is not what its key says."""
+        """A shared message by hash; None if it is missing or does not match its key."""
         if digest not in self._texts:
             try:
                 document = self._load(rows.TEXT + digest)
@@ -331,7 +330,7 @@ class Store:
         return self._texts.get(digest)
 
     def add_row(self, key: str, row: dict[str, Any]) -> bool:
-        """Add a row of a pack that has been checked; False when there is one already, which is kept unless it is damaged."""
+        """Add a verified row from a pack; False if there is already one, which is kept unless damaged."""
         if key.startswith(rows.TEXT):
             self.put_text(key, rows.sealed(row))
             return True
@@ -343,7 +342,7 @@ class Store:
         return self._add(key, row)
 
     def set_aside(self, key: str) -> None:
-        """Move a damaged row out of the way: its text is kept as evidence, under a key that nothing reads."""
+        """Set a damaged row aside: its text is kept as evidence, under a key that is never read."""
         for *rest, kind, value in self._rows("key = ?", key):
             if rest[1] and kind != b"blob" and isinstance(value, bytes):
                 when = datetime.now(UTC).isoformat(timespec="microseconds")
@@ -352,7 +351,7 @@ class Store:
         self.damaged.discard(key)
 
     def stats(self) -> StoreStats:
-        """Count what is there. Reads every row."""
+        """Count the content of the store; reads every row."""
         models: Counter[str] = Counter()
         packs: Counter[str] = Counter()
         rejected = unknown = 0
@@ -383,7 +382,7 @@ class Store:
         )
 
     def answers(self) -> Iterator[tuple[str, rows.AnswerRow]]:
-        """Every answer, rejected ones included, by key; damaged ones are left out, and go into `damaged`."""
+        """All answers, including rejected ones, with their keys; damaged ones are skipped and added to `damaged`."""
         for key, found in self._checked_rows():
             if isinstance(found, rows.AnswerRow):
                 yield key, found
@@ -391,9 +390,9 @@ class Store:
                 raise found
 
     def verify(self) -> Iterator[str]:
-        """Read everything and say, a sentence each, what is wrong.
+        """Read the whole store, and yield a sentence for each problem.
 
-        Rows that are not what their key says go into `damaged`; `from_packs` counts those that came from packs.
+        Rows that do not match their key are added to `damaged`; `from_packs` is set to the number of rows from packs.
         """
         self.from_packs = 0
         if damage := integrity(self._db):
@@ -406,7 +405,7 @@ class Store:
                 yield str(found) if isinstance(found, rows.DamagedRowError) else f"the row {rows.brief(key)}: {found}"
 
     def _checked_rows(self) -> Iterator[tuple[str, rows.AnswerRow | StoreError]]:
-        """Every answer, and of every other row what is wrong with it."""
+        """All answers, and the errors of all rows, with their keys."""
         for row in self._rows("1 ORDER BY rowid"):
             key = _name(row[0])
             try:
@@ -466,7 +465,7 @@ class Store:
 
 
 def unusable(folder: Path | None, error: Exception) -> StoreError:
-    """What to tell the user when the files of a store cannot be used."""
+    """The error for a store whose files cannot be used."""
     advice = "free space, correct the permissions, or name another folder with RELABEL_STORE"
     reason = getattr(error, "strerror", None) or str(error)
     if isinstance(error, diskcache.Timeout):
@@ -481,7 +480,7 @@ def _name(key: Any) -> str:
 
 
 def _is_damage(error: Exception) -> bool:
-    """Whether an error says that a database is damaged, and not that it is locked, full or out of reach."""
+    """Whether an error means that a database is damaged, and not that it is locked, full or inaccessible."""
     if not isinstance(error, sqlite3.Error):
         return not isinstance(error, (OSError, DataError))
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
@@ -489,7 +488,7 @@ def _is_damage(error: Exception) -> bool:
 
 
 def integrity(db: sqlite3.Connection) -> str:
-    """What SQLite finds wrong with a database; empty where all is well."""
+    """The result of SQLite's integrity check; empty if there is no problem."""
     try:
         found = db.execute("PRAGMA integrity_check(1)").fetchone()[0]
     except sqlite3.Error as error:
@@ -500,8 +499,8 @@ def integrity(db: sqlite3.Connection) -> str:
 
 @contextmanager
 def _reading(database: Path, *, writable: bool) -> Generator[sqlite3.Connection]:
-    """A read-only connection, also to a database in a folder without write permission."""
-    # Of a new store, whose tables another process may be about to make, there are no leases yet.
+    """A read-only connection, which also works in a folder without write permission."""
+    # A new store, whose tables another process may be about to create, has no leases yet.
     used = database.with_name("leases.db").exists()
     with ExitStack() as opened:
         uri, parameters = "file::memory:", "mode=ro"
@@ -525,5 +524,5 @@ def _reading(database: Path, *, writable: bool) -> Generator[sqlite3.Connection]
 
 
 def store_so_far(folder: Path) -> AbstractContextManager[Store | None]:
-    """The store in a folder, to be read only; None where there is none yet."""
+    """The store in a folder, read-only; None if it does not exist yet."""
     return Store(folder, read_only=True) if folder.exists() else nullcontext()

@@ -1,4 +1,4 @@
-"""The two dialects that servers speak, Chat Completions and Responses: what is posted, and what comes back."""
+"""The two API dialects, Chat Completions and Responses: builds request bodies and parses replies."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ Form = Literal["json_schema", "json_object", "text"]
 
 FORMS: tuple[Form, ...] = ("json_schema", "json_object", "text")
 PATHS: Mapping[Api, str] = {"chat": "/chat/completions", "responses": "/responses"}
-"""Where each dialect is posted, below the base URL. The Batch API wants them with `/v1` in front."""
+"""Path of each dialect below the base URL. The Batch API needs `/v1` before it."""
 
 
 class NotAReplyError(Exception):
-    """What came back is not a reply in this dialect; without any choice it is what a blocked question gets."""
+    """The document is not a reply in this dialect. `kind` is `content-filter` if there is no choice, as for blocked questions."""
 
     kind: FailureKind = "provider"
 
 
 class Reply(NamedTuple):
-    """What a server said, whichever dialect it speaks, by the names of `Answer`.
+    """A parsed reply of either dialect, with the names of `Answer`.
 
     Attributes:
         finish_reason: `stop`, `length`, `content_filter`, or the server's own word.
-        logprobs: For each token of the content its text, its log probability, and the likeliest alternatives with
-            theirs; None where the server gives none.
+        logprobs: For each token of the content: its text, its log probability, and the log probabilities of the likeliest
+            alternatives; None if the server gives none.
     """
 
     content: str | None
@@ -53,11 +53,11 @@ def body(
 
     Args:
         api: The dialect.
-        model: Name on the wire.
+        model: Name of the model at the provider.
         messages: Chat messages.
         form: The response format.
         schema: JSON schema of the answer.
-        params: Parameters that somebody asked for; nothing else is sent.
+        params: The user's parameters; no others are sent.
     """
     strict = {"name": "answer", "strict": True, "schema": dict(schema)} if form == "json_schema" else {}
     if api == "responses":
@@ -80,22 +80,22 @@ def with_messages(document: Mapping[str, Any], messages: Sequence[Mapping[str, A
 
 
 def object_of(value: Any) -> Mapping[str, Any]:
-    """A value that should be an object; an empty one where it is none."""
+    """The value if it is an object, otherwise an empty one."""
     return value if isinstance(value, Mapping) else {}
 
 
 def output_bound(document: Mapping[str, Any]) -> int | None:
-    """The most tokens that a posted document lets the model write; None where it sets no bound."""
+    """The maximum number of output tokens in a posted document; None if it sets none."""
     given = [document.get(name) for name in ("max_completion_tokens", "max_output_tokens", "max_tokens")]
-    # Where several are given, servers differ in which one they heed: the largest is what may be charged.
+    # If several are given, servers differ in which one they apply: the largest may be charged.
     return max((bound for bound in given if type(bound) is int), default=None)
 
 
 def read(api: Api, raw: Any) -> Reply:
-    """Understand a reply.
+    """Parse a reply.
 
     Raises:
-        NotAReplyError: It is none.
+        NotAReplyError: It is not a reply in this dialect.
     """
     try:
         return _read_responses(raw) if api == "responses" else _read_chat(raw)
@@ -111,7 +111,7 @@ _FINISH: Mapping[str, str] = {
         "content_filter",
     ),
 }  # fmt: skip
-"""Providers' words for why an answer ended, lower case, and OpenAI's for the same."""
+"""OpenAI's finish reasons by other providers' words for them, in lower case."""
 
 
 def _finish(word: Any) -> str | None:
@@ -128,7 +128,7 @@ def _finish(word: Any) -> str | None:
 
 def _read_chat(raw: Any) -> Reply:
     usage = raw.get("usage")
-    if not raw["choices"]:  # what a prompt gets that a safety filter refuses
+    if not raw["choices"]:  # the reply to a prompt that a safety filter refuses
         if usage:
             return Reply(None, None, "content_filter", _text(raw.get("model")), _usage(usage))
         blocked = NotAReplyError("no choices")
@@ -242,5 +242,5 @@ def _logprob(value: Any) -> float:
 
 
 def _text(value: Any) -> str | None:
-    # A lone surrogate is valid in JSON and in Python, but in no file: what cannot be stored is replaced, visibly.
+    # Lone surrogates are valid in JSON and in Python, but cannot be encoded in a file: replace them.
     return value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) else None
