@@ -75,14 +75,14 @@ If it raises an exception at True, the request is not sent."""
 
 
 class Engine:
-    """Turns requests into answers. This one refuses what the store does not answer, so that a replay needs neither network nor key.
+    """Turns requests into answers. This base class is for replays: it sends nothing and refuses every request.
 
     Args:
-        limiter: How fast to ask; by default 16 requests in flight.
-        budget: Cap of the cost; by default none.
+        limiter: Limits of speed; by default 16 requests in flight.
+        budget: Cost cap; by default none.
 
     Attributes:
-        answered: Whether the provider has answered this run, now or at an earlier start: a 403 is then about the one request.
+        answered: Whether the provider has answered this run, now or at an earlier start; a 403 then concerns only that request.
     """
 
     name = "replay"

@@ -32,9 +32,9 @@ FIRST_LIMIT = 4
 LARGEST_LIMIT = 512
 _HISTORY = 500
 _UNHEARD_S = 0.25
-"""Pause while all that a provider granted is sent and none of it has come back to say more."""
+"""Pause when the provider's allowance is used up and replies in flight may raise it."""
 _LONGEST_RESET_S = 900.0
-"""What gives room only later than that, as a day's quota does, is not waited for: the refusal that follows ends the run and says when."""
+"""Later resets, such as those of a daily quota, are not waited for: the refusal that follows ends the run and says when."""
 DURATION = r"(?:\d+(?:\.\d+)?\s*(?:ms|milliseconds?|days?|d|hours?|hrs?|h|minutes?|mins?|m|seconds?|secs?|s)(?![a-z])[ ,]*(?:and )?)+"
 """Pattern of a duration; case is ignored."""
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|milli|d|h|m|s)", re.IGNORECASE)

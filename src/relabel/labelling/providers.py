@@ -1,4 +1,4 @@
-"""Providers: their entries in `data/providers.toml`, the effect on requests, and the price of their models' tokens."""
+"""Providers: entries in `data/providers.toml`, their effect on requests, and token prices."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ OPENAI_URL = "https://api.openai.com/v1"
 
 
 class PrefixCache(Frozen):
-    """What a provider's prefix cache does for some models.
+    """Properties of a provider's prefix cache, for some models.
 
     Attributes:
-        models: Shell patterns of their names, with or without the vendor in front.
-        least: Tokens of the shared beginning from which the cache acts; None where no minimum is documented.
-        read: Price of a cached token as a share of the price of input, where the price table has none.
-        write: Likewise of a token that is written to the cache.
-        key: Body field that keeps requests with the same prefix together.
+        models: Shell patterns of model names, with or without the vendor prefix.
+        least: Minimum length of a cached prefix in tokens; None if not documented.
+        read: Price of a cached token as a share of the input price, if the price table has none.
+        write: The same for a token written to the cache.
+        key: Body field that groups requests with the same prefix.
         key_apis: Dialects that have this field.
-        mark: How the end of the prefix is marked, where the cache needs a mark.
+        mark: How the end of the prefix is marked, if the cache requires it.
     """
 
     models: tuple[str, ...]
@@ -48,7 +48,7 @@ class PrefixCache(Frozen):
 
 
 class TokenRatio(Frozen):
-    """How many tokens some models make of a text: `factor` times its pieces (see `estimate`), give or take `spread`."""
+    """Number of tokens in a text for some models: `factor` times its pieces (see `estimate`), plus or minus a share `spread`."""
 
     models: tuple[str, ...]
     factor: float = Field(gt=0)
@@ -64,22 +64,22 @@ _BATCH = {
 
 
 class Provider(Frozen):
-    """A provider, as far as requests and replies depend on it.
+    """Properties of a provider that affect requests and replies.
 
     Attributes:
-        hosts: Shell patterns of its host names, with or without a port; an address that matches none belongs to an unknown provider.
-        path: Part of the path of its addresses, by which one behind a gateway is recognised.
+        hosts: Shell patterns of its host names, with or without a port.
+        path: Part of its paths, to recognise it behind a gateway.
         base_url: Address of its API.
-        key_env: Environment variables that may hold its key; the first that is set counts. None for a server that needs no key of its own.
-        key_header: Header that the key is sent in; in `Authorization` it follows the word `Bearer`.
-        forms: Forms of structured answers that it takes, from strict to loose.
-        bound: Name of the parameter that bounds an answer, in the chat dialect.
-        thinking: How its usage counts hidden thinking. Both ways are read at every address.
-        notes: What is odd about it.
-        cache: Its prefix caches; the first that fits a model counts.
-        batch: Whose way its Files and Batch API go, or `none`; unset, they are tried as OpenAI's and probed.
-        as_of: The day on which the sources were read.
-        sources: Where this comes from.
+        key_env: Environment variables that may have its key; the first one set is used. Empty if it needs no key.
+        key_header: Header for the key; in `Authorization`, the key follows the word `Bearer`.
+        forms: Structured response formats that it supports, strictest first.
+        bound: Name of the parameter for the maximum number of output tokens, in the chat dialect.
+        thinking: How its usage counts hidden thinking; both ways are understood at every address.
+        notes: Its peculiarities.
+        cache: Its prefix caches; the first one that matches a model is used.
+        batch: The type of its Files and Batch API, or `none`; if unset, OpenAI's type is probed.
+        as_of: Date on which the sources were read.
+        sources: Sources of this information.
     """
 
     id: str
@@ -99,7 +99,7 @@ class Provider(Frozen):
     sources: tuple[str, ...] = ()
 
     def in_words(self) -> dict[str, str]:
-        """What is known of it, a line each."""
+        """Its properties in words, by name."""
         caches = "; ".join(
             f"{', '.join(rule.models)}: from {f'{rule.least:,} tokens' if rule.least else 'any length'}"
             + (f", at {rule.read:.0%} of the price of input" if rule.read is not None else "")
@@ -122,21 +122,21 @@ class Provider(Frozen):
         }
 
     def headers(self, secret: str) -> dict[str, str]:
-        """Headers that carry the key, and at OpenAI organisation and project as the environment names them."""
-        bearer = self.key_header == "Authorization" or secret.startswith("eyJ")  # a token, where others have a key
+        """Headers with the key and, for OpenAI, with organisation and project from the environment."""
+        bearer = self.key_header == "Authorization" or secret.startswith("eyJ")  # a JSON Web Token instead of a key
         found = {"Authorization": f"Bearer {secret}"} if bearer else {self.key_header: secret}
         own = {"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPENAI_PROJECT_ID"}
         said = {header: os.environ.get(name, "").strip() for header, name in own.items() if self.id == "openai"}
         return {**(found if secret else {}), **{header: value for header, value in said.items() if value}}
 
     def prefix_cache(self, model: str) -> PrefixCache | None:
-        """The prefix cache for a model; None where none is known."""
+        """The prefix cache for a model; None if unknown."""
         return next((rule for rule in self.cache if _fits(model, rule.models)), None)
 
     def posted(self, api: Api, body: Mapping[str, Any]) -> Mapping[str, Any]:
-        """A request's body as it is sent: with the fields that steer a prefix cache.
+        """A request's body as it is sent, with fields that control a prefix cache.
 
-        They change what a request costs and never what it asks, so that they are not part of its key.
+        These affect the cost of a request but not its content, so they are not part of its key.
         """
         rule = self.prefix_cache(str(body.get("model", "")))
         if rule is None or len(messages := messages_of(body)) < 2:
@@ -161,11 +161,11 @@ class _File(Frozen):
 M = TypeVar("M", bound=Frozen)
 _KEY_PREFIX = "relabel-"
 UNKNOWN = Provider(id="unknown", name="an unknown provider")
-"""What is taken for granted at an address that no entry names."""
+"""The assumed properties of an unknown address."""
 
 
 def provider_of(base_url: str, name: str | None = None) -> Provider:
-    """The provider behind an address, or the one that the user names.
+    """The provider of an address, or the one that the user names.
 
     Raises:
         UsageError: There is no provider of this name.
@@ -188,12 +188,12 @@ def provider_of(base_url: str, name: str | None = None) -> Provider:
 
 
 def providers() -> tuple[Provider, ...]:
-    """All providers that relabel knows, the user's own first."""
+    """All known providers, the user's first."""
     return _known().provider
 
 
 def without_cache_fields(body: Mapping[str, Any]) -> dict[str, Any]:
-    """A posted body without what `Provider.posted` put in: what the request's key is the hash of."""
+    """A posted body without the fields added by `Provider.posted`, as hashed for the request's key."""
     ours = {name for name, value in body.items() if isinstance(value, str) and value.startswith(_KEY_PREFIX)}
     plain = {name: value for name, value in body.items() if name not in ours}
     messages = [dict(message) for message in messages_of(body)]
@@ -210,7 +210,7 @@ def without_cache_fields(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def token_ratio(model: str) -> TokenRatio:
-    """How many tokens a model makes of a text."""
+    """The token ratio of a model."""
     return next(ratio for ratio in _known().tokens if _fits(model, ratio.models))
 
 
@@ -234,10 +234,10 @@ def _read(path: Path) -> _File:
 
 
 def read_entries(path: Path, form: str, model: type[M]) -> M:
-    """Read a TOML file whose entries a model describes; `form` is a file that shows what it should look like.
+    """Read and validate a TOML file; `form` is an example file to name in error messages.
 
     Raises:
-        DataError: It cannot be used.
+        DataError: It cannot be read or is invalid.
     """
     try:
         return model.model_validate(read_user_toml(path, form))
@@ -261,7 +261,7 @@ def _cache_key(model: str, prefix: str) -> str:
 
 
 COST_HEADERS = ("-response-cost", "-request-cost", "-total-cost", "-usage-cost", "-cost-usd")
-"""Ends of names of headers in which gateways state what an answer cost, such as LiteLLM's `x-litellm-response-cost`."""
+"""Suffixes of headers in which gateways state the cost of an answer, such as LiteLLM's `x-litellm-response-cost`."""
 UPSTREAM_HEADERS = (
     "x-litellm-model-api-base",
     "x-portkey-provider",
@@ -269,13 +269,13 @@ UPSTREAM_HEADERS = (
     "cf-aig-provider",
     "x-upstream",
 )
-"""Headers in which gateways say who answered."""
+"""Headers in which gateways name the provider that answered."""
 _TICKS_A_USD = 1e10
 _NO_HEADERS: Mapping[str, str] = {}
 
 
 def stated_cost(reply: Mapping[str, Any], headers: Mapping[str, str] = _NO_HEADERS) -> float | None:
-    """What a reply says that it cost, in USD, in its usage or in a gateway's header; None where it does not say."""
+    """The cost stated in a reply's usage or in a gateway's header, in USD; None if there is none."""
     usage = object_of(reply.get("usage"))
     cost = usage.get("cost", usage.get("estimated_cost"))  # OpenRouter's word, and DeepInfra's
     if isinstance(cost, Mapping):
@@ -287,7 +287,7 @@ def stated_cost(reply: Mapping[str, Any], headers: Mapping[str, str] = _NO_HEADE
         return next(
             (amount for amount in said if amount), None
         )  # gateways say 0 of models whose price they do not know
-    # With a key of one's own at the provider behind the router, what that one charges comes on top of the router's fee.
+    # If the user's own key is used behind the router, the provider's charge is in addition to the router's fee.
     behind = object_of(usage.get("cost_details")).get("upstream_inference_cost") if usage.get("is_byok") else None
     return float(cost) + (float(behind) if isinstance(behind, (int, float)) else 0.0)
 
@@ -301,13 +301,13 @@ def _amount(text: str) -> float | None:
 
 
 def upstream_of(reply: Mapping[str, Any], headers: Mapping[str, str] = _NO_HEADERS) -> str | None:
-    """Who answered behind a router or gateway, as its reply or its headers say."""
+    """The provider behind a router or gateway, from its reply or headers."""
     said = [reply.get("provider"), *(headers.get(name) for name in UPSTREAM_HEADERS)]
     return next((public_url(name)[:100] for name in said if isinstance(name, str) and name), None)
 
 
 def tier_of(reply: Mapping[str, Any]) -> str | None:
-    """The service tier that an answer was given in, as the reply says."""
+    """The service tier of an answer, from the reply."""
     said = reply.get("service_tier") or object_of(reply.get("usage")).get("service_tier")
     return said[:40] if isinstance(said, str) and said else None
 
@@ -321,11 +321,11 @@ class Price(Frozen):
     """The price of a model's tokens, in USD per million.
 
     Attributes:
-        input: Of a prompt token.
-        cached: Of a prompt token that was read from the provider's prefix cache.
-        written: Of a prompt token that was written to it; None where that costs no more than `input`.
-        output: Of a token of the answer.
-        source: Where the figures come from.
+        input: Prompt tokens.
+        cached: Prompt tokens read from the provider's prefix cache.
+        written: Prompt tokens written to it; None if the price is that of `input`.
+        output: Tokens of the answer.
+        source: Source of the prices.
         as_of: When they were last checked, as the source says; None where it does not say.
     """
 
@@ -381,7 +381,7 @@ def _override(model: str, host: str | None) -> Price | None:
 
 
 def _is_own_server(host: str | None) -> bool:
-    """Whether an address is on this machine or in a private network: no public table has its prices."""
+    """Whether an address is on this machine or in a private network, so that public prices do not apply."""
     try:
         return host == "localhost" or not ip_address(host or "").is_global
     except ValueError:
@@ -441,7 +441,7 @@ def find_price(model: str, base_url: str | None) -> Price | None:
 
 
 def given_price(text: str) -> Price:
-    """The price by the user's word.
+    """Parse the user's price.
 
     Args:
         text: `IN/OUT` or `IN/OUT/CACHED` in USD per million tokens; without the third, cached tokens cost as much as

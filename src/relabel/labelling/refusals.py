@@ -1,4 +1,4 @@
-"""Errors of providers: what they mean, which of them pass, when to send again, and in which words the user is told."""
+"""Errors of providers: their meaning, whether to retry, and the message for the user."""
 
 from __future__ import annotations
 
@@ -28,21 +28,22 @@ if TYPE_CHECKING:
 ErrorMeaning = Literal[
     "quota", "wait", "key", "access", "model", "content-filter", "bad-answer", "form", "passing", "request"
 ]
-"""What an error is about: credit or quota used up; a limit that passes after a wait; the key; rights or terms; a model that is not there;
-a filter that refuses this one request; an answer that the model spoiled; the form of the answer; something that passes by itself;
-this request alone."""
+"""Cause of an error. `quota`: credit or quota used up; `wait`: a temporary limit; `key`; `access`: rights or terms; `model`: it
+does not exist; `content-filter`: this request is blocked; `bad-answer`: a malformed answer of the model; `form`: the response
+format; `passing`: a temporary fault; `request`: this request only."""
 
 
 @dataclass(frozen=True)
 class ErrorReply:
-    """An error as a provider sent it, understood.
+    """A provider's error, parsed.
 
     Attributes:
-        status: HTTP status; where a gateway answers 200 with an error inside, that of the error.
-        code: The provider's own word, lower case; empty where it has none.
-        message: What it says to people, on one line.
-        param: The parameter that it names.
-        wait_s: Seconds that it asks to wait; None where it does not.
+        meaning: Cause of the error.
+        status: HTTP status; that of the error if a gateway answers 200 with an error inside.
+        message: The provider's message, on one line.
+        code: The provider's code, lower case; may be empty.
+        param: The parameter that it refers to, if any.
+        wait_s: Seconds that it asks to wait; None if it does not.
     """
 
     meaning: ErrorMeaning
@@ -54,32 +55,32 @@ class ErrorReply:
 
     @property
     def passes(self) -> bool:
-        """Whether asking again may help, within the time that a run waits."""
+        """Whether a retry may help, within the time that a run waits."""
         soon = self.wait_s is None or self.wait_s <= MAX_RETRY_AFTER_S
         return self.meaning == "passing" or (self.meaning == "wait" and soon)
 
     @property
     def kind(self) -> FailureKind:
-        """The kind of failure that it makes of a label."""
+        """The kind of failure of a label with this error."""
         kinds: dict[ErrorMeaning, FailureKind] = {"content-filter": "content-filter", "bad-answer": "invalid-json"}
         return kinds.get(self.meaning, "provider")
 
 
 _BROKEN_OFF = {"error", "network_error", "insufficient_system_resource"}
 _MARKS = (b'"error"', b'"base_resp"', b'"network_error"', b'"insufficient_system_resource"', b'"failed"')
-"""What a reply of status 200 holds that may be an error all the same, as gateways send them; `read_error` decides."""
+"""Marks of possible errors in replies of status 200, which gateways send; `read_error` decides."""
 
 
 def read_error(
     status: int, headers: Mapping[str, str], content: bytes | str, now: Callable[[], float] = time.time
 ) -> ErrorReply | None:
-    """Understand an error of any provider; None where a reply of status 200 turns out to be none.
+    """Parse an error of any provider; None if a reply of status 200 is not an error.
 
     Args:
         status: HTTP status.
-        headers: Headers of the reply, by lower-case name or without regard to case.
+        headers: Headers of the reply, by lower-case name, or case-insensitive.
         content: The body.
-        now: Seconds since the epoch.
+        now: Returns seconds since the epoch.
     """
     try:
         document: Any = json.loads(content)
@@ -106,16 +107,16 @@ def read_error(
 
 
 _MINIMAX = {1002: 429, 1039: 429, 1004: 401, 1008: 402, 1026: 400, 1027: 400, 2013: 400, 2049: 401}
-"""Codes of `base_resp`, as HTTP would say them; others are faults that pass."""
+"""HTTP status by MiniMax code in `base_resp`; other codes are temporary faults."""
 _WORDS = {
     "rate_limit_exceeded": 429, "rate_limit_error": 429, "insufficient_quota": 429, "overloaded_error": 529, "server_error": 500,
     "invalid_prompt": 400, "request_timeout": 408,
 }  # fmt: skip
-"""Codes and types of errors that come with a good status, as HTTP would say them."""
+"""HTTP status by code or type of errors that come with a status below 300."""
 
 
 def _error_object(document: Any, status: int) -> tuple[Mapping[str, Any] | None, int]:
-    """The object that says what is wrong, and the status that it goes with."""
+    """The error object in a document, and its status."""
     if isinstance(document, list) and document:
         document = document[0]
     if not isinstance(document, Mapping):
@@ -184,7 +185,7 @@ _A_DAY = re.compile(
     re.IGNORECASE,
 )
 _QUOTA_OF_A_DAY = re.compile(r"quota_?id\W{1,8}\w*per_?(day|month)|\blimit: 0,", re.IGNORECASE)
-"""What Google says of a quota, also within the message of a gateway."""
+"""Google's words for a quota, also inside a gateway's message."""
 _A_MINUTE = re.compile(r"(per|/)[ _-]?(minute|min|second)\b|per ?minute|\b[TR]PM\b|per ?second", re.IGNORECASE)
 _FILTER_CODES = {
     "content_filter", "content_policy_violation", "responsibleaipolicyviolation", "data_inspection_failed", "invalid_prompt",
@@ -201,7 +202,7 @@ _NOT_THE_QUESTION = re.compile(
     r"|\b(account|organi[sz]ation|team|project|key)\b.{0,80}(suspend|disabled|banned|deactivated|terminated|permission|verif)",
     re.IGNORECASE,
 )
-"""What tells a refusal of a parameter or an account from one of a question, in words that filters use as well."""
+"""Words that mark a refusal of a parameter or an account, where other words match those of content filters."""
 _BAD_ANSWER_CODES = {"json_validate_failed", "tool_use_failed", "output_parse_failed"}
 _MODEL_CODES = {
     "model_not_found", "invalid_model", "unknown_model", "model_not_available", "deploymentnotfound", "model_not_supported",
@@ -232,18 +233,18 @@ def _meaning(status: int, codes: set[str], message: str, text: str, param: str, 
     bad = status in {400, 413, 415, 422, 501}
     if status == 402 or codes & _QUOTA_CODES:
         return "quota"
-    # Before the words of quota: "no credits were charged" is said of what a filter refused.
+    # Check filters before quota: "no credits were charged" may be part of a filter's message.
     filtered = status in {400, 403, 422, 451, 498} and _FILTER_WORDS.search(message)
     if codes & _FILTER_CODES or (filtered and not _NOT_THE_QUESTION.search(message)):
         return "content-filter"
-    # Not where the words may be the question's, which such a refusal repeats.
+    # Skip statuses whose messages may quote the question.
     if status not in {404, 413, 415, 422} and _QUOTA_WORDS.search(message):
         return "quota"
     rewritten = status != 422 and (_CURRENT_QUOTA.search(message) or (status >= 500 and _RATE.search(message)))
     if status == 429 and _TOO_LARGE.search(message):
         return "request"
     if status == 429 or (status == 403 and wait_s) or rewritten:
-        # Google asks to wait for seconds also where a day's quota is used up: the names of the quotas say which are.
+        # Google asks to wait only seconds even if a daily quota is used up: check the names of the quotas.
         soon = wait_s is None or wait_s <= MAX_RETRY_AFTER_S
         if soon and _QUOTA_OF_A_DAY.search(text):
             return "quota"
@@ -271,9 +272,9 @@ _FIELD = re.compile(
     re.IGNORECASE,
 )
 _MOST_READ = 20_000
-"""Characters of an error."""
+"""Maximum number of characters of an error that are searched."""
 _LONGEST_WAIT_S = 32 * 86400.0
-"""Seconds; a header that asks for a longer wait is taken for a fault."""
+"""Longest plausible wait in a header, in seconds; a longer one is ignored."""
 
 
 def _wait(
@@ -284,7 +285,7 @@ def _wait(
     metadata: Mapping[str, Any],
     now: Callable[[], float],
 ) -> float | None:
-    """Seconds to wait, by header, by a field such as Google's `retryDelay` wherever it stands, by the words of the message, or by when a window ends."""
+    """Seconds to wait: from headers, a field such as Google's `retryDelay`, the message, or the reset of a window."""
     if (asked := retry_after(headers, now)) is not None:
         return asked
     if (told := _FIELD.search(text)) is not None:
@@ -299,7 +300,7 @@ def _wait(
 
 
 def retry_after(headers: Mapping[str, str], now: Callable[[], float] = time.time) -> float | None:
-    """Seconds that a reply's headers ask to wait, by `retry-after-ms` or `retry-after` (seconds or a date); None where they do not."""
+    """Seconds to wait from the headers `retry-after-ms` or `retry-after` (seconds or a date); None without these."""
     try:
         if "retry-after-ms" in headers:
             wanted = float(headers["retry-after-ms"]) / 1000
@@ -313,7 +314,7 @@ def retry_after(headers: Mapping[str, str], now: Callable[[], float] = time.time
 
 
 def is_about_prefix_cache(reply: ErrorReply) -> bool:
-    """Whether a refusal is about the fields that steer a prefix cache."""
+    """Whether a refusal is about fields that control a prefix cache."""
     return reply.status in {400, 422} and any(
         f in f"{reply.param} {reply.message}" for f in ("prompt_cache_", "cache_control")
     )
@@ -324,10 +325,9 @@ class NoAnswerError(Exception):
 
     Attributes:
         kind: The kind of failure.
-        attempts: Requests sent.
-        status: HTTP status of the last reply; 0 when the server could not be reached at all; None when that is not
-            what went wrong.
-        meaning: What the provider's error is about, where there was one.
+        attempts: Number of requests sent.
+        status: HTTP status of the last reply; 0 if the server could not be reached; None if that is not the problem.
+        meaning: Cause of the provider's error, if there was one.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Running a job: a fixed pool of workers pulls work items from one plan, and each goes through until it is a label or a failure."""
+"""Runs a job: a fixed pool of workers pulls work items from one plan, and turns each into a label or a failure."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ LAST = 20
 NEARLY_ALL = 18
 PAUSE_S = 30.0
 FIRST_S = 60.0
-"""Seconds for which the requests of one setting wait for the first of them, which fills the provider's prefix cache."""
+"""Seconds for which the requests of a setting wait for the first one, which fills the provider's prefix cache."""
 FIRST_TRIES = 3
-"""Requests that may fail as the first before all others are sent anyway."""
+"""Number of first requests that may fail before the others are sent anyway."""
 _SHORTEST_CACHED = 3000
-"""Characters, some 680 tokens: shorter prefixes have nothing to wait for."""
+"""Minimum characters of a prefix (about 680 tokens) to wait for the cache."""
 _NAMED_AT_ONCE = 64
 _PROBE_TASKS = 3
-"""Tasks that are asked about in one response format before it is given up, where the server's refusal does not name the format."""
+"""Number of tasks to try in a response format before giving it up, if the server's refusal does not mention the format."""
 _FORMAT_STATUS = {400, 415, 422, 501}
 _REPAIRABLE = {"invalid-json", "schema"}
 _ABOUT_THE_TASK = {"budget", "refusal", "content-filter"}
@@ -56,7 +56,7 @@ _NOT_ASKED = "the run was stopped before this was sent"
 
 
 def in_a_batch(run: str) -> str:
-    """Why a request is not sent that a batch run has in flight."""
+    """The message for a request that is not sent because a batch run has it in flight."""
     return (
         f"the batch run {run} has this in flight: `relabel batch resume {run}` collects its answer, "
         f"`relabel batch cancel {run}` releases it"
@@ -64,7 +64,7 @@ def in_a_batch(run: str) -> str:
 
 
 class CircuitOpenError(ProviderError):
-    """The requests of a run all fail alike. The failure that shows it is recorded already."""
+    """The requests of a run all fail in the same way; the failures are already recorded."""
 
 
 async def run_job(
@@ -78,8 +78,8 @@ async def run_job(
 ) -> Outcome:
     """Label all tasks of a job and write its run folder.
 
-    Every answer is in the store before it counts. A fatal refusal by the provider, Ctrl-C or a crash loses nothing that
-    was paid for: the same job started again takes it from the store.
+    Every answer is stored before it counts. A fatal refusal by the provider, Ctrl-C or a crash therefore loses no paid
+    answer: the same job, started again, takes it from the store.
 
     Args:
         job: What to label.
@@ -90,10 +90,11 @@ async def run_job(
         stop: Called to stop the job early.
 
     Raises:
-        ProviderError: The provider refused for good; what had come in is stored, and the run folder says what is missing.
+        ProviderError: The provider refused all further requests; answers so far are stored, and the run folder lists
+            missing labels.
         DataError: The run folder holds another run or cannot be written.
         StoreError: The store failed.
-        RubricError: The prompt fails for a task. Then, too, what was on the wire is stored and the run folder written.
+        RubricError: The prompt fails for a task. Answers in flight are still stored, and the run folder is written.
     """
     async with AsyncExitStack() as at_end:
         at_end.push_async_callback(engine.close)
@@ -103,7 +104,7 @@ async def run_job(
         session.begin(await pool.probe())
         fatal = await pool.work()
         session.collector.progress.doing = "writing"
-        # Beside the loop, so that a display moves on: a million labels take a while.
+        # In a thread, so that the display keeps updating: a million labels take a while.
         outcome = await asyncio.to_thread(
             session.finish, interrupted=pool.interrupted, fatal=fatal, record=engine.record()
         )
@@ -113,11 +114,11 @@ async def run_job(
 
 
 class WorkerPool:
-    """The state of a running job: workers pull from one plan, so only one work item a worker is in memory.
+    """The workers of a running job. They pull from one plan, so that only one work item per worker is in memory.
 
     Attributes:
-        interrupted: Whether it was told to stop before its end.
-        fatal: What ended it for good.
+        interrupted: Whether the job was stopped before its end.
+        fatal: The error that ended the job, if any.
     """
 
     def __init__(self, job: Job, engine: Engine, session: RunSession, stop: Stop) -> None:
@@ -140,10 +141,10 @@ class WorkerPool:
         self._writer: asyncio.TimerHandle | None = None
 
     async def probe(self) -> Job:
-        """Process the first work items one at a time, until the response format that the server takes is known.
+        """Process the first work items one at a time, until the response format that the server accepts is known.
 
         Returns:
-            The job in that format; in its own where refusals are not about the format, or the job was stopped.
+            The job in that format; unchanged if refusals are not about the format, or the job was stopped.
         """
         if self.job.probe:
             await self._supervise([self._probe()])
@@ -152,14 +153,14 @@ class WorkerPool:
         return self.job
 
     async def work(self) -> Exception | None:
-        """Work through the plan, until its end or until the job is stopped.
+        """Process the plan, until its end or until the job is stopped.
 
-        Whatever goes wrong, a fault of this program too, what is on the wire is awaited and recorded: it is paid for.
+        After any error, even a bug in this program, requests in flight are awaited and recorded, because they are paid for.
 
         Returns:
-            What ended it early for good, if anything did.
+            The error that ended the job early, if any.
         """
-        # A few more than may be in flight, so that a slot is refilled while the last answer is still being stored.
+        # A few more workers than requests in flight, so that a slot is reused while the last answer is still being stored.
         most = self.engine.limiter.largest
         ready = min(most + most // PREFETCH_SHARE, max(1, self.job.size))
         self._items = _with_prefixes_ahead(self._items, 2 * ready)
@@ -172,12 +173,12 @@ class WorkerPool:
         return self.fatal
 
     async def _supervise(self, workers: Iterable[Coroutine[Any, Any, None]]) -> None:
-        """Run workers to their end; once the job is stopped, wait for what they have on the wire."""
+        """Run workers to their end; if the job is stopped, wait only for requests in flight."""
         tasks = [asyncio.create_task(worker) for worker in workers]
         try:
             await self.stop.unless(tasks)
             self.interrupted = self.fatal is None and self.stop.asked.is_set()
-            # What waits for its turn, a pause or another process is not sent any more.
+            # Cancel requests that wait for a slot, a pause or another process.
             for task in set(tasks).difference(self._on_wire):
                 task.cancel()
             await self.stop.unless(tasks, at_once=True)
@@ -187,7 +188,7 @@ class WorkerPool:
             await asyncio.wait(tasks)
 
     def _end(self, error: Exception) -> None:
-        """End the job for good: nothing more is sent."""
+        """End the job with an error: nothing more is sent."""
         self.fatal = self.fatal or error
         self.stop.asked.set()
 
@@ -205,11 +206,11 @@ class WorkerPool:
         finally:
             self.job = (
                 found or strictest
-            )  # where every format is refused, something else is wrong, and the run will meet it
+            )  # if every format is refused, something else is wrong, and the run will report it
             self.leases.release(name)
 
     async def _tried(self, strictest: Job, name: str) -> Job | None:
-        """Process work items about different tasks in the job's format; the job in the format to use, or None where it is refused."""
+        """Process work items of different tasks in the job's format; returns the job in the format to use, or None if refused."""
         refusals: list[NoAnswerError] = []
         different = (next(items) for _, items in groupby(enumerate(self.job.items()), key=lambda item: item[1].tasks))
         for number, bare in islice(different, _PROBE_TASKS):
@@ -250,8 +251,8 @@ class WorkerPool:
             except Exception as error:  # noqa: BLE001  kept for the caller, who raises it once what is on the wire is in
                 self._end(error)
                 return
-            # After an answer, so that others which are here are stored before the next request is made, and one worker after the other, so
-            # that requests do not leave in waves; and as store hits never wait, now and then for the display and Ctrl-C.
+            # Yield after an answer, so that other answers are stored before the next request is made, one worker at a time, so
+            # that requests are not sent in bursts; and regularly, for the display and Ctrl-C, because store hits never wait.
             if self._progress.fresh > fresh or time.perf_counter() - self._last_rest > MAX_BLOCKING_S:
                 async with self._turn:
                     await asyncio.sleep(0)
@@ -289,7 +290,7 @@ class WorkerPool:
     ) -> list[WorkItem]:
         """Buy an answer that no other run has bought or is buying; returns work items to send separately."""
         key = item.request.key
-        while key in self._asking:  # the same question twice in one plan is one answer
+        while key in self._asking:  # the same question twice in one plan needs only one answer
             await asyncio.wait({self._asking[key]})
             if (rest := self.collector.take(item)) is not None:
                 return rest
@@ -319,7 +320,7 @@ class WorkerPool:
             future.cancel()
 
     async def _ask(self, item: WorkItem) -> list[WorkItem] | None:
-        """Buy an answer, in its turn; returns work items to send separately, or None without an answer."""
+        """Buy an answer, after waiting for its turn; returns work items to send separately, or None without an answer."""
         key = item.request.key
         prefix, answered = await self._prefixes.enter(item), False
         try:
@@ -347,10 +348,10 @@ class WorkerPool:
                 self._sent.pop(key, None)
 
     async def _bought(self, item: WorkItem) -> list[WorkItem]:
-        """Buy an answer, asking once more where it is not a label.
+        """Buy an answer, asking once more if it is invalid.
 
         Raises:
-            NoAnswerError: There is none, or none that is a label.
+            NoAnswerError: There is no answer, or no valid one.
         """
         if self.stop.asked.is_set():  # a cancellation that is under way is only felt where something is waited for
             raise asyncio.CancelledError
@@ -375,7 +376,7 @@ class WorkerPool:
             raise
 
     def _moved(self, item: WorkItem, task: asyncio.Task[Any] | None, on_wire: bool) -> None:
-        """A worker's request is sent, or has returned."""
+        """Record that a worker's request is sent, or has ended."""
         key = item.request.key
         if on_wire:
             if self.stop.asked.is_set():
@@ -401,7 +402,7 @@ class WorkerPool:
             task.cancel()  # an answer that is there gets recorded before this is felt; nothing more is sent
 
     async def _name_the_rest(self, reason: str) -> None:
-        """Label the remaining work items from the store and record the rest as missing; a second Ctrl-C cuts this short."""
+        """Label the remaining work items from the store and record the others as missing; a second Ctrl-C ends this early."""
         self._progress.doing = "naming"
         leave_at = None
         for number, item in enumerate(self._items):

@@ -69,14 +69,14 @@ class Outcome:
 
 
 class RunSession:
-    """One start of a run, from the check of its folder to its manifest. Made by `open_session`.
+    """One start of a run, from the check of its folder to its manifest. Created by `open_session`.
 
     Attributes:
-        collector: Gets labels and failures.
-        leases: Says which requests are in flight in which process.
-        journal: Notes what is sent, so that the next start can account for it if this one is killed.
-        job: What is labelled, in the response format of the labels that the folder has.
-        spent_before: What earlier starts of the run took, in USD, the worst case of unanswered requests included.
+        collector: Collects labels and failures.
+        leases: Which requests are in flight in which process.
+        journal: Records requests, so that the next start can account for them if this one is killed.
+        job: The job, in the response format of the labels in the folder.
+        spent_before: Cost of earlier starts of the run, in USD, including the worst case of unanswered requests.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class RunSession:
         self.leases = Leases(None if store.read_only else store.folder, on_beat=store.sync)
 
     def begin(self, job: Job) -> None:
-        """Claim the folder for a job whose requests are settled, and write its first manifest."""
+        """Set the job, in its final response format, and write the first manifest."""
         self.collector.job = job
         self._manifest = manifest_of(job, self._engine, self._started)
         exists = (self.out / "manifest.json").exists()
@@ -117,19 +117,19 @@ class RunSession:
         self.journal.restart({"started_at": self._started.isoformat(timespec="microseconds")})
 
     def leave(self) -> None:
-        """Release the folder. A start that never began leaves nothing in it; one that did not finish leaves its journal."""
+        """Release the folder. A start that never began leaves nothing there; one that did not finish leaves its journal."""
         self.leases.close()
         self.journal.close()
         if self._manifest is None and self._killed is None:
             self.journal.remove()
 
     def finish(self, *, interrupted: bool, fatal: Exception | None, record: Mapping[str, Any] | None = None) -> Outcome:
-        """Write the run folder; where it already holds more, note only that this start took place.
+        """Write the run folder; if it already has more labels, only record this start.
 
         Args:
             interrupted: Whether the job was stopped before its end.
-            fatal: What ended it for good.
-            record: What the engine adds to the manifest.
+            fatal: The error that ended the job, if any.
+            record: The engine's fields of the manifest.
 
         Raises:
             DataError: The folder holds more labels of this run than this start found, or cannot be written.
@@ -237,10 +237,10 @@ def open_session(
 
 
 class Journal:
-    """A file that outlives a SIGKILL: which requests were sent, and which are back.
+    """A file that survives a SIGKILL, with requests sent and ended.
 
-    Lines: `> KEY` for a request that is sent, `< KEY` for one that is back, `? KEY` for one that may be charged without an answer,
-    `= ID` for a batch that is at the provider: what it answers counts when it is taken.
+    Lines: `> KEY` for a request that is sent, `< KEY` for one that has ended, `? KEY` for one that may be charged without an
+    answer, `= ID` for a batch at the provider, whose answers count when they are collected.
     """
 
     def __init__(self, path: Path) -> None:
@@ -250,7 +250,7 @@ class Journal:
         self._file: int | None = None
 
     def note(self, mark: str, key: str) -> None:
-        """Note what became of a request. What cannot be written is left out: nothing depends on it but a sum."""
+        """Record an event. Errors in writing are ignored, because only a sum of costs depends on it."""
         line = f"{mark} {key}\n"
         if self._lines is not None:
             self._lines.append(line)
@@ -259,9 +259,9 @@ class Journal:
                 os.write(self._file, line.encode())
 
     def read(self) -> tuple[dict[str, Any], Counter[str], set[str], datetime] | None:
-        """What a killed start left: its head, requests that were never answered, all that it asked, and when it last wrote.
+        """The journal of a killed start: its header, number of unanswered requests by key, all keys, and time of the last entry.
 
-        None where the last start came to its end.
+        None if the last start finished.
         """
         try:
             head, *lines = self._path.read_text(encoding="ascii").splitlines()
@@ -278,7 +278,7 @@ class Journal:
         return started, +unanswered, asked, last
 
     def restart(self, head: Mapping[str, Any]) -> None:
-        """Start a new file, with the notes since this start."""
+        """Start a new file, with the entries of this start so far."""
         content = json.dumps(head) + "\n" + "".join(self._lines or ())
         with suppress(OSError):
             self._path.unlink(missing_ok=True)  # it may be another name of a file of the user's
@@ -293,7 +293,7 @@ class Journal:
             self._file = None
 
     def remove(self) -> None:
-        """The start came to its end."""
+        """Delete the file, because the start has finished."""
         self.close()
         with suppress(OSError):
             self._path.unlink(missing_ok=True)
@@ -338,7 +338,7 @@ def unfinished(job: Job, store: Store, out: Path) -> Session | None:
 
 
 def job_for_folder(out: Path, job: Job) -> Job:
-    """The job in the response format of the labels in its folder, which needs no probe.
+    """The job in the response format of the labels in its folder, so that no probe is needed.
 
     Raises:
         DataError: The folder holds another run.
@@ -357,11 +357,11 @@ def job_for_folder(out: Path, job: Job) -> Job:
 
 
 def spent_before(out: Path, killed: Session | None = None) -> float:
-    """What earlier starts of a run took, in USD, with what may have been charged for requests that were never answered.
+    """Cost of earlier starts of a run, in USD, including possible charges for unanswered requests.
 
     Args:
         out: The run folder.
-        killed: From `unfinished`: a start that the manifest does not tell of.
+        killed: From `unfinished`: a killed start that is not in the manifest.
     """
     there = read_manifest(out).sessions if (out / "manifest.json").exists() else ()
     sessions = [*there, *([] if killed is None else [killed])]
@@ -369,7 +369,7 @@ def spent_before(out: Path, killed: Session | None = None) -> float:
 
 
 def labels_there(out: Path) -> int:
-    """Labels that a run folder holds; 0 where there is none."""
+    """Number of labels in a run folder; 0 if there is no folder."""
     if not (out / "labels.parquet").exists():
         return 0
     counts = read_manifest(out).counts
@@ -377,7 +377,7 @@ def labels_there(out: Path) -> int:
 
 
 def manifest_of(job: Job, engine: str, started: datetime) -> Manifest:
-    """The manifest of a job that begins."""
+    """The first manifest of a job."""
     return Manifest(
         status="running",
         package_version=__version__,
@@ -402,7 +402,7 @@ def manifest_of(job: Job, engine: str, started: datetime) -> Manifest:
 
 
 def _git_commit() -> str | None:
-    """The commit of the checkout that this package runs from; None when it is installed, or git is not."""
+    """The git commit of the checkout that this package runs from; None if it is installed otherwise, or without git."""
     here = Path(__file__).resolve().parents[3]
     if not (here / ".git").exists():
         return None
