@@ -115,9 +115,8 @@ def text_classifier(
     """What a linear classifier (SVM) of TF-IDF weighted words reaches.
 
     It sees words and pairs of words of the task's statement and of its occupation's title. Occupations are put into groups
-    at random; the tasks of each are labelled by a classifier that was trained on gold of other occupations, without tasks
-    whose statement is also in the group: their labels would be remembered, not predicted. Otherwise all tasks of the gold
-    serve for training, and all are labelled: the labels depend on the gold alone, and are kept.
+    at random; the tasks of each are labelled by a classifier that was trained on gold of other occupations. All tasks of
+    the gold serve for training, and all are labelled: the labels depend on the gold alone, and are kept.
 
     Args:
         run: The run.
@@ -136,7 +135,7 @@ def text_classifier(
     if (tasks := local_tasks(gold.task_list(run))) is None:
         return without("the texts of the tasks are not on this machine")
     tasks = tasks.set_index(TASK_KEY)
-    texts = pd.DataFrame({"text": tasks["title"] + ": " + tasks["text"], "statement": _plain(tasks["text"])})
+    texts = (tasks["title"] + ": " + tasks["text"]).rename("text")
     pool = gold_on_tasks(gold, aligned.tasks[TASK_KEY].drop_duplicates()).drop(columns="text")
     pool = pool.reset_index().merge(texts.reset_index(), on=TASK_KEY)
     codes = sorted(set(pool["onet_soc_code"]))
@@ -162,21 +161,19 @@ def text_classifier(
     if not found:
         few = f"fewer than {FEWEST_TRAINED_ON} labels of other occupations, or only one kind of label"
         return without(f"the gold has {few}")
-    elsewhere = _elsewhere(pool["fold"].to_numpy(dtype=np.intp), pool["statement"].to_numpy(dtype=object))
-    least = min(TRAINED_ON, *elsewhere.sum(axis=1).tolist())
+    least = min(TRAINED_ON, *(int((pool["fold"] != fold).sum()) for fold in range(FOLDS)))
     return doc.TextClassifier(trained_on=least, folds=FOLDS, seed=seed, settings=found)
 
 
 def kept_predictions(pool: pd.DataFrame, labels: Mapping[SettingName, Places], seed: int) -> dict[SettingName, Places]:
     """Labels of all texts by `_predict`, by setting; kept in the cache under the hash of all that they depend on."""
     about = [pool["text"].tolist(), pool["fold"].tolist(), {s: places.tolist() for s, places in labels.items()}]
-    method = [2, version("scikit-learn"), seed, FOLDS, TRAINED_ON, FEWEST_TRAINED_ON]
+    method = [1, version("scikit-learn"), seed, FOLDS, TRAINED_ON, FEWEST_TRAINED_ON]
     key = hashlib.sha256(json.dumps([method, *about]).encode()).hexdigest()
     kept = app_settings().download_dir / "word-counts" / f"{key}.npz"
     with suppress(OSError, ValueError, KeyError, zipfile.BadZipFile), np.load(kept, allow_pickle=False) as file:
         return {s: file[s].astype(np.intp) for s in labels if s in file.files}
-    texts, statements = (pool[name].to_numpy(dtype=object) for name in ("text", "statement"))
-    made = _predict(texts, statements, pool["fold"].to_numpy(dtype=np.intp), labels, seed)
+    made = _predict(pool["text"].to_numpy(dtype=object), pool["fold"].to_numpy(dtype=np.intp), labels, seed)
     # Where the cache cannot be written, the next evaluation takes the time again.
     with suppress(OSError):
         make_private_dir(kept.parent)
@@ -259,7 +256,7 @@ def consistency(texts: pd.Series, settings: Mapping[SettingName, Pair]) -> doc.C
         texts: Text of each compared task, missing where it is unknown; positions as index.
         settings: Labels of both sides by setting.
     """
-    plain = _plain(texts.dropna())
+    plain = texts.dropna().str.split().str.join(" ").str.casefold()
     repeated = plain[plain.duplicated(keep=False)]
     if repeated.empty:
         why = "no text occurs twice among the compared tasks" if len(plain) else "the texts are unknown"
@@ -310,34 +307,19 @@ def _pair_agreement(
     return doc.PairAgreement(pairs=int(total), **stated(shares, drawn))
 
 
-def _plain(texts: pd.Series) -> pd.Series:
-    """Texts without differences of case and blanks."""
-    return texts.str.split().str.join(" ").str.casefold()
-
-
-def _elsewhere(folds: Places, statements: npt.NDArray[np.object_]) -> npt.NDArray[np.bool_]:
-    """Tasks outside each fold whose statement is not in it, shape (folds, n)."""
-    return np.stack([(folds != fold) & ~np.isin(statements, statements[folds == fold]) for fold in range(FOLDS)])
-
-
 def _predict(
-    texts: npt.NDArray[np.object_],
-    statements: npt.NDArray[np.object_],
-    folds: Places,
-    labels: Mapping[SettingName, Places],
-    seed: int,
+    texts: npt.NDArray[np.object_], folds: Places, labels: Mapping[SettingName, Places], seed: int
 ) -> dict[SettingName, Places]:
     """Labels of the texts, each by a classifier trained on labels of the other folds; none where one cannot be trained.
 
     Args:
         texts: Texts, shape (n,).
-        statements: Statement in each text, shape (n,): none of a fold is trained on.
         folds: Group of each, shape (n,).
         labels: By setting the place of each label on the scale, -1 where there is none.
         seed: Seed of the training sets.
     """
-    elsewhere = _elsewhere(folds, statements)
-    if all((elsewhere & (told >= 0)).sum(axis=1).min() < FEWEST_TRAINED_ON for told in labels.values()):
+    usable = {s: [np.flatnonzero((told >= 0) & (folds != fold)) for fold in range(FOLDS)] for s, told in labels.items()}
+    if all(min(map(len, parts)) < FEWEST_TRAINED_ON for parts in usable.values()):
         return {}
     from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
     from sklearn.svm import LinearSVC
@@ -349,7 +331,7 @@ def _predict(
         order = known[np.random.default_rng(seed).permutation(len(known))]
         said = np.zeros(len(texts), dtype=np.intp)
         for fold in range(FOLDS):
-            rows = order[elsewhere[fold, order]][:TRAINED_ON]
+            rows = order[folds[order] != fold][:TRAINED_ON]
             if len(rows) < FEWEST_TRAINED_ON or len(np.unique(told[rows])) < 2:
                 break
             # Words that the training texts do not hold are unknown to the classifier.
