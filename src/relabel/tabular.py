@@ -5,6 +5,7 @@ Frames as bytes: CSV, JSON, Parquet and Stata. pandas is loaded by these alone.
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import math
@@ -147,9 +148,6 @@ def _tidy(of: Table) -> Iterator[Sequence[Cell]]:
 
 
 def _csv(header: Sequence[object], rows: Iterable[Iterable[object]]) -> str:
-    import csv
-    import io
-
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(header)

@@ -160,13 +160,12 @@ async def refresh_batches(states: list[BatchState], environment: Settings) -> No
 
     for state in states:
         job = BatchFolder(environment.home / "batches", state.run_id).load_job()
-        if job is None or not any(chunk.batch_id for chunk in state.open):
+        if job is None or not state.at_provider:
             continue
         provider = batch_provider(job, state.base_url, environment, state.key_env)
         try:
-            for chunk in state.open:
-                if chunk.batch_id is None:
-                    continue
+            for chunk in state.at_provider:
+                assert chunk.batch_id is not None
                 try:
                     batch = await provider.retrieve(chunk.batch_id)
                     chunk.status, chunk.answered = batch.status, batch.answered

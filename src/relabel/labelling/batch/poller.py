@@ -235,7 +235,7 @@ class BatchPoller:
             for chunk in self._state.open:
                 if self._requests.fatal is None and chunk.batch_id is None:
                     await self._send(chunk)
-            in_flight = self._at_provider()
+            in_flight = self._state.at_provider
             taken = sum([await self._poll(chunk) for chunk in in_flight])
             if not self._state.open or (self._requests.fatal is not None and taken == len(in_flight)):
                 return
@@ -249,9 +249,6 @@ class BatchPoller:
                 )
             await self.pause(wait_s)
             wait_s = self._options.poll_s if taken else min(wait_s * 1.5, max(self._options.poll_s, LONGEST_POLL_S))
-
-    def _at_provider(self) -> list[Chunk]:
-        return [chunk for chunk in self._state.open if chunk.batch_id is not None]
 
     async def _send(self, chunk: Chunk) -> None:
         """Submit a chunk, unless it is submitted already or the queue is full."""
@@ -336,14 +333,14 @@ class BatchPoller:
         ours, refusals, polls = self._room.get(chunk.number, (0, 0, 0))
         if not refusals:
             return False
-        if ours and len(self._at_provider()) >= ours:
+        if ours and len(self._state.at_provider) >= ours:
             return True
         self._room[chunk.number] = ours, refusals, polls - 1
         return not ours and polls > 0
 
     async def _wait_for_room(self, chunk: Chunk, said: str) -> None:
         """The queue is full: by our own batches, by a chunk that is too large, or by others, who are waited for."""
-        ours = len([c for c in self._at_provider() if c is not chunk])
+        ours = len([c for c in self._state.at_provider if c is not chunk])
         limit = _QUEUE_LIMIT.search(said)
         tokens = int(limit[1].replace(",", "")) if limit else None
         if not ours and tokens is not None and chunk.requests > 1 and chunk.bytes / _BYTES_A_TOKEN > tokens / 4:

@@ -211,12 +211,9 @@ class BatchRunner(BatchPoller):
         if not self._options.submit:
             return 0
         self._hold()  # what was given up may be asked again
-        in_flight: set[str] = set()
-        for chunk in self._state.open:
-            keys = self._folder.keys(chunk)
-            if keys is None:
-                return 0  # what this batch asks for is known once its results are here
-            in_flight.update(keys)
+        in_flight, known = self._folder.asked(self._state)
+        if not known:
+            return 0  # what the others ask is known once their results are here
         limit = min(self._options.max_requests, self._state.max_requests or self._options.max_requests)
         self._folder.tidy(self._state)
         # What the cap leaves, after all starts of the run, and when all that is in flight costs its worst.
@@ -269,25 +266,18 @@ class BatchRunner(BatchPoller):
 
     def _hold(self, *, leaving: bool = False) -> None:
         """Reserve what batches have in flight against other runs on the store; on leaving, release what was not sent."""
-        sent: set[str] = set()
-        written: set[str] = set()
-        for chunk in self._state.open:
-            keys = self._folder.keys(chunk)
-            if keys is None:
-                return  # its requests are held already, and without the file they cannot be told from the others
-            if chunk.batch_id is not None:
-                sent |= keys
-            elif not leaving or chunk.creating_since is not None:
-                written |= keys
-        self._leases.reserve(self._state.run_id, sent, still=written)
+        asked, known = self._folder.asked(self._state)
+        if known:  # else the others are held already, and cannot be told from what was given up
+            sent = {key for key, chunk in asked.items() if chunk.batch_id is not None}
+            kept = {key for key, chunk in asked.items() if not leaving or chunk.creating_since is not None}
+            self._leases.reserve(self._state.run_id, sent, still=kept)
 
     async def _let_go(self, fatal: ProviderError | None) -> None:
         """Release what was never sent; after a refusal, delete files that were uploaded in vain."""
         self._hold(leaving=True)
         for chunk in self._state.open if fatal is not None and not isinstance(fatal, UnavailableError) else ():
             if chunk.file_id is not None and chunk.creating_since is None:
-                await self._provider.delete(chunk.file_id)
-                chunk.file_id = None
+                await self._forget_file(chunk)
                 self.save("file deleted")
 
     # What is left.
@@ -296,19 +286,16 @@ class BatchRunner(BatchPoller):
         """Enter all that is still wanted as missing, each with its reason."""
         for key in [key for key, request in self._requests.items() if request.elsewhere is not None]:
             self._requests.is_here(key)  # its answer may be here by now
-        waiting: dict[str, tuple[str, bool]] = {}
-        for chunk in self._state.open:
-            said = f"it is in the batch {chunk.batch_id or 'to come'}; `relabel batch resume {self._state.run_id}` continues"
-            waiting |= dict.fromkeys(self._folder.keys(chunk) or (), (said, chunk.batch_id is not None))
+        in_flight, _ = self._folder.asked(self._state)
         for key, request in self._requests.items():
             kind: FailureKind = "provider"
             attempts = request.tries
             if request.failed is not None:
                 kind, said, attempts = request.failed
-            elif key in waiting:
-                said, sent = waiting[key]
+            elif (chunk := in_flight.get(key)) is not None:
+                said = f"it is in the batch {chunk.batch_id or 'to come'}; `relabel batch resume {self._state.run_id}` continues"
                 # It counts once it is sent, and an earlier process may have sent it.
-                attempts = max(1, attempts) if sent else max(0, attempts - 1)
+                attempts = max(1, attempts) if chunk.batch_id is not None else max(0, attempts - 1)
             elif request.unanswered:
                 said = request.unanswered
             elif request.elsewhere is not None:

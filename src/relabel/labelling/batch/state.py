@@ -158,6 +158,11 @@ class BatchState(BaseModel):
         return [chunk for chunk in self.chunks if not chunk.taken]
 
     @property
+    def at_provider(self) -> list[Chunk]:
+        """Open chunks of which a batch was made."""
+        return [chunk for chunk in self.open if chunk.batch_id is not None]
+
+    @property
     def unaccounted_usd(self) -> float:
         """The most that those batches cost, in USD, whose cost no manifest can have."""
         return sum(chunk.worst_usd for chunk in self.chunks if not chunk.taken or chunk.cost_usd is None)
@@ -254,6 +259,11 @@ class BatchFolder:
             ) from error
         return keys
 
+    def asked(self, state: BatchState) -> tuple[dict[str, Chunk], bool]:
+        """Which open chunk asks each request, no two the same; and whether the files are all there, so that these are all."""
+        found = [(chunk, self.keys(chunk)) for chunk in state.open]
+        return {key: chunk for chunk, keys in found for key in keys or ()}, all(keys is not None for _, keys in found)
+
     def line_of(self, chunk: Chunk, key: str) -> str | None:
         """The line that was sent under a key; None when it is no longer there."""
         try:
@@ -332,7 +342,7 @@ def unaccounted_usd(batches: Path, job: Job) -> float:
 def batches_of(batches: Path, job: Job) -> list[Chunk]:
     """The chunks of a job that are at the provider."""
     state = BatchFolder(batches, run_id(job)).load()
-    return [] if state is None else [chunk for chunk in state.open if chunk.batch_id and chunk.submitted_at]
+    return [] if state is None else state.at_provider
 
 
 def known_states(batches: Path) -> tuple[list[BatchState], dict[str, str]]:
