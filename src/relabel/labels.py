@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import ConfigDict, Field, ValidationError, create_model
 
@@ -221,6 +221,22 @@ class Judgement(Frozen):
     label: str
 
 
+class Reading(NamedTuple):
+    """An answer, understood.
+
+    Attributes:
+        judged: What it says of each task, by the task's position in the request.
+        unwrapped: Whether that stands within other text.
+        label_first: Whether a label stands before its reason, so that the reason cannot have led to it.
+        probability: How sure the model was of its one label, where that is known.
+    """
+
+    judged: Mapping[int, Judgement]
+    unwrapped: bool = False
+    label_first: bool = False
+    probability: float | None = None
+
+
 class InvalidAnswerError(Exception):
     """An answer is not a label. `kind` says which way it failed."""
 
@@ -270,34 +286,25 @@ _BESIDE_CONTENT = ("reasoning_content", "reasoning", "tool_calls", "function_cal
 """Where servers put an answer that they take for something else."""
 
 
-def read_answer(answer: Answer, rubric: Rubric) -> Judgement:
-    """Turn an answer into a judgement, or say why it is none.
+def read_answer(answer: Answer, rubric: Rubric, count: int = 1) -> Reading:
+    """Turn an answer into judgements, or say why it is none.
 
     Nothing is guessed: one JSON object with exactly the asked keys and a known label. It may stand after visible thinking, in a code
     fence or within prose, as long as there is no other one.
 
-    Raises:
-        InvalidAnswerError: The answer is a refusal, was cut or filtered, is not JSON, or does not fit the schema.
-    """
-    return _judgement(_document(answer), rubric)
-
-
-def read_packed(answer: Answer, rubric: Rubric, count: int) -> dict[int, Judgement]:
-    """Turn an answer about several tasks into judgements.
-
     Args:
         answer: The answer.
         rubric: The rubric.
-        count: Tasks that were asked about; they went by the numbers from 1 to `count`.
-
-    Returns:
-        Judgements by position, from 0. An entry that does not fit, or whose id was not asked for or comes twice, is
-        left out: its task must be asked about alone.
+        count: Tasks that were asked about. Several went by the numbers from 1: an entry that does not fit, or whose number was not
+            asked for or comes twice, is left out, and its task must be asked about alone.
 
     Raises:
-        InvalidAnswerError: The answer as a whole is none.
+        InvalidAnswerError: The answer is a refusal, was cut or filtered, is not JSON, or does not fit the schema.
     """
-    entries = _document(answer).get("answers")
+    data, unwrapped = _document(answer)
+    if count == 1:
+        return Reading({0: _judgement(data, rubric)}, unwrapped, _is_label_first(data))
+    entries = data.get("answers")
     if not isinstance(entries, list):
         raise InvalidAnswerError("schema", "the reply has no list of answers")
     found: dict[str, list[Mapping[str, Any]]] = {}
@@ -310,7 +317,13 @@ def read_packed(answer: Answer, rubric: Rubric, count: int) -> dict[int, Judgeme
         if len(said) == 1:
             with suppress(InvalidAnswerError):
                 judged[position] = _judgement({k: v for k, v in said[0].items() if k != "id"}, rubric)
-    return judged
+    if not judged:
+        raise InvalidAnswerError("schema", "no entry of the answer matches a task")
+    return Reading(judged, unwrapped, _is_label_first(found[str(min(judged) + 1)][0]))
+
+
+def _is_label_first(data: Mapping[str, Any]) -> bool:
+    return next(key for key in data if key != "id") == "label"
 
 
 def check_whole(answer: Answer) -> None:
@@ -328,7 +341,8 @@ def check_whole(answer: Answer) -> None:
         raise InvalidAnswerError("length", f"the answer was cut after {answer.usage.completion} tokens")
 
 
-def _document(answer: Answer) -> Mapping[str, Any]:
+def _document(answer: Answer) -> tuple[Mapping[str, Any], bool]:
+    """What an answer holds, and whether that stands within other text."""
     check_whole(answer)
     content = (answer.content or "").strip()
     if not content:
@@ -339,16 +353,15 @@ def _document(answer: Answer) -> Mapping[str, Any]:
         instead = f": all that came is {' and '.join(others)}; a setting of the server puts it there" if others else ""
         raise InvalidAnswerError("invalid-json", f"the answer is empty{instead}")
     try:
-        data = _STRICTLY.decode(content)
+        found, unwrapped = [_STRICTLY.decode(content)], False
     except (ValueError, RecursionError) as error:
-        found = _within(content)
+        found, unwrapped = _within(content), True
         if len(found) != 1:
             many = f"holds {len(found)} different JSON objects" if found else f"is not one JSON object: {error}"
             raise InvalidAnswerError("invalid-json", f"the answer {many}; it reads {_excerpt(content)}") from error
-        data = found[0]
-    if not isinstance(data, Mapping):
-        raise InvalidAnswerError("schema", f"the answer is a JSON {type(data).__name__}, not an object")
-    return data
+    if not isinstance(found[0], Mapping):
+        raise InvalidAnswerError("schema", f"the answer is a JSON {type(found[0]).__name__}, not an object")
+    return found[0], unwrapped
 
 
 def _within(content: str) -> list[Mapping[str, Any]]:
@@ -366,27 +379,6 @@ def _within(content: str) -> list[Mapping[str, Any]]:
                 found.append(data)
         at = text.find("{", end)
     return found
-
-
-def is_unwrapped(answer: Answer) -> bool:
-    """Whether an answer's JSON stands within other text."""
-    content = (answer.content or "").strip()
-    if not (content.startswith("{") and content.endswith("}")):
-        return True
-    if content.count('"label"') < 2:  # spares most answers a second reading
-        return False
-    try:
-        _STRICTLY.decode(content)
-    except (ValueError, RecursionError):
-        return True
-    return False
-
-
-def is_label_first(answer: Answer) -> bool:
-    """Whether a label stands before its reason, so that the reason cannot have led to it."""
-    said = _END_OF_THOUGHT.split(answer.content or "")[-1]
-    label, reason = said.find('"label"'), said.find('"rationale"')
-    return 0 <= label < reason
 
 
 def _excerpt(text: str) -> str:

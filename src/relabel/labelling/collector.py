@@ -22,14 +22,12 @@ from relabel.labels import (
     InvalidAnswerError,
     Judgement,
     Label,
+    Reading,
     Usage,
     cached_repeats,
     check_whole,
     fingerprint,
-    is_label_first,
-    is_unwrapped,
     read_answer,
-    read_packed,
 )
 from relabel.manifest import Counts, Tokens
 from relabel.redaction import clean
@@ -207,8 +205,8 @@ class LabelCollector:
         if self.job.repeats > 1:
             self.labels, self.repeats_from_cache = _with_share(self.labels, self.job.repeats)
 
-    def _read(self, item: WorkItem, answer: Answer) -> dict[int, tuple[Judgement, float | None]]:
-        """Parse an answer: judgement and probability (None if unknown), by the position of the task in the work item.
+    def _read(self, item: WorkItem, answer: Answer) -> Reading:
+        """Parse an answer, with the probability of its label if the answer itself gives one.
 
         Raises:
             InvalidAnswerError: The answer is invalid.
@@ -216,33 +214,26 @@ class LabelCollector:
         rubric, api = self.job.rubric, self.job.endpoint.api
         if self.job.decide == "logprob":
             label, probability = decided(letter_logprobs(answer, rubric, api))
-            return {0: (Judgement.model_construct(label=label, rationale=""), probability)}
-        if len(item.tasks) == 1:
-            said = read_answer(answer, rubric)
-            known = "logprobs" in self.job.endpoint.params
-            return {0: (said, label_probability(answer, said.label, api) if known else None)}
-        judged = read_packed(answer, rubric, len(item.tasks))
-        if not judged:
-            raise InvalidAnswerError("schema", "no entry of the answer matches a task")
-        return {position: (said, None) for position, said in judged.items()}
+            return Reading({0: Judgement.model_construct(label=label, rationale="")}, probability=probability)
+        said = read_answer(answer, rubric, len(item.tasks))
+        if len(item.tasks) > 1 or "logprobs" not in self.job.endpoint.params:
+            return said
+        return said._replace(probability=label_probability(answer, said.judged[0].label, api))
 
-    def _enter(
-        self, item: WorkItem, answer: Answer, said: dict[int, tuple[Judgement, float | None]], *, from_store: bool
-    ) -> list[WorkItem]:
+    def _enter(self, item: WorkItem, answer: Answer, said: Reading, *, from_store: bool) -> list[WorkItem]:
         if self.job.is_duplicate_question(item):  # remember only these keys: a plan may have millions
             answer, from_store = self._first_pays(item.request.key, answer, from_store)
         # Plan these before entering labels: if the prompt fails for one task, no task gets both a label and a failure.
-        left = [task for position, task in enumerate(item.tasks) if position not in said]
+        left = [task for position, task in enumerate(item.tasks) if position not in said.judged]
         rest = [self.job.planner.planned(WorkItem((task,), item.setting, item.sample)) for task in left]
-        as_json, progress = self.job.decide == "json", self.progress
-        unwrapped = as_json and is_unwrapped(answer)
-        usage, cost = answer.usage, None if answer.cost_usd is None else answer.cost_usd / len(said)
+        progress, many = self.progress, len(said.judged)
+        usage, cost = answer.usage, None if answer.cost_usd is None else answer.cost_usd / many
         given: dict[str, Any] = {name: getattr(answer, name) for name in _OF_ANSWER} | {
             "cost_usd": cost,
             "answer_id": fingerprint(answer),
         }
-        for number, (position, (judgement, probability)) in enumerate(sorted(said.items())):
-            task, part = item.tasks[position], (number, len(said))
+        for number, (position, judgement) in enumerate(sorted(said.judged.items())):
+            task, part = item.tasks[position], (number, many)
             self.labels.append(
                 Label(
                     task_id=task.task_id,
@@ -251,22 +242,22 @@ class LabelCollector:
                     sample=item.sample,
                     label=judgement.label,
                     rationale=judgement.rationale,
-                    probability=probability,
+                    probability=said.probability,
                     prompt_tokens=_share(usage.prompt, part),
                     cached_tokens=_share(usage.cached, part),
                     completion_tokens=_share(usage.completion, part),
                     reasoning_tokens=_share(usage.reasoning, part),
                     from_store=from_store,
                     variant=item.sample // self.job.samples if len(self.job.orders) > 1 else 0,
-                    unwrapped=unwrapped,
+                    unwrapped=said.unwrapped,
                     **given,
                 )
             )
-        progress.repaired += answer.repaired * len(said)
-        progress.unwrapped += unwrapped * len(said)
-        progress.label_first += (as_json and is_label_first(answer)) * len(said)
-        progress.from_store += len(said) * from_store
-        progress.fresh += len(said) * (not from_store)
+        progress.repaired += answer.repaired * many
+        progress.unwrapped += said.unwrapped * many
+        progress.label_first += said.label_first * many
+        progress.from_store += from_store * many
+        progress.fresh += (not from_store) * many
         return rest
 
     def _first_pays(self, key: str, answer: Answer, from_store: bool) -> tuple[Answer, bool]:
