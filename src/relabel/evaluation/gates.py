@@ -26,11 +26,10 @@ from relabel.errors import DataError
 from relabel.evaluation import statistics as metrics
 from relabel.evaluation.alignment import GOLD, AlignedLabels, Pair, align, match
 from relabel.evaluation.document import Bounds
-from relabel.evaluation.gold import Gold, asked, incoherent_pairs, labels_of, make_gold
+from relabel.evaluation.gold import Gold, asked, incoherent_pairs, labelled, labels_hash, labels_of
 from relabel.evaluation.statistics import Array, Figure, Formula, change, few_occupations
 from relabel.evaluation.suite import Gate, GateResult, Kind, Slice, Suite, SuiteResult
 from relabel.run import Run, changed_rubrics
-from relabel.sources.fetch import SourceUse
 from relabel.tabular import figure as shown
 from relabel.task import TASK_KEY
 
@@ -48,7 +47,7 @@ _USUAL_CLUSTERING = 1.5
 
 def labels_sha256(run: Run) -> str:
     """Hash of a run's labels, the same as that of a gold made of them: what a suite pins a baseline by."""
-    return make_gold(run.ref, labels_of(run), SourceUse(source="run", file=run.ref, sha256="")).sha256
+    return labels_hash(labelled(labels_of(run)))
 
 
 def judge(suite: Suite, run: Run, gold: Gold, baseline: Run | None, details: pd.DataFrame | None = None) -> SuiteResult:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -74,6 +75,8 @@ UNKNOWN_MAKER = (
 _ANNOTATOR = ("annotator", "annotator_id", "rater", "coder", "worker", "worker_id", "labeler", "labeller")
 _EXPOSED: Mapping[str, bool | None] = {"exposed": True, "not-exposed": False, "": None}
 _BY_CODE: Mapping[str, tuple[bool, bool]] = {"E0": (False, False), "E1": (True, True), "E2": (False, True)}
+_CODE_OF: Mapping[Any, str] = {pair: code for code, pair in _BY_CODE.items()} | {(True, False): "E1"}
+"""Code of each pair of readings; the incoherent one is E1."""
 
 
 @dataclass(frozen=True)
@@ -290,7 +293,7 @@ def make_gold(
         selected: Whether its tasks were chosen because they were doubtful.
     """
     table = labelled(table)
-    return Gold(name, table, _hash(table), source, made_by, selected)
+    return Gold(name, table, labels_hash(table), source, made_by, selected)
 
 
 def _several_annotators(
@@ -307,18 +310,14 @@ def _several_annotators(
         for place, column in enumerate(("strict", "with_tools")):
             decided[column] = decided["code"].map({code: pair[place] for code, pair in _BY_CODE.items()})
     else:
-        pair = decided[["strict", "with_tools"]]
-        code = pd.Series("E0", index=pair.index, dtype="object").mask(pair["with_tools"].eq(True), "E2")
-        decided["code"] = code.mask(pair["strict"].eq(True), "E1").where(pair.notna().all(axis=1))
+        decided["code"] = [_CODE_OF.get(both) for both in zip(decided["strict"], decided["with_tools"], strict=True)]
     said = each[labels].count().sum(axis=1).reindex(first.index) > 0
     tied = int((decided.isna().all(axis=1) & said).sum())
     table = first.join(decided)
-    made = make_gold(name, table.reset_index(drop=True), source, made_by=made_by, selected=selected)
     if rule == "distribution":
         size = each[labels].transform("count").max(axis=1)
-        spread = votes[size > 0].assign(weight=(votes["weight"].fillna(1.0) / size)[size > 0])
-        made = replace(made, table=labelled(spread))
-        made = replace(made, sha256=_hash(made.table))
+        table = votes[size > 0].assign(weight=(votes["weight"].fillna(1.0) / size)[size > 0])
+    made = make_gold(name, table, source, made_by=made_by, selected=selected)
     return replace(made, votes=labelled(votes).assign(annotator=votes["annotator"]), rule=rule, tied=tied)
 
 
@@ -511,16 +510,14 @@ def _labels(path: Path, number: int, row: Mapping[str, str]) -> tuple[str | None
         implied = _BY_CODE[said]
         strict = implied[0] if strict is None else strict
         with_tools = implied[1] if with_tools is None else with_tools
-    if strict is None or with_tools is None:
-        return None, strict, with_tools
-    code = "E1" if strict else "E2" if with_tools else "E0"
+    code = _CODE_OF.get((strict, with_tools))
     if said and said != code:
         clash = f"the code {said} contradicts strict and with_tools, which give {code}"
         raise DataError(f"{path} line {number}: {clash}; correct one of them")
     return code, strict, with_tools
 
 
-def _hash(table: pd.DataFrame) -> str:
+def labels_hash(table: pd.DataFrame) -> str:
     """Hash of the rows `[onet_soc_code, task_id, code, strict, with_tools]` as sorted lines of JSON.
 
     Automation, weight and stratum are added only if the gold has them, so that hashes of other golds have not changed.
