@@ -346,12 +346,12 @@ def _measure(aligned: AlignedLabels, measure: Measure, keep: npt.NDArray[np.bool
 
 def _against_gold(aligned: AlignedLabels) -> dict[SettingName, GoldComparison]:
     found: dict[SettingName, GoldComparison] = {}
-    for setting, scale in SCALES.items():
-        if setting not in aligned.labels or not (keep := aligned.known(setting)).any():
+    for setting in aligned.labels:
+        if not (keep := aligned.known(setting)).any():
             continue
         first, second = (aligned.pair(setting, rater, GOLD, keep=keep) for rater in (0, 1))
         moved = first.differ(second)
-        names = (*metrics.FIGURES, *(f"f1:{label}" for label in scale))
+        names = (*metrics.FIGURES, *(f"f1:{label}" for label in first.scale))
         lead = (second.run == second.gold).astype(int) - (first.run == first.gold)
         found[setting] = GoldComparison(
             n=len(first),
