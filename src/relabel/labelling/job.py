@@ -42,18 +42,18 @@ class Job:
 
     Attributes:
         tasks_ref: The task list as the user named it.
-        sources: The files that the tasks come from.
+        sources: The source files of the tasks.
         settings: Settings of the rubric to ask.
-        samples: Times that each question is asked, in each order.
-        orders: Orders of labels and examples that each question is asked in; none for the rubric's own alone.
+        samples: Number of times that each question is asked, in each order.
+        orders: Orders of labels and examples in which each question is asked; empty for only the rubric's own.
         examples: Whether worked examples are shown.
         decide: `json`, or `logprob` for an answer of one token.
-        pack: Tasks in one request.
-        probe: Whether to probe the server for a response format; else the endpoint's form is used.
+        pack: Number of tasks per request.
+        probe: Whether to probe the server for a response format; otherwise the endpoint's form is used.
         model: The model as the user named it.
-        base_url: The server's address without credentials; None for OpenAI's own.
-        parameters: Options that shape the run, for the manifest.
-        provider: Whose address it is.
+        base_url: The server's address without credentials; None for OpenAI's.
+        parameters: Options that affect the run, for the manifest.
+        provider: The provider of the address.
     """
 
     tasks: Sequence[Task]
@@ -84,12 +84,12 @@ class Job:
 
     @property
     def repeats(self) -> int:
-        """Labels wanted of a task under a setting: samples in each order."""
+        """Number of labels wanted per task and setting: samples in each order."""
         return self.samples * max(len(self.orders), 1)
 
     @property
     def all_parameters(self) -> dict[str, Any]:
-        """Options that shape the run, with those that every job has."""
+        """Options that affect the run, for the manifest."""
         own = {"samples": self.samples, "examples": self.examples, "pack": self.pack, "decide": self.decide}
         if self.orders:
             own |= {
@@ -100,17 +100,17 @@ class Job:
 
     @property
     def asked(self) -> list[Any]:
-        """What tells one job from another, but for its tasks: names of runs are made of its hash."""
+        """Everything that identifies a job except its tasks; names of runs contain its hash."""
         prompt, rubric = self.prompt.sha256, self.rubric.sha256
         return [self.endpoint.model_dump(), rubric, prompt, self.settings, self.all_parameters]
 
     def in_form(self, form: Form) -> Job:
-        """The same job whose requests hold the server to the answer's shape in one way; no probe is needed then."""
+        """The job with a fixed response format, and without a probe."""
         return replace(self, endpoint=self.endpoint.model_copy(update={"form": form}), probe=False)
 
     @cached_property
     def planner(self) -> Planner:
-        """Makes the requests."""
+        """Builds the requests."""
         return Planner(**{of.name: getattr(self, of.name) for of in fields(Planner)})
 
     @cached_property
@@ -119,13 +119,13 @@ class Job:
         return frozenset(words for words, times in seen.items() if times > 1)
 
     def is_duplicate_question(self, item: WorkItem) -> bool:
-        """Whether the plan may hold the same question again, because other tasks have the very same words."""
+        """Whether the plan may have the same question again, because other tasks have the same text."""
         return all((task.title, task.text) in self._repeated_questions for task in item.tasks)
 
     def items(self) -> Iterator[WorkItem]:
-        """Yield every wanted label, what one request gets at a time, without its request.
+        """Yield all work items, one per request, without their requests.
 
-        All tasks of one setting come before the next setting, so that a prefix cache keeps one prompt at a time.
+        All tasks of one setting come before the next setting, so that a prefix cache needs only one prompt at a time.
         """
         for setting in self.settings:
             for start in range(0, len(self.tasks), self.pack):
@@ -134,7 +134,7 @@ class Job:
                     yield WorkItem(some, setting, sample)
 
     def plan(self) -> Iterator[WorkItem]:
-        """Yield every wanted label with its request.
+        """Yield all work items with their requests.
 
         Raises:
             RubricError: The prompt fails for a task.
@@ -143,14 +143,14 @@ class Job:
 
 
 def response_format_note(endpoint: Endpoint) -> str:
-    """Where the response format is noted in the store: for this day, as providers learn and models change."""
+    """Name of the store's note on the response format; it is valid for one day, because servers change."""
     return f"form/{endpoint.api}/{endpoint.host}/{endpoint.model}@{datetime.now(UTC):%Y-%m-%d}"
 
 
 def with_known_format(job: Job, store: Store) -> Job:
-    """The job in the response format that its server is known to take: by a note, or by an answer to the first question.
+    """The job in the response format that its server is known to accept, from a note or a stored answer to the first question.
 
-    Where only asking can tell, it still wants its probe.
+    If the format is unknown, the job is unchanged and still needs a probe.
     """
     if not job.probe:
         return job
@@ -163,7 +163,7 @@ def with_known_format(job: Job, store: Store) -> Job:
 
 
 def other_addresses(job: Job, store: Store) -> list[str]:
-    """Other hosts for which the store answers one of a job's first questions; the address is part of the key."""
+    """Other hosts for which the store has answers to a job's first questions; the host is part of the key."""
     hosts = {row.request.host for _, row in store.newest(_LOOKED_AT)} - {job.endpoint.host}
 
     def answers(host: str, form: Form) -> bool:
@@ -174,7 +174,7 @@ def other_addresses(job: Job, store: Store) -> list[str]:
 
 
 def job_to_json(job: Job) -> bytes:
-    """The job as JSON, complete except for credentials: it can be resumed from this alone."""
+    """The job as JSON, complete except for credentials, so that it can be resumed from this alone."""
     return TypeAdapter(Job).dump_json(replace(job, base_url=public_url(job.base_url) if job.base_url else None))
 
 
@@ -189,7 +189,7 @@ def job_from_json(data: bytes) -> Job:
 
 
 DRAIN_S = 30.0
-"""Seconds that an interrupted job waits for the answers in flight: they are paid for."""
+"""Seconds for which an interrupted job waits for answers in flight, because they are paid for."""
 
 
 class Stop:

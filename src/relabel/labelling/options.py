@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from relabel.labelling.ray import ClusterOptions
 
 MOST_IN_FLIGHT = 4096
-"""Requests in flight that a user may ask for."""
+"""Maximum value of `--concurrency`."""
 _CREDENTIALS = re.compile(
     r'"(?:x[-_])?(?:api[-_]?key|authorization|(?:access[-_])?token|secret|password)":', re.IGNORECASE
 )
@@ -40,7 +40,7 @@ _OURS = {"model", "messages", "input", "response_format", "stream", "n"}
 
 
 class Prepared(NamedTuple):
-    """Which model is asked which questions, as the user chose."""
+    """A checked run: the user's options, and the connection and job made from them."""
 
     options: RunOptions
     connection: Connection
@@ -53,31 +53,32 @@ class RunOptions:
 
     Attributes:
         model: `local`, `local:FILE.gguf`, or a model's name at the provider.
-        base_url, provider, key_env, headers: Address, provider, variable of the key (by default told by one another), and headers that are added.
+        base_url, provider, key_env, headers: Address, provider, variable of the key (defaults depend on each other), and
+            additional headers.
         api: The dialect to speak.
         rubric: The rubric.
         settings: Settings of the rubric to ask; by default all.
         prompt: A prompt's name or path; by default the rubric's.
         examples: Whether worked examples are shown.
         tasks: The task list as the user named it.
-        chosen: The tasks themselves, where they are not those that list, sample, seed and occupations give.
-        sample: Draw this many tasks at random.
+        chosen: The tasks, if they are not determined by `tasks`, `sample`, `seed` and `occupations`.
+        sample: Number of tasks to draw at random.
         seed: Seed of the draw, and of the orders of variants.
         occupations: Only tasks of these codes.
-        samples: Times that each question is asked, in each order.
-        variants: Orders of the rubric's labels and examples that each question is asked in.
-        decide: How an answer says its label.
-        pack: Tasks in one request.
+        samples: Number of times that each question is asked, in each order.
+        variants: Number of orders of the rubric's labels and examples in which each question is asked.
+        decide: How the label is obtained from an answer: `json` or `logprob`.
+        pack: Number of tasks per request.
         form: The response format; None for the strictest that the server accepts.
-        params: Further request parameters by name, passed on unchanged.
-        max_tokens: Tokens of an answer at most.
+        params: Further request parameters, passed on unchanged.
+        max_tokens: Maximum tokens of an answer.
         timeout: Seconds to wait for one answer.
-        price: The user's word on the price; by default the table's.
-        concurrency: Requests in flight; None: adapted to what the server takes.
-        rpm, tpm: Requests and tokens a minute at most.
-        max_cost: Cap of the cost, in USD.
-        hedge: Whether a late answer is asked for once more.
-        cluster: The Ray cluster whose workers ask.
+        price: The user's price; by default from the price table.
+        concurrency: Maximum number of requests in flight; None to adapt it to the server.
+        rpm, tpm: Maximum requests and tokens per minute.
+        max_cost: Cost cap, in USD.
+        hedge: Whether to repeat a request whose answer is late.
+        cluster: The Ray cluster whose workers send the requests.
     """
 
     model: str
@@ -126,7 +127,7 @@ class RunOptions:
         return asked
 
     def prepare(self, environment: Settings, *, capped: bool | None = None) -> Prepared:
-        """All of them checked, without starting or asking anything; errors are those of the steps."""
+        """Check the options, and make connection and job, without sending anything; for errors see `connection` and `job`."""
         connection = self.connection(environment)
         self.require_bounds(connection, capped)
         return Prepared(self, connection, self.job(connection))
@@ -208,14 +209,14 @@ class RunOptions:
         )
 
     def doubts(self, job: Job) -> str | None:
-        """What should be looked at before labels are paid for, in a sentence: titles of a user's list that disagree with their codes."""
+        """A warning to show before labels are paid for: titles in a user's list that do not match their codes."""
         if not is_table_file(self.tasks):
             return None
         disputed = disputed_titles((task.onet_soc_code, task.title) for task in job.tasks)
         return f"{disputed}; correct the list before you pay for labels" if disputed else None
 
     def limiter(self) -> Limiter:
-        """How fast to ask."""
+        """The limiter for these options."""
         at_once = self.concurrency
         if at_once is None and is_local(self.model):
             at_once = SLOTS
@@ -224,12 +225,12 @@ class RunOptions:
         return Limiter(at_once, rpm=self.rpm, tpm=self.tpm)
 
     def budget(self, connection: Connection, job: Job, environment: Settings) -> Budget:
-        """The cap of the cost, within which what batches of the job hold counts as spent."""
+        """The budget; the maximum cost of the job's batches counts as spent."""
         in_batches = 0.0 if self.max_cost is None else unaccounted_usd(environment.home / "batches", job)
         return Budget(self.max_cost, connection.price, before_usd=in_batches)
 
     def engine(self, connection: Connection, budget: Budget, *, replay: bool) -> Engine:
-        """What asks within a budget; in a replay, what refuses to."""
+        """The engine, with a budget; in a replay, one that sends nothing."""
         if replay:
             return Engine(self.limiter(), budget)
         if self.cluster is None:
@@ -239,7 +240,7 @@ class RunOptions:
         return RayEngine(connection, self.limiter(), budget, self.cluster)
 
     def require_bounds(self, connection: Connection, capped: bool | None = None) -> None:
-        """Make sure that a cap can be kept, where there is one.
+        """Check that the cost cap, if any, can be kept.
 
         Raises:
             UsageError: No price is known, or nothing bounds what an answer may cost.
@@ -272,7 +273,7 @@ def read_parameters(given: Sequence[str]) -> dict[str, Any]:
 
 
 def checked_parameters(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What is sent beside the question, checked.
+    """Check additional request parameters.
 
     Raises:
         UsageError: A name holds a credential, or would replace what makes the request.
@@ -330,7 +331,7 @@ def _leave_to_one_token(params: dict[str, Any], max_tokens: int | None) -> None:
 
 
 def default_name(job: Job) -> str:
-    """A name for a run that tells what was asked; the same command gives the same name."""
+    """A descriptive name for a run; the same command gives the same name."""
     parts = [job.model, job.rubric.id, Path(job.tasks_ref).stem if is_table_file(job.tasks_ref) else job.tasks_ref]
     if job.parameters["sample"]:
         parts.append(f"n{job.parameters['sample']}-s{job.parameters['seed']}")

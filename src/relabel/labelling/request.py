@@ -29,52 +29,52 @@ from relabel.task import Task
 Message = dict[str, str]
 """A chat message: `role` and `content`."""
 _LARGEST = 1_000_000
-"""Bytes of a template, and characters of a message that it may make."""
+"""Maximum size of a template in bytes, and of a rendered message in characters."""
 _OF_RUBRIC = {
     "id", "version", "title", "unit", "definition", "labels", "settings", "examples", "rationale", "codes", "incoherent", "measures",
 }  # fmt: skip
-"""What a template is given of a rubric."""
+"""Fields of a rubric that are available in templates."""
 Decide = Literal["json", "logprob"]
 ONE_TOKEN: Mapping[str, Any] = {"max_tokens": 1, "logprobs": True, "top_logprobs": 20, "temperature": 0}
-"""What deciding by log probability asks for: one token, and how likely the others were."""
+"""Parameters for deciding by log probability: one token, with its alternatives."""
 _MARK = "\x00the task\x00"
 _SPELLING = json.JSONEncoder(ensure_ascii=False)  # made once: `json.dumps` with arguments makes one each time
 
 KEY_VERSION = 1
-"""Raised when the meaning of a key changes; requests with older keys are then sent again."""
+"""Increased when the meaning of a key changes; requests with older keys are then sent again."""
 
 
 def canonical_json(value: Any) -> bytes:
-    """The one spelling of a JSON value that is hashed: sorted keys, no spaces, UTF-8, no NaN."""
+    """Canonical JSON for hashing: sorted keys, no spaces, UTF-8, no NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
 def key_of(document: Mapping[str, Any]) -> str:
-    """The key of a request: sha256, in hex, of the canonical JSON of all of it and of the key's format version."""
+    """The key of a request: hex sha256 of its canonical JSON, with the version of the key."""
     return hashlib.sha256(canonical_json({"key_version": KEY_VERSION, **document})).hexdigest()
 
 
 def as_data(**fields: str) -> str:
-    """Fields as one line of JSON that holds no angle bracket: text in it cannot close a mark or start one."""
+    """Fields as one line of JSON without angle brackets, so that their text cannot open or close a tag in the prompt."""
     return _SPELLING.encode(fields).replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 def _facts(rubric: Rubric, title: str, text: str) -> dict[str, str]:
-    """What the prompt says about a task; a change here changes every request key."""
+    """The facts about a task in the prompt; a change here changes every request key."""
     return {"occupation": title, "task" if rubric.unit == "task" else "description": text}
 
 
 def letters(rubric: Rubric) -> dict[str, str]:
-    """One letter a label, in the rubric's order: what a model answers with when one token decides."""
+    """A letter for each label, in the rubric's order, for answers of one token."""
     return dict(zip(rubric.labels, ascii_uppercase, strict=False))
 
 
 @dataclass
 class Prompt:
-    """A template with two blocks: `system`, the same for all tasks of a setting, and `user`, which holds the tasks.
+    """A template with two blocks: `system`, the same for all tasks of a setting, and `user`, which contains the tasks.
 
-    The blocks are given `rubric`, `setting`, `packed` (several tasks share the request), `decide` (`json` or
-    `logprob`) and `letters`; `system` also `examples`, each with `data`, `answer` and `label`; `user` also `data`, a
+    Variables of the blocks are `rubric`, `setting`, `packed` (whether several tasks share the request), `decide` (`json` or
+    `logprob`) and `letters`; in `system` also `examples`, each with `data`, `answer` and `label`; in `user` also `data`, a
     line of JSON for each task.
 
     Attributes:
@@ -91,7 +91,7 @@ class Prompt:
     _known: dict[tuple[object, ...], tuple[str, Context]] = field(
         default_factory=dict[tuple[object, ...], "tuple[str, Context]"], repr=False
     )
-    """By all but the tasks: the system message, and what the user's is rendered in. A new context would cost half of a request."""
+    """Cache of the system message and of the context for the user message, because creating a context is slow."""
 
     def messages(
         self, tasks: Sequence[Task], rubric: Rubric, setting: str, *, examples: bool = True, decide: str = "json"
@@ -99,7 +99,7 @@ class Prompt:
         """The messages for one request under one setting.
 
         Args:
-            tasks: One task, or several that share the request; those go by their number, from 1.
+            tasks: One task, or several that share the request and are numbered from 1.
             rubric: The rubric.
             setting: Name of one of its settings.
             examples: Whether the rubric's worked examples are shown.
@@ -130,7 +130,7 @@ class Prompt:
     def _render(self, block: str, context: Context) -> str:
         try:
             return self._sandbox.render(self._template.blocks[block](context)).strip()
-        except Exception as error:  # whatever goes wrong in a template is the template's: it may call and divide
+        except Exception as error:  # a template can raise any exception
             raise RubricError(f"prompt {self.name}: block {block}: {error}; correct the template") from error
 
 
@@ -164,7 +164,7 @@ def load_prompt(ref: str) -> Prompt:
 
 
 def system_messages(rubric: Rubric) -> set[str]:
-    """The system messages that a rubric's own prompt makes of it, however an answer is asked for."""
+    """All system messages from a rubric's own prompt, for every way of asking."""
     prompt = load_prompt(rubric.prompt)
     task = Task(task_id="1", onet_soc_code="11-1011.00", title="t", text="t")
     return {
@@ -177,7 +177,7 @@ def system_messages(rubric: Rubric) -> set[str]:
 
 
 def parse_prompt(name: str, raw: bytes) -> Prompt:
-    """Make a prompt of a template's text.
+    """Parse the text of a prompt template.
 
     Raises:
         RubricError: It is malformed or lacks a block.
@@ -199,16 +199,16 @@ def parse_prompt(name: str, raw: bytes) -> Prompt:
 
 
 class Endpoint(Frozen):
-    """A model behind an address, as far as answers depend on it.
+    """The part of a model's configuration that answers depend on.
 
     Attributes:
-        host: Host, port and path of the API without scheme and credentials; `local` for the embedded server, whose
-            port changes from start to start.
-        model: The model's name on the wire.
-        api: The dialect that the server speaks.
+        host: Host, port and path of the API without scheme and credentials; `local` for the embedded server, whose port
+            varies.
+        model: Name of the model at the provider.
+        api: The dialect of the server.
         form: The response format.
-        params: Sampling parameters that somebody asked for; nothing else is sent.
-        rationale_chars: Bound of the rationale in the schema, for servers whose grammar can hold one.
+        params: The user's sampling parameters; no others are sent.
+        rationale_chars: Maximum length of the rationale in the schema, for servers whose grammar supports it.
     """
 
     host: str
@@ -225,10 +225,10 @@ class Request:
 
     Attributes:
         host: As in `Endpoint`.
-        body: The JSON document that is posted.
-        sample: Counts repeats of the same question, from 0.
+        body: The posted JSON document.
+        sample: Number of the repeat of the same question, from 0.
         api: The dialect.
-        key: As `key_of` makes it.
+        key: As computed by `key_of`.
     """
 
     host: str
@@ -243,24 +243,24 @@ class Request:
 
     @property
     def document(self) -> dict[str, Any]:
-        """All of it but the key."""
+        """Everything except the key."""
         return {"api": self.api, "host": self.host, "body": self.body, "sample": self.sample}
 
 
 UNPLANNED = Request("", {})
-"""Stands for the request of a work item whose prompt is not filled in yet, or cannot be; it has no key."""
+"""Placeholder for the request of a work item whose prompt has not been rendered, or cannot be; without a key."""
 object.__setattr__(UNPLANNED, "key", "")
 
 
 @dataclass(frozen=True, slots=True)
 class WorkItem:
-    """Labels that one request gets: the unit of work from the plan to the rows of `labels.parquet`.
+    """The labels of one request: the unit of work from the plan to `labels.parquet`.
 
     Attributes:
         tasks: One task, or several that share a request.
         setting: Name of the setting.
-        sample: Counts repeats, from 0, over all orders of labels and examples.
-        request: What is sent; `UNPLANNED` until the prompt is filled in.
+        sample: Number of the repeat, from 0, over all orders of labels and examples.
+        request: The request; `UNPLANNED` until the prompt is rendered.
     """
 
     tasks: tuple[Task, ...]
@@ -278,9 +278,9 @@ class Planner:
         prompt: The template.
         endpoint: The model.
         examples: Whether worked examples are shown.
-        decide: `json` asks for a rationale and a label; `logprob` for one letter, and reads its probability.
-        orders: Orders of labels and examples; a task's samples run through the first order, then the next.
-        samples: Samples under each order.
+        decide: `json` for a rationale and a label; `logprob` for one letter with its probability.
+        orders: Orders of labels and examples; a task's samples use the first order, then the next.
+        samples: Number of samples in each order.
     """
 
     rubric: Rubric
@@ -298,7 +298,7 @@ class Planner:
 
     @property
     def shape(self) -> dict[str, Any]:
-        """All of a request but the tasks: what a manifest's schema hash covers."""
+        """A request without tasks, for the schema hash in the manifest."""
         return self._body("", [], packed=False)
 
     def planned(self, item: WorkItem) -> WorkItem:
@@ -315,7 +315,7 @@ class Planner:
         if len(self._variants) > 1:
             variant, sample = divmod(sample, self.samples)
         last = self._last
-        # The samples of one question differ by their number.
+        # Requests for samples of one question differ only in the number.
         if last is None or last[0] is not tasks or last[1:3] != (setting, variant):
             last = self._last = (tasks, setting, variant, *self._made(tasks, setting, variant))
         *_, body, hasher = last
@@ -324,12 +324,12 @@ class Planner:
         return Request(self.endpoint.host, body, sample, self.endpoint.api, digest.hexdigest())
 
     def _made(self, tasks: Sequence[Task], setting: str, variant: int) -> tuple[dict[str, Any], Any]:
-        """What is posted, and the hash of all of the request but the number of the sample."""
+        """The body, and the hash of the request up to the number of the sample."""
         packed = len(tasks) > 1
         rubric = self._variants[variant]
         messages = self.prompt.messages(tasks, rubric, setting, examples=self.examples, decide=self.decide)
         body = self._body(setting, messages, packed=packed, rubric=rubric)
-        # Only the last message differs from task to task: the hash of all before it is made once.
+        # Only the last message varies between tasks: hash everything before it once.
         user = _SPELLING.encode(messages[-1]["content"]).encode()
         if (setting, packed, variant) not in self._hashers:
             marked = with_messages(body, [*messages[:-1], {**messages[-1], "content": _MARK}])
@@ -353,7 +353,7 @@ class Planner:
 
 
 def host_of(base_url: str, headers: Mapping[str, str] | None = None) -> str:
-    """Host, port, path and API version of an address, and headers that the user adds: what tells one endpoint from another.
+    """Identity of an endpoint: host, port, path and API version of its address, and the user's headers.
 
     Raises:
         UsageError: It is not an http or https address.

@@ -1,7 +1,7 @@
-"""The provider's side of a batch job: files and batches over HTTP, and the few hooks in which providers differ.
+"""Clients for Files and Batch APIs, with hooks for the differences between providers.
 
-Every call may be repeated without harm, except the one that makes a batch: that costs money, and a reply that is lost says nothing
-about whether the batch was made. So it is made under a mark, and looked for by that mark before it is made again.
+All calls can be repeated safely, except for creating a batch: it costs money, and if the reply is lost, the batch may exist or
+not. Batches are therefore created with a unique mark in their metadata, and searched by that mark before a retry.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ from relabel.redaction import api_version, clean, public_url
 from relabel.settings import Settings
 
 TIMEOUT_S = 600.0
-"""For one call: a chunk of 200 MB goes up in it."""
+"""Timeout of one call, in seconds; enough to upload a chunk of 200 MB."""
 CLOCK_SKEW_S = 3600.0
-"""How far the provider's clock may be from ours when a batch is looked for."""
+"""Maximum difference between the provider's clock and ours, in seconds, when searching for a batch."""
 MAX_PAGES = 100
-"""Pages of a listing at most: one that never ends is a fault of the server."""
+"""Maximum number of pages of a listing; more are a fault of the server."""
 _LATEST_S = 1e11
 FINAL = {"completed", "failed", "expired", "cancelled"}
-"""OpenAI's words for a batch that will not change any more."""
+"""OpenAI's states of a batch that will not change."""
 _STATUS = {
     "queued": "validating",
     "running": "in_progress",
@@ -57,7 +57,7 @@ _STATUS = {
     "canceled": "cancelled",
     **dict.fromkeys(("done", "ended", "finished", "succeeded", "complete"), "completed"),
 }
-"""OpenAI's words for those of Mistral and others; a word that is not known would be waited for without end."""
+"""OpenAI's states by those of Mistral and others; with an unknown state, polling would never end."""
 _NOT_HERE = {404, 405, 501}
 _NOT_READY = re.compile(
     r"pending|not.{0,20}(ready|processed|valid state)|being processed|(cannot|not|no such).{0,20}(find|found|exist|file)",
@@ -66,7 +66,7 @@ _NOT_READY = re.compile(
 
 
 class GoneError(Exception):
-    """The provider does not know a batch or a file (any more)."""
+    """The provider does not know a batch or a file, or no longer."""
 
 
 class FileNotReadyError(ProviderError):
@@ -77,7 +77,7 @@ class UnavailableError(ProviderError):
     """The provider did not answer, or only with transient errors; its batches continue.
 
     Attributes:
-        sent: Whether anything may have reached it.
+        sent: Whether a request may have reached it.
     """
 
     def __init__(self, message: str, *, sent: bool) -> None:
@@ -94,12 +94,12 @@ def _refused(status: int, said: str) -> RefusedError:
 
 @dataclass(frozen=True)
 class RemoteBatch:
-    """A batch as the provider describes it, in OpenAI's words.
+    """A batch as the provider describes it, in OpenAI's terms.
 
     Attributes:
         mark: Its metadata.
-        answered: Requests that are done, failed ones included.
-        error: Why it failed as a whole: code and message.
+        answered: Number of finished requests, including failed ones.
+        error: Code and message if the whole batch failed.
     """
 
     id: str
@@ -115,7 +115,7 @@ class RemoteBatch:
 
 @dataclass(frozen=True)
 class Result:
-    """One line of a batch's results: a reply, or an error; one of status 0 is not of the request, but of its batch."""
+    """One line of a batch's results: a reply or an error. An error of status 0 concerns the whole batch."""
 
     key: str
     body: Any
@@ -132,12 +132,12 @@ class BatchProvider:
         policy: Fields of the retry policy: `sleep` and `jitter`.
 
     Attributes:
-        address: Where it is, without credentials, but with the version of the API that the address asks for.
+        address: The provider's address without credentials, but with the API version, if given.
     """
 
     uploads, batches, version = "/files", "/batches", "/v1"
     form: Mapping[str, str] = {"purpose": "batch"}
-    """Fields of an upload beside the file, whose name is filled in."""
+    """Form fields of an upload in addition to the file; `{name}` is its name."""
     line_fields = ("custom_id", "method", "url", "body")
 
     def __init__(self, http: Http, model: str, known: Provider = UNKNOWN, **policy: Any) -> None:
@@ -167,7 +167,7 @@ class BatchProvider:
         return f"{self.batches}?limit=100{f'&after={last}' if page else ''}"
 
     def read(self, said: Mapping[str, Any]) -> RemoteBatch:
-        """A batch from its document, by whichever of the providers' names its fields have."""
+        """Parse a batch; providers have different names for its fields."""
         said = said.get("job") or said  # Together's reply to a creation holds the batch inside
         made, counts = said.get("created_at") or 0, {**said, **object_of(said.get("request_counts"))}
         made = datetime.fromisoformat(made).timestamp() if isinstance(made, str) else float(made)
@@ -193,7 +193,7 @@ class BatchProvider:
         )
 
     def result(self, line: bytes) -> Result | None:
-        """A line of results; None when it cannot be understood."""
+        """Parse a line of results; None if it is invalid."""
         try:
             row = object_of(parsed(line.decode("utf-8", "replace")))
         except NotAReplyError:
@@ -212,7 +212,7 @@ class BatchProvider:
             error = ErrorReply("request", status, clean(str(problem or "no answer"))[:300])
         return Result(key, body, error)
 
-    # What is the same for all.
+    # Common to all providers.
 
     async def upload(self, path: Path) -> str:
         """Upload an input file and return its id.
@@ -235,14 +235,14 @@ class BatchProvider:
         return said["id"]
 
     async def create(self, file_id: str, api: Api, mark: Mapping[str, str], since: float, *, look: bool) -> RemoteBatch:
-        """Make a batch, once.
+        """Create a batch exactly once.
 
         Args:
-            file_id: The input file at the provider.
+            file_id: Id of the input file at the provider.
             api: The dialect of its lines.
-            mark: Metadata that no other batch has.
-            since: Seconds since the epoch: no batch with this mark was made before.
-            look: Whether one may have been made already, so that it is looked for first.
+            mark: Unique metadata.
+            since: Time (seconds since the epoch) before which no batch with this mark was created.
+            look: Whether the batch may exist already, and must be searched for first.
 
         Raises:
             FileNotReadyError: The input file is not processed yet, or not visible.
@@ -254,7 +254,7 @@ class BatchProvider:
             nonlocal look
             if look and (found := await self._find(mark, file_id, since)) is not None:
                 return found
-            look = True  # should the reply be lost, the next attempt looks before it makes another
+            look = True  # if the reply is lost, the next attempt searches before creating another
             return self._batch(await self._once("POST", self.batches, lambda: document))
 
         try:
@@ -289,20 +289,20 @@ class BatchProvider:
             await self._call("POST", f"{self.batches}/{batch_id}/cancel")
         except ProviderError as error:
             if not (isinstance(error.__cause__, RefusedError) and error.__cause__.reply.status in {400, 409}):
-                raise  # these two are said of a batch that has ended
+                raise  # these two statuses mean that the batch has already ended
 
     async def download(self, file_id: str, target: Path) -> None:
-        """Fetch a file to the disk without holding it in memory.
+        """Download a file to disk without loading it into memory.
 
         Raises:
             GoneError: The provider knows no such file.
             ProviderError: The provider refused or cannot be reached.
-            DataError: The disk is full or refuses.
+            DataError: The file cannot be written.
         """
         await self._call("GET", f"/files/{file_id}/content", into=target)
 
     async def delete(self, file_id: str) -> None:
-        """Delete a file at the provider. It is a courtesy: when it fails, nothing is said."""
+        """Delete a file at the provider; failure is ignored."""
         with suppress(*_FAULTS):
             await self._once("DELETE", f"/files/{file_id}")
 
@@ -311,7 +311,7 @@ class BatchProvider:
         await self._http.close()
 
     def fatal(self, error: ErrorReply, path: str) -> ProviderError | None:
-        """What to tell the user when no request will have an answer; see `fatal_refusal`."""
+        """The error if no request will be answered, otherwise None; see `fatal_refusal`."""
         return fatal_refusal(error, address=self._http.address, path=path, model=self.model)
 
     async def _list(self, since: float) -> AsyncIterator[RemoteBatch]:

@@ -1,7 +1,7 @@
-"""The batch engine: all requests of a job in a few files, at half the price, within a day.
+"""Batch runs: all requests of a job in a few files, at half the price, within a day.
 
-No caller waits for a single answer, so it is not an `Engine`. It follows the same plan as an online run, reads the same answers from
-the same store under the same keys, and writes the same run folder. A run started with one can be continued with the other.
+This is not an `Engine`, because single answers cannot be awaited. Plan, keys, store and run folder are those of an online run,
+so a run started with one engine can be continued with the other.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from relabel.labelling.store import Store
 from relabel.labels import FailureKind
 
 MAX_TRIES = 3
-"""Times that one request goes into a batch, when batches end without having answered it."""
+"""Maximum number of batches in which a request is sent, if batches end without an answer to it."""
 
 
 async def run_batch(
@@ -43,21 +43,21 @@ async def run_batch(
 ) -> Outcome:
     """Label all tasks of a job by batches and write its run folder.
 
-    Every answer is in the store before it counts, and each step is saved, so that a process killed at any moment loses
-    nothing and buys nothing twice: the same job started again continues. Stopping leaves the batches at the provider.
+    Every answer is stored before it counts, and each step is saved, so that a process killed at any time loses nothing and pays
+    for nothing twice: the same job, started again, continues. If the job is stopped, its batches continue at the provider.
 
     Args:
         job: What to label.
         store: Keeps answers.
         out: The run folder.
-        provider: Has the files and batches; closed at the end.
+        provider: Client of the Batch API; closed at the end.
         batches: The folder of all batch jobs.
         options: How the job is worked on.
         progress: Updated by the job; batches count as in flight.
         stop: Called to stop the job early.
 
     Raises:
-        ProviderError: The provider refused for good or cannot be reached; what had come in is stored.
+        ProviderError: The provider refused all further requests or cannot be reached; answers so far are stored.
         DataError: The run folder holds another run, the state cannot be read or written, or another process works on the job.
         StoreError: The store failed.
     """
@@ -86,9 +86,9 @@ async def run_batch(
 
 
 def _settled(job: Job, store: Store, state: BatchState | None) -> Job:
-    """The job at half the price, in the response format that its server is known to accept, else the strictest: no probing.
+    """The job at half the price, in the response format that its server is known to accept, otherwise the strictest; no probe.
 
-    Batches in flight fix the response format: another one would make new requests, to be paid for again.
+    Batches in flight determine the response format: another one would make new requests, which would be paid for again.
     """
     known = with_known_format(job, store)
     if job.probe and state is not None and state.open and state.form is not None:
@@ -113,17 +113,17 @@ def _open_state(
 
 
 class BatchRunner(BatchPoller):
-    """A running batch job: plans chunks, and has them sent, polled and taken.
+    """A running batch job: writes chunks, and has them sent, polled and collected.
 
     Attributes:
-        interrupted: Whether it was told to stop before its end.
+        interrupted: Whether it was stopped before its end.
     """
 
     interrupted = False
     _no_money = ""
 
     async def run(self, *, new: bool) -> ProviderError | None:
-        """Do all there is to do; return what ended it early for good.
+        """Run the job to its end; return the error that ended it early, if any.
 
         Args:
             new: Whether the job's state is new.
@@ -134,7 +134,7 @@ class BatchRunner(BatchPoller):
         working = asyncio.create_task(self._work(new=new))
         try:
             await self._stop.unless([working])
-            # What is being sent may finish: a reply that is read spares looking for its batch later.
+            # Let requests in progress finish, so that their batches need not be searched for later.
             await self._stop.unless([working], at_once=True)
         finally:
             working.cancel()
@@ -183,7 +183,7 @@ class BatchRunner(BatchPoller):
             changed = await self._write()
             self._hold()
             if not changed and not self._state.open:
-                # A process that has just died looks like one that asks, for a few heartbeats.
+                # For a few heartbeats, a dead process cannot be distinguished from a live one.
                 if not waits or all(request.elsewhere != "" for request in self._requests.values()):
                     return
                 waits -= 1
@@ -200,20 +200,20 @@ class BatchRunner(BatchPoller):
         return request.failed is None and request.tries < MAX_TRIES
 
     async def _write(self) -> int:
-        """Write chunks of all that is wanted and neither in flight nor failed.
+        """Write chunks of all requests that are neither in flight nor failed.
 
-        A request is leased, then looked for in the store, then written, and what a chunk asks is held from the moment that the
-        chunk is saved: no other run on the store may ask it from the first look on.
+        A request is first leased, then looked up in the store, then written; it is held as soon as its chunk is saved. From the
+        lease on, no other run on the store can send it.
 
         Returns:
-            How many requests were written, or are answered by now.
+            Number of requests that were written, or have been answered in the meantime.
         """
         if not self._options.submit:
             return 0
-        self._hold()  # what was given up may be asked again
+        self._hold()  # requests of dropped chunks may be sent again
         in_flight, known = self._folder.asked(self._state)
         if not known:
-            return 0  # what the others ask is known once their results are here
+            return 0  # the requests of a batch without its file are unknown until its results arrive
         limit = min(self._options.max_requests, self._state.max_requests or self._options.max_requests)
         self._folder.tidy(self._state)
         # What the cap leaves, after all starts of the run, and when all that is in flight costs its worst.
@@ -245,7 +245,7 @@ class BatchRunner(BatchPoller):
             room -= worst
             self._requests[key].tries += 1
             changed += 1
-            # Not in the spelling that is hashed: a model writes its answer in the order of the schema.
+            # Not canonical JSON: keep the order of keys in the schema, which a model follows in its answer.
             line = json.dumps(self._provider.line(request), ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
             if len(lines) >= limit or (lines and size + len(line) > self._options.max_bytes):
                 self._save_chunk(lines, most)
@@ -258,22 +258,22 @@ class BatchRunner(BatchPoller):
         return changed
 
     def _save_chunk(self, lines: dict[str, bytes], worst_usd: float) -> None:
-        """Save a chunk and hold what it asks. Whether all of that was still leased is seen before it is sent."""
+        """Save a chunk and hold its requests; whether all of them were still leased is checked before it is sent."""
         self._folder.add(self._state, [*lines.values()], worst_usd)
         self._leases.transfer(self._state.run_id, lines)
         lines.clear()
         self._options.step("chunk")
 
     def _hold(self, *, leaving: bool = False) -> None:
-        """Reserve what batches have in flight against other runs on the store; on leaving, release what was not sent."""
+        """Hold all requests in batches, so that other runs on the store do not send them; on leaving, release unsent ones."""
         asked, known = self._folder.asked(self._state)
-        if known:  # else the others are held already, and cannot be told from what was given up
+        if known:  # otherwise requests that are held already cannot be distinguished from dropped ones
             sent = {key for key, chunk in asked.items() if chunk.batch_id is not None}
             kept = {key for key, chunk in asked.items() if not leaving or chunk.creating_since is not None}
             self._leases.reserve(self._state.run_id, sent, still=kept)
 
     async def _let_go(self, fatal: ProviderError | None) -> None:
-        """Release what was never sent; after a refusal, delete files that were uploaded in vain."""
+        """Release requests that were never sent; after a refusal, delete files that were uploaded but not used."""
         self._hold(leaving=True)
         for chunk in self._state.open if fatal is not None and not isinstance(fatal, UnavailableError) else ():
             if chunk.file_id is not None and chunk.creating_since is None:
@@ -283,7 +283,7 @@ class BatchRunner(BatchPoller):
     # What is left.
 
     def _name_missing(self, fatal: ProviderError | None) -> None:
-        """Enter all that is still wanted as missing, each with its reason."""
+        """Record all labels that are still wanted as missing, each with its reason."""
         for key in [key for key, request in self._requests.items() if request.elsewhere is not None]:
             self._requests.is_here(key)  # its answer may be here by now
         in_flight, _ = self._folder.asked(self._state)
@@ -313,7 +313,7 @@ class BatchRunner(BatchPoller):
                 self._collector.fail(wanted, kind, said, attempts, key)
 
     async def _take_turn(self, turn: int) -> None:
-        """Let the display and Ctrl-C have their turn: long stretches of work never wait."""
+        """Yield to the event loop regularly in long computations, for the display and Ctrl-C."""
         if turn % TURN == 0:
             await asyncio.sleep(0)
             if self._stop.asked.is_set():
