@@ -409,3 +409,33 @@ def test_raters_of_different_tasks_are_told_apart_on_the_tasks_that_all_labelled
     assert (
         "Tasks compared with gold.csv: 3 of a, 3 of b, 1 of c." in Path("study-results/tables/agreement.md").read_text()
     )
+
+
+def test_raters_of_different_groups_are_told_apart_on_the_groups_that_all_score(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    by_code: dict[str, list[str]] = {}
+    for task in load_tasks("sample"):
+        by_code.setdefault(task.onet_soc_code, []).append(task.task_id)
+    first, second, third = sorted(by_code)[:3]
+    # All of an occupation's tasks have one label, so that its score is the label's value.
+    given = {
+        "a": {first: "E0", second: "E1", third: "E2"},
+        "b": {first: "E0", second: "E1"},
+        "c": {second: "E2", third: "E2"},
+    }
+    for name, labels in given.items():
+        rows = [(task, code, label) for code, label in labels.items() for task in by_code[code]]
+        pd.DataFrame(rows, columns=["task_id", "onet_soc_code", "label"]).to_csv(f"{name}.csv", index=False)
+    raters: list[dict[str, object]] = [{"name": n, "labels": f"{n}.csv", "rubric": "eloundou"} for n in given]
+    scoring = {"taxonomy": "onet-soc", "draws": 100, "plausible_values": 0}
+    write(Path("study.yaml"), *raters, golds=[], tasks={"list": "sample"}, scoring=scoring)
+    assert run_app(["study", "run", "study.yaml"]) == 0
+    totals = Path("study-results/tables/totals.md").read_text()
+    # By hand: all three score the second alone, as 1, 1 and .5; over their own groups b and c would both mean .5.
+    assert "Means are over the groups that all raters score (1), totals over each rater's own." in totals
+    means = {line.split("|")[1].strip(): line.split("|")[4].strip() for line in totals.splitlines() if " | " in line}
+    assert [means[name] for name in (*given, "pooled")] == ["1.000", "1.000", ".500", ".833"]
+    capsys.readouterr()
+    assert run_app(["score", "study.yaml"]) == 0
+    assert "Means over the groups that all raters score (1), by rater" in " ".join(capsys.readouterr().out.split())

@@ -290,10 +290,13 @@ def _highest_and_lowest(rows: pd.DataFrame, table: relabel.ScoreTable) -> Table:
 
 
 def _show_raters(by_rater: pd.DataFrame, codes: frozenset[str]) -> None:
-    """The mean score of each rater alone, over the groups that count as scored, beside the pooled one."""
+    """The mean score of each rater alone, over the groups that count as scored for all of them, beside the pooled one."""
     rows = by_rater[by_rater["code"].isin(codes)]
+    lacking = set(rows.loc[rows[list(_MEASURES)].isna().all(axis=1), "code"])
+    rows = rows[~rows["code"].isin(lacking)]
+    over = f"the groups that all raters score ({rows['code'].nunique():,})" if lacking else "groups"
     means = records(rows.groupby("rater", sort=False)[list(_MEASURES)].mean().reset_index())
-    Table("Means over groups, by rater (0-1)", ["rater", *_MEASURES], [list(mean.values()) for mean in means]).show()
+    Table(f"Means over {over}, by rater (0-1)", ["rater", *_MEASURES], [list(mean.values()) for mean in means]).show()
 
 
 def _show_totals(table: relabel.ScoreTable) -> None:

@@ -427,13 +427,20 @@ def _scores(
     made["scores.csv"] = csv_bytes(frame)
     told = {"note": note, "raters": list(tables), "notes": list(whole.notes)}
     made["scores.json"] = (json.dumps(told, indent=2) + "\n").encode()
+    # A rater's mean over other groups would be another, so only groups of all raters tell raters apart.
+    common = np.all([table.has_status("scored") for table in (whole, *tables.values())], axis=0)
+    notes = [note, *whole.notes]
+    if common.sum() < whole.scored:
+        notes.append(
+            f"Means are over the groups that all raters score ({common.sum():,}), totals over each rater's own."
+        )
     rows: list[list[Cell]] = []
     for name, table in {"pooled": whole, **tables}.items():
         totals = [(table.totals or {}).get(key) for key in _TOTALS]
-        means = [known(table.frame[m].mean()) for m in MEASURES]
+        means = [known(table.frame.loc[common, m].mean()) for m in MEASURES]
         rows.append([name, table.scored, *means, *(None if x is None else f"{float(x) / 1e9:.1f}" for x in totals)])
     columns = ["rater", "groups scored", *(f"mean {m}" for m in MEASURES), *_TOTALS.values()]
-    return Table("Scores and totals by rater", columns, rows, notes=(note, *whole.notes)), whole.sources
+    return Table("Scores and totals by rater", columns, rows, notes=notes), whole.sources
 
 
 _TOTALS: Mapping[str, str] = {
