@@ -314,7 +314,7 @@ def align(runs: Sequence[Run], gold: Gold | None = None) -> AlignedLabels:
 
 
 def match(run: Run, gold: Gold) -> AlignedLabels:
-    """Align a run with a gold, and keep the tasks and settings that both have a label for.
+    """Align a run with a gold, on the tasks and settings with labels of both.
 
     Raises:
         DataError: As for `align`; or they share no setting or no task with a label on both sides.
@@ -327,7 +327,7 @@ def match(run: Run, gold: Gold) -> AlignedLabels:
 
 
 def align_all(runs: Mapping[str, Run], golds: Sequence[Gold] = ()) -> AlignedLabels:
-    """Bring runs and golds together on all tasks that any run labelled: a column each, runs first; values are left out."""
+    """Align runs and golds on all tasks that any run labelled; one column each, runs first; without values."""
     tables = [coded_table(run) for run in runs.values()]
     tasks = reduce(pd.Index.union, (table.index for table in tables)).sort_values().to_frame(index=False)
     sides = [*tables, *(gold_on_tasks(gold, tasks) for gold in golds)]
@@ -343,16 +343,16 @@ def align_all(runs: Mapping[str, Run], golds: Sequence[Gold] = ()) -> AlignedLab
 
 
 def task_details(run: Run, named: str | None = None) -> pd.DataFrame | None:
-    """What a run was asked about, schema `relabel.task.task_schema`; None where its list is not on this machine as it was.
+    """The task list of a run, schema `relabel.task.task_schema`; None if it is not on this machine, or has changed.
 
     Args:
-        run: The run; nothing is fetched for its own list.
-        named: A list that the user names in its place.
+        run: The run; its own list is not downloaded.
+        named: A list to use instead.
 
     Raises:
-        UsageError: A list is named, and the run rates occupations.
-        DataError: The named list cannot be read, or lacks a task that the run was asked about. A list that the run itself
-            names may lack some, for imported labels may reach beyond their list.
+        UsageError: A list is named, but the run rates occupations.
+        DataError: The named list cannot be read, or lacks a task of the run. The run's own list may lack tasks, because
+            imported labels may include others.
     """
     if named is None:
         own = run.own_task_list() if run.rubric.unit == "task" else None
@@ -372,7 +372,7 @@ def task_details(run: Run, named: str | None = None) -> pd.DataFrame | None:
 
 
 class TaskTexts:
-    """Statements of tasks and titles of their occupations, empty where they are unknown."""
+    """Statements of tasks and titles of their occupations; empty if unknown."""
 
     def __init__(self, details: pd.DataFrame | None) -> None:
         known = pd.DataFrame(columns=[*TASK_KEY, "title", "text"]) if details is None else details
@@ -384,13 +384,13 @@ class TaskTexts:
         return self._titles.get(code, "")
 
     def about(self, code: str, task_id: str) -> dict[str, str]:
-        """What names a task: its key, the title of its occupation and its statement (`text`)."""
+        """Code, id, occupation title and statement of a task, as in `NamedTask`."""
         text = self._texts.get((code, task_id), "")
         return {"onet_soc_code": code, "task_id": task_id, "title": self.title(code), "text": text}
 
 
 def rationales(run: Run, tasks: pd.Index, name: str = "") -> pd.Series:
-    """What a run says of some tasks, by code and id: a line a question, after `name` and, of several questions, the setting."""
+    """A run's rationales for some tasks, by code and id: one line per setting, starting with `name` and the setting."""
     labels = run.labels.reindex(columns=[*TASK_KEY, "setting", "sample", "rationale"])
     labels = labels[(labels["sample"] == 0) & labels["rationale"].notna()]
     labels = labels[pd.MultiIndex.from_frame(labels[TASK_KEY]).isin(tasks)]
@@ -401,15 +401,15 @@ def rationales(run: Run, tasks: pd.Index, name: str = "") -> pd.Series:
 
 
 def mean_one(weight: Array) -> Array:
-    """Weights scaled to 1 on average, so that weighted counts add up to the number of tasks."""
+    """Weights scaled to a mean of 1, so that weighted counts add up to the number of tasks."""
     return weight / weight.mean() if len(weight) else weight
 
 
 def gold_on_tasks(gold: Gold, known: pd.DataFrame) -> pd.DataFrame:
-    """The gold's table by code and id; one without codes takes them from known tasks (`TASK_KEY`) of the same id.
+    """The gold's table by code and id; missing codes are taken from known tasks (`TASK_KEY`) with the same id.
 
     Raises:
-        DataError: One of its ids stands for several of these tasks.
+        DataError: One of its ids belongs to several of these tasks.
     """
     theirs = gold.table.assign(code=full_codes(gold.table))
     if theirs["onet_soc_code"].notna().any():
@@ -426,16 +426,16 @@ def gold_on_tasks(gold: Gold, known: pd.DataFrame) -> pd.DataFrame:
 def _changed_texts(
     index: pd.Index, first: str, second: str, own: pd.Series | None
 ) -> tuple[int | None, tuple[ReplacedText, ...]]:
-    """How many tasks have another text in a second list than in the first, and those whose text is another task.
+    """Number of tasks whose text differs between two lists, and those whose text is that of another task.
 
     Args:
         index: Code and id of the tasks.
         first: Name of a task list.
         second: Name of the other.
-        own: Texts that the second side brings itself, by code and id; missing throughout where it has none.
+        own: The second side's own texts, by code and id, if it has any.
 
     Returns:
-        Nothing is fetched: None and nothing where a list is not on this machine.
+        None and no tasks if a list is not on this machine; nothing is downloaded.
     """
     brought = [own] if own is not None and own.notna().any() else []
     if first == second and not brought:
@@ -459,7 +459,7 @@ def _keys(rows: Iterable[ReplacedText]) -> pd.MultiIndex:
 
 
 def _refuse_other_ids(others: Sequence[ReplacedText], tasks: int, run: Run, gold: Gold) -> None:
-    """Refuse a gold of whose tasks most have another text than those of the run under the same ids."""
+    """Refuse a gold in which most ids belong to other tasks than in the run."""
     if len(others) > tasks / 2:
         first = others[0]
         raise DataError(

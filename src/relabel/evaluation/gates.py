@@ -1,13 +1,13 @@
-"""Gates: what a run must reach, judged so that noise alone does not stop a change.
+"""Gates: conditions on a run, tested so that noise alone does not fail a suite.
 
-Two kinds of gate differ in what must be shown:
+There are two kinds:
 
-- `min` and `max` ask for evidence that the run is good enough: the interval's near bound must clear the threshold. All of
-  them must hold, so a bad run passes a suite no more easily for having many gates, and nothing is adjusted.
-- `max_drop` asks for evidence that the run is worse than the baseline, by an exact test: if the two are alike, each
-  occupation's labels could as well have come from the other, so run and baseline are swapped occupation by occupation, and
-  the fall seen must be rare among the falls of all swaps. Many such gates would fire on noise now and then: by default they
-  are tested together on the same swaps, and a suite fires on pure noise in at most one of forty runs.
+- `min` and `max` require evidence that the run is good enough: the nearer bound of the interval must reach the threshold. All
+  of them must hold, so more gates do not make it easier for a bad run to pass, and no correction is needed.
+- `max_drop` requires evidence that the run is worse than the baseline, from an exact permutation test: run and baseline are
+  swapped occupation by occupation, and the observed fall must be rare among the falls of all swaps. With many such gates, some
+  would fail by chance: by default they are tested together on the same swaps, and a suite fails by chance in at most one of
+  forty runs.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ from relabel.tabular import figure as shown
 from relabel.task import TASK_KEY
 
 ALL_SWAPS = 12
-"""Occupations up to which every way to swap run and baseline is tried; beyond, `SWAPS` are drawn."""
+"""Maximum number of occupations for which all swaps are tried; with more, `SWAPS` random ones."""
 SWAPS = 4999
 POWER = 0.8
 DROP = 0.03
-"""The fall in accuracy, and the chance to find it, that a suite says the size of a gold for."""
+"""The fall in accuracy, and the power to detect it, for the size of the gold that a suite reports."""
 _USUAL_CHURN = 0.05
-"""Share of labels that go from right to wrong or back, at least expected of a run that changes anything."""
+"""Minimum share of labels assumed to change from right to wrong or back."""
 _USUAL_CLUSTERING = 1.5
-"""Factor on the variance for tasks of one occupation changing together, where too few changed to know."""
+"""Assumed design effect (tasks of one occupation change together), if too few labels changed to estimate it."""
 
 
 def labels_sha256(run: Run) -> str:
-    """Hash of a run's labels, the same as that of a gold made of them: what a suite pins a baseline by."""
+    """Hash of a run's labels, equal to that of a gold made from them; used to pin a baseline."""
     return labels_hash(labelled(labels_of(run)))
 
 
@@ -57,7 +57,7 @@ def judge(suite: Suite, run: Run, gold: Gold, baseline: Run | None, details: pd.
         suite: The suite.
         run: The run.
         gold: The suite's gold.
-        baseline: The suite's baseline, where it names one.
+        baseline: The suite's baseline, if it has one.
         details: The run's task table (`relabel.task.task_schema`), for slices by task type or importance.
 
     Returns:
@@ -74,7 +74,7 @@ def judge(suite: Suite, run: Run, gold: Gold, baseline: Run | None, details: pd.
     for gate in suite.gates:
         found = _figure(gate, suite, run, alone, details)
         if found is not None and gold.is_run(run):
-            # A gold read as a run is not a sample of anything: that it agrees with itself is known.
+            # A gold used as a run agrees with itself exactly; there is no sampling error.
             found = replace(found, exact=True)
         results[gate.id] = list(_bounds_of(gate, found, suite.level))
     drops: Mapping[str, GateResult] = {}
@@ -102,7 +102,7 @@ def judge(suite: Suite, run: Run, gold: Gold, baseline: Run | None, details: pd.
 
 
 def _few_occupations(suite: Suite, aligned: AlignedLabels, details: pd.DataFrame | None) -> list[str]:
-    """Warnings for gates whose tasks are of few occupations: one for all tasks, else one a slice."""
+    """Warnings about few occupations: one for all tasks, otherwise one per slice."""
     if few := aligned.few_occupations:
         return [f"Few occupations: {few}."]
     parts = {gate.slice: gate for gate in suite.gates if gate.slice is not None}
@@ -117,7 +117,7 @@ def _few_occupations(suite: Suite, aligned: AlignedLabels, details: pd.DataFrame
 def against_baseline(
     suite: Suite, aligned: AlignedLabels, details: pd.DataFrame | None = None
 ) -> dict[str, GateResult]:
-    """Judge the `max_drop` gates of a suite together, outcomes by the gate's id.
+    """Judge the `max_drop` gates of a suite together; outcomes by id of the gate.
 
     Args:
         suite: The suite.
@@ -131,7 +131,7 @@ def against_baseline(
 
 
 def _adjusted_p(falls: Sequence[_Fall], suite: Suite) -> list[float]:
-    """The p-value of each gate against the baseline, adjusted for their number by the suite's rule."""
+    """P-values of the `max_drop` gates, adjusted for multiple testing by the suite's rule."""
     alone = [fall.p for fall in falls]
     if suite.family == "bonferroni":
         return [min(p * len(falls), 1.0) for p in alone]

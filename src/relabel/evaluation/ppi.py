@@ -1,11 +1,11 @@
-"""Mean exposure corrected for the run's errors: prediction-powered inference, power-tuned (PPI++).
+"""Mean exposure corrected for the run's errors, by power-tuned prediction-powered inference (PPI++).
 
-A run labels all N tasks and errs; a gold holds labels of some of them that are taken as right. What is sought is the mean that
-the gold's makers would give over these very N tasks: people, where the gold is known to be theirs. It is estimated by the run's mean over all of them, plus its mean error where both
-labelled: the difference estimator of survey sampling, which is what PPI is for a population that is known task by task.
+A run labels all N tasks with errors; a gold has labels of some of them, which are taken as right. The target is the mean over
+these N tasks by the labels of the gold's makers, for example people. It is estimated by the run's mean over all tasks plus its
+mean error on the gold: the difference estimator of survey sampling, which is PPI for a finite population.
 
-This is right on average, whatever the run's errors are, where each task could have come into the gold and its chance is known:
-the same for all, or one over its weight. It says nothing of the run as a whole for a gold that was picked on purpose.
+The estimate is unbiased, whatever the run's errors are, if every task could be sampled into the gold with a known probability:
+equal for all, or one over its weight. It is not valid for a gold whose tasks were selected on purpose.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from relabel.run import Run, measures_of
 from relabel.task import TASK_KEY
 
 FEWEST_LABELS = 20
-"""Fewer gold labels in a group are not extrapolated from."""
+"""Minimum number of gold labels in a group for an estimate."""
 
 _NO_SPREAD = 1e-20
-"""Variance that is rounding alone."""
+"""Variance at or below which it is only floating-point noise."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,10 @@ class Powered:
 
     Attributes:
         mean: The estimate.
-        power: Lambda, from 0 (the gold alone) to 1 (the run at full weight).
-        variance: Its variance, by which the gold drawn is not the only one that could have been; None for fewer than two
-            clusters.
-        clusters: Clusters that the variance rests on.
-        degrees: Its degrees of freedom: clusters less strata, or fewer where a handful of them make up most of it.
+        power: Lambda, from 0 (only the gold) to 1 (full use of the run).
+        variance: Variance due to the sampling of the gold; None for fewer than two clusters.
+        clusters: Number of clusters for the variance.
+        degrees: Its degrees of freedom: clusters minus strata, or fewer if a few clusters dominate the variance.
     """
 
     mean: float
@@ -53,10 +52,10 @@ class Powered:
     degrees: float
 
     def bounds(self, level: float = 0.95) -> Bounds | None:
-        """Interval by Student's t, on a scale that cannot leave 0-1.
+        """Interval by Student's t, on a scale that stays within 0-1.
 
-        None for fewer than two clusters, or where gold and run differ by the same throughout: that shows no spread, which
-        is not the same as certainty.
+        None for fewer than two clusters, or if gold and run differ by a constant: the variance is then 0, but the estimate is
+        not certain.
         """
         if self.variance is None or self.variance <= _NO_SPREAD:
             return None
@@ -80,17 +79,16 @@ def powered_mean(
         gold: Gold values, shape (n,), n at least 2.
         predicted: Predictions for the same units, shape (n,).
         everything: Predictions for all units, those with a gold value among them, shape (N,).
-        weight: Weight of each gold unit, shape (n,): one over its chance to be drawn, in any scale; by default all chances
-            are the same.
-        clusters: Cluster of each gold unit, shape (n,), whose errors may go together; by default each is its own.
-        strata: Stratum of each gold unit, shape (n,): where units were drawn by stratum, differences between strata are no
-            sampling error.
-        power: Lambda; by default the one of least variance, as in PPI++, kept within 0 and 1.
+        weight: Sampling weight of each gold unit, shape (n,): one over its inclusion probability, on any scale; by default all
+            are equal.
+        clusters: Cluster of each gold unit, shape (n,), within which errors may be correlated; by default each is its own.
+        strata: Stratum of each gold unit, shape (n,), for stratified samples: differences between strata are no sampling error.
+        power: Lambda; by default the one with the smallest variance, as in PPI++, limited to 0-1.
 
     Returns:
-        The estimate. With equal chances it is that of the library ppi-python, which is given the other N - n predictions
-        and whose lambda is smaller by the factor (N - n) / N. The library's variance is larger by the variance of gold
-        values over N, for it takes the N units as a sample from an infinite population; here they are the whole of it.
+        The estimate. With equal probabilities it equals that of the library ppi-python, given the other N - n predictions, whose
+        lambda is smaller by the factor (N - n) / N. The library's variance is larger by the variance of gold values over N,
+        because it treats the N units as a sample from an infinite population; here they are the whole population.
 
     Source: Angelopoulos, Duchi and Zrnic 2023, arXiv:2311.01453, section 6; Särndal, Swensson and Wretman 1992, Model Assisted
     Survey Sampling, sections 6.3 (difference estimator) and 5.7 (weights scaled to N); variance by sums over clusters with
@@ -100,7 +98,7 @@ def powered_mean(
     n = len(gold)
     w = np.ones(n) if weight is None else mean_one(np.asarray(weight, dtype=np.float64))
     chance = np.minimum(n / (len(everything) * w), 1)
-    # What a unit's error moves the estimate by; a unit that was sure to be drawn leaves nothing to chance.
+    # Influence of each unit's error on the estimate; 0 for units that are included with certainty.
     pull = w * np.sqrt(1 - chance) / n
     design = _Design.of(w, pull, clusters, strata)
     if power is None:
@@ -111,22 +109,22 @@ def powered_mean(
     if len(squares) < 2:
         return Powered(mean, power, None, len(squares), 0)
     variance, spread = float(squares.sum()), float(((squares - squares.mean()) ** 2).sum())
-    # Of rare errors a sample holds a few or none, so that the variance itself is known poorly; t allows for it.
+    # If errors are rare, the variance itself is uncertain; fewer degrees of freedom account for that.
     degrees = min(design.degrees, 2 * variance**2 / spread) if spread > 0 else design.degrees
     return Powered(mean, power, variance, len(squares), degrees)
 
 
 @dataclass(frozen=True)
 class _Design:
-    """How the gold was drawn, as far as the variance goes.
+    """Sampling design of the gold, for the variance.
 
     Attributes:
         weight: Weight of each unit, shape (n,).
         place: Index of each unit's cluster, shape (n,).
         stratum: Index of each unit's stratum, shape (n,).
-        lone: Whether the unit's stratum has one cluster only, and so no spread of its own, shape (n,).
+        lone: Whether the unit's stratum has only one cluster, and therefore no variance of its own, shape (n,).
         growth: G / (G - 1) for the G clusters of each unit's stratum, shape (n,).
-        chancy: Whether it was left to chance that the unit was drawn, shape (n,).
+        chancy: Whether the unit's inclusion was random, shape (n,).
     """
 
     weight: Array
@@ -149,19 +147,19 @@ class _Design:
 
     @property
     def degrees(self) -> int:
-        """Clusters left to chance less their strata; lone clusters are one stratum together."""
+        """Number of random clusters minus that of their strata; lone clusters together form one stratum."""
         clusters = len(np.unique(self.place[self.chancy]))
         strata = len(np.unique(self.stratum[self.chancy & ~self.lone])) + bool((self.chancy & self.lone).any())
         return clusters - strata
 
     def centred(self, values: Array) -> Array:
-        """Values less the mean of their stratum; of a lone cluster, less that of all."""
+        """Values minus the mean of their stratum; for a lone cluster, minus the overall mean."""
         by_stratum = np.bincount(self.stratum, weights=self.weight * values)
         middle = (by_stratum / np.bincount(self.stratum, weights=self.weight))[self.stratum]
         return values - np.where(self.lone, np.average(values, weights=self.weight), middle)
 
     def squares(self, pull: Array, error: Array) -> Array:
-        """What each cluster left to chance adds to the variance, shape (clusters,)."""
+        """Contribution of each random cluster to the variance, shape (clusters,)."""
         summed = np.bincount(self.place, weights=pull * np.sqrt(self.growth) * self.centred(error))
         return np.square(summed[np.unique(self.place[self.chancy])], dtype=np.float64)
 
@@ -171,19 +169,19 @@ def _places(names: npt.ArrayLike) -> npt.NDArray[np.intp]:
 
 
 def _least_variance(gold: Array, predicted: Array, everything: Array, w: Array, pull: Array, design: _Design) -> float:
-    """Lambda: the slope of gold on predictions, each unit counting as it does in the variance."""
+    """Lambda: the slope of gold on predictions, weighted as in the variance."""
     told, guessed = design.centred(gold), design.centred(predicted)
     own, known = float((pull**2 * guessed**2).sum()), float(np.var(everything, ddof=1))
     if own <= 0 or known <= 0:
         return 0.0
     slope = float((pull**2 * told * guessed).sum()) / own
-    # The spread of the predictions need not be guessed from the gold's: it is known. This is PPI++'s own lambda.
+    # Use the known variance of all predictions instead of that in the gold, as in PPI++.
     seen = float(np.average((predicted - np.average(predicted, weights=w)) ** 2, weights=w))
     return float(np.clip(slope * seen / known, 0, 1))
 
 
 def debiased(run: Run, gold: Gold, aligned: AlignedLabels) -> Debiased | None:
-    """Mean exposure of all tasks and of each major group, naive, by the gold alone, and prediction-powered.
+    """Mean exposure of all tasks and of each major group: naive, by the gold alone, and prediction-powered.
 
     Args:
         run: The run.
@@ -191,14 +189,14 @@ def debiased(run: Run, gold: Gold, aligned: AlignedLabels) -> Debiased | None:
         aligned: The two.
 
     Returns:
-        The estimates; None where the gold's labels are a model's, or its tasks were chosen for their doubt.
+        The estimates; None if a model made the gold, or its tasks were selected as doubtful.
     """
     if gold.made_by == "model" or gold.selected or run.ref == gold.name:
         return None
     coded = run.coded()
     theirs = pd.DataFrame({f"{m}_gold": table[:, GOLD] for m, table in aligned.values.items()})
     known = aligned.tasks.join(theirs)
-    if known.duplicated(TASK_KEY).any():  # a gold that keeps several labels of a task: their weighted mean counts
+    if known.duplicated(TASK_KEY).any():  # a gold with several labels of a task: use their weighted mean
         parts = {str(column): known[column] * known["weight"] for column in theirs}
         summed = known.assign(**parts).groupby(TASK_KEY)[[*theirs, "weight"]].sum(min_count=1)
         means = summed[list(theirs)].div(summed["weight"], axis=0).reset_index()
@@ -234,7 +232,7 @@ def debiased(run: Run, gold: Gold, aligned: AlignedLabels) -> Debiased | None:
 def _estimate(group: str, title: str, rows: pd.DataFrame, measure: Measure) -> Estimate:
     labelled = rows[rows[f"{measure}_gold"].notna()]
     everything = rows[measure].to_numpy(dtype=np.float64)
-    # The run's own mean is counted, not estimated: it has an error, but none of sampling.
+    # The run's own mean covers all tasks: it may be biased, but has no sampling error.
     found: dict[str, Any] = {"gold": None, "ppi": None, "power": None, "ci95": {"naive": None}}
     gold = labelled[f"{measure}_gold"].to_numpy(dtype=np.float64)
     if len(labelled) < FEWEST_LABELS:

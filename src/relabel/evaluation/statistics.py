@@ -1,14 +1,13 @@
-"""Figures of agreement between two sets of labels or values, and the one rule that makes an interval of them.
+"""Figures of agreement between two sets of labels or values, and the single rule for their intervals.
 
-Figures are formulas of sums over tasks: confusion matrices of shape (..., k, k), rows gold, columns run, both in order of
-exposure, or moments of values, shape (..., 7). They are written out for whole arrays, so that thousands of bootstrap draws cost
-no more than a few matrix operations; tests compare each with scikit-learn and the library `krippendorff`. Sums may be weighted.
-What the sums cannot give is NaN, and null in a document. When both sides use one and the same label only, there is nothing to
-tell apart: then each figure but accuracy is undefined, also those whose formula would yield a flattering 1.
+Figures are functions of sums over tasks: confusion matrices of shape (..., k, k), rows gold, columns run, both in order of
+exposure, or moments of values, shape (..., 7). They are vectorised, so that thousands of bootstrap draws cost only a few
+matrix operations; tests compare each with scikit-learn and the library `krippendorff`. Sums may be weighted. Undefined figures
+are NaN, and null in a document. If both sides use only one, the same, label, all figures except accuracy are undefined, even
+those whose formula would give 1.
 
-Labels of one occupation go right or wrong together, so whole occupations are drawn, each with all of its tasks. One set of
-draws serves all figures of an evaluation; the same draws applied to two runs on the same tasks give a paired change, in
-which what both runs share cancels out.
+Errors within an occupation are correlated, so whole occupations are resampled, each with all its tasks. One set of draws is
+used for all figures of an evaluation; the same draws applied to two runs on the same tasks give a paired change.
 """
 
 from __future__ import annotations
@@ -27,16 +26,16 @@ from relabel.evaluation.document import Bounds, Intervals95, SettingMetrics
 Array = npt.NDArray[np.float64]
 Places = npt.NDArray[np.intp]
 Formula = Callable[[Array], Array]
-"""Makes a figure of sums, shape (..., m) or (..., k, k) to (...)."""
+"""Computes a figure from sums: shape (..., m) or (..., k, k) to (...)."""
 
 
 def pairs(gold: npt.ArrayLike, run: npt.ArrayLike, size: int) -> Array:
-    """The pair of labels of each task as a matrix with a single 1; their sum is the confusion matrix.
+    """One-hot matrices of each task's pair of labels; their sum is the confusion matrix.
 
     Args:
-        gold: Places of the gold's labels on the scale, shape (n,).
-        run: Places of the run's, shape (n,).
-        size: Labels on the scale, k.
+        gold: The gold's labels as positions on the scale, shape (n,).
+        run: The run's labels, shape (n,).
+        size: Number of labels on the scale, k.
 
     Returns:
         Shape (n, k, k), rows gold, columns run.
@@ -51,14 +50,14 @@ def accuracy(counts: Array) -> Array:
 
 
 def kappa(counts: Array) -> Array:
-    """Cohen's kappa: agreement beyond what the two sides' own label shares would give by chance.
+    """Cohen's kappa: agreement beyond chance, given the label shares of both sides.
 
     Args:
         counts: Confusion matrices, shape (..., k, k).
 
     Returns:
-        Shape (...), at most 1; 0 at chance, also when one side is constant and the other is not. NaN without tasks, or
-        when both sides use one label only.
+        Shape (...), at most 1; 0 at chance, also if one side is constant and the other is not. NaN without tasks, or if both
+        sides use only one label.
 
     Source: Cohen 1960, doi:10.1177/001316446002000104.
     """
@@ -66,7 +65,7 @@ def kappa(counts: Array) -> Array:
 
 
 def kappa_quadratic(counts: Array) -> Array:
-    """Cohen's kappa, a disagreement weighing the square of its distance on the scale; shapes as for `kappa`.
+    """Cohen's kappa with quadratic weights; shapes as for `kappa`.
 
     Source: Cohen 1968, doi:10.1037/h0026256.
     """
@@ -75,7 +74,7 @@ def kappa_quadratic(counts: Array) -> Array:
 
 
 def krippendorff_nominal(counts: Array) -> Array:
-    """Krippendorff's alpha for two coders without missing labels, labels unordered; shapes as for `kappa`.
+    """Krippendorff's alpha for nominal data, two coders, and no missing labels; shapes as for `kappa`.
 
     Source: Krippendorff 2004, Content Analysis, ch. 11.
     """
@@ -83,9 +82,9 @@ def krippendorff_nominal(counts: Array) -> Array:
 
 
 def krippendorff_ordinal(counts: Array) -> Array:
-    """Krippendorff's alpha, labels in the order of the scale; shapes and source as for `krippendorff_nominal`.
+    """Krippendorff's alpha for ordinal data; shapes and source as for `krippendorff_nominal`.
 
-    The distance of two labels is the number of values between them, so it follows from each matrix' own label shares.
+    The distance of two labels is the number of values between them, computed from the label shares of each matrix.
     """
     used = counts.sum(axis=-1) + counts.sum(axis=-2)
     middle = np.cumsum(used, axis=-1) - used / 2
@@ -93,10 +92,10 @@ def krippendorff_ordinal(counts: Array) -> Array:
 
 
 def ac1(counts: Array) -> Array:
-    """Gwet's AC1: agreement beyond chance, steady where one label is rare; shapes as for `kappa`, k at least 2.
+    """Gwet's AC1: agreement beyond chance, robust to rare labels; shapes as for `kappa`, k at least 2.
 
-    Chance is taken as the sum of p (1 - p) over the k labels, divided by k - 1, where p is the mean of a label's two
-    shares.
+    Chance agreement is the sum of p (1 - p) over the k labels, divided by k - 1, where p is the mean of a label's shares on
+    both sides.
 
     Source: Gwet 2008, doi:10.1348/000711006X126600.
     """
@@ -106,18 +105,18 @@ def ac1(counts: Array) -> Array:
 
 
 def macro_f1(counts: Array) -> Array:
-    """Plain mean of F1 over the labels that either side uses, shape (...); NaN when both use one label only."""
+    """Unweighted mean of F1 over the labels in use, shape (...); NaN if both sides use only one label."""
     found = BY_LABEL["f1"](counts)
     mean = ratio(np.nansum(found, axis=-1), np.isfinite(found).sum(axis=-1))
     return _where_several_labels(counts, mean)
 
 
 def _beyond_chance(counts: Array, cost: Array, *, pooled: bool = False) -> Array:
-    """1 less the cost of the disagreements seen over that expected by chance; pooled, both sides have the same shares."""
+    """1 - observed / expected disagreement; if `pooled`, label shares are pooled over both sides, as in Krippendorff's alpha."""
     rows, columns = counts.sum(axis=-1), counts.sum(axis=-2)
     size = rows.sum(axis=-1)
     if pooled:
-        # Each pair stands in the table of coincidences in both orders; a distance is the same in both.
+        # The coincidence table has each pair in both orders.
         rows = columns = rows + columns
         size = 2 * (2 * size - 1)
     by_chance = (rows[..., :, None] * columns[..., None, :] * cost).sum(axis=(-2, -1))
@@ -137,7 +136,7 @@ FIGURES: Mapping[str, Formula] = {
     formula.__name__: formula
     for formula in (accuracy, kappa, kappa_quadratic, krippendorff_nominal, krippendorff_ordinal, ac1, macro_f1)
 }
-"""Figures of a setting by their names in the eval document; each takes (..., k, k) and gives (...)."""
+"""Figures of a setting by their names in the eval document: (..., k, k) to (...)."""
 
 BY_LABEL: Mapping[str, Formula] = {
     "f1": lambda counts: ratio(2 * _right(counts), counts.sum(axis=-1) + counts.sum(axis=-2)),
@@ -146,18 +145,18 @@ BY_LABEL: Mapping[str, Formula] = {
     "gold": lambda counts: ratio(counts.sum(axis=-1), counts.sum(axis=(-2, -1))[..., None]),
     "run": lambda counts: ratio(counts.sum(axis=-2), counts.sum(axis=(-2, -1))[..., None]),
 }
-"""Figures of each label, `gold` and `run` being its share; each takes (..., k, k) and gives (..., k), NaN where it is undefined."""
+"""Figures of each label, where `gold` and `run` are its shares: (..., k, k) to (..., k), NaN if undefined."""
 
 
 def krippendorff_several(votes: npt.NDArray[np.integer], level: Literal["nominal", "ordinal"]) -> float | None:
-    """Krippendorff's alpha of any number of coders.
+    """Krippendorff's alpha for any number of coders.
 
     Args:
-        votes: By unit, how many coders gave each label, shape (n, k).
-        level: Whether the labels are in order.
+        votes: Number of coders by unit and label, shape (n, k).
+        level: Level of measurement.
 
     Returns:
-        The figure; None where one label only is used.
+        The figure; None if only one label is used.
     """
     import krippendorff
 
@@ -167,23 +166,23 @@ def krippendorff_several(votes: npt.NDArray[np.integer], level: Literal["nominal
 
 
 def moments(first: npt.ArrayLike, second: npt.ArrayLike) -> Array:
-    """What the figures of two sets of values are summed from: 1, x, y, xx, yy, xy and x = y of each unit, shape (n, 7)."""
+    """Terms for figures of two sets of values: 1, x, y, xx, yy, xy and x = y of each unit, shape (n, 7)."""
     x, y = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     return np.stack([np.ones_like(x), x, y, x * x, y * y, x * y, x == y], axis=1)
 
 
 def task_values(gold: npt.ArrayLike, run: npt.ArrayLike) -> Array:
-    """`moments` of values on 0-1, less a half: near the middle of their range sums of squares keep their digits."""
+    """`moments` of values (0-1) minus one half; centring preserves precision in sums of squares."""
     return moments(np.asarray(gold) - 0.5, np.asarray(run) - 0.5)
 
 
 def correlation(sums: Array) -> Array:
-    """Pearson's correlation from sums of `moments`, shape (..., 7) to (...); NaN where a side is constant."""
+    """Pearson's correlation from sums of `moments`, shape (..., 7) to (...); NaN if a side is constant."""
     n, x, y, xx, yy, xy = (sums[..., place] for place in range(6))
     with np.errstate(divide="ignore", invalid="ignore"):
         spread_x, spread_y = xx / n - (x / n) ** 2, yy / n - (y / n) ** 2
         found = (xy / n - x * y / n**2) / np.sqrt(spread_x * spread_y)
-        # Sums of a constant leave a trace of rounding that is not spread.
+        # The variance of a constant may not be exactly 0, because of rounding.
         flat = (spread_x <= 1e-12 * (1 + xx / n)) | (spread_y <= 1e-12 * (1 + yy / n))
     return np.where(flat, np.nan, np.clip(found, -1, 1))
 
@@ -199,10 +198,10 @@ VALUE_FIGURES: Mapping[str, Formula] = {
 
 
 def figure_formula(name: str, scale: Sequence[str]) -> Formula:
-    """What makes a figure of sums.
+    """The formula of a figure.
 
     Args:
-        name: One of `FIGURES`, or of `BY_LABEL` with a label such as `f1:E2`; without a scale one of `VALUE_FIGURES`.
+        name: A key of `FIGURES`, or of `BY_LABEL` with a label, such as `f1:E2`; without a scale, a key of `VALUE_FIGURES`.
         scale: The k labels, in order of exposure; empty for values.
     """
     if not scale:
@@ -222,7 +221,7 @@ def setting_metrics(
     Args:
         counts: Confusion matrix, shape (k, k), rows gold, columns run.
         scale: The k labels, in order of exposure.
-        weighted: The same with each task counted by its weight; by default all weigh the same.
+        weighted: The same with task weights; by default unweighted.
         ci95: Intervals of the figures by name.
     """
     used = counts if weighted is None else weighted
@@ -238,21 +237,21 @@ def setting_metrics(
 
 
 def cross_table(counts: Array, scale: Sequence[str]) -> dict[str, dict[str, int]]:
-    """A matrix of counts by label of its rows, then of its columns."""
+    """A matrix of counts as nested dicts: by label of the row, then of the column."""
     return {
         row: dict(zip(scale, line, strict=True)) for row, line in zip(scale, counts.astype(int).tolist(), strict=True)
     }
 
 
 def clustered_se(values: Array, clusters: npt.ArrayLike) -> float | None:
-    """Standard error of a mean when values of one cluster are not independent.
+    """Cluster-robust standard error of a mean.
 
     Args:
         values: Array, shape (n,).
         clusters: Cluster of each value, shape (n,), such as its occupation.
 
     Returns:
-        The error; None for fewer than two clusters.
+        The standard error; None for fewer than two clusters.
 
     Source: Liang and Zeger 1986, doi:10.1093/biomet/73.1.13, with the factor G / (G - 1) for G clusters.
     """
@@ -264,31 +263,31 @@ def clustered_se(values: Array, clusters: npt.ArrayLike) -> float | None:
 
 
 def known(value: float | np.floating | Array) -> float | None:
-    """A single figure for the eval document: None where it is undefined."""
+    """A figure for the eval document: None if it is NaN."""
     value = float(value)
     return value if math.isfinite(value) else None
 
 
 def ratio(above: npt.ArrayLike, below: npt.ArrayLike) -> Array:
-    """A quotient, NaN where it is undefined."""
+    """A quotient; NaN if undefined."""
     with np.errstate(divide="ignore", invalid="ignore"):
         found = np.asarray(above, dtype=np.float64) / np.asarray(below, dtype=np.float64)
     return np.where(np.isfinite(found), found, np.nan)
 
 
 DRAWS = 2000
-"""Draws by default; two seeds then differ by about a twentieth of an interval's width."""
+"""Default number of draws; bounds then differ between seeds by about a twentieth of an interval's width."""
 FEW_OCCUPATIONS = 10
-"""Below this number of occupations intervals come with a warning: they cover what they say, but are wide."""
+"""With fewer occupations there is a warning: intervals keep their coverage, but are wide."""
 MOST_UNDEFINED = 0.05
-"""Share of draws without the figure above which there is no interval."""
+"""Maximum share of draws in which the figure is undefined; above it there is no interval."""
 
 SHARE: Bounds = (0, 1)
 CORRELATION: Bounds = (-1, 1)
 
 
 def few_occupations(count: int) -> str | None:
-    """The warning that goes with intervals over few occupations; None where there are enough."""
+    """The warning for intervals over few occupations; None if there are enough."""
     if count >= FEW_OCCUPATIONS:
         return None
     tasks = f"the tasks belong to {count} occupation{'' if count == 1 else 's'} only"
@@ -300,7 +299,7 @@ class Draws:
     """Bootstrap draws of occupations for a list of tasks.
 
     Attributes:
-        counts: How often each draw holds each occupation, shape (draws, n_occupations).
+        counts: Number of times that each occupation is in each draw, shape (draws, n_occupations).
         place: Index of each task's occupation, shape (n_tasks,).
         seed: Seed of the draws.
     """
@@ -311,11 +310,11 @@ class Draws:
 
     @property
     def occupations(self) -> int:
-        """Number of occupations that the tasks belong to."""
+        """Number of occupations of the tasks."""
         return len(np.unique(self.place))
 
     def of(self, tasks: npt.ArrayLike) -> Draws:
-        """The same draws for some of the tasks, by mask or positions over (n_tasks,)."""
+        """The same draws for some of the tasks, by mask or positions."""
         return Draws(self.counts, self.place[np.asarray(tasks)], self.seed)
 
     def by_occupation(self, values: npt.ArrayLike) -> Array:
@@ -323,9 +322,9 @@ class Draws:
         return summed(values, self.place, self.counts.shape[1])
 
     def sum(self, values: npt.ArrayLike, group: Places | int = 0, groups: int = 1) -> Array:
-        """Resampled sums of task values by group of the tasks, shape (groups, draws, ...), in one product for all.
+        """Sums of task values by group of tasks and draw, shape (groups, draws, ...).
 
-        One-hot pairs of labels give a confusion matrix a draw.
+        With one-hot pairs of labels, this gives a confusion matrix for each draw.
         """
         size = self.counts.shape[1]
         by = summed(values, self.place * groups + group, size * groups)
@@ -334,7 +333,7 @@ class Draws:
 
 
 def summed(values: npt.ArrayLike, place: Places, size: int) -> Array:
-    """Sums of values, shape (n, ...), by their places, shape (n,), out of so many: shape (size, ...)."""
+    """Sums of values, shape (n, ...), by group, shape (n,) with numbers below `size`; shape (size, ...)."""
     values = np.asarray(values, dtype=np.float64)
     columns = values.reshape(len(values), math.prod(values.shape[1:])).T
     found = [np.bincount(place, weights=column, minlength=size) for column in columns]
@@ -342,7 +341,7 @@ def summed(values: npt.ArrayLike, place: Places, size: int) -> Array:
 
 
 def occupation_draws(codes: npt.ArrayLike, draws: int = DRAWS, seed: int = 0) -> Draws:
-    """Draw occupations with replacement, as many as there are.
+    """Bootstrap draws of occupations, with replacement.
 
     Args:
         codes: O*NET-SOC code of each task, shape (n_tasks,).
@@ -353,7 +352,7 @@ def occupation_draws(codes: npt.ArrayLike, draws: int = DRAWS, seed: int = 0) ->
     if not len(names):
         return Draws(np.zeros((draws, 0)), place, seed)
     counts = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)
-    # Draws lie side by side in memory, as what is made of them runs over the draws.
+    # Store draws contiguously, because computations run over draws.
     return Draws(counts.T.astype(np.float64, order="C").T, place, seed)
 
 
@@ -362,17 +361,15 @@ class Figure:
     """A figure and its bootstrap draws.
 
     Attributes:
-        value: The figure; NaN where the data cannot give it.
-        draws: The figure by draw, shape (draws,), NaN where a draw cannot give it; empty for a share that was counted
-            over all tasks, not estimated.
-        n: Tasks behind it.
-        occupations: Occupations that say something about its spread: those with tasks; for a change, those in which
-            something changed.
-        span: Least and largest value that the figure can take.
-        extremes: Least and largest value that the figure would have if the share of the tasks that `unseen` gives for a tail
-            were otherwise; None where the span says it.
-        change: Whether it is a paired change, which is known to be 0 where nothing changed.
-        exact: Whether it is known and not an estimate: a gold against itself.
+        value: The figure; NaN if undefined.
+        draws: The figure by draw, shape (draws,), NaN if undefined; empty for a share that is counted, not estimated.
+        n: Number of tasks.
+        occupations: Number of occupations that determine its variance: those with tasks; for a change, those with a change.
+        span: Lowest and highest possible value of the figure.
+        extremes: For a tail probability, the lowest and highest value of the figure if the share `unseen` of the tasks were
+            different; None to use the span.
+        change: Whether it is a paired change, which is exactly 0 where nothing changed.
+        exact: Whether it is known without error: a gold against itself.
     """
 
     value: float
@@ -387,16 +384,16 @@ class Figure:
     def interval(self, level: float = 0.95) -> Bounds | None:
         """Interval by Student's t over occupations, on a scale that cannot leave the figure's range.
 
-        The standard error is the spread of the draws, corrected for few clusters; degrees of freedom are the occupations
-        less one; the bounds are made on the logit of the figure's place within its span (for a correlation, Fisher's z).
+        The standard error is the standard deviation of the draws, corrected for few clusters; the degrees of freedom are the
+        number of occupations minus one; the bounds are computed on the logit of the figure's position in its span (for a
+        correlation, this is Fisher's z).
 
-        Draws of a figure that are all alike (15 of 15 right) are not certainty. The share of occupations that may be
-        otherwise though none was seen has an exact binomial bound (Clopper and Pearson 1934, doi:10.1093/biomet/26.4.404),
-        and the interval is what the figure could be if as large a share of the tasks were.
+        If all draws are equal (15 of 15 right), the figure is still uncertain. The share of occupations that may be different,
+        although none was observed, has an exact binomial bound (Clopper and Pearson 1934, doi:10.1093/biomet/26.4.404); the
+        interval is the range of the figure if that share of the tasks were different.
 
         Returns:
-            Low and high bound; None where the data cannot give them: one occupation only, or too many draws without the
-            figure.
+            Low and high bound; None for only one occupation, or if too many draws are undefined.
         """
         if not math.isfinite(self.value):
             return None
@@ -408,13 +405,13 @@ class Figure:
         return on_scale(self.value, reach, self.span) if reach else self._without_spread((1 - level) / 2)
 
     def is_uninformative(self, level: float = 0.95) -> bool:
-        """Whether its interval, before it is bent to stay within the figure's range, is wider than that range."""
+        """Whether its interval, before transformation to the figure's range, is wider than that range."""
         reach = None if self.exact or not math.isfinite(self.value) else self._reach(level)
         width = (self.span[1] - self.span[0]) / (2 if self.change else 1)
         return reach is not None and 2 * reach >= width
 
     def _reach(self, level: float) -> float | None:
-        """Half the width of the plain interval; 0 where draws are all alike, None where they give no interval."""
+        """Half the width of the untransformed interval; 0 if all draws are equal, None if there is no interval."""
         defined = self.draws[np.isfinite(self.draws)]
         if not len(defined) or len(defined) < (1 - MOST_UNDEFINED) * len(self.draws):
             return None
@@ -422,7 +419,7 @@ class Figure:
             return 0.0
         if self.occupations < 2 and not self.change:
             return None
-        # The factor undoes the bootstrap's shrinkage for few clusters.
+        # Correct the bootstrap's bias for few clusters.
         error = float(defined.std(ddof=1)) * math.sqrt(self.occupations / max(self.occupations - 1, 1))
         return student_t(level, max(self.occupations - 1, 1)) * error
 
@@ -430,7 +427,7 @@ class Figure:
         if self.change and self.value == 0:
             return 0.0, 0.0
         if self.occupations < 2:
-            # All draws of one occupation are alike; that says nothing about its spread.
+            # All draws of a single occupation are equal, which says nothing about the variance.
             return None
         if self.extremes is not None:
             return self.extremes(tail)
@@ -439,7 +436,7 @@ class Figure:
 
 
 def unseen(tail: float, occupations: int) -> float:
-    """Share of occupations that may be otherwise though none of so many was: its exact bound."""
+    """Exact upper bound of the share of occupations that are different, if none of a given number is."""
     return 1 - tail ** (1 / occupations)
 
 
@@ -452,9 +449,9 @@ def student_t(level: float, degrees: float) -> float:
 
 
 def on_scale(value: float, reach: float, span: Bounds) -> Bounds:
-    """Bounds `reach` away from a value, made on the logit of its place within a span, so that they never leave it.
+    """Bounds at a distance `reach` from a value, computed on the logit of its position in a span, so that they stay inside.
 
-    A value at an end of the span or beyond it, as an estimate may be, has no logit: its bounds are cut at the ends.
+    A value at or beyond an end of the span has no logit: its bounds are clipped.
     """
     low, high = span
     place = (value - low) / (high - low)
@@ -467,13 +464,12 @@ def on_scale(value: float, reach: float, span: Bounds) -> Bounds:
 
 
 def change(first: Figure, second: Figure, occupations: int) -> Figure:
-    """The second figure less the first, paired: both must come from the same draws of the same tasks.
+    """The paired difference second - first; both must be from the same draws of the same tasks.
 
     Args:
         first: Figure of the first run.
         second: Figure of the second run.
-        occupations: Occupations with a task that changed. Others say nothing about the spread of the change: counting
-            them would make a handful of changes look sure.
+        occupations: Number of occupations with a change. Counting others would make a few changes seem certain.
     """
     reach = second.span[1] - second.span[0]
     draws = second.draws - first.draws
@@ -482,13 +478,13 @@ def change(first: Figure, second: Figure, occupations: int) -> Figure:
 
 @dataclass(frozen=True)
 class Sums:
-    """What figures are made of: values of the tasks, by group summed over all of them and over those of each draw.
+    """Sums of task values, by group, in total and for each draw, from which figures are computed.
 
     Attributes:
-        each: Values, shape (n, m) or (n, k, k), times the task's weight, which is 1 on average within its group.
-        draws: Draws for these tasks; None where no intervals are wanted.
-        corners: Values that a task has at the extremes, shape (c, ...); None where the range of a figure says it.
-        group: Group of each task, shape (n,), out of `groups`; by default all are one.
+        each: Values, shape (n, m) or (n, k, k), times the task's weight, whose mean is 1 within each group.
+        draws: Draws for these tasks; None for no intervals.
+        corners: Extreme values of a task, shape (c, ...); None to use the span of a figure.
+        group: Group of each task, shape (n,), below `groups`; by default there is only one.
     """
 
     each: Array
@@ -511,7 +507,7 @@ class Sums:
 
     @cached_property
     def sizes(self) -> list[tuple[int, int]]:
-        """Tasks and occupations of each group, no occupations without draws."""
+        """Number of tasks and of occupations in each group; 0 occupations without draws."""
         group = np.zeros(len(self.each), dtype=np.intp) if self.group is None else self.group
         place = np.zeros(0, dtype=np.intp) if self.draws is None else self.draws.place * self.groups + group
         held, tasks = np.unique(place) % self.groups, np.bincount(group, minlength=self.groups)
@@ -523,7 +519,7 @@ class Sums:
 
         @cache
         def ends(tail: float) -> tuple[Array, Array]:
-            # All that is otherwise falls on one corner, whichever moves the figure most.
+            # Assign the whole unseen share to the corner that changes the figure most.
             assert self.corners is not None
             tasks, shares = np.array([(n, unseen(tail, max(units, 1))) for n, units in self.sizes]).T
             share, most = (x.reshape(-1, *[1] * self.corners.ndim) for x in (shares, shares * tasks))
@@ -540,12 +536,12 @@ class Sums:
         ]
 
     def figure(self, formula: Formula, span: Bounds = SHARE) -> Figure:
-        """The figure of all tasks, where they are one group."""
+        """The figure of all tasks, if there is only one group."""
         return self.figures(formula, span)[0]
 
 
 def stated(figures: Mapping[str, Figure], draws: Draws | None) -> dict[str, Any]:
-    """Figures as a document states them: their values, None where they are undefined, and their intervals as `ci95`."""
+    """Figures for a document: their values, None if undefined, and their intervals as `ci95`."""
     return {**{name: known(figure.value) for name, figure in figures.items()}, "ci95": ci95(figures, draws)}
 
 
@@ -557,7 +553,7 @@ def ci95(figures: Mapping[str, Figure], draws: Draws | None) -> dict[str, Bounds
 
 
 def drawn_ranks(counts: Array, values: Array) -> Array:
-    """Rank of each occupation's value within each draw, shape (draws, n), ties at their mean, less the mean of all ranks.
+    """Centred rank of each occupation's value within each draw, with mean ranks for ties; shape (draws, n).
 
     Args:
         counts: `Draws.counts` of these occupations, shape (draws, n); one drawn twice ties with itself.

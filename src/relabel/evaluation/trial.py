@@ -1,4 +1,4 @@
-"""Trying rubrics: labels of one or several rubrics beside reference labels and beside each other, paired by task."""
+"""Trials of rubrics: compares labels under one or several rubrics with reference labels and with each other, by task."""
 
 from __future__ import annotations
 
@@ -27,29 +27,29 @@ _GOLDS: Mapping[str, str] = {"eloundou-2023:human": "people", "eloundou-2023:gpt
 
 
 def half_of(task_id: str) -> Half:
-    """The fixed half that a task belongs to: wordings are tuned on one, and tried once on the other."""
+    """The fixed half of a task: wordings are tuned on one half, and tested once on the other."""
     return "development" if hashlib.sha256(f"rubric-try|{task_id}".encode()).digest()[0] < 128 else "final"
 
 
 _MOSTLY = 0.5
-"""Share of the smaller set of tasks that two rubrics must have in common to be compared on these alone, paired by task."""
+"""Minimum share of common tasks, in the smaller of two sets, for a paired comparison on these tasks only."""
 
 
 _TOGETHER = "between orders and repeats together (--samples 2 tells them apart)"
 
 
 class Variance(Frozen):
-    """Where labels of the same questions differ, as shares (0-1) of the variance of a label.
+    """Variance components of labels, as shares (0-1) that add up to 1.
 
-    The label is 0 or 1 (exposed), or its place in the order of exposure. Shares add up to 1.
+    Labels are 0 or 1 (exposed), or positions in the order of exposure.
 
     Attributes:
-        tasks: Tasks behind it: those with all variants and repeats.
-        variants: Orders of labels and examples that each was asked in.
-        repeats: Times that each order was asked.
+        tasks: Number of tasks with all variants and repeats.
+        variants: Number of orders of labels and examples.
+        repeats: Number of repeats of each order.
         task: Share between tasks.
-        order: Share between orders, and of orders that move some tasks only; null where there is one order.
-        repeat: Share within a task and order; null where each order was asked once: then `order` is of both together.
+        order: Share between orders, including their interaction with tasks; null with only one order.
+        repeat: Share within a task and order; null without repeats, and then included in `order`.
     """
 
     tasks: int
@@ -60,7 +60,7 @@ class Variance(Frozen):
     repeat: float | None
 
     def in_words(self) -> str:
-        """The shares in a line."""
+        """The shares in one line."""
         orders = "between orders" if self.repeat is not None else _TOGETHER
         parts = [(self.task, "between tasks"), (self.order, orders), (self.repeat, "between repeats")]
         shares = ", ".join(f"{share:.1%} {words}" for share, words in parts if share is not None)
@@ -72,18 +72,18 @@ class TriedRubric(Frozen):
     """One rubric of a trial.
 
     Attributes:
-        name: How the document calls it.
+        name: Its name in the document.
         wording: Hash of what the model was shown; see `relabel.rubric.Rubric.wording`.
-        labels: Folder of its run, as it was given.
+        labels: Folder of its run, as given.
         raters: The model, or who labelled.
-        tasks: Tasks with a label in at least one setting.
-        halves: How many of them lie in each half.
-        rates: Share labelled exposed (0-1) by setting; `E0`, `E1`, `E2` give the share of each code.
+        tasks: Number of tasks with a label in at least one setting.
+        halves: Number of these in each half.
+        rates: Share labelled exposed (0-1) by setting; `E0`, `E1`, `E2` are the shares of codes.
         ci95: Their intervals.
-        missing: Labels asked for and missing; `asked` counts all.
-        cost_usd: What its labels cost, those taken from the store and rejected answers included; null where that is unknown.
-        prompt_tokens, completion_tokens: Tokens behind the labels, those of rejected answers included.
-        variance: Share of variance by task, order and repeat, by setting; empty where nothing was repeated.
+        missing: Number of missing labels, of those in `asked`.
+        cost_usd: Cost of its labels, including those from the store and rejected answers; null if unknown.
+        prompt_tokens, completion_tokens: Tokens of its labels, including rejected answers.
+        variance: Variance components by setting; empty without variants or repeats.
     """
 
     name: str
@@ -106,7 +106,7 @@ class TriedRubric(Frozen):
 
 
 class TriedGold(Frozen):
-    """Reference labels of a trial; those by an unknown maker are not counted as people's."""
+    """Reference labels of a trial; those by an unknown maker do not count as human labels."""
 
     name: str
     made_by: Maker
@@ -115,12 +115,12 @@ class TriedGold(Frozen):
 
 
 class Closeness(Frozen):
-    """Agreement of two labellings in one setting, on the tasks that both have labelled.
+    """Agreement of two labellings in one setting, on their common tasks.
 
     Attributes:
-        first, second: Names of a rubric or of a gold.
-        on: The rubric whose tasks these are.
-        first_rate, second_rate: Share labelled exposed on these tasks; null for settings of more than two labels.
+        first, second: Names of rubrics or golds.
+        on: The rubric whose tasks are used.
+        first_rate, second_rate: Share labelled exposed on these tasks; null for settings with more than two labels.
         ci95: Intervals of the figures.
     """
 
@@ -141,12 +141,12 @@ class TrialDifference(Frozen):
     """Which of two rubrics agrees better with a gold.
 
     Attributes:
-        paired: Whether both are taken on the same tasks; else each on its own, because they have few in common.
-        n: Tasks of the first and of the second rubric.
+        paired: Whether both are compared on the same tasks; otherwise each on its own, because they have few in common.
+        n: Number of tasks of the first and of the second rubric.
         kappa: Kappa of the first and of the second rubric with the gold.
-        difference: The second less the first.
+        difference: Second minus first.
         ci95: Its interval.
-        closer: The rubric that is closer to the gold; null where they cannot be told apart.
+        closer: The rubric closer to the gold; null if they cannot be distinguished.
     """
 
     first: str
@@ -163,17 +163,17 @@ class TrialDifference(Frozen):
 
 
 class TrialDocument(Frozen):
-    """The result of trying rubrics.
+    """The result of a trial of rubrics.
 
     Attributes:
-        half: The half that the tasks were drawn from; null where the labels given were taken as they are.
-        final: Whether this is a look at the half that is kept for the end.
-        look: Which look that is, counted on this machine by the rubrics' ids: only the first one is of unseen tasks.
-        note: What must be known of the tasks.
-        agreements: Each rubric with each gold, the golds with each other, the rubrics with each other.
-        differences: Each two rubrics with each gold.
-        validity: Blocks to put into the rubric files, by rubric.
-        verdict: The result in words, one sentence a line.
+        half: The half that the tasks were drawn from; null if given labels were used.
+        final: Whether the tasks are from the half reserved for the final test.
+        look: Number of this test on the reserved half, counted on this machine by rubric ids; only the first has unseen tasks.
+        note: Caveats about the tasks.
+        agreements: Each rubric with each gold, golds with each other, rubrics with each other.
+        differences: Each pair of rubrics with each gold.
+        validity: Blocks for the rubric files, by rubric.
+        verdict: The result in words, one sentence per line.
     """
 
     rubrics: tuple[TriedRubric, ...]
@@ -194,7 +194,7 @@ class TrialDocument(Frozen):
 
 
 class Spent(NamedTuple):
-    """What some answers took; a cost of None is unknown."""
+    """Cost and tokens of some answers; the cost is None if unknown."""
 
     cost_usd: float | None
     prompt_tokens: int
@@ -205,7 +205,7 @@ _NOTHING = Spent(0.0, 0, 0)
 
 
 class Look(NamedTuple):
-    """Which look at the final half a trial is, by the rubrics' ids, and when and where earlier wordings were tried on it."""
+    """Number of this test on the final half, by rubric ids, and when and where earlier wordings were tested on it."""
 
     number: int
     earlier: str

@@ -1,7 +1,7 @@
-"""What a run must beat, and how steady it is: figures of other ways to label the same tasks, beside the run's own.
+"""Baselines for a run's agreement with a gold, and measures of consistency.
 
-Labels cost money. A run that does no better than always giving one answer, or than a word count trained on a few thousand
-labels, adds nothing; one that agrees with the gold as people and GPT-4 agree with each other can hardly do better.
+A run that does no better than a constant label, or than a simple classifier trained on 2,000 labels, is not worth its cost;
+one that agrees with the gold as much as people and GPT-4 agree with each other can hardly do better.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ from relabel.task import TASK_KEY, is_local, local_tasks
 
 FOLDS = 5
 TRAINED_ON = 2000
-"""Labels that the classifier is trained on: as many as a small study could afford, the same for every gold."""
+"""Number of labels to train the classifier on: what a small study could afford, the same for every gold."""
 FEWEST_TRAINED_ON = 200
-"""Fewer labels give no classifier worth the name."""
+"""Minimum number of labels to train the classifier."""
 BINS = 10
-"""Bins of the reliability curve, of equal width from 0 to 1."""
+"""Number of bins of the reliability curve, of equal width from 0 to 1."""
 RATERS = ("eloundou-2023:gpt4", "eloundou-2023:human")
 
 
 def mean_of(sums: Array) -> Array:
-    """What the first of two sums is per unit of the second, shape (..., 2) to (...)."""
+    """The first of two sums divided by the second, shape (..., 2) to (...)."""
     return metrics.ratio(sums[..., 0], sums[..., 1])
 
 
 def majority_class(pair: Pair, codes: npt.ArrayLike) -> doc.MajorityClass:
-    """What always answering the gold's most frequent label would reach.
+    """The baseline of always giving the gold's most frequent label.
 
     Args:
         pair: Labels of both sides, of at least one task.
@@ -55,7 +55,7 @@ def majority_class(pair: Pair, codes: npt.ArrayLike) -> doc.MajorityClass:
     shares = np.bincount(pair.gold, weights=pair.weight, minlength=len(pair.scale)) / len(pair)
     label = int(shares.argmax())
     constant = replace(pair, run=np.full(len(pair), label, dtype=np.intp))
-    # Paired by task: where both are right or both wrong, the task says nothing about the difference.
+    # Paired by task: tasks that both have right, or both wrong, do not affect the difference.
     ahead = pair.weight * ((pair.run == pair.gold).astype(float) - (pair.gold == label).astype(float))
     lead = change(constant.figure("accuracy"), pair.figure("accuracy"), pair.differ(constant))
     return doc.MajorityClass(
@@ -69,12 +69,12 @@ def majority_class(pair: Pair, codes: npt.ArrayLike) -> doc.MajorityClass:
 
 
 def yardstick(pair: Pair, labels: Places, against: Places | None = None) -> doc.Yardstick:
-    """What other labels of the same tasks reach, and how far the run is ahead of them.
+    """Agreement of other labels of the same tasks, and the run's lead over it.
 
     Args:
         pair: Labels of run and gold.
-        labels: The other labels, as places on the scale, shape (n,).
-        against: What they are compared with, by default the gold; the run is always compared with the gold.
+        labels: The other labels, as positions on the scale, shape (n,).
+        against: Labels that they are compared with, by default the gold's; the run is always compared with the gold.
     """
     other = replace(pair, run=labels, gold=pair.gold if against is None else against)
     found: dict[str, Figure] = {}
@@ -94,9 +94,9 @@ def all_yardsticks(
     seed: int,
     trivial: bool,
 ) -> doc.Yardsticks:
-    """All yardsticks, or the trivial one alone, the majority class; `texts` are those of the compared tasks."""
+    """All baselines, or with `trivial` only the majority class; `texts` are those of the compared tasks."""
     found: dict[str, Any] = {"majority": {s: majority_class(pair, aligned.codes) for s, pair in settings.items()}}
-    # Full agreement of a gold with itself proves nothing that another labelling could be compared with.
+    # A comparison with the full agreement of a gold with itself is meaningless.
     if not trivial and not gold.is_run(run):
         found |= {
             "text_classifier": text_classifier(run, gold, aligned, settings, seed=seed),
@@ -126,7 +126,7 @@ def text_classifier(
         seed: Seed of groups and training sets.
 
     Returns:
-        The yardstick; with a note and no figures where the texts are unknown or the gold is too small.
+        The baseline; with a note and no figures if the texts are unknown or the gold is too small.
     """
 
     def without(note: str) -> doc.TextClassifier:
@@ -146,7 +146,7 @@ def text_classifier(
         return without(f"the gold has fewer than {FOLDS} occupations with texts")
     fold_of = dict(zip(np.random.default_rng(seed).permutation(codes), np.arange(len(codes)) % FOLDS, strict=True))
     pool = pool.assign(fold=pool["onet_soc_code"].map(fold_of))
-    # The code settles both readings; apart, each would cost a training of its own and could contradict the others.
+    # Predict only the code, which determines both readings: separate models would be slower and could contradict each other.
     asked: list[SettingName] = ["three-way"] if "three-way" in settings else list(settings)
     places_of: dict[SettingName, Places] = {s: places(pool[COLUMNS[s]], s) for s in asked}
     kept = kept_predictions(pool, places_of, seed)
@@ -174,7 +174,7 @@ def kept_predictions(pool: pd.DataFrame, labels: Mapping[SettingName, Places], s
     with suppress(OSError, ValueError, KeyError, zipfile.BadZipFile), np.load(kept, allow_pickle=False) as file:
         return {s: file[s].astype(np.intp) for s in labels if s in file.files}
     made = _predict(pool["text"].to_numpy(dtype=object), pool["fold"].to_numpy(dtype=np.intp), labels, seed)
-    # Where the cache cannot be written, the next evaluation takes the time again.
+    # Failure to write the cache only costs time.
     with suppress(OSError):
         make_private_dir(kept.parent)
         with replacing(kept) as path, path.open("wb") as file:
@@ -184,7 +184,7 @@ def kept_predictions(pool: pd.DataFrame, labels: Mapping[SettingName, Places], s
 
 
 def raters(run: Run, gold: Gold, aligned: AlignedLabels, settings: Mapping[SettingName, Pair]) -> doc.Raters:
-    """How far the annotators of 2023 agree with GPT-4's labels of 2023 on the compared tasks; arguments as above."""
+    """Agreement of the annotators of 2023 with GPT-4's labels of 2023 on the compared tasks; arguments as above."""
     if {run.ref, gold.name} == set(RATERS):
         return doc.Raters(settings={}, note="the run and the gold are the two themselves")
     if not is_local("eloundou-2023"):
@@ -202,9 +202,9 @@ def raters(run: Run, gold: Gold, aligned: AlignedLabels, settings: Mapping[Setti
 
 
 def annotators(run: Run, gold: Gold, votes: pd.DataFrame, draws: Draws | None) -> doc.Annotators:
-    """How far the annotators of a gold agree among each other, and the run with them, on all tasks that the run labelled.
+    """Agreement among the annotators of a gold, and of the run with them, on all tasks that the run labelled.
 
-    Both figures are of two labels drawn at random: of two annotators of a task, or of one of them and the run.
+    Both figures are for two random labels of a task: of two annotators, or of one annotator and the run.
     """
     aligned = match(run, replace(gold, table=votes.drop(columns="annotator")))
     aligned = aligned if draws is None else aligned.with_draws(len(draws.counts), draws.seed)
@@ -224,7 +224,7 @@ def annotators(run: Run, gold: Gold, votes: pd.DataFrame, draws: Draws | None) -
         if not len(at):
             continue
         several, votes_of, size = max(several, len(at)), counts[at], counts[at].sum(axis=1)[:, None, None]
-        # All ordered pairs of two different annotators of a task, together weighing 1.
+        # All ordered pairs of different annotators of a task, with a total weight of 1.
         among = votes_of[:, :, None] * votes_of[:, None, :] - votes_of[:, :, None] * np.eye(len(scale))
         among = among / (size * (size - 1))
         with_run = votes_of[:, :, None] / size * np.eye(len(scale))[own[at]][:, None, :]
@@ -250,10 +250,10 @@ def annotators(run: Run, gold: Gold, votes: pd.DataFrame, draws: Draws | None) -
 
 
 def consistency(texts: pd.Series, settings: Mapping[SettingName, Pair]) -> doc.Consistency:
-    """How often tasks with one text get one label; texts are drawn, as each stands in several occupations.
+    """How often tasks with the same text have the same label; draws are of texts, because each is in several occupations.
 
     Args:
-        texts: Text of each compared task, missing where it is unknown; positions as index.
+        texts: Text of each compared task, missing if unknown; indexed by position.
         settings: Labels of both sides by setting.
     """
     plain = texts.dropna().str.split().str.join(" ").str.casefold()
@@ -270,7 +270,7 @@ def consistency(texts: pd.Series, settings: Mapping[SettingName, Pair]) -> doc.C
 
 
 def self_agreement(run: Run, draws: Draws | None) -> doc.SelfAgreement:
-    """How often repeats of one question get one label; with draws, as many are made of the run's occupations."""
+    """How often repeats of a question have the same label; intervals resample the run's occupations."""
     labels = run.answers()
     samples = int(labels.groupby([*TASK_KEY, "setting"]).size().max()) if len(labels) else 0
     if samples < 2:
@@ -290,7 +290,7 @@ def _pair_agreement(
     clusters: npt.ArrayLike,
     draws: Draws | None,
 ) -> doc.PairAgreement:
-    """Share of pairs within a group that have one label; groups lie within clusters, which are drawn as often as in `draws`."""
+    """Share of pairs within a group with equal labels; intervals resample clusters of groups, with the settings of `draws`."""
     size = np.bincount(group)
     pairs = size * (size - 1) / 2
     total = float(pairs.sum())
@@ -334,7 +334,7 @@ def _predict(
             rows = order[folds[order] != fold][:TRAINED_ON]
             if len(rows) < FEWEST_TRAINED_ON or len(np.unique(told[rows])) < 2:
                 break
-            # Words that the training texts do not hold are unknown to the classifier.
+            # The classifier knows only words in the training texts.
             words = np.unique(counts[rows].indices)
             weights = TfidfTransformer(sublinear_tf=True).fit(counts[rows][:, words])
             model = LinearSVC(class_weight="balanced", random_state=seed)
@@ -347,9 +347,9 @@ def _predict(
 
 
 def calibration(run: Run, aligned: AlignedLabels) -> dict[SettingName, doc.Calibration] | None:
-    """Reliability of the probabilities that a run gives for its labels, the gold taken as the truth.
+    """Calibration of the probabilities of a run's labels, with the gold as the truth.
 
-    Of several samples of a task each label counts.
+    For several samples of a task, each label counts.
 
     Args:
         run: The run.
