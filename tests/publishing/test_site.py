@@ -473,6 +473,15 @@ def test_changes_are_listed_with_their_causes_and_told_on_the_page(site: Site) -
     assert "Since the baseline" in Seen(site.folder / "occupations/2134.html").text
 
 
+def test_thin_scores_are_marked_among_the_changes_and_in_the_feed(sample_run: MakeRun, tmp_path: Path) -> None:
+    run, baseline = sample_run(folder="now", thin=("11-3051.00",)), sample_run(folder="before")
+    export_run(run, tmp_path / "export", baseline=baseline, allow_partial=True, draws=0)
+    folder = build_site(tmp_path / "export", tmp_path / "site", base_url="https://example.org").folder
+    assert "1121, thin" in Seen(folder / "changes.html").text
+    assert "A score marked thin" in Seen(folder / "changes.html").text
+    assert "occupations scored, 1 more thin;" in (folder / "feed.xml").read_text(encoding="utf-8")
+
+
 def test_a_career_page_explains_resilience_and_lists_roles(site: Site) -> None:
     page = json.loads((site.folder / "data/families/nursing.json").read_text(encoding="utf-8"))
     text = " ".join(Seen(site.folder / "careers/nursing.html").text.split())

@@ -258,6 +258,16 @@ def test_what_a_killed_start_spent_counts_in_the_budget_and_the_status(capsys: p
     assert counted <= len(one.seen) < 15  # a start of its own would have had room for thirteen
 
 
+def test_a_study_without_results_is_not_to_be_packaged_next(capsys: pytest.CaptureFixture[str]) -> None:
+    path = Path("study.yaml")
+    write(path, {"name": "people", "run": "sample"}, scoring=None)
+    for command in ("run", "package"):
+        capsys.readouterr()
+        assert run_app(["study", "status", str(path)]) == 0
+        assert f"relabel study {command} study.yaml" in " ".join(capsys.readouterr().out.split())
+        assert run_app(["study", "run", str(path), "--quiet"]) == 0
+
+
 @pytest.mark.slow
 def test_the_package_rebuilds_the_tables_from_its_answers_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -310,6 +320,11 @@ def test_the_package_rebuilds_the_tables_from_its_answers_alone(
         ("  - {name: a, model: local, engine: batch}", "the rater a: the embedded model has no Batch API"),
         ("  - {name: a, run: sample, samples: 3}", "samples has no effect"),
         ("  - {name: a, model: m, params: {messages: []}}", "relabel sets it itself"),
+        (
+            "  - {name: a, model: m}\nbudget_usd: 2",
+            "budget_usd needs a price, and none is known for m; give it with price",
+        ),
+        ("  - {name: a, model: m, price: 1/2, max_cost_usd: 2}", "max_cost_usd needs max_tokens"),
     ],
 )
 def test_a_bad_line_is_named(line: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -131,7 +131,8 @@ def status(path: StudyFile, as_json: o.AsJson = False) -> None:
     _table(raters, found, kappas)
     spent = sum(at.cost_usd for at in found.values())
     of = "" if study.budget_usd is None else f" of {study.budget_usd:,.2f}"
-    command = "package" if all(one.state == "complete" for one in raters) else "run"
+    made = opened.results_made and all(one.state == "complete" for one in raters)
+    command = "package" if made else "run"
     whom = f"the gold {study.golds[0]}" if study.golds else "the other raters, on average"
     say(f"kappa: with {whom}. Spent: ${spent:,.4f}{of}. Next: relabel study {command} {path}")
 

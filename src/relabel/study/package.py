@@ -49,7 +49,7 @@ def write_package(opened: OpenStudy, target: Path) -> int:
         raise UsageError(
             f"{', '.join(open_ones)}: labels are missing; finish the study with `relabel study run {opened.file}` first"
         )
-    if not (opened.results / "report.html").exists():
+    if not opened.results_made:
         raise UsageError(f"there are no results yet; make them with `relabel study run {opened.file}`")
     runs = runs_of(raters)
     with tempfile.TemporaryDirectory() as made:

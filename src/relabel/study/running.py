@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 from collections.abc import Collection, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
@@ -60,6 +61,11 @@ class OpenStudy:
     def results(self) -> Path:
         """The folder of all output."""
         return self.file.parent / f"{self.file.stem}-results"
+
+    @property
+    def results_made(self) -> bool:
+        """Whether there are results, perhaps of earlier labels."""
+        return (self.results / "report.html").exists()
 
     @property
     def runs(self) -> Path:
@@ -250,7 +256,7 @@ def plan(opened: OpenStudy) -> list[RaterRun]:
             if rater.engine == "batch" and is_local(model.options.model):
                 raise UsageError("the embedded model has no Batch API; remove `engine`")
         except UsageError as error:
-            raise UsageError(f"the rater {rater.name}: {error}") from error
+            raise UsageError(f"the rater {rater.name}: {_as_keys(str(error), rater)}") from error
         folder = opened.runs / f"{rater.name}-{default_name(model.job).rpartition('-')[2]}"
         found.append(RaterRun(rater, str(folder), model, Progress(asked=model.job.size)))
     for one in found:
@@ -260,6 +266,12 @@ def plan(opened: OpenStudy) -> list[RaterRun]:
         elif manifest is not None:
             one.state = manifest.status
     return found
+
+
+def _as_keys(message: str, rater: Rater) -> str:
+    """A message about options of `relabel run` in the keys of a study file."""
+    keys = {"max-cost": "max_cost_usd" if rater.max_cost_usd else "budget_usd", "param": "params"}
+    return re.sub(r"--([a-z]+(?:-[a-z]+)*)", lambda option: keys.get(option[1], option[1].replace("-", "_")), message)
 
 
 def require_golds(opened: OpenStudy) -> None:

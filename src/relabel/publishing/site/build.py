@@ -420,7 +420,9 @@ def archive(book: ExportBundle) -> bytes:
 
 def feed(book: ExportBundle, title: str, address: str) -> Row:
     """Content of the Atom feed: this release, with the number of scores that changed since the baseline."""
-    words = f"{book.method['counts']['scored']} occupations scored; labels by {book.method['labels']['model_name']}."
+    counts = book.method["counts"]
+    thin = f", {counts['thin']} more thin" if counts["thin"] else ""
+    words = f"{counts['scored']} occupations scored{thin}; labels by {book.method['labels']['model_name']}."
     if baseline := book.method["baseline"]:
         words += f" {baseline['counts']['changed']} scores changed since {baseline['run']}."
     about = {"title": title, "address": address, "version": book.package["version"]}

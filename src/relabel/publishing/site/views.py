@@ -147,7 +147,8 @@ def overview(book: ExportBundle, site: Row) -> dict[str, Row]:
     compared = [{name: row[name] for name in _COMPARED} for row in listed]
     pages["compare.html"] = {"rows": compared, "brief": brief}
     if book.changes is not None:
-        pages["changes.html"] = changes(book.changes, book.method)
+        thin = [row["code"] for row in listed if row["thin"]]
+        pages["changes.html"] = changes(book.changes, book.method) | {"thin": thin}
     if book.families:
         ranked = sorted(
             book.families,
