@@ -26,7 +26,7 @@ with warnings.catch_warnings():  # where the system has no locks, filelock says 
 
 _LOCK = ".lock"
 _NAME = re.compile(r"\w[\w.,()@ +-]{0,199}")
-"""A file or folder in a stranger's folder: no path, nothing hidden, nothing that a terminal or page takes for more."""
+"""Pattern of allowed names in folders from others: no paths, no hidden files, no characters special to terminals or pages."""
 _OWN_FILES = {_LOCK, ".journal", "manifest.json", "labels.parquet", "failures.jsonl"}
 
 
@@ -47,7 +47,7 @@ def make_private_dir(folder: Path) -> None:
 
 
 def inside(root: Path, name: object) -> Path:
-    """The path of a file that a stranger's file names, below the folder that it came with.
+    """Resolve a path named in a file from others, below the folder of that file.
 
     Args:
         root: The folder.

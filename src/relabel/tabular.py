@@ -86,7 +86,7 @@ class Table:
 
     Attributes:
         title: What the table shows; it names the set that the figures are of.
-        columns: Names; an interval stands behind the figure that it belongs to.
+        columns: Names; an interval follows its figure.
         rows: Cells, unrounded.
         left: Columns flush left: names, not figures.
         notes: Sentences below it.
@@ -101,7 +101,7 @@ class Table:
     key: str = ""
 
     def ranges(self, column: int = 2) -> list[tuple[str, float, tuple[float, float] | None]]:
-        """Names, figures of a column and their intervals, which stand behind them; rows without the figure are left out."""
+        """Name, figure and interval of each row, for a column followed by its intervals; rows without the figure are omitted."""
         cells = [(str(row[0]), row[column], row[column + 1]) for row in self.rows]
         return [(n, x, ci if isinstance(ci, tuple) else None) for n, x, ci in cells if isinstance(x, float)]
 

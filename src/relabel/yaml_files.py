@@ -1,4 +1,4 @@
-"""YAML files that a user or a stranger wrote: plain values only, with a bound of their size, and faults by line."""
+"""Safe reader of YAML files from users and others: plain values only, limited in size, with line numbers in error messages."""
 
 from __future__ import annotations
 

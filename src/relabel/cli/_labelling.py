@@ -141,7 +141,7 @@ def label_by_batch(
 
 
 def resume_batches(state: BatchState, environment: Settings, *, submit: bool, look: Look, as_json: bool) -> None:
-    """Go on with a stored job."""
+    """Resume a stored job."""
     job = BatchFolder(environment.home / "batches", state.run_id).load_job()
     if job is None:
         command = f"`relabel {shlex.join(state.command)}`" if state.command else "the command of the run"
@@ -155,7 +155,7 @@ def resume_batches(state: BatchState, environment: Settings, *, submit: bool, lo
 
 
 async def refresh_batches(states: list[BatchState], environment: Settings) -> None:
-    """Ask how open batches do. It is only shown: the state belongs to the process that works on the job."""
+    """Query the state of open batches, for display only: the stored state belongs to the process that runs the job."""
     from relabel.labelling.batch.provider import GoneError, batch_provider
 
     for state in states:
@@ -182,7 +182,7 @@ MANY = 100_000
 
 
 def get_consent(job: Job, folder: Path, environment: Settings) -> None:
-    """Say what a large run may cost before it begins, and on a terminal ask whether it is meant.
+    """Show the maximum cost of a large run before it begins, and on a terminal ask for confirmation.
 
     A run that has labels already is not asked about again.
 
@@ -206,13 +206,13 @@ def get_consent(job: Job, folder: Path, environment: Settings) -> None:
 
 
 _COLUMN = 9
-"""Columns before what a line of the summary says."""
+"""Width of the labels in the summary."""
 
 
 def show_plan(
     job: Job, environment: Settings, engine: str, rpm: float | None, tpm: float | None, *, as_json: bool
 ) -> None:
-    """Say what a job would ask, what it would cost, and how long it takes at least."""
+    """Show what a job would send, its cost, and its minimum duration."""
     with store_so_far(environment.store_dir) as store:
         found = estimate(job, store)
     bounds = limits(found, engine, rpm=rpm, tpm=tpm)
@@ -260,7 +260,7 @@ def _cache_in_words(found: Estimate, short: Sequence[str]) -> str:
 
 
 def show_outcome(outcome: Outcome, folder: Path, model: str) -> None:
-    """Say what a run came to, what is missing first."""
+    """Summarise a run, starting with what is missing."""
     m, missing = outcome.manifest, outcome.missing
     if missing.total:
         said = ", ".join(f"{count:,} {kind}" for kind, count in sorted(missing.kinds.items()))
@@ -324,7 +324,7 @@ def show_outcome(outcome: Outcome, folder: Path, model: str) -> None:
 
 
 def report(outcome: Outcome, folder: Path, model: str, go_on: str, *, as_json: bool, elsewhere: str = "") -> None:
-    """Show what a run came to; an incomplete one ends with an error.
+    """Show the result of a run; an incomplete one ends with an error.
 
     Raises:
         RunInterruptedError: It was stopped.
@@ -361,7 +361,7 @@ def _show_settings(outcome: Outcome) -> None:
 
 
 def stored_elsewhere(job: Job, outcome: Outcome, environment: Settings) -> str:
-    """Where a replay that found nothing would find its answers: the address is part of what a stored answer is kept under."""
+    """Advice for a replay without any answers: addresses whose answers are in the store, because the address is part of the key."""
     if outcome.labels:
         return ""
     with Store(environment.store_dir, read_only=True) as store:
@@ -372,7 +372,7 @@ def stored_elsewhere(job: Job, outcome: Outcome, environment: Settings) -> str:
 
 
 def still_missing(outcome: Outcome, folder: Path, elsewhere: str = "") -> str:
-    """The sentence that an incomplete run ends with: what is missing, and how to get each part of it."""
+    """The final message of an incomplete run: what is missing, and how to get each part."""
     m, missing = outcome.manifest, outcome.missing
     ways: list[str] = []
     rest = missing.total - missing.kinds.get("budget", 0) - sum(missing.held.values())

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., None])
 _ENTRY = re.compile(r"^    (\w+)(?: \((.+?)\))?: ", re.MULTILINE)
-"""Begin of what a docstring says about an option: its name and, in brackets, what its value is called in the help."""
+"""Start of an option in a docstring: its name and, in brackets, the name of its value in the help."""
 
 
 class Commands(typer.Typer):
@@ -56,7 +56,7 @@ class Commands(typer.Typer):
 
 
 def _with_options(command: Callable[..., None]) -> Callable[..., None]:
-    """A command as typer takes it, with an option for each field of the groups among its parameters."""
+    """Convert a command for typer: each field of its option groups becomes an option."""
     about, texts = _described(command)
     hints = get_type_hints(command, include_extras=True)
     groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
@@ -83,7 +83,7 @@ def _with_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _described(what: Any) -> tuple[str, Mapping[str, tuple[str | None, str]]]:
-    """What a docstring says of the whole and of each parameter: what its value is called, and its help."""
+    """Parse a docstring: the help of the command, and the name of the value and the help of each parameter."""
     text = inspect.cleandoc(what.__doc__ or "").replace("\nAttributes:\n", "\nArgs:\n")
     about, _, listed = text.partition("\n\nArgs:\n")
     _, *parts = _ENTRY.split(listed)
@@ -105,20 +105,20 @@ def _option(
 
 
 def finite(value: float | None) -> float | None:
-    """Callback of an option that takes a number: `nan` and `inf` are read as numbers, and every limit lets them pass."""
+    """Callback of a numeric option: refuses `nan` and `inf`, which pass the checks of minimum and maximum."""
     if value is not None and not math.isfinite(value):
         raise typer.BadParameter(f"{value} is not a finite number")
     return value
 
 
 def _writable(param: typer.CallbackParam, path: Path | None) -> Path | None:
-    """Callback of an option that names a file to write: one that cannot be written is refused before any work."""
+    """Callback of an option with an output file: one that cannot be written is refused before any work."""
     require_file(path, param.opts[0])
     return path
 
 
 def _table_file(param: typer.CallbackParam, path: Path | None) -> Path | None:
-    """The same of a table, whose kind the name's ending tells."""
+    """The same for a table, whose format is given by the suffix."""
     if path is not None:
         require_suffix(path)
     return _writable(param, path)
@@ -139,7 +139,7 @@ Draws = Annotated[int, typer.Option(min=200, max=100_000, help="Bootstrap draws 
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 LogJson = Annotated[bool, typer.Option("--log-json", help="Write progress as JSON lines to standard error.")]
 DEFAULT_RATINGS = Path("runs/epoch")
-"""Where `relabel careers rate` writes, and `export` and `resilience` look for ratings by default."""
+"""Default folder of ratings, written by `relabel careers rate` and used by `export` and `resilience`."""
 Epoch = Annotated[
     str | None,
     typer.Option(
@@ -275,7 +275,7 @@ class Labelling:
     quiet: Quiet = False
 
     def chosen(self) -> dict[str, Any]:
-        """The same as parts of `RunOptions`, checked."""
+        """The options as fields of `RunOptions`, checked."""
         from relabel.labelling.options import read_concurrency, read_parameters
         from relabel.labelling.providers import given_price
 
@@ -288,7 +288,7 @@ class Labelling:
 
 
 def progress_style(*, quiet: bool, log_json: bool = False) -> Look:
-    """How progress looks by the options `--quiet` and `--log-json`."""
+    """The style of progress for the options `--quiet` and `--log-json`."""
     return "quiet" if quiet else "json" if log_json else "people"
 
 
@@ -296,7 +296,7 @@ NEEDS_DRAWS = "has no effect without --draws; add --draws 1000 or remove it"
 
 
 def epoch_ratings(ref: str | None, *, sample: bool) -> relabel.Run | None:
-    """The run of ratings that was named, or else the one in `DEFAULT_RATINGS` where it fits; the user is told of that one."""
+    """The named run of ratings, otherwise the one in `DEFAULT_RATINGS` if it fits, which is announced to the user."""
     if ref is not None:
         return relabel.open_run(ref)
     if not (DEFAULT_RATINGS / "manifest.json").is_file():
@@ -309,7 +309,7 @@ def epoch_ratings(ref: str | None, *, sample: bool) -> relabel.Run | None:
 
 
 def reject_ineffective_options(ctx: typer.Context, why: str, *names: str) -> None:
-    """Refuse options that cannot have an effect beside the others of the command, so that no figure is misread.
+    """Refuse options that have no effect in combination with others, so that no figure is misinterpreted.
 
     Args:
         ctx: The command's context.
@@ -345,12 +345,12 @@ def suggest_onet_soc(taxonomy: str, options: str) -> Generator[None]:
 
 
 _MAKE_FOLDERS = {"--out", "--figures"}
-"""Options whose file may lie in a folder that is not there yet."""
+"""Options whose file may be in a folder that does not exist yet."""
 _EXAMPLES = {"--html": "report.html", "--junit": "gates.xml", "--markdown": "gates.md"}
 
 
 def require_file(path: Path | str | None, option: str) -> None:
-    """Make sure, before any work, that `write` can write a file.
+    """Check, before any work, that `write` can write a file.
 
     Args:
         path: The file; None and `-` need nothing.
@@ -378,7 +378,7 @@ def require_file(path: Path | str | None, option: str) -> None:
 
 
 def write(path: Path, content: str | bytes, option: str, *, more: str = "") -> None:
-    """Write a file whole or not at all, and say so on standard error.
+    """Write a file atomically, and say so on standard error.
 
     Args:
         path: The file.

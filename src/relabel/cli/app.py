@@ -1,4 +1,4 @@
-"""The command line: every command, and the one place where errors become a sentence and an exit code."""
+"""The command line: registers all commands, and turns errors into a message and an exit code."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ _COMMANDS: Mapping[str, tuple[str, ...]] = {
     "batch": ("batch",),
     "study": ("study",),
 }
-"""Modules of this folder with the commands that they register, in the order in which people meet them."""
+"""Modules of this package with their commands, in the order of the help."""
 
-# typer carries a copy of click, whose classes are not those of the package click; what it calls them changes.
+# typer has its own copy of click, whose classes differ from those of the package click, and whose name varies.
 _WrongUsage: type[Exception] = typer.BadParameter.__mro__[1]
 
 
 _TOOK_JSON_FILES = {"eval", "compare", "explain", "tasks"}
 _SHOW_THEMSELVES = {"demo", "run", "view", "careers", "rubric", "batch", "study"}
-"""Commands that show their own progress; a terminal shows after a second that the others work."""
+"""Commands with their own display of progress; for others, a terminal shows a status line after a second."""
 
 
 def _show_version(wanted: bool) -> None:
@@ -81,7 +81,7 @@ def command_line(words: Sequence[str] = ()) -> typer.Typer:
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run relabel and leave with its exit code, whatever becomes of what it prints."""
+    """Run relabel and exit with its exit code, even if output is lost."""
     open_streams()
     code = run_app(arguments)
     if (why := lost_output()) and code == 0:
@@ -139,7 +139,7 @@ def run_app(arguments: Sequence[str] | None = None) -> int:
 
 
 def _json_file_as_out(words: list[str]) -> list[str]:
-    """Read `--json FILE.json`, which scripts for earlier versions say, as `--out FILE.json`; and `--json -` as `--json`."""
+    """Accept the syntax of earlier versions: `--json FILE.json` means `--out FILE.json`, and `--json -` means `--json`."""
     at = words.index("--json") if "--json" in words and words[:1] and words[0] in _TOOK_JSON_FILES else len(words)
     file = words[at + 1] if at + 1 < len(words) else ""
     if file == "-":

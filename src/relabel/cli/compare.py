@@ -1,4 +1,4 @@
-"""`relabel compare`: what changed between runs, in their labels or in the scores that follow from them."""
+"""`relabel compare`: what changed between runs, in their labels or in their scores."""
 
 from __future__ import annotations
 
@@ -264,7 +264,7 @@ def _show_scores(
 
 
 def _score_tables(moved: Decomposition) -> Iterator[Table]:
-    """Groups whose score moved most, by measure, split by cause."""
+    """Groups whose score changed most, by measure, decomposed by cause."""
     from relabel.scoring.decomposition import PARTS
 
     parts = [part for part in PARTS if moved.frame[part].abs().max() > 0] or ["labels"]

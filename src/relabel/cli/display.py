@@ -1,4 +1,4 @@
-"""How a running job looks: a live panel on a terminal, a plain line now and then elsewhere, or JSON events; on standard error."""
+"""Displays a running job on standard error: a live panel on a terminal, occasional plain lines elsewhere, or JSON events."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ async def _live(estimator: RateEstimator) -> None:
 
 
 class Bar(NamedTuple):
-    """How much of something is done, told by its characters and not by colour alone."""
+    """A progress bar that is readable without colour."""
 
     done: int
     total: int
@@ -217,7 +217,7 @@ def _emit(event: str, estimator: RateEstimator) -> None:
 
 
 def announce(event: str, text: str, *, look: Look) -> None:
-    """Say that something has happened: as a line, as a JSON event, or not at all.
+    """Announce an event: as a line, as a JSON event, or not at all.
 
     Args:
         event: A word for it.
@@ -262,12 +262,12 @@ def paused_until(limiter: Limiter | None) -> str | None:
 
 
 def speed(a_second: float) -> str:
-    """Labels a second as people say them: those that come seldom by the minute."""
+    """A rate of labels in words: per second or, if slow, per minute."""
     return f"{a_second:.1f}/s" if a_second >= 1 else f"{60 * a_second:.1f}/min"
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them."""
+    """A duration in words."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
@@ -276,5 +276,5 @@ def duration(seconds: float) -> str:
 
 
 def money(usd: float | None) -> str:
-    """Money as people say it; an unknown price is said, not guessed."""
+    """An amount of money in words; says so if it is unknown."""
     return "cost unknown" if usd is None else f"${usd:.4f}"

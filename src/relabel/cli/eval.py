@@ -177,7 +177,7 @@ def evaluate_run(
 
 
 def _with_suite_warnings(document: relabel.EvalDocument, sentences: Sequence[str]) -> relabel.EvalDocument:
-    """The document with what a suite knows, such as a rubric that differs from the baseline's, before all else."""
+    """The document with the suite's warnings first, for example about a rubric that differs from the baseline's."""
     new = [sentence for sentence in sentences if sentence not in document.warnings]
     said = {"warnings": (*new, *document.warnings), "verdict": "\n".join([*new, document.verdict])}
     return document.model_copy(update=said)
@@ -186,7 +186,7 @@ def _with_suite_warnings(document: relabel.EvalDocument, sentences: Sequence[str
 def _write_outcome(
     result: SuiteResult, verdict: str, junit: Path | None, markdown: Path | None, annotations: bool | None
 ) -> bool:
-    """Write a suite's outcome as CI wants it; returns whether it was printed, and nothing else should be."""
+    """Write a suite's result for CI; returns whether it was printed, so that nothing else is."""
     from relabel.evaluation import suite
 
     if junit is not None:
@@ -236,7 +236,7 @@ def _show(document: relabel.EvalDocument, tables: list[Table], outcome: SuiteRes
 
 
 def _across(title: str, figures: Mapping[str, str], columns: Mapping[Any, Any], **more: Any) -> Table:
-    """A table with a line a figure: of each column the figure and its interval, where there are intervals."""
+    """A table with one row per figure; each column is followed by its interval, if there are intervals."""
     bounded = any(of.ci95 for of in columns.values())
     heads = [head for column in columns for head in ((column, "95%") if bounded else (column,))]
     rows: list[list[Cell]] = []
@@ -322,7 +322,7 @@ def _yardstick_tables(document: relabel.EvalDocument, *, page: bool) -> Iterator
 
 
 def _slice_tables(document: relabel.EvalDocument) -> Iterator[Table]:
-    """Agreement by parts of the tasks, in the setting that says most."""
+    """Agreement by slices of the tasks, in the most informative setting."""
     from relabel.evaluation.alignment import MAIN
 
     setting: SettingName = next(s for s in MAIN if s in document.settings)
@@ -340,7 +340,7 @@ def _slice_tables(document: relabel.EvalDocument) -> Iterator[Table]:
 
 
 def _show_paper(document: PaperDocument, tables: list[Table]) -> None:
-    """The paper's figures beside ours."""
+    """The paper's figures and ours."""
     heading("The figures of the 2023 paper, replicated from its published labels")
     counts = f"{document.reproduced} reproduced, {document.not_reproduced} not, {document.not_compared} recomputed only"
     say(f"{counts}: the printed figure was not available", hang=0)

@@ -1,4 +1,4 @@
-"""`relabel explain`: what one score was made from."""
+"""`relabel explain`: how one score was computed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SHOWN_AS = {
     **{f"percentile_{name}": (f"percentile by {name}", 1, 0) for name in ("alpha", "gamma")},
     **{f"wage_exposure_{name}_gbp": (f"wage exposure {name}, GBP m", 1e6, 0) for name in _MEASURES},
 }
-"""Figures of a score: how each is called, what it is divided by, and its decimals."""
+"""Figures of a score: name, divisor, and number of decimals."""
 
 app = o.Commands()
 

@@ -180,7 +180,7 @@ def carry(
 
 
 def _asking(manifest: relabel.Manifest, tasks: Path, samples: int) -> str:
-    """The command that asks for the missing tasks as the run asked: same model, address, rubric, settings and repeats."""
+    """The command to label the missing tasks in the same way: model, address, rubric, settings and repeats of the run."""
     import shlex
 
     rubric = manifest.rubric.source  # a file of the user's, unless one of ours has the text

@@ -261,7 +261,7 @@ def view(
 
 
 def _answer_of(key: str) -> dict[str, Any] | None:
-    """Question and raw answer behind a key, and the answers to it that were no labels; None where the store has none."""
+    """Question, raw answer and invalid answers of a request key; None if the store has none."""
     from relabel.labelling.rows import REJECTED, DamagedRowError
     from relabel.labelling.store import Store
     from relabel.settings import settings

@@ -157,7 +157,7 @@ def _options(
 
 
 def _written(frame: Any) -> Path:
-    """A frame as a task file, which the run and its scores can be read with later: named by its content."""
+    """Save a frame as a task file named by its content, so that the run and its scores can be read later."""
     text = frame.to_csv(index=False, lineterminator="\n")
     path = Path("runs") / f"tasks-{hashlib.sha256(text.encode()).hexdigest()[:12]}.csv"
     if not path.exists():
@@ -181,7 +181,7 @@ async def _label(
 
 
 def _in_thread(work: Coroutine[Any, Any, Result], stop: Stop) -> Result:
-    """Run to the end in a loop of its own, in another thread: a notebook has a running loop already.
+    """Run in a new event loop in another thread, because a notebook already has a running loop.
 
     An interrupt stops the work; it is raised again when what was on the wire is stored.
     """

@@ -231,7 +231,7 @@ def _named(rubrics: Sequence[relabel.Rubric]) -> dict[str, relabel.Rubric]:
 
 
 def _trial_name(rubrics: Mapping[str, relabel.Rubric], model: str, half: str | None, *more: Any) -> str:
-    """A name for a trial's folder that tells what was tried, and by a hash of `more`, too, on which tasks or labels."""
+    """A descriptive name for a trial's folder, with a hash of `more`, which identifies tasks or labels."""
     import hashlib
 
     whole = json.dumps([[rubric.sha256 for rubric in rubrics.values()], model, half, *more])
@@ -240,7 +240,7 @@ def _trial_name(rubrics: Mapping[str, relabel.Rubric], model: str, half: str | N
 
 
 def _keep_final_trial(folder: Path, rubrics: Mapping[str, relabel.Rubric], *, final: bool) -> None:
-    """Make sure that a trial on the final half is not overwritten by one of other tasks or another wording."""
+    """Check that a trial on the final half is not overwritten by one with other tasks or another wording."""
     known = folder / "trial.json"
     if not known.is_file():
         return
@@ -259,7 +259,7 @@ def _keep_final_trial(folder: Path, rubrics: Mapping[str, relabel.Rubric], *, fi
 def _final_look(
     rubrics: Mapping[str, relabel.Rubric], tasks: str, *, named: bool
 ) -> tuple[Look, Sequence[Mapping[str, str]]]:
-    """Which look at the final half of a task list this is for these rubrics' ids, by the record of earlier ones.
+    """The number of this test on the final half of a task list, for these rubric ids, from the record of earlier ones.
 
     Args:
         rubrics: The rubrics to try.
@@ -329,7 +329,7 @@ _COLUMNS = "; rubric try reads the columns task_id, setting and label, in the wo
 def _imported(
     rubrics: Mapping[str, relabel.Rubric], files: Sequence[Path], tasks: str | None, folder: Path, *, final: bool
 ) -> dict[str, relabel.Run]:
-    """Runs made of label files; with `final`, of their tasks in the final half alone."""
+    """Runs made from label files; with `final`, only of tasks in the final half."""
     from dataclasses import replace
 
     from relabel.evaluation.trial import half_of
@@ -360,7 +360,7 @@ def _tasks_for(
     sample: int | None,
     seed: int,
 ) -> list[relabel.Task]:
-    """Tasks of one half that every gold has a label for, and that are no worked example of a rubric."""
+    """Tasks of one half with a label in every gold, and that are not examples in a rubric."""
     from relabel.evaluation.trial import half_of
     from relabel.sources.tables import plain_name
     from relabel.task import draw_sample
@@ -385,7 +385,7 @@ def _labelled(
     folder: Path,
     extra: dict[str, Any],
 ) -> tuple[dict[str, relabel.Run], dict[str, Spent]]:
-    """Label the tasks under each rubric, one run after the other; `ask` makes the options of each, and `extra` goes into the manifests.
+    """Label the tasks under each rubric, one run after the other; `ask` makes the options, and `extra` is added to the manifests.
 
     Returns:
         The runs, and what rejected answers took in each.

@@ -148,7 +148,7 @@ def _give(table: relabel.ScoreTable, run: relabel.Run, given: o.Tables, out: Pat
 
 
 def _with_us(table: relabel.ScoreTable, wanted: bool | None) -> relabel.ScoreTable:
-    """The table with US figures, where they are wanted; without, and said so, where it was not asked for and a file is missing."""
+    """The table with US figures, if wanted; if they were not requested explicitly and a file is missing, without them, with a note."""
     from relabel.scoring.us import has_us_figures, with_us_figures
 
     if wanted is False or (wanted is None and not has_us_figures(table)):
@@ -210,7 +210,7 @@ def _by_model(row: Mapping[str, Any], measure: str) -> str | None:
 
 
 def headline(table: relabel.ScoreTable) -> str:
-    """What a table has scored, in a line."""
+    """One line on what a table has scored."""
     counts = table.describe()["counts"]
     thin = f" and {counts['thin']:,} thin" if counts["thin"] else ""
     bridge = f" by {table.bridge_file}" if table.bridge_file else ""
@@ -275,7 +275,7 @@ def _show(table: relabel.ScoreTable, major_groups: Sequence[Mapping[str, Any]] |
 
 
 def _highest_and_lowest(rows: pd.DataFrame, table: relabel.ScoreTable) -> Table:
-    """The groups of the highest and the lowest scores."""
+    """The groups with the highest and the lowest scores."""
     ends = records(rows if len(rows) <= 2 * _SHOWN else rows.iloc[[*range(_SHOWN), *range(-_SHOWN, 0)]])
     some = f"The {_SHOWN} highest and the {_SHOWN} lowest of {len(rows):,} groups"
     title = f"{'All groups' if len(rows) <= 2 * _SHOWN else some}, by gamma (scores 0-1)"
@@ -290,7 +290,7 @@ def _highest_and_lowest(rows: pd.DataFrame, table: relabel.ScoreTable) -> Table:
 
 
 def _show_raters(by_rater: pd.DataFrame, codes: frozenset[str]) -> None:
-    """The mean score of each rater alone, over the groups that count as scored for all of them, beside the pooled one."""
+    """The mean score by each rater alone, and pooled, over the groups that are scored for all raters."""
     rows = by_rater[by_rater["code"].isin(codes)]
     lacking = set(rows.loc[rows[list(_MEASURES)].isna().all(axis=1), "code"])
     rows = rows[~rows["code"].isin(lacking)]

@@ -90,7 +90,7 @@ def run(
 
 
 def _judge(opened: OpenStudy, raters: list[RaterRun]) -> None:
-    """Run the suite on each model; a failed gate of one does not hide those of the others."""
+    """Run the suite on each model; a failed gate of one model does not prevent the others."""
     if (suite := opened.study.suite) is None:
         return
     from relabel.cli.app import run_app
@@ -207,7 +207,7 @@ def _estimates(raters: list[RaterRun], opened: OpenStudy) -> None:
 
 
 async def _shown(work: Coroutine[object, object, None], raters: list[RaterRun], *, quiet: bool) -> None:
-    """Await the raters, with a line for each on a terminal, or a line when one ends."""
+    """Await the raters, showing a line for each on a terminal, and otherwise a line when one ends."""
     import asyncio
     import sys
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 WIDTH = 100
-"""Columns at most; also those of a pipe or a file, where no terminal says how many there are."""
+"""Maximum width in columns, also used for pipes and files."""
 _COMMAND = re.compile(r"^(\s*)(::|##\[)", re.MULTILINE)
 _READER_GONE = {errno.EPIPE, errno.ECONNRESET, errno.ESHUTDOWN}
 
@@ -41,7 +41,7 @@ class _Raw(io.FileIO):
     """A stream that discards output once it can no longer be written."""
 
     failed: OSError | None = None
-    """Why output was lost, unless it is that the reader went away."""
+    """Why output was lost; None if the reader closed the pipe."""
 
     def write(self, data: Any) -> int:
         try:
@@ -55,7 +55,7 @@ class _Raw(io.FileIO):
 
 
 class _Stream(io.TextIOWrapper):
-    """Text on its way out: without secrets, control characters escaped, and no line of it a command to a CI's runner."""
+    """A wrapper of an output stream: removes secrets, escapes control characters, and prevents commands to a CI runner."""
 
     def write(self, text: str) -> int:
         return self.write_rendered(printable(masked(text)))
@@ -81,7 +81,7 @@ class _Rendered:
 
 
 def open_streams() -> None:
-    """Put the door in front of standard output and standard error of this process."""
+    """Wrap standard output and standard error of this process."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # closed by who started this process
@@ -115,7 +115,7 @@ def lost_output() -> str:
 
 
 class _Spinner:
-    """Says on a terminal what a command is doing once it has been silent for a second; any output takes the line back."""
+    """Shows on a terminal what a command is doing after a second of silence; any output removes the line."""
 
     def __init__(self, text: str) -> None:
         self._text, self._began = text, time.monotonic()
@@ -134,7 +134,7 @@ class _Spinner:
                     os.write(2, f"\r{sign} {self._text} ({time.monotonic() - self._began:.0f} s)\x1b[K".encode())
 
     def clear(self) -> None:
-        """Take the line away for what is printed now; silence after that brings it back."""
+        """Remove the line for output; it returns after another second of silence."""
         with self._lock:
             self._wait = SILENT_S
             if self._shown:
@@ -172,13 +172,13 @@ def doing(text: str) -> Generator[None]:
 
 
 def clear_spinner() -> None:
-    """Take the line of what is being done away; what follows on the terminal begins on a free line."""
+    """Remove the status line, so that further output starts on an empty line."""
     if _spinners:
         _spinners[-1].clear()
 
 
 def workflow_command(line: str) -> None:
-    """Tell the runner of GitHub's workflows something, on standard error: the only line that may look so."""
+    """Print a GitHub workflow command on standard error; no other output may look like one."""
     getattr(sys.stderr, "write_command", sys.stderr.write)(f"{printable(masked(line))}\n")
 
 
@@ -196,7 +196,7 @@ def make_console(*, stderr: bool = False, wide: bool = False) -> Console:
 
 
 def clean_text(text: str, style: str = "") -> Text:
-    """A text for a console, which writes past the door: without secrets, control characters escaped."""
+    """A text for a console, which bypasses the wrapped streams: without secrets, control characters escaped."""
     from rich.text import Text
 
     return Text(printable(masked(text)), style)
@@ -207,7 +207,7 @@ def _columns() -> int:
 
 
 def wrapped(text: str, *, indent: int = 0, hang: int = 2) -> str:
-    """A sentence over as many lines as it takes; words, paths and codes stay whole.
+    """Wrap a sentence; words, paths and codes are not split.
 
     Args:
         text: The sentence.
@@ -230,7 +230,7 @@ def say(text: str, *, indent: int = 0, hang: int = 2, err: bool = False) -> None
 
 
 def say_of(what: str, text: str, *, column: int) -> None:
-    """Print a sentence behind the word that says what it is about, its lines flush from a column on."""
+    """Print a sentence after a label, with its lines aligned at a column."""
     typer.echo(f"{what:<{column}}{wrapped(text, indent=column, hang=0)[column:]}")
 
 
@@ -251,7 +251,7 @@ def heading(text: str) -> None:
 
 
 def serve(server: HTTPServer) -> None:
-    """Answer requests until Ctrl-C, which is how a server of this machine is meant to end."""
+    """Serve until Ctrl-C, the normal way to stop a local server."""
     try:
         server.serve_forever()
     except KeyboardInterrupt:
@@ -259,16 +259,16 @@ def serve(server: HTTPServer) -> None:
 
 
 def cut(text: str, most: int) -> str:
-    """A text of so many characters at most; what is cut off is shown as dots."""
+    """A text cut to a maximum length, with an ellipsis."""
     return text if len(text) <= most else text[: most - 3].rstrip() + "..."
 
 
 _CUT = {"title": 12, "task": 32, "occupation": 12, "group": 12}
-"""Columns whose texts are cut where they do not fit, and not carried on over several lines; each with its least width."""
+"""Columns whose texts are cut instead of wrapped, with their minimum width."""
 
 
 class Table(tabular.Table):
-    """A table that can be printed: its first `left` columns flush left, the others, figures, flush right."""
+    """A printable table: the first `left` columns are aligned left, the others (figures) right."""
 
     def show(self) -> None:
         """Print it with its title and notes."""
@@ -280,7 +280,7 @@ class Table(tabular.Table):
             say(note, indent=2, hang=0)
 
     def drawn(self, console: Console) -> RenderableType:
-        """Its columns and rows for a console, which is made as wide as no figure is cut."""
+        """Its columns and rows for a console, which is widened if a figure would be cut."""
         from rich.box import SIMPLE_HEAD
         from rich.table import Table
 
@@ -315,7 +315,7 @@ class Table(tabular.Table):
 
 
 def show_verdict(verdict: str, tables: Iterable[Table]) -> None:
-    """Print a verdict, a sentence a line, and the tables that it rests on."""
+    """Print a verdict, one sentence per line, and its tables."""
     heading("Verdict")
     for sentence in verdict.splitlines():
         say(sentence, indent=2, hang=0)

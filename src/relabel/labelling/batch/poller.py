@@ -36,11 +36,11 @@ from relabel.redaction import clean
 
 LONGEST_POLL_S = 60.0
 MAX_FAILED_POLLS = 30
-"""Polls in a row that may fail before the job gives up: a network that is away for a while loses nothing."""
+"""Maximum number of consecutive failed polls: a temporary loss of the network must not end the job."""
 FILE_LOOKS = 10
-"""Polls of a batch that has ended until its files must be complete."""
+"""Number of polls of an ended batch after which its files must be complete."""
 FOUND_LOOKS = 4
-"""Polls until a batch or file that the provider does not find is believed to be gone: it may have been made a moment ago."""
+"""Number of polls after which a batch or file that the provider does not find is gone; it may have been created just now."""
 READY_LOOKS = 40
 """Polls, half an hour of them, until an uploaded file must be processed."""
 QUEUE_TRIES = 300
@@ -51,7 +51,7 @@ _BYTES_A_TOKEN = 4
 REMEMBERED_S = 30 * 86400.0
 """How far back a batch is looked for when the state is lost: the provider keeps results no longer."""
 TURN = 64
-"""Requests or lines that are worked through before the display and Ctrl-C have their turn."""
+"""Number of requests or lines to process before yielding to the event loop, for the display and Ctrl-C."""
 
 
 _NOT_ASKED = {"batch_expired", "batch_cancelled"}
@@ -65,7 +65,7 @@ class OpenRequest:
     Attributes:
         wanted: The labels that wait for it.
         tries: Batches that it went into.
-        failed: Why it has no answer for good: kind, message and requests sent.
+        failed: Why it will have no answer: kind, message and number of requests sent.
         unanswered: Why it was not answered, where it may be asked again.
         elsewhere: The batch run that has it in flight, or "" for another process; None where no other has.
     """
@@ -113,14 +113,14 @@ class OpenRequests(dict[str, OpenRequest]):
         return rest is not None
 
     def _close(self, key: str, rest: list[WorkItem]) -> None:
-        """The first label that waited has its answer: so have the others; tasks that it left out are asked alone."""
+        """Close an answered request: other labels that share it get the stored answer, and tasks that it left out are added."""
         for other in self.pop(key).wanted[1:]:
             self.add(self._job.planner.planned(other))
         for single in rest:
             self.add(single)
 
     def fail(self, key: str, kind: FailureKind, said: str) -> None:
-        """Note that a request has no answer for good."""
+        """Record that a request will have no answer."""
         if key in self:
             self[key].failed = (kind, said, max(1, self[key].tries))
 
@@ -151,8 +151,8 @@ class OpenRequests(dict[str, OpenRequest]):
         return self._store.get(key) is not None or self._keep(chunk, key, answer), answer.cost_usd
 
     def _answer(self, chunk: Chunk, result: Result, number: int) -> Answer:
-        # Dated when the batch was seen to have ended, a microsecond later with each line: a line that is read again gives the same
-        # answer, and no two answers to one question get one name.
+        # Use the time at which the batch was seen to have ended, plus a microsecond per line: reading a line again gives the same
+        # answer, and all answers to a question have different times.
         assert chunk.ended_at is not None
         ended = datetime.fromisoformat(chunk.ended_at)
         took = (ended - datetime.fromisoformat(chunk.submitted_at)).total_seconds() if chunk.submitted_at else 0.0
@@ -262,7 +262,7 @@ class BatchPoller:
             "relabel_sha256": chunk.sha256,
         }
         if not self._options.submit or not self._folder.path_of(chunk).exists() or not self._is_ours(chunk):
-            # Not to be sent, or no longer: all that counts is a batch that was made of it and is not known yet.
+            # The chunk will not be sent (any more): only search for a batch that may have been created from it.
             found = None
             if chunk.creating_since is not None:
                 try:
@@ -339,7 +339,7 @@ class BatchPoller:
         return not ours and polls > 0
 
     async def _wait_for_room(self, chunk: Chunk, said: str) -> None:
-        """The queue is full: by our own batches, by a chunk that is too large, or by others, who are waited for."""
+        """Handle a full queue: full of our own batches, because of a chunk that is too large, or of others, which are waited for."""
         ours = len([c for c in self._state.at_provider if c is not chunk])
         limit = _QUEUE_LIMIT.search(said)
         tokens = int(limit[1].replace(",", "")) if limit else None
@@ -360,7 +360,7 @@ class BatchPoller:
         self.save("no room noted")
 
     async def _poll(self, chunk: Chunk) -> bool:
-        """See how a batch does, and take its results when it has ended; whether it has."""
+        """Query a batch and, if it has ended, collect its results; returns whether it has ended."""
         assert chunk.batch_id is not None
         try:
             if chunk.ended_at is None or self._file_looks[chunk.number]:
@@ -419,7 +419,7 @@ class BatchPoller:
             if file_id is not None:
                 files.append(self._folder.path / f"{self._folder.path_of(chunk).stem}.{kind}.jsonl")
                 await self._provider.download(file_id, files[-1])
-        # A line that cannot be read is as whole as any: only a file that is cut is waited for.
+        # Invalid lines count as complete: wait only for a truncated file.
         whole = sum(line.endswith((b"\n", b"}")) for line in _lines(files))
         if whole < min(chunk.answered, chunk.requests) or (not files and chunk.status == "completed"):
             self._file_looks[chunk.number] += 1
@@ -502,7 +502,7 @@ class BatchPoller:
         await self._close(chunk, "refusal noted")
 
     async def _drop(self, chunk: Chunk, status: str) -> None:
-        """Give a chunk up that asks for nothing any more; its requests may go into another."""
+        """Drop a chunk whose batch will not answer; its requests may be sent in another one."""
         for key in self._folder.keys(chunk) or ():
             if key in self._requests and self._requests[key].tries:  # an earlier process may have written it
                 self._requests[key].tries -= 1
@@ -510,7 +510,7 @@ class BatchPoller:
         await self._close(chunk, "dropped")
 
     async def _close(self, chunk: Chunk, step: str) -> None:
-        """A chunk is over that cost nothing."""
+        """Close a chunk that cost nothing."""
         chunk.taken, chunk.cost_usd = True, 0.0
         self._in_flight.pop(f"chunk {chunk.number}", None)
         self.save(step)

@@ -92,7 +92,7 @@ class Chunk(BaseModel):
         taken: Whether its results are in the store.
         cost_usd: Cost of its answers; None where it is unknown.
         note: What went wrong with the batch as a whole.
-        failed: Its requests that have no answer for good: kind, message and requests sent, by key. Kept until the attempt
+        failed: Its requests that will have no answer: kind, message and number of requests sent, by key. Kept until the attempt
             ends, so that a killed process does not ask for them again.
     """
 
