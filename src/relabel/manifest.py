@@ -188,10 +188,9 @@ def task_sources(ref: str, unit: Unit = "task") -> tuple[SourceUse, ...]:
     """
     if ref == "sample":
         path = asset_dir("data") / "sample" / ("tasks.csv" if unit == "task" else "occupations.csv")
-        return (SourceUse(source=ref, file=path.name, sha256=fetch.sha256_of(path)),)
+        return (fetch.file_use(path, ref),)
     if is_table_file(ref):
-        # By its name alone: the folder is private, and differs from machine to machine.
-        return (SourceUse(source=TASK_FILE, file=Path(ref).name, sha256=fetch.sha256_of(Path(ref))),)
+        return (fetch.file_use(Path(ref), TASK_FILE),)
     source = registry.get_source(ref)
     if unit == "occupation":
         roles = ("occupations",)

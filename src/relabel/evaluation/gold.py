@@ -18,7 +18,7 @@ from relabel.manifest import PUBLISHED
 from relabel.rubric import AUTOMATION, CODES
 from relabel.run import Run, open_run
 from relabel.settings import asset_dir
-from relabel.sources.fetch import SourceUse, sha256_of
+from relabel.sources.fetch import SourceUse, file_use, sha256_of
 from relabel.sources.tables import COLUMN_NAMES, Table, is_table_file, plain_name, read_table
 from relabel.task import TASK_KEY
 
@@ -183,8 +183,7 @@ def _loaded(ref: str, rule: GoldRule) -> Gold:
         elif run.manifest.sources:
             source = run.manifest.sources[0]
         else:
-            path = asset_dir("data") / "sample" / "gold.csv"
-            source = SourceUse(source="sample", file=path.name, sha256=sha256_of(path))
+            source = file_use(asset_dir("data") / "sample" / "gold.csv", "sample")
         made = make_gold(ref, labels_of(run), source, made_by=_maker(run))
         return replace(made, tasks=run.manifest.tasks, run=run)
     if Path(ref).is_file() or is_table_file(ref):
@@ -407,7 +406,7 @@ def read_gold_csv(path: Path, rule: GoldRule = "majority") -> Gold:
         # Not of the file's rows: those that a reviewer has not filled in are left out of the table.
         line = list(seen.values())[int(gaps.to_numpy().argmax())]
         raise DataError(f"{path} line {line} has no weight, other lines do; fill it, or remove the column")
-    source = SourceUse(source="file", file=path.name, sha256=sha256_of(path))
+    source = file_use(path, "file")
     if _REVIEWER in header:
         source = _reviewed_source(path, source, reviewed, of=len(file.rows))
     made_by = _declared_maker(file, header) or ("people" if reviewed else "unknown")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from relabel.rubric import MEASURES
 from relabel.scoring.options import SAMPLE
 from relabel.settings import asset_dir
 from relabel.sources import fetch, ons, registry
-from relabel.sources.fetch import SourceUse
+from relabel.sources.fetch import SourceUse, file_use
 from relabel.sources.registry import Source
 from relabel.sources.tables import Table, is_table_file, plain_id, read_table
 from relabel.tabular import listed_names
@@ -174,11 +173,6 @@ def _reasons(by_figure: dict[str, pd.Series]) -> pd.Series:
     ]
     first = next(iter(by_figure.values()))
     return pd.Series([text or None for text in said], index=first.index, dtype="str")
-
-
-def file_use(path: Path, source: str) -> SourceUse:
-    """The record of a file outside the registry: its name without the folder, and its checksum."""
-    return SourceUse(source=source, file=path.name, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 def _read_file(path: Path, known: Collection[str], origin: str) -> pd.DataFrame:

@@ -23,9 +23,9 @@ from relabel.run import Run
 from relabel.scoring import measures, options
 from relabel.scoring.bridges import Bridge, codes_of, make_bridge, onet_occupations, read_bridge
 from relabel.scoring.measures import Floats
-from relabel.scoring.pay import ASHE, PAY, QUALITY, Pay, file_use, read_pay, wage_totals
+from relabel.scoring.pay import ASHE, PAY, QUALITY, Pay, read_pay, wage_totals
 from relabel.settings import asset_dir
-from relabel.sources.fetch import SourceUse, source_use
+from relabel.sources.fetch import SourceUse, file_use, source_use
 from relabel.sources.tables import is_table_file
 from relabel.tabular import CLEAN, half_up_all, records
 from relabel.task import TASK_KEY, disputed_titles

@@ -287,6 +287,11 @@ def sha256_of(path: Path) -> str:
         return _digest(path, status.st_mtime_ns, status.st_size)
 
 
+def file_use(path: Path, source: str) -> SourceUse:
+    """A file outside the registry: its name without the folder, which is private, and its checksum."""
+    return SourceUse(source=source, file=path.name, sha256=sha256_of(path))
+
+
 @cache
 def _digest(path: Path, mtime_ns: int, size: int) -> str:  # pyright: ignore[reportUnusedParameter]  # key of the cache
     with path.open("rb") as stream:
