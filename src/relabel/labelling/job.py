@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -203,7 +203,27 @@ class Stop:
         """Ask to stop; a second call means at once."""
         (self.at_once if self.asked.is_set() else self.asked).set()
 
-    async def unless(self, work: Iterable[asyncio.Future[Any]], *, at_once: bool = False) -> None:
+    async def supervise(
+        self, work: Sequence[asyncio.Future[Any]], *, drain: bool = True, stopping: Callable[[], None] = lambda: None
+    ) -> None:
+        """Wait until work is done; if a stop is asked for, no longer than it may take to drain. Cancel what is left.
+
+        Args:
+            work: What runs.
+            drain: Whether it may finish after a stop.
+            stopping: Called before it may.
+        """
+        try:
+            await self._unless(work)
+            stopping()
+            if drain:
+                await self._unless(work, at_once=True)
+        finally:
+            for one in work:
+                one.cancel()
+            await asyncio.wait(work)
+
+    async def _unless(self, work: Iterable[asyncio.Future[Any]], *, at_once: bool = False) -> None:
         """Wait until work is done or a stop is asked for; `at_once`: until a stop at once, or the time to drain is over."""
         told = asyncio.create_task((self.at_once if at_once else self.asked).wait())
         done = asyncio.create_task(asyncio.wait({*work}))

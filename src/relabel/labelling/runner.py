@@ -175,17 +175,14 @@ class WorkerPool:
     async def _supervise(self, workers: Iterable[Coroutine[Any, Any, None]]) -> None:
         """Run workers to their end; if the job is stopped, wait only for requests in flight."""
         tasks = [asyncio.create_task(worker) for worker in workers]
-        try:
-            await self.stop.unless(tasks)
+
+        def stopping() -> None:
             self.interrupted = self.fatal is None and self.stop.asked.is_set()
             # Cancel requests that wait for a slot, a pause or another process.
             for task in set(tasks).difference(self._on_wire):
                 task.cancel()
-            await self.stop.unless(tasks, at_once=True)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
+
+        await self.stop.supervise(tasks, stopping=stopping)
 
     def _end(self, error: Exception) -> None:
         """End the job with an error: nothing more is sent."""

@@ -91,7 +91,7 @@ class RunSession:
         self._started = now()
         self._manifest: Manifest | None = None
         if self._killed is None:  # else the file tells of it until the manifest does
-            self._start_journal()
+            self.journal.restart(self._started)
         self.leases = Leases(None if store.read_only else store.folder, on_beat=store.sync)
 
     def begin(self, job: Job) -> None:
@@ -107,14 +107,10 @@ class RunSession:
                 "requests in flight are counted under `sessions`"
                 + ("; its batches continue at the provider" if self._engine == "batch" else "")
             )
-            there = there.model_copy(update={"sessions": (*there.sessions, self._killed)})
-        if self._killed is not None or not exists:
+            write_manifest(self.out, there.model_copy(update={"sessions": (*there.sessions, self._killed)}))
+            self.journal.restart(self._started)
+        elif not exists:
             write_manifest(self.out, there)
-        if self._killed is not None:
-            self._start_journal()
-
-    def _start_journal(self) -> None:
-        self.journal.restart({"started_at": self._started.isoformat(timespec="microseconds")})
 
     def leave(self) -> None:
         """Release the folder. A start that never began leaves nothing there; one that did not finish leaves its journal."""
@@ -258,16 +254,16 @@ class Journal:
             with suppress(OSError):
                 os.write(self._file, line.encode())
 
-    def read(self) -> tuple[dict[str, Any], Counter[str], set[str], datetime] | None:
-        """The journal of a killed start: its header, number of unanswered requests by key, all keys, and time of the last entry.
+    def read(self) -> tuple[str, Counter[str], set[str], datetime] | None:
+        """The journal of a killed start: when that began, number of unanswered requests by key, all keys, and time of the last entry.
 
         None if the last start finished.
         """
         try:
             head, *lines = self._path.read_text(encoding="ascii").splitlines()
             last = datetime.fromtimestamp(self._path.stat().st_mtime, UTC)
-            started: dict[str, Any] = json.loads(head)
-            datetime.fromisoformat(started["started_at"])
+            started = json.loads(head)["started_at"]
+            datetime.fromisoformat(started)
         except (OSError, ValueError, KeyError, TypeError):
             return None
         unanswered: Counter[str] = Counter()
@@ -277,8 +273,9 @@ class Journal:
             asked.add(key)
         return started, +unanswered, asked, last
 
-    def restart(self, head: Mapping[str, Any]) -> None:
+    def restart(self, started: datetime) -> None:
         """Start a new file, with the entries of this start so far."""
+        head = {"started_at": started.isoformat(timespec="microseconds")}
         content = json.dumps(head) + "\n" + "".join(self._lines or ())
         with suppress(OSError):
             self._path.unlink(missing_ok=True)  # it may be another name of a file of the user's
@@ -304,8 +301,7 @@ def unfinished(job: Job, store: Store, out: Path) -> Session | None:
     found = Journal(out / JOURNAL).read()
     if found is None or not found[2]:
         return None
-    head, unanswered, asked, last = found
-    started = str(head.get("started_at"))
+    started, unanswered, asked, last = found
     if (out / "manifest.json").exists() and started in {session.started_at for session in read_manifest(out).sessions}:
         return None  # it was killed when all was written
     bought = [answer for key in asked if (answer := store.get(key)) is not None]  # asked, so new when it was stored

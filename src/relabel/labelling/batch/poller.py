@@ -311,10 +311,9 @@ class BatchPoller:
                 chunk.creating_since = None
                 full = _QUEUE_FULL.search(str(error)) is not None
                 not_ready = isinstance(error, FileNotReadyError) and look + 1 < READY_LOOKS
-                if not (full or not_ready):
-                    await self._forget_file(chunk)  # it may be the file that is refused
-                elif not_ready and not fresh and look == 0 and "pending" not in str(error).lower():
-                    await self._forget_file(chunk)  # an earlier process uploaded it, and it is gone
+                gone = not_ready and not fresh and look == 0 and "pending" not in str(error).lower()
+                if gone or not (full or not_ready):  # an earlier process uploaded it; or it may be what is refused
+                    await self._forget_file(chunk)
                 self.save("refusal noted")
                 if full:
                     await self._wait_for_room(chunk, str(error))
@@ -529,12 +528,7 @@ class BatchPoller:
 
     async def pause(self, seconds: float) -> None:
         """Wait, unless the job is told to stop."""
-        nap = asyncio.ensure_future(self._options.sleep(seconds))
-        try:
-            await self._stop.unless([nap])
-        finally:
-            nap.cancel()
-            await asyncio.wait([nap])
+        await self._stop.supervise([asyncio.ensure_future(self._options.sleep(seconds))], drain=False)
         if self._stop.asked.is_set():
             raise asyncio.CancelledError
 

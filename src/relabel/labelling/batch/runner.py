@@ -132,13 +132,8 @@ class BatchRunner(BatchPoller):
         self._plan = self._job.plan()
         self._budget = Budget(self._options.max_cost, self._job.price)
         working = asyncio.create_task(self._work(new=new))
-        try:
-            await self._stop.unless([working])
-            # Let requests in progress finish, so that their batches need not be searched for later.
-            await self._stop.unless([working], at_once=True)
-        finally:
-            working.cancel()
-            await asyncio.wait([working])
+        # Let requests in progress finish, so that their batches need not be searched for later.
+        await self._stop.supervise([working])
         try:
             working.result()
         except asyncio.CancelledError:
