@@ -278,14 +278,9 @@ def parquet_schema() -> pyarrow.Schema:
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # arrow's own takes 13 MB for itself
     import pyarrow.parquet  # pyright: ignore[reportUnusedImport]  loaded ahead
 
-    whole, small, real, text = pyarrow.int64(), pyarrow.int32(), pyarrow.float64(), pyarrow.string()
-    types = {
-        **dict.fromkeys(("sample", "attempts", "variant"), small),
-        **dict.fromkeys(("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens"), whole),
-        **dict.fromkeys(("probability", "cost_usd", "latency_s"), real),
-        **dict.fromkeys(("from_store", "repaired", "unwrapped"), pyarrow.bool_()),
-    }
-    return pyarrow.schema([(name, types.get(name, text)) for name in LABEL_COLUMNS])
+    types = {"int": pyarrow.int64(), "float": pyarrow.float64(), "bool": pyarrow.bool_(), "str": pyarrow.string()}
+    found = {field.name: types[str(field.type).removesuffix(" | None")] for field in fields(Label)}
+    return pyarrow.schema(found | dict.fromkeys(("sample", "attempts", "variant"), pyarrow.int32()))
 
 
 def write_label_table(path: Path, labels: Iterable[Label]) -> None:
