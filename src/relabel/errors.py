@@ -8,7 +8,7 @@
     |   |-- SourceMissingError    a source file is not here and could not be fetched
     |   |-- RubricError           a rubric or prompt breaks its own rules
     |   `-- StoreError            the store of answers cannot be read or written
-    |-- ProviderError         4   the provider refused or failed for good
+    |-- ProviderError         4   the provider refused or failed permanently
     |-- IncompleteRunError    5   some labels are missing; the run folder says which
     |-- GateError             6   an eval gate failed
     `-- RunInterruptedError 130   stopped by the user; state saved
@@ -36,17 +36,17 @@ _PATTERNS = {
 
 
 def plain_fault(fault: Mapping[str, Any]) -> str:
-    """What pydantic found wrong with a value, without its terms: `Input should be 1` becomes `must be 1`."""
+    """A pydantic error message in plain words: `Input should be 1` becomes `must be 1`."""
     said = str(fault["msg"]).removeprefix("Value error, ")
     return _PATTERNS.get(fault.get("ctx", {}).get("pattern", "")) or re.sub(r"^(?:Input|String) should ", "must ", said)
 
 
 def first_error(error: ValidationError, words: Mapping[str, str] | None = None) -> str:
-    """The first fault that pydantic found, as `where: what`.
+    """The first pydantic error, as `where: what`.
 
     Args:
-        error: The faults.
-        words: For a YAML file: better words for some of pydantic's types of faults.
+        error: The validation error.
+        words: For a YAML file, clearer messages by pydantic's type of error.
     """
     first = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"])
@@ -57,7 +57,7 @@ def first_error(error: ValidationError, words: Mapping[str, str] | None = None) 
 
 
 def yaml_trap(fault: Mapping[str, Any]) -> str:
-    """What to do about a fault that pydantic found in a YAML file, where a text was read as something else; mostly empty."""
+    """Advice for a pydantic error where YAML read a text as a number or as true or false; otherwise empty."""
     if fault["type"] != "string_type" or not isinstance(fault["input"], int):
         return ""
     read = "yes, no, on and off as true or false" if isinstance(fault["input"], bool) else "digits as a number"
@@ -65,7 +65,7 @@ def yaml_trap(fault: Mapping[str, Any]) -> str:
 
 
 class RelabelError(Exception):
-    """Base of all errors that relabel raises on purpose. No secret gets into a message."""
+    """Base of all errors that relabel raises on purpose. Secrets are removed from messages."""
 
     exit_code: ClassVar[int] = 3
 
@@ -142,7 +142,7 @@ class StoreError(DataError):
 
 
 class ProviderError(RelabelError):
-    """The provider refused or failed for good: key, quota, model, address."""
+    """The provider refused or failed permanently: key, quota, model or address."""
 
     exit_code = 4
 

@@ -95,7 +95,7 @@ class Imported:
 
 @dataclass
 class _Reading:
-    """A file half read: what is known of its columns, and which labels were seen on which line."""
+    """State while a file is read: its columns, and the line of each label so far."""
 
     file: Table
     rubric: Rubric
@@ -219,10 +219,10 @@ def _task_list(reading: _Reading, wanted: str | None) -> tuple[str, pd.DataFrame
 
 
 def _confirm_ids(reading: _Reading, tasks: str, listed: pd.DataFrame) -> None:
-    """Make sure that ids without codes name the tasks of the list: row numbers may happen to be ids, too.
+    """Check that ids given without codes belong to the list's tasks: row numbers may coincide with ids.
 
     Raises:
-        DataError: The statements beside the ids are others than the list's, or there are none and the ids count up.
+        DataError: The statements differ from the list's, or there are none and the ids are consecutive numbers.
     """
     file, column = reading.file, _id_column(reading)
     ids = [(line, file.task_id(line, cells[column]), cells) for line, cells in file.rows]
@@ -242,7 +242,7 @@ def _confirm_ids(reading: _Reading, tasks: str, listed: pd.DataFrame) -> None:
 
 
 def _by_id(listed: pd.DataFrame, column: str) -> dict[str, list[str]]:
-    """What a task list has in a column for each task id; one id may stand for tasks of several occupations."""
+    """The values of a task list's column by task id; one id may belong to tasks of several occupations."""
     found: dict[str, list[str]] = {}
     for task, value in zip(listed["task_id"], listed[column], strict=True):
         found.setdefault(str(task), []).append(str(value))
@@ -256,7 +256,7 @@ def _title_note(reading: _Reading) -> str:
 
 
 def _chance_note(labels: Sequence[Label], tasks: str) -> str:
-    """A warning, if labels whose ids nothing confirms agree with GPT-4's of 2023 no better than chance."""
+    """A warning if labels with unconfirmed ids agree with GPT-4's labels of 2023 no better than chance."""
     rows = [(label.onet_soc_code, label.task_id, label.label) for label in labels]
     ours = pd.DataFrame(rows, columns=[*TASK_KEY, "ours"])
     try:
@@ -355,7 +355,7 @@ def _by_setting(reading: _Reading, rubric: Rubric) -> dict[str, str]:
 
 
 def _others(reading: _Reading) -> list[Rubric]:
-    """The other rubrics that ship with relabel and label the same: tasks, or occupations."""
+    """The other rubrics that ship with relabel for the same unit (tasks or occupations)."""
     known = [load_rubric(name) for name in rubric_names()]
     return [other for other in known if other.id != reading.rubric.id and other.unit == reading.rubric.unit]
 
@@ -382,7 +382,7 @@ def _label_columns(reading: _Reading) -> tuple[Sequence[tuple[str | None, str]],
 
 
 def _only(codes: Sequence[str], where: str, task: str, tasks: str) -> str:
-    """The one occupation whose task an id is, where the file does not say."""
+    """The only occupation that has a task with this id, where the file gives none."""
     if len(codes) == 1:
         return codes[0]
     add = "add a column onet_soc_code with O*NET-SOC codes"
@@ -425,8 +425,8 @@ class Carried:
         filled: Labels taken from the second run.
         to_ask: Tasks of the newer list that lack labels and are listed in `to-ask.csv`.
         tasks: Tasks of the newer list.
-        samples: Times that each question was asked, and is to be asked again.
-        warnings: What must be known before the missing tasks are asked: that the rubric is another now.
+        samples: Samples per question, also for the missing tasks.
+        warnings: What to know before the missing tasks are labelled, such as a changed rubric.
     """
 
     diff: TaskDiff
@@ -506,7 +506,7 @@ def _labels_of_tasks(labels: pd.DataFrame, tasks: pd.DataFrame) -> pd.DataFrame:
 
 
 def _sample_numbers(run: Run) -> set[int]:
-    """Numbers of the times that a run asked each question; labels of the last one may all be missing."""
+    """The sample numbers of a run; all labels of the last one may be missing."""
     seen, samples = set(run.labels["sample"]), int(run.manifest.parameters.get("samples") or 1)
     return seen if len(seen) >= samples else seen | set(range(samples))
 

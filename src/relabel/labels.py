@@ -58,8 +58,8 @@ class Answer(Frozen):
         service_tier: The tier of service that it was given in, as the provider says.
         repaired: True when an earlier answer was no label and this one was asked for with the error.
         raw: The provider's reply, whole.
-        origin: The pack that it was unpacked from, for whose answers its maker alone vouches; None for an answer that this
-            store bought itself.
+        origin: The pack that it was unpacked from, whose contents relabel cannot verify; None for an answer that this store
+            bought itself.
     """
 
     model_config = ConfigDict(allow_inf_nan=True)  # a gateway's odd cost must not make a paid answer unreadable
@@ -91,7 +91,7 @@ _OLD_S = 1.25
 
 
 def fingerprint(answer: Answer) -> str:
-    """What tells one completion from another, in up to three marks with hyphens between them.
+    """Fingerprint of a completion: up to three parts, joined by hyphens.
 
     The first is of its id and text, or of the whole reply where it has no id. The second is of its text and the time when it
     was made, as a cache may give a stored reply a new id. The third says that it was made before it was asked for.
@@ -168,7 +168,7 @@ class Label:
 
 
 def cached_repeats(samples: Sequence[tuple[tuple[str, str, str], int, str, str | None]]) -> list[bool]:
-    """Which samples of a question a gateway's cache answered with an earlier one of them; the first of each is none.
+    """Samples that a gateway's cache answered with an earlier answer to the same question; the first sample never counts.
 
     They carry the answer of the first: the same completion id, or the same words with the same time from before they were asked
     for. A server that gives one id, or the same words, to different questions tells nothing by it, so that these do not count;
@@ -213,7 +213,7 @@ class Failure(Frozen):
 
 
 class Judgement(Frozen):
-    """What an answer says once it is understood."""
+    """One task's label and rationale, as parsed from an answer."""
 
     model_config = ConfigDict(strict=True)
 
@@ -222,7 +222,7 @@ class Judgement(Frozen):
 
 
 class Reading(NamedTuple):
-    """An answer, understood.
+    """A parsed answer.
 
     Attributes:
         judged: What it says of each task, by the task's position in the request.
@@ -287,7 +287,7 @@ _BESIDE_CONTENT = ("reasoning_content", "reasoning", "tool_calls", "function_cal
 
 
 def read_answer(answer: Answer, rubric: Rubric, count: int = 1) -> Reading:
-    """Turn an answer into judgements, or say why it is none.
+    """Parse and validate an answer.
 
     Nothing is guessed: one JSON object with exactly the asked keys and a known label. It may stand after visible thinking, in a code
     fence or within prose, as long as there is no other one.
@@ -327,7 +327,7 @@ def _is_label_first(data: Mapping[str, Any]) -> bool:
 
 
 def check_whole(answer: Answer) -> None:
-    """Make sure that an answer was neither refused nor filtered nor cut.
+    """Check that an answer was not refused, filtered or cut off.
 
     Raises:
         InvalidAnswerError: It was.
@@ -342,7 +342,7 @@ def check_whole(answer: Answer) -> None:
 
 
 def _document(answer: Answer) -> tuple[Mapping[str, Any], bool]:
-    """What an answer holds, and whether that stands within other text."""
+    """The JSON document in an answer, and whether it is surrounded by other text."""
     check_whole(answer)
     content = (answer.content or "").strip()
     if not content:
@@ -365,7 +365,7 @@ def _document(answer: Answer) -> tuple[Mapping[str, Any], bool]:
 
 
 def _within(content: str) -> list[Mapping[str, Any]]:
-    """The different answers that stand within a text, behind whatever was thought aloud; a thought that was cut holds none."""
+    """The distinct JSON answers within a text, after any visible thinking; thinking that was cut off contains none."""
     text = _THOUGHT.split(_END_OF_THOUGHT.split(content)[-1])[0]
     found: list[Mapping[str, Any]] = []
     at = text.find("{")

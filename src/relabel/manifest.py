@@ -299,7 +299,7 @@ def write_label_table(path: Path, labels: Iterable[Label]) -> None:
 
 
 def _column(values: list[Any], of: pyarrow.DataType) -> pyarrow.Array:
-    """An array made of its buffers: `pyarrow.array` would load pandas, to see whether it was given any of it."""
+    """An array built from its buffers: `pyarrow.array` would import pandas to check the type of its input."""
     import numpy as np
     import pyarrow
 
@@ -369,7 +369,7 @@ def read_failures(folder: Path) -> list[Failure]:
 
 
 def read_label_file(folder: Path, columns: Sequence[str] | None = None) -> pyarrow.Table:
-    """The labels of a run folder as they stand there, or some columns of them.
+    """The labels of a run folder, unchanged, or some of their columns.
 
     Raises:
         DataError: They are missing, damaged, or lack a column.

@@ -1,6 +1,6 @@
-"""The one door for text from outside and for addresses: secrets are taken out, control characters are shown escaped.
+"""Removal of secrets from text and addresses, and escaping of control characters.
 
-Error messages, replies of providers, manifests and everything printed pass through it. What is secret comes from the
+Error messages, provider replies, manifests and everything printed pass through this module. What is secret comes from the
 environment and from addresses: keys, tokens in a header or in a query, user information of an API address or a proxy.
 """
 
@@ -50,7 +50,7 @@ _pattern = re.compile(r"(?!)")
 
 
 def guard(*secrets: str | None) -> None:
-    """Keep these values from being told, however they are spelled, for as long as the process lives."""
+    """Register secret values, to be removed in every encoding until the process ends."""
     global _pattern  # noqa: PLW0603  one set of secrets a process, as there is one environment
     before = len(_known)
     for secret in secrets:
@@ -72,7 +72,7 @@ def _alternative(value: str) -> str:
 
 
 def _in_base64(raw: bytes) -> set[str]:
-    """How base64 spells bytes wherever they stand in a text, such as `user:secret`: what does not depend on their neighbours."""
+    """The base64 forms of bytes at each of the three alignments, without the characters that depend on their neighbours."""
     coded = (
         base64.b64encode(bytes(n) + raw).decode()[first : (n + len(raw)) * 8 // 6] for n, first in enumerate((0, 2, 3))
     )
@@ -80,7 +80,7 @@ def _in_base64(raw: bytes) -> set[str]:
 
 
 def guard_address(address: str | None) -> None:
-    """Keep from being told what an address holds of credentials: user information, keys and tokens of its query."""
+    """Register the credentials in an address as secrets: user information, and keys and tokens of its query."""
     address = address or ""
     user = (address.partition("://")[2] or address).rpartition("@")[0]
     secret = user.partition(":")[2] or user
@@ -90,7 +90,7 @@ def guard_address(address: str | None) -> None:
 
 
 def guard_environment(environ: Mapping[str, str] = os.environ) -> None:
-    """Keep from being told what the environment holds of credentials: keys, custom headers, addresses and proxies."""
+    """Register the credentials in the environment as secrets: keys, custom headers, addresses and proxies."""
     for name, value in environ.items():
         upper = name.upper()
         if upper in {"OPENAI_API_KEY", "OPENAI_ADMIN_KEY"}:
@@ -102,7 +102,7 @@ def guard_environment(environ: Mapping[str, str] = os.environ) -> None:
 
 
 def guard_headers(headers: Mapping[str, str]) -> None:
-    """Keep from being told what headers hold of credentials: whole values, words of them, and what `name=value` pairs name."""
+    """Register the credentials in headers as secrets: whole values, their words, and the values of `name=value` pairs."""
     for name, value in headers.items():
         if is_secret_header(name, value):
             guard(value, value.strip().rpartition(" ")[2], *re.findall(r"=\s*\"?([^\s;,\"]+)", value))
@@ -113,7 +113,7 @@ def guard_headers(headers: Mapping[str, str]) -> None:
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether a header, a parameter or a field of a query is named like a credential."""
+    """Whether the name of a header, a parameter or a query field suggests a credential."""
     return _SECRET_NAME.search(name.strip()) is not None and not name.lower().endswith("tokens")
 
 
@@ -125,19 +125,19 @@ def is_secret_header(name: str, value: str) -> bool:
 
 
 def forget() -> None:
-    """Forget what was guarded; for tests, which are many lives in one process."""
+    """Forget all registered secrets; for tests, which share one process."""
     _known.clear()
     _folded.clear()
 
 
 def _is_told(text: str) -> bool:
-    """Whether a text may hold what is known; far sooner said than by the pattern."""
+    """Whether a text may contain a registered secret; much faster than matching the pattern."""
     folded = text.casefold()
     return any(word in folded for word in _folded)
 
 
 def masked(text: str) -> str:
-    """A text without the secrets that are known, also where JSON, an address or HTML spells them by escapes."""
+    """A text without the registered secrets, including those escaped as in JSON, addresses or HTML."""
     text = _pattern.sub(MASK, text) if _is_told(text) else text
     for mark, decoded in _SPELLINGS.items() if _known else ():
         if mark in text and _is_told(plain := decoded(text)):
@@ -148,14 +148,14 @@ def masked(text: str) -> str:
 
 
 def clean(text: str) -> str:
-    """A message as people may read it: without secrets and what looks like one, control characters escaped."""
+    """A message that is safe to print: without secrets or anything that looks like one, control characters escaped."""
     # A hostile server's message of megabytes is not searched to its end, and not shown either.
     text = _LOOKS_LIKE_A_KEY.sub(MASK, _BEARER.sub(rf"\1 {MASK}", masked(text[:100_000])))
     return printable(text.encode("utf-8", "replace").decode())
 
 
 def clean_document(value: Any) -> Any:
-    """A JSON document with every known secret taken out of all its texts, names of fields included."""
+    """A JSON document with every registered secret removed from its strings and field names."""
     if isinstance(value, str):
         return masked(value)
     if isinstance(value, dict):
@@ -166,7 +166,7 @@ def clean_document(value: Any) -> Any:
 
 
 def may_hold_secret(text: str) -> bool:
-    """Whether a JSON text may hold a known secret: what spares most replies the walk through all of their values."""
+    """Whether a JSON text may contain a registered secret; most do not, and need no walk through their values."""
     # Of JSON's escapes only these spell what could stand plainly; keys with quotes in them are known in their escaped spelling.
     return any(mark in text for mark in ("\\u", "\\/", "\\x", "%", "&", "://")) or _is_told(text)
 
@@ -177,9 +177,9 @@ def printable(text: str) -> str:
 
 
 def public_url(url: str) -> str:
-    """An address without user information, query and fragment: fit for manifests, logs and messages.
+    """An address without user information, query or fragment, for manifests, logs and messages.
 
-    Of a query only the version of the API stays, which some addresses need and which is not secret.
+    Only the API version is kept of the query: some addresses need it, and it is not secret.
     """
     try:
         parts = urlsplit(url)

@@ -1,4 +1,4 @@
-"""Templates that strangers wrote: they get plain data, reach nothing else, and end within limits of work, time and size.
+"""Sandbox for untrusted templates: they see only plain data and must stay within limits of work, time and size.
 
 jinja's sandbox hides what starts with an underscore; every other attribute and method of an object stays within reach. So
 nothing but plain data goes in (`plain`), each attribute is on a list by the type of its object, and filters are on a list.
@@ -49,7 +49,7 @@ _DIGITS = re.compile(r"[0-9]{4}|\*|:[^{}]*\{")
 
 
 def plain(value: Any) -> Any:
-    """A copy of data as dictionaries, lists, text and numbers alone.
+    """A copy of data that consists only of dictionaries, lists, strings and numbers.
 
     Raises:
         TypeError: It holds something else.
@@ -68,7 +68,7 @@ def plain(value: Any) -> Any:
 
 
 class _Meter:
-    """Counts work, and ends it at a limit."""
+    """Counts work and raises an error at the limit."""
 
     def __init__(self, steps: int, seconds: float, chars: int) -> None:
         self._steps, self._seconds, self.chars = steps, seconds, chars
@@ -84,7 +84,7 @@ class _Meter:
             raise SecurityError("the template takes too long")
 
     def weigh(self, value: Any) -> Any:
-        """Charge for a value that was put together, all within it counted; a generator becomes a list."""
+        """Charge for a new value and everything within it; a generator becomes a list."""
         if isinstance(value, types.GeneratorType):
             items: list[Any] = []
             size = 0
@@ -128,7 +128,7 @@ class _Namespace(Namespace):
 
 
 class _Bounding(NodeTransformer):
-    """Has loops counted, and values weighed, wherever a template puts one together."""
+    """Compiles templates so that each turn of a loop and each new value is charged to the meter."""
 
     def _weighed(self, node: Any) -> nodes.Node:
         return _filter(self.generic_visit(node), "__weighed")
@@ -159,10 +159,10 @@ class Sandbox(ImmutableSandboxedEnvironment):
     """An environment for templates from untrusted authors.
 
     Args:
-        steps: Turns of loops, calls and values that one rendering may take.
-        seconds: Time that it may take.
-        chars: Characters that it may make, and that any value within it may have.
-        filters: Further filters, which must not make much of little.
+        steps: Most turns of loops, calls and values in one rendering.
+        seconds: Most seconds for one rendering.
+        chars: Most characters of its output, and of any value within it.
+        filters: Further filters; their output must not be much larger than their input.
         options: As for jinja's environment.
     """
 
@@ -185,13 +185,13 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self.globals = {"range": self.globals["range"], "dict": _dict, "namespace": _Namespace}
 
     def render(self, pieces: Iterable[str]) -> str:
-        """Put together what a template gives, within the limits.
+        """Join the pieces that a template yields, within the limits.
 
         Args:
             pieces: Its pieces, from the start.
 
         Raises:
-            SecurityError: It takes too long or makes too much. Whatever else goes wrong in the template is raised as it is.
+            SecurityError: It takes too long or its output is too large. Other errors in the template are passed on unchanged.
         """
         self._meter.start()
         made: list[str] = []
@@ -219,7 +219,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return isinstance(obj, Macro | BlockReference | TemplateReference | types.FunctionType) or obj is _Namespace
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
-        """`str.format` within the sandbox, and without widths that make much of little."""
+        """`str.format` within the sandbox, without widths that pad the result beyond the limit."""
         wrapped = super().wrap_str_format(value)
         if wrapped is None:
             return None
@@ -233,7 +233,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return __self._meter.weigh(super().call(__context, __obj, *args, **kwargs))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        """Calculate, where the result is bounded."""
+        """Apply a binary operator, if the size of its result is bounded."""
         if operator == "%" and isinstance(left, str):
             _require_narrow(left)
         if operator == "*":
@@ -254,7 +254,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return super()._generate(bounded, name, filename, defer_init)
 
     def _guarded(self) -> dict[str, Callable[..., Any]]:
-        """Filters that make much of little, each with a bound of its own."""
+        """Filters whose output may be much larger than their input, each with a limit of its own."""
 
         @pass_context
         def replace(context: Context, text: str, old: str, new: str) -> str:
@@ -307,7 +307,7 @@ def _dict(*pairs: Any, **named: Any) -> dict[str, Any]:
 
 
 def _with_context(work: Callable[[Any], Any]) -> Callable[..., Any]:
-    """As a filter that is never worked out beforehand, while the template is compiled."""
+    """Make a filter that jinja never evaluates while it compiles a template."""
 
     @pass_context
     def filtered(context: Context, value: Any) -> Any:

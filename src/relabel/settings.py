@@ -18,7 +18,7 @@ _READ = ("RELABEL_", "OPENAI_", "HOME", "XDG_", "APPDATA", "LOCALAPPDATA", "USER
 
 
 class Frozen(BaseModel):
-    """Base of what crosses rooms: it cannot be changed, takes no field that it does not know, and fits into JSON."""
+    """Base of models passed between packages: immutable, without unknown fields, and serialisable as JSON."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
@@ -68,14 +68,14 @@ class Settings(BaseSettings):
 
 
 def settings() -> Settings:
-    """Read the environment as it is now; what it holds of secrets is never told."""
+    """Read the current environment, and register its secrets so that they are never printed."""
     guard_environment()
     return _settings(tuple(sorted(of for of in os.environ.items() if of[0].upper().startswith(_READ))))
 
 
 @lru_cache(maxsize=4)
 def _settings(_environment: tuple[tuple[str, str], ...]) -> Settings:
-    """The settings of an environment, made once: commands ask for them a hundred times."""
+    """The settings of an environment, cached: commands read them many times."""
     return Settings()
 
 

@@ -27,7 +27,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
 def spreadsheet_safe(text: str) -> str:
-    """A cell that no spreadsheet runs as a formula, also where it drops leading spaces: with an apostrophe in front."""
+    """A cell that no spreadsheet runs as a formula, even after leading spaces: prefixed with an apostrophe."""
     return f"'{text}" if text.lstrip(" ").startswith(FORMULA) else text
 
 
@@ -36,7 +36,7 @@ CLEAN = 12
 
 
 def half_up(value: float, places: int) -> float:
-    """Round half up, as people do; noise of binary fractions beyond twelve places does not decide.
+    """Round half up; binary noise beyond twelve decimal places is ignored.
 
     Args:
         value: A finite number.
@@ -55,13 +55,13 @@ def half_up_all(values: npt.NDArray[np.float64], places: int) -> npt.NDArray[np.
 
 
 def listed_names(names: Sequence[str], most: int) -> str:
-    """Names in a sentence: the first ones, and how many there are beside."""
+    """Names in a sentence: the first ones, and how many more there are."""
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
 
 class Signed(float):
-    """A change: shown with its sign."""
+    """A change, shown with its sign."""
 
 
 class Change(NamedTuple):
@@ -90,7 +90,7 @@ class Table:
         rows: Cells, unrounded.
         left: Columns flush left: names, not figures.
         notes: Sentences below it.
-        key: What a page knows it by.
+        key: Identifier of the table on a page.
     """
 
     title: str
@@ -213,7 +213,7 @@ def _markdown(of: Table) -> str:
 
 
 def cell_text(cell: Cell) -> str:
-    """A cell as people read it: a count with thousands, a figure with three decimals, an interval from low to high."""
+    """A cell as text: counts with thousands separators, figures with three decimals, intervals from low to high."""
     if isinstance(cell, str):
         return cell
     if isinstance(cell, tuple):
@@ -284,7 +284,7 @@ def _safe_cell(value: Any) -> Any:
 
 
 def stata_bytes(frame: pd.DataFrame) -> bytes:
-    """A frame as a Stata file (.dta, version 118), with names that Stata takes and no date in it."""
+    """A frame as a Stata file (.dta, version 118), with valid Stata names and without a time stamp."""
     import pandas as pd
 
     named: dict[str, str] = {}
