@@ -12,7 +12,9 @@ from job_builders import KEY
 from relabel.labelling.engine import DEEPEST, answer_to, parsed
 from relabel.labelling.providers import Price
 from relabel.labelling.wire import NotAReplyError
+from relabel.labels import read_answer
 from relabel.redaction import guard
+from relabel.rubric import load_rubric
 from server import chat
 
 PRICE = Price(input=2.0, cached=1.0, output=8.0, source="test")
@@ -68,3 +70,19 @@ def test_what_an_answer_costs_is_known_or_said_to_be_unknown(
 def test_what_is_no_completion_is_no_answer() -> None:
     with pytest.raises(NotAReplyError):
         answer_to("k", "chat", {"choices": []}, None, attempts=1, latency_s=0.0, came=CAME)
+
+
+@pytest.mark.parametrize(
+    ("content", "unwrapped", "label_first"),
+    [
+        ('{"rationale": "r", "label": "exposed"}', False, False),
+        ('{"label": "exposed", "rationale": "r"}', False, True),
+        ('The "label" is: {"rationale": "r", "label": "exposed"}', True, False),
+        ('{"note": 1} {"rationale": "r", "label": "exposed"}', True, False),
+        ('```json\n{"label": "exposed", "rationale": "r"}\n```', True, True),
+    ],
+)
+def test_an_answer_tells_how_it_was_read(content: str, unwrapped: bool, label_first: bool) -> None:
+    answer = answer_to("k", "chat", chat(content), PRICE, attempts=1, latency_s=1.0, came=CAME)
+    found = read_answer(answer, load_rubric("exposure"))
+    assert (found.judged[0].label, found.unwrapped, found.label_first) == ("exposed", unwrapped, label_first)
