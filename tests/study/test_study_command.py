@@ -130,6 +130,17 @@ def test_a_rater_that_fails_does_not_stop_the_others(capsys: pytest.CaptureFixtu
     assert Path("study-results/report.html").exists()
 
 
+def test_a_rater_without_a_key_is_told_the_key_of_the_study_file(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY")
+    write(Path("study.yaml"), {"name": "a", "model": "m"}, scoring=None)
+    assert run_app(["study", "run", "study.yaml", "--quiet"]) == 4
+    said = capsys.readouterr().err
+    assert "with key_env, or try model local" in said
+    assert "--" not in said
+
+
 @pytest.mark.parametrize(
     "address",
     ["http://HOST", "https://api.openai.com.example/v1", "http://api.openai.com/v1", "https://gw.example/anthropic"],

@@ -269,9 +269,10 @@ def plan(opened: OpenStudy) -> list[RaterRun]:
 
 
 def _as_keys(message: str, rater: Rater) -> str:
-    """A message about options of `relabel run` in the keys of a study file."""
-    keys = {"max-cost": "max_cost_usd" if rater.max_cost_usd else "budget_usd", "param": "params"}
-    return re.sub(r"--([a-z]+(?:-[a-z]+)*)", lambda option: keys.get(option[1], option[1].replace("-", "_")), message)
+    """A message about options of `relabel run` in the keys of a study file; options of other commands stay."""
+    keys = {name.replace("_", "-"): name for name in Rater.model_fields}
+    keys |= {"max-cost": "max_cost_usd" if rater.max_cost_usd else "budget_usd", "param": "params"}
+    return re.sub(r"--([a-z]+(?:-[a-z]+)*)", lambda option: keys.get(option[1], option[0]), message)
 
 
 def require_golds(opened: OpenStudy) -> None:
@@ -453,7 +454,7 @@ def raise_worst(raters: Sequence[RaterRun]) -> None:
         return
     order = (RunInterruptedError, ProviderError, UsageError, DataError, IncompleteRunError)
     kind = next((kind for kind in order if any(isinstance(one.error, kind) for one in failed)), DataError)
-    told = "; ".join(f"{one.rater.name}: {one.error}" for one in failed)
+    told = "; ".join(f"{one.rater.name}: {_as_keys(str(one.error), one.rater)}" for one in failed)
     raise kind(f"{told}; run the same command again to continue")
 
 
