@@ -105,6 +105,8 @@ def test_github_gets_annotations_by_itself(monkeypatch: pytest.MonkeyPatch, caps
         (["--suite", "none.yaml"], 3, "unknown suite 'none.yaml'"),
         (["--suite", "low.yaml", "--junit", "no/x.xml"], 3, "cannot write no/x.xml"),
         (["--html", "no/x.html"], 3, "cannot write no/x.html"),
+        (["--html", "-"], 2, "--html takes the name of a file, not -; name one"),
+        (["--suite", "low.yaml", "--junit", "-"], 2, "--junit takes the name of a file, not -"),
     ],
 )
 def test_wrong_options_are_an_error_in_one_sentence(

@@ -111,8 +111,14 @@ def finite(value: float | None) -> float | None:
     return value
 
 
+_PRINTED = ("--latex", "--markdown", "--csv")
+"""Options whose file may be `-`, standard output."""
+
+
 def _writable(param: typer.CallbackParam, path: Path | None) -> Path | None:
     """Callback of an option with an output file: one that cannot be written is refused before any work."""
+    if str(path) == "-" and param.opts[0] not in _PRINTED:
+        raise UsageError(f"{param.opts[0]} takes the name of a file, not -; name one")
     require_file(path, param.opts[0])
     return path
 
