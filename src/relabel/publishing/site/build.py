@@ -108,7 +108,7 @@ def build_site(
         raise UsageError(f"theme folder {theme} was not found; give a folder with templates to --theme")
     inside = (export.resolve(), out.resolve())
     if inside[0].is_relative_to(inside[1]) or inside[1].is_relative_to(inside[0]):
-        raise UsageError(f"{out} and the export {export} lie in each other; give another folder to --out")
+        raise UsageError(f"{out} is inside the export {export}, or contains it; give another folder to --out")
     with written_atomically(out, "site", _files_of_site) as building:
         try:
             writer = _SiteWriter(building, ExportBundle(export), address, theme, pictures=pictures)
