@@ -165,6 +165,30 @@ def test_control_characters_from_outside_are_shown_escaped() -> None:
     assert not [line for line in shown.splitlines() if line.lstrip().startswith("::")]
 
 
+@pytest.mark.parametrize("term", ["xterm-256color", "dumb"])
+def test_headings_on_a_terminal_are_bold_and_never_escaped(term: str) -> None:
+    pty = pytest.importorskip("pty")
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [*RELABEL, "eval", "sample", "--no-intervals"], stdout=theirs, stderr=theirs, env={**os.environ, "TERM": term}
+    ):
+        os.close(theirs)
+        shown = bytearray()
+        while part := _read(ours):
+            shown += part
+    os.close(ours)
+    assert b"Verdict" in shown
+    assert rb"\x1b" not in shown
+    assert (b"\x1b[1mVerdict\x1b[0m" in shown) == (term != "dumb")
+
+
+def _read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 65536)
+    except OSError:  # as Linux says that the other end is closed
+        return b""
+
+
 def test_text_of_a_gate_makes_no_workflow_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_app(["eval", "sample", "--suite", "fails.yaml", "--annotations"]) == 6
     commands = [line for line in "".join(capsys.readouterr()).splitlines() if line.lstrip().startswith(("::", "##["))]

@@ -247,7 +247,7 @@ def say_written(path: Path | str, more: str = "") -> None:
 def heading(text: str) -> None:
     """Print a heading after an empty line."""
     typer.echo()
-    typer.echo(typer.style(wrapped(text), bold=True))
+    make_console().print(clean_text(wrapped(text), "bold"), soft_wrap=True)
 
 
 def serve(server: HTTPServer) -> None:
