@@ -414,6 +414,15 @@ def test_a_theme_runs_nothing_and_follows_no_link(site: Site, tmp_path: Path) ->
         (theme / link).unlink()
 
 
+def test_a_table_that_was_cut_after_the_export_is_not_published(site: Site, tmp_path: Path) -> None:
+    shutil.copytree(site.folder.parent / "export", tmp_path / "export")
+    table = tmp_path / "export/occupations.parquet"
+    table.write_bytes(table.read_bytes()[:100])
+    with pytest.raises(DataError, match=r"occupations\.parquet was changed or cut after the export"):
+        build_site(tmp_path / "export", tmp_path / "site")
+    assert not (tmp_path / "site").exists()
+
+
 def test_a_folder_without_an_export_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no export"):
         build_site(tmp_path / "nowhere", tmp_path / "site")

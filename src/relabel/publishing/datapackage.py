@@ -242,6 +242,7 @@ class ExportBundle:
                 f"{folder} was written by another version of relabel (export format {found}, this one reads {EXPORT_FORMAT}); "
                 "run `relabel export` again"
             )
+        self._hashes = {file["path"]: file.get("hash") for file in self.package["resources"] if "/" not in file["path"]}
         self.method: Row = _json(inside(folder, "methodology.json"))
         self.sources: list[Row] = _json(inside(folder, "sources.json"))["sources"]
         self.occupations = self._pages("occupations", "code")
@@ -266,13 +267,16 @@ class ExportBundle:
         return {page["code"]: page for page in pages}
 
     def content(self, path: str) -> bytes:
-        """The content of a file of the export.
+        """The content of a file of the export. Tables are compared with their checksum, because nothing else here reads them.
 
         Raises:
-            DataError: It cannot be read.
+            DataError: It cannot be read, or is a table that is not the exported one.
         """
         with os_errors(f"{self.folder / path} cannot be read", "run `relabel export` again"):
-            return inside(self.folder, path).read_bytes()
+            raw = inside(self.folder, path).read_bytes()
+        if self._hashes.get(path) not in (None, f"sha256:{hashlib.sha256(raw).hexdigest()}"):
+            raise DataError(f"{self.folder / path} was changed or cut after the export; run `relabel export` again")
+        return raw
 
     @property
     def date(self) -> str | None:
