@@ -1,12 +1,12 @@
-"""The figures that the paper of 2023 prints, replicated from its published labels.
+"""Replication of the figures printed in the paper of 2023, from its published labels.
 
 Each printed figure stands beside ours, with the rule of comparison, the weights, and the tolerance: half a unit of the last
-printed digit, or a point where the paper says "around". A figure that cannot be reproduced says why. A figure counts as
-printed only where the print was seen; the others are recomputed alone, and never filled in.
+printed digit, or one percentage point where the paper says "around". A figure that is not reproduced has a reason. Only figures
+that were seen in print count as printed; for the others, the printed value is left empty and only ours is computed.
 
 Printed figures: Eloundou, Manning, Mishkin and Rock, "GPTs are GPTs", arXiv:2303.10130 (v5, August 2023), tables 2 and 4,
 section 4 and abstract; and the abstract in Science 384 (2024) 1306-1308. They were taken from public transcripts, because the paper
-itself could not be opened while this was written; what no transcript holds was not seen. The paper calls gamma zeta.
+itself could not be opened when this was written; a figure in no transcript counts as not seen. The paper calls gamma zeta.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from relabel.sources import bls, eloundou
 from relabel.sources.fetch import SourceUse
 
 EMPLOYMENT = "bls-oews-2023"
-"""Jobs by occupation, the earliest release in the registry; the paper used those of 2020 and 2021."""
+"""Source of jobs by occupation, the earliest release in the registry; the paper used jobs of 2020 and 2021."""
 
 _WORTH = pd.DataFrame({"alpha": [0.0, 0, 1], "beta": [0, 0.5, 1], "gamma": [0.0, 1, 1]}, index=["E0", "E2", "E1"])
 """Value of each code by measure."""
@@ -36,7 +36,7 @@ _NOT_SEEN = "the printed figure was not available; recomputed only"
 _TASKS_EQUAL = "tasks equal"
 _WITHIN = "tasks equal within an occupation"
 
-# Table 2: agreement in percent and Pearson's r, by raters and measure.
+# Table 2: agreement in percent and Pearson's r, by pair of raters, for alpha, beta and gamma.
 _AGREEMENT: Mapping[tuple[str, str], tuple[tuple[float | None, float | None], ...]] = {
     ("gpt4", "human"): ((80.8, 0.223), (65.6, 0.591), (82.1, 0.654)),
     ("gpt4_alt", "human"): ((None, 0.221), (65.6, None), (None, None)),
@@ -50,7 +50,7 @@ gpt4 alpha: Mathematicians 100; Correspondence Clerks 95.2; Blockchain Engineers
 gpt4 beta:
 gpt4 gamma: Accountants and Auditors 100; News Analysts, Reporters, and Journalists 100; Legal Secretaries and Administrative Assistants 100; Clinical Data Managers 100; Climate Change Policy Analysts 100
 """
-"""Table 4: percent of exposed tasks, in the printed order; the print for GPT-4 under beta was not seen."""
+"""Table 4: percent of exposed tasks, in the printed order; the list for GPT-4 under beta was not seen."""
 
 _FASTER: tuple[tuple[str, Measure, float, str], ...] = (
     ("human", "alpha", 15, "a model alone"),
@@ -64,24 +64,24 @@ _WORKERS: tuple[tuple[str, Measure, float, str, float], ...] = (
     ("section 4", "alpha", 0.5, ">", 3),
     ("section 4", "gamma", 0.5, ">=", 49),
 )
-"""Percent of workers by the share of their tasks that is exposed."""
+"""Place in the paper, measure, share of exposed tasks (0-1), comparison, and percent of workers with such a share."""
 
 
 class PaperFigure(Frozen):
     """A figure of the paper.
 
     Attributes:
-        table: Where the paper prints it.
-        figure: What it is.
-        printed: The printed figure; null where the print was not seen.
-        ours: The figure from the published labels; null where it cannot be made.
+        table: Where the paper prints it: the number of a table, or a part of the paper; `-` if no place is known.
+        figure: What it is, in words.
+        printed: The printed figure; null if it was not seen in print.
+        ours: The figure computed from the published labels; null if it cannot be computed.
         unit: `percent`, `share` (0-1), `correlation` or `count`.
         rule: How labels, values or thresholds are compared.
-        weights: How tasks, occupations or jobs weigh.
-        tolerance: Largest difference that counts as reproduced, in the unit.
-        reproduced: Whether the two agree; null where there is nothing to compare.
+        weights: How tasks, occupations or jobs are weighted.
+        tolerance: Largest difference that counts as reproduced, in `unit`.
+        reproduced: Whether the two agree; null if either is missing.
         reason: Why it is not reproduced or not compared.
-        core_weighted: For means over occupations, the same with the weights of the published `occ_level.csv` (core tasks
+        core_weighted: For most figures of occupations, ours with the weights of the published `occ_level.csv` (core tasks
             2, others 1), which the paper's tables do not use.
     """
 
@@ -102,11 +102,11 @@ class PaperDocument(Frozen):
     """The paper's figures: what `relabel eval --paper --json` writes.
 
     Attributes:
-        cells: The figures, in the paper's order.
-        reproduced: How many agree with ours.
-        not_reproduced: How many do not, each with its reason.
-        not_compared: How many have no printed figure that was seen, or none of ours.
-        sources: The files that ours come from.
+        cells: The figures by topic: agreement, means, most exposed occupations, shares, workers.
+        reproduced: Number of printed figures that agree with ours.
+        not_reproduced: Number that do not agree; each has its reason.
+        not_compared: Number without a printed figure that was seen, or without one of ours.
+        sources: The files that ours are computed from.
     """
 
     cells: tuple[PaperFigure, ...]
@@ -139,7 +139,7 @@ def recompute() -> PaperDocument:
 
 
 def _occupations(labels: pd.DataFrame, values: pd.DataFrame, *, core: float) -> pd.DataFrame:
-    """Means by O*NET-SOC code, columns by (who, measure); core tasks weigh `core`, all others 1."""
+    """Mean values by O*NET-SOC code, columns (rater, measure); core tasks have the weight `core`, all others 1."""
     weight = pd.Series(np.where(labels["task_type"] == "Core", core, 1.0), index=labels.index)
     code = labels["onet_soc_code"]
     return values.mul(weight, axis=0).groupby(code).sum().div(weight.groupby(code).sum(), axis=0)
@@ -180,12 +180,12 @@ def _top(equal: pd.DataFrame, core: pd.DataFrame) -> Iterator[PaperFigure]:
         who, measure = cast("tuple[str, Measure]", about.split())
         scores, other = equal[who, measure] * 100, core[who, measure] * 100
         named = [entry.strip().rpartition(" ") for entry in listed.split(";") if entry.strip()]
-        # Our own first five, where the printed ones were not seen.
+        # Our own first five if the printed ones were not seen.
         ours_first = scores.sort_values(ascending=False, kind="stable").index[:5]
         printed = [(title, float(value)) for title, _, value in named] or [(str(title), None) for title in ours_first]
         for place, (title, value) in enumerate(printed, 1):
             ours, weighted = float(scores.loc[title]), float(other.loc[title])
-            # Ties stand in the paper in an order of its own: an occupation is in place when fewer than that many beat it.
+            # The paper's order of ties is not known: place n is right if fewer than n occupations have a higher score.
             ahead = int((scores > ours + 1e-9).sum())
             figure, rule = f"top {place}, {_NAMES[who]}, {measure}: {title}", f"fewer than {place} occupations above"
             cell = _cell("4", figure, value, ours, rule, _WITHIN, tolerance=0.05, core_weighted=weighted)
@@ -261,7 +261,7 @@ def _cell(
     if printed is None:
         reason = _NOT_SEEN
     elif ours is not None:
-        # A hair more than half a unit, since the printed figure was rounded from one with more digits.
+        # Slightly more than the tolerance, so that a difference of exactly half a unit passes in floating point.
         reproduced = abs(ours - printed) <= tolerance * (1 + 1e-9) + 1e-12
         reason = None if reproduced else reason or "the published labels give another figure; the cause is not known"
     known = {"table": table, "figure": figure, "printed": printed, "ours": ours, "rule": rule, "weights": weights}

@@ -1,7 +1,7 @@
-"""Reports as HTML: of an evaluation, of a comparison of two runs, and of several. Each is one file without a script.
+"""HTML reports: of an evaluation, of a comparison of two runs, and of several. Each is one file without scripts.
 
-Charts are SVG in the page: lines and text take its colour (`currentColor`) and marks its accent, so that one chart is readable
-in light, in dark and in print. Shading is opacity over whatever lies below, not a colour of its own.
+Charts are inline SVG. Lines and text take the page's text colour (`currentColor`) and marks its accent colour, so a chart is
+readable in light mode, in dark mode and in print. Shading is opacity over the background, not a colour of its own.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from relabel.tabular import Cell, Signed, Table, figure, signed
 from relabel.task import TASK_KEY
 
 SHOWN = 25
-"""Rows of tasks that a page lists; the JSON document has all of them."""
+"""Most tasks that a page lists; the JSON document has all of them."""
 
 _INK, _ACCENT, _OTHER = "currentColor", "var(--accent)", "var(--other)"
 _FONT = "system-ui, sans-serif"
@@ -45,7 +45,7 @@ _ID = re.compile(r'(\bid="|url\(#|href="#)([\w-]+)')
 _SPOKEN = re.compile(r' (?:role|aria-[a-z]+)="[^"]*"')
 
 _WIDEST = 7.2
-"""Pixels that a character of a label may take in the reader's own font, which cannot be measured here."""
+"""Pixels allowed for a character of a label: the reader's font is unknown, so its width cannot be measured."""
 
 
 def eval_page(
@@ -63,13 +63,13 @@ def eval_page(
 
     Args:
         document: The evaluation.
-        tables: Its figures, by their keys.
-        run: The run, for rationales and the occupations' means.
-        gold: The gold.
-        suite: The outcome of a suite, if one was run.
-        comparison: The suite's baseline against the run.
+        tables: Its figures as tables; the key of a table decides which chart it gets.
+        run: The evaluated run, for rationales and the means of occupations.
+        gold: The gold that it was evaluated against.
+        suite: The result of a suite, if one was run.
+        comparison: The comparison of the suite's baseline with the run.
         details: Task table (`relabel.task.task_schema`) for statements and titles; without it these are left out.
-        charts: What draws the charts, and keeps them for `Charts.files`.
+        charts: Draws the charts and keeps them for `Charts.files`.
 
     Returns:
         One HTML document.
@@ -109,13 +109,13 @@ def eval_page(
         parts_of=sections,
         doc=document,
         suite=suite,
-        # A published set was not labelled with the rubric that its codes are read by.
+        # A published set was not labelled with the rubric that relabel reads its codes with.
         rubric=None if run.folder is None else run.rubric,
     )
 
 
 def _scatter(aligned: AlignedLabels, charts: Charts) -> Markup | None:
-    """Occupations' means by the gold and by the run."""
+    """Means of occupations, gold against run; None without a main measure or with fewer than 3 occupations."""
     measure = aligned.main_measure
     if measure is None:
         return None
@@ -132,13 +132,13 @@ def compare_page(
     runs: Sequence[Run],
     charts: Charts | None = None,
 ) -> str:
-    """The report of a comparison: its tables with their charts; of two runs the rationales for changed tasks, too.
+    """The report of a comparison: its tables and charts, and for two runs the rationales for changed tasks.
 
     Args:
         document: The comparison.
-        tables: Its figures, by their keys.
-        runs: The runs.
-        charts: What draws the charts, and keeps them for `Charts.files`.
+        tables: Its figures as tables; the key of a table decides which chart it gets.
+        runs: The compared runs, in the order of the document.
+        charts: Draws the charts and keeps them for `Charts.files`.
     """
     charts, sections = charts or Charts(), list[tuple[str, Table, Markup | None]]()
     for table in tables:
@@ -172,7 +172,7 @@ def compare_page(
 def _flip_table(
     flips: Sequence[Flip], names: tuple[str, str], runs: Mapping[str, Run], measure: Measure | None
 ) -> Table:
-    """The tasks of most effect, with their statements and what runs said, by the names under which they are shown."""
+    """The first `SHOWN` of `flips` with their statements, and rationales from `runs`, whose keys are the names to show."""
     most = flips[:SHOWN]
     index = pd.MultiIndex.from_tuples([(of.onet_soc_code, of.task_id) for of in most], names=TASK_KEY)
     said, rows = [rationales(run, index, name) for name, run in runs.items()], list[Sequence[Cell]]()
@@ -188,14 +188,14 @@ def _flip_table(
 def tables_page(
     title: str, verdict: Sequence[str], sections: Sequence[tuple[str, Table, Markup | None]], about: str, foot: str = ""
 ) -> str:
-    """A page of tables, the result in words first.
+    """A page of tables that begins with the result in words.
 
     Args:
-        title: Its title.
-        verdict: Sentences.
-        sections: Key, table, and the chart of its figures where there is one.
-        about: What the page rests on.
-        foot: What is said last.
+        title: Title of the page.
+        verdict: The result, one sentence an item.
+        sections: For each section its key, its table, and its chart or None.
+        about: What the figures are based on.
+        foot: Text below the last section.
 
     Returns:
         One HTML document.
@@ -209,7 +209,7 @@ _PAINT = re.compile(r'(fill|stroke)="#([0-9a-f]{6})"')
 
 
 def _opaque(tag: str) -> str:
-    """A tag with colours mixed with white instead of transparency, which PDF files would hold in another order each time."""
+    """A tag with colours mixed with white instead of transparency, which a PDF file would store in a different order each time."""
     parts = {"": 1.0, "fill": 1.0, "stroke": 1.0} | {kind: float(part) for kind, part in _OPACITY.findall(tag)}
 
     def mixed(found: re.Match[str]) -> str:
@@ -220,7 +220,7 @@ def _opaque(tag: str) -> str:
 
 
 def _render(template: str, title: str, **context: Any) -> str:
-    """Make a page, one HTML document, of a template in this folder and what it shows."""
+    """Render a template from `templates/` as one HTML document."""
     loader = PackageLoader("relabel.evaluation", "templates")
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -231,19 +231,19 @@ def _render(template: str, title: str, **context: Any) -> str:
 
 
 def _names(order: Sequence[str]) -> alt.Axis:
-    """An axis of names with room for the longest of them."""
+    """An axis of names with room for the longest one."""
     room = max((len(name) for name in order), default=0) * _WIDEST
     return alt.Axis(labelLimit=room, minExtent=room)
 
 
 class Charts:
-    """Draws the charts of one page; ids inside their SVG stay unique on it."""
+    """Draws the charts of one page and keeps the ids inside their SVG unique on it."""
 
     def __init__(self) -> None:
         self._drawn: dict[str, str] = {}
 
     def files(self) -> dict[str, bytes]:
-        """The charts as files for a paper, SVG and PDF, by name; black and blue on white."""
+        """The charts as SVG and PDF files for a paper, by file name; in black, blue and grey on white."""
         found: dict[str, bytes] = {}
         for name, spec in self._drawn.items():
             for ink, colour in {_INK: "#1a1a1a", _ACCENT: "#0b5cad", _OTHER: "#777777", "transparent": "white"}.items():
@@ -256,10 +256,10 @@ class Charts:
         """A confusion or transition matrix, each cell shaded by its share of the row.
 
         Args:
-            name: Name of the chart's file, as for all charts.
+            name: File name of the chart, without suffix.
             counts: Counts by row label, then by column label.
-            rows: What the rows are.
-            columns: What the columns are.
+            rows: Title of the rows.
+            columns: Title of the columns.
         """
         cells = pd.DataFrame(
             [(row, column, n, n / max(sum(by.values()), 1)) for row, by in counts.items() for column, n in by.items()],
@@ -270,7 +270,7 @@ class Charts:
             x=alt.X("column:N", sort=labels, title=columns, axis=alt.Axis(orient="top", labelAngle=0)),
             y=alt.Y("row:N", sort=labels, title=rows),
         )
-        # Full opacity would swallow the ink on it.
+        # At full opacity, the number in a cell could not be read.
         shades = alt.Scale(domain=[0, 1], range=[0.02, 0.55])
         squares = base.mark_rect(color=_ACCENT, stroke=_INK, strokeOpacity=0.25).encode(
             fillOpacity=alt.FillOpacity("share:Q", scale=shades, legend=None)
@@ -282,13 +282,13 @@ class Charts:
     def ranges(
         self, name: str, rows: Sequence[tuple[str, float, Bounds | None]], *, title: str, mark: float | None = None
     ) -> Markup:
-        """Figures with their intervals, one a line.
+        """Figures with their intervals, one per line.
 
         Args:
             name: As for `matrix`.
-            rows: Name, figure and interval.
+            rows: Name, figure, and interval or None.
             title: What the figure is.
-            mark: Where to draw a line for comparison.
+            mark: Figure at which to draw a line for comparison.
         """
         spread = [(name, value, *(ci or (value, value))) for name, value, ci in rows]
         table = pd.DataFrame(spread, columns=["name", "value", "low", "high"])
@@ -304,13 +304,13 @@ class Charts:
         return self._svg(name, layers.properties(width=320, height=alt.Step(19)))
 
     def scatter(self, name: str, table: pd.DataFrame, *, x: str, y: str) -> Markup:
-        """Occupations by two scores on 0-1, with the line of equality.
+        """Occupations by two scores (0-1), with the line of equality.
 
         Args:
             name: As for `matrix`.
-            table: Columns `x, y`.
-            x: What `x` is.
-            y: What `y` is.
+            table: Columns `x, y`, one row per occupation.
+            x: Title of the x axis.
+            y: Title of the y axis.
         """
         scale, axis = alt.Scale(domain=[0, 1]), alt.Axis(tickCount=5)
         points = alt.Chart(table.astype(float)).mark_circle(color=_ACCENT, size=26, opacity=0.4)
@@ -320,7 +320,7 @@ class Charts:
         return self._square(name, points)
 
     def reliability(self, name: str, bins: Sequence[ReliabilityBin]) -> Markup:
-        """A reliability curve: share of right labels by mean probability, with the intervals of the shares."""
+        """A reliability curve: the share of correct labels against the mean probability of each bin, with intervals of the shares."""
         rows = [(of.probability, of.accuracy, of.n, *(of.ci95.get("accuracy") or (of.accuracy,) * 2)) for of in bins]
         table = pd.DataFrame(rows, columns=["x", "y", "n", "low", "high"])
         scale = alt.Scale(domain=[0, 1])
@@ -334,11 +334,11 @@ class Charts:
         return self._square(name, bars, base.mark_line(color=_ACCENT, opacity=0.6), points)
 
     def moves(self, name: str, rows: Sequence[tuple[str, float, float]], *, title: str) -> Markup:
-        """Where occupations were and where they are, one a line.
+        """The first and second value of each occupation, one occupation per line.
 
         Args:
             name: As for `matrix`.
-            rows: Name, first and second value.
+            rows: Name, first and second value (0-1).
             title: What the value is.
         """
         order = [name for name, *_ in rows]
@@ -355,7 +355,7 @@ class Charts:
         return self._svg(name, (lines + ends).properties(width=360, height=alt.Step(20)))
 
     def _square(self, name: str, *layers: alt.Chart) -> Markup:
-        """Layers on two scales from 0 to 1, over the line of equality."""
+        """Layers on two axes from 0 to 1, drawn over the line of equality."""
         equal = alt.Chart(pd.DataFrame({"x": [0.0, 1.0], "y": [0.0, 1.0]}))
         dashed = equal.mark_line(color=_INK, strokeDash=[4, 3], opacity=0.5).encode(x="x:Q", y="y:Q")
         return self._svg(name, alt.layer(dashed, *layers).properties(width=340, height=340))
@@ -367,5 +367,5 @@ class Charts:
         drawn = _SPOKEN.sub("", vl_convert.vegalite_to_svg(spec))
         mark = f"c{len(self._drawn)}-"
         drawn = _ID.sub(lambda found: f"{found[1]}{mark}{found[2]}", drawn)
-        # Its words are repeated in the table beside it: to a screen reader the chart is one picture with a name.
+        # Screen readers skip the inside of the chart: the page gives it a name as a picture, and tables have its figures.
         return Markup(drawn.replace("<svg ", '<svg aria-hidden="true" focusable="false" ', 1))  # noqa: S704  made here
