@@ -1,7 +1,7 @@
-"""Files with care: written whole or not at all, one writer a folder, folders that only the user can enter.
+"""Safe handling of files: written whole or not at all, one writer per folder, folders that only the user can enter.
 
-Folders and files may come from strangers. Names within them are resolved with `inside`, their files are read with
-`read_small` or a reader that uses it, or after `require_own`, and nothing is written through a symbolic link.
+Folders and files may come from strangers. So names in them are resolved with `inside`, their files are read with `read_small`,
+with a reader that uses it, or after `require_own`, and nothing is written through a symbolic link.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 from relabel.errors import DataError, UsageError
 
-with warnings.catch_warnings():  # where the system has no locks, filelock says so and takes a file's existence for one
+with warnings.catch_warnings():  # without file locks on a system, filelock warns and uses a file's existence
     warnings.simplefilter("ignore")
     from filelock import FileLock, Timeout
 
@@ -32,7 +32,7 @@ _OWN_FILES = {_LOCK, ".journal", "manifest.json", "labels.parquet", "failures.js
 
 @contextmanager
 def os_errors(what: str, advice: str) -> Generator[None]:
-    """Let a failure of the file system be a `DataError`: `WHAT (REASON); ADVICE`."""
+    """Turn an `OSError` in the block into a `DataError` with the message `WHAT (REASON); ADVICE`."""
     try:
         yield
     except OSError as error:
@@ -40,21 +40,21 @@ def os_errors(what: str, advice: str) -> Generator[None]:
 
 
 def make_private_dir(folder: Path) -> None:
-    """Make a folder that only the user can enter; one that exists is left as it is."""
+    """Make a folder, and its missing parents, that only the user can enter; existing folders are left as they are."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     for path in reversed(missing):  # the mode of `parents=True` would be the umask's
         path.mkdir(mode=0o700, exist_ok=True)
 
 
 def inside(root: Path, name: object) -> Path:
-    """Resolve a path named in a file from others, below the folder of that file.
+    """Resolve a path that is named in a file from others, relative to a folder that it must not leave.
 
     Args:
         root: The folder.
         name: A relative path with `/` between its parts.
 
     Raises:
-        DataError: It is not such a path, or leads through a symbolic link.
+        DataError: It is not such a path, or leads through a symbolic link or a device.
     """
     if not isinstance(name, str) or not all(_NAME.fullmatch(part) for part in name.split("/")):
         raise DataError(f"{root} names {str(name)[:100]!r}, which is not a plain path below it; get the folder again")
@@ -66,10 +66,10 @@ def inside(root: Path, name: object) -> Path:
 
 
 def require_own(path: Path) -> None:
-    """Make sure that a file in a folder is the folder's own, and not a link to elsewhere or a device.
+    """Make sure that a path is a regular file or folder, or missing, and not a symbolic link or a device.
 
     Raises:
-        DataError: It is; a file that is missing is not.
+        DataError: It is a symbolic link or something else than a regular file or folder, or cannot be read.
     """
     try:
         mode = path.lstat().st_mode
@@ -88,8 +88,8 @@ def read_small(path: Path, limit: int, *, refuse: type[DataError] = DataError) -
 
     Args:
         path: The file.
-        limit: Bytes that it may have.
-        refuse: The error to raise.
+        limit: Most bytes that it may have.
+        refuse: Class of the error to raise.
 
     Raises:
         DataError: It cannot be read, or is larger.
@@ -106,10 +106,10 @@ def read_small(path: Path, limit: int, *, refuse: type[DataError] = DataError) -
 
 @contextmanager
 def writing(folder: Path) -> Generator[None]:
-    """Hold a run folder for one writer.
+    """Lock a run folder, so that only this process writes into it.
 
     Raises:
-        DataError: Another process is writing it, or its lock is a link.
+        DataError: Another process is writing it, or its lock file is a link or cannot be opened.
     """
     try:
         with locked(folder / _LOCK):
@@ -124,13 +124,13 @@ class BlockedError(Exception):
 
 @contextmanager
 def locked(path: Path) -> Generator[None]:
-    """Hold a lock file for one process, on any system; one that a dead process left is free.
+    """Hold a lock on a file, on any system; a lock left by a dead process counts as free.
 
     Raises:
         BlockedError: Another process holds it.
         DataError: The file is a link or cannot be opened.
     """
-    # A lock is never followed, emptied or waited for: it may be a link to a file of the user's, or a pipe.
+    # A lock file is never followed, emptied or waited for: it may be a link to another file of the user, or a pipe.
     require_own(path)
     lock = FileLock(path, timeout=0, mode=0o600)
     try:
@@ -140,7 +140,7 @@ def locked(path: Path) -> Generator[None]:
     except OSError as error:
         raise DataError(f"{path} cannot be opened ({error.strerror}); remove it, or use another folder") from error
     try:
-        yield  # the file stays: a process that waits for it and one that creates it again would both hold "the" lock
+        yield  # the file is not deleted: a process that has it open and one that creates it again would both hold a lock
     finally:
         lock.release()
 
@@ -149,7 +149,7 @@ def require_writable(folder: Path) -> None:
     """Make sure that a run folder can be written, before anything is paid for.
 
     Raises:
-        UsageError: The path is a file, or a folder that holds other things than a run.
+        UsageError: The path is a file, or a folder that holds other files but no run.
         DataError: The folder cannot be made or written.
     """
     if folder.exists() and not folder.is_dir():
@@ -166,9 +166,10 @@ def require_writable(folder: Path) -> None:
 
 @contextmanager
 def replacing(target: Path) -> Generator[Path]:
-    """Write a file at once or not at all.
+    """Write a file whole or not at all.
 
-    Hands out a path beside the target; moves it there when all went well, removes it otherwise.
+    Yields a path beside the target to write to. That file replaces the target when the block ends, or is removed if the block
+    fails.
     """
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.part")
     try:
@@ -177,11 +178,11 @@ def replacing(target: Path) -> Generator[Path]:
             os.fsync(written.fileno())
         temporary.replace(target)
     finally:
-        temporary.unlink(missing_ok=True)  # nothing is left of it after all went well
+        temporary.unlink(missing_ok=True)  # after success, there is nothing to remove
 
 
 LARGEST_TEXT = 5_000_000
-"""Bytes of a YAML or TOML file."""
+"""Most bytes of a YAML or TOML file."""
 
 
 def read_user_toml(path: Path, form: str) -> dict[str, Any]:
@@ -189,7 +190,7 @@ def read_user_toml(path: Path, form: str) -> dict[str, Any]:
 
     Args:
         path: The file.
-        form: A file that shows what it should look like.
+        form: Name of a file that shows the form, for messages.
 
     Raises:
         DataError: The file cannot be read, or is not TOML.

@@ -1,8 +1,8 @@
-"""The folder of a run: what `relabel run` writes there, and the manifest, without any table library.
+"""The folder of a run and its manifest, as `relabel run` writes them. Importing this module loads no table library.
 
 RUN/manifest.json     which model was asked what, from which sources, with which counts and cost
-RUN/labels.parquet    one row a label (`relabel.labels.Label`)
-RUN/failures.jsonl    one line a missing label (`relabel.labels.Failure`)
+RUN/labels.parquet    one row per label (`relabel.labels.Label`)
+RUN/failures.jsonl    one line per missing label (`relabel.labels.Failure`)
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ PUBLISHED: Mapping[str, tuple[str, str]] = {
     "eloundou-2023:gpt4-automation": ("gpt4", "GPT-4 on automation, T0 to T4"),
     "eloundou-2023:human-automation": ("human", "human annotators of 2023 on automation, T0 to T4, 100 tasks"),
 }
-"""Published label sets by name: column in the source, and who labelled. Those of automation answer another question."""
+"""Published label sets by name: column in the source, and who labelled. The sets on automation answer a different question."""
 
 TASK_FILE = "task-file"
-"""What a manifest calls the source of a task list that a user gave as a file."""
+"""Name in a manifest for the source of a task list that the user gave as a file."""
 
 
 FORMAT_VERSION = 1
@@ -50,12 +50,12 @@ _AGAIN = "move its folder away and run the labelling again: answers come from th
 
 
 class Counts(Frozen):
-    """Labels asked for, and where they came from. `asked = from_store + fresh + failed` when the run has ended.
+    """Number of labels asked for, and where they came from. `asked = from_store + fresh + failed` when the run has ended.
 
     Attributes:
-        repaired: Labels from an answer that was asked for again, with what was wrong with the one before.
+        repaired: Labels for which the model was asked again and told what was wrong with its previous answer.
         unwrapped: Labels that were read from within other text.
-        label_first: Labels that were written before their reason, where the provider reorders the keys of an answer.
+        label_first: Labels written before their rationale, because the provider reorders the keys of an answer.
     """
 
     asked: int = 0
@@ -68,13 +68,13 @@ class Counts(Frozen):
 
 
 class Tokens(Frozen):
-    """Tokens of the answers bought by this run, those of rejected answers included.
+    """Tokens of the answers bought by this run, rejected answers included.
 
     Attributes:
-        cached: Tokens of prompts that the provider read from its prefix cache, as it says itself.
-        written: Those that it wrote to that cache, where it counts them.
-        reasoning: Tokens of hidden thinking, counted in `completion`.
-        cached_share: `cached` over `prompt`, 0-1; None where nothing was bought.
+        cached: Prompt tokens that the provider reports it read from its prefix cache.
+        written: Prompt tokens that it reports it wrote to that cache, if it counts them.
+        reasoning: Tokens of hidden thinking; part of `completion`.
+        cached_share: `cached` over `prompt`, 0-1; None if nothing was bought.
     """
 
     prompt: int = 0
@@ -89,8 +89,8 @@ class PerhapsCharged(Frozen):
     """Requests that were sent and never answered: the provider may have charged for them.
 
     Attributes:
-        requests: How many.
-        usd: The most that they can have cost; None where no bound of it is known.
+        requests: Number of such requests.
+        usd: The most that they can have cost in USD; None if no upper bound is known.
     """
 
     requests: int = 0
@@ -98,7 +98,7 @@ class PerhapsCharged(Frozen):
 
 
 class Session(Frozen):
-    """One start of a run: what it found, bought and paid. A run that was stopped and started again has several."""
+    """One start of a run: what it found in the store, bought and paid. A run that was stopped and started again has several."""
 
     started_at: str
     ended_at: str
@@ -110,30 +110,33 @@ class Session(Frozen):
 
 
 class Manifest(Frozen):
-    """What a run did: enough to do it again and to trace each number.
+    """What a run did, in enough detail to repeat it and to trace each number.
 
     Attributes:
-        status: `running` until the end is written; `incomplete` when labels are missing; `interrupted` when stopped.
+        status: `running` until the end is written; `complete`; `incomplete` if labels are missing; `interrupted` if it was
+            stopped; `published` for a published label set.
         counts: Of the last session, as are `tokens`, `cost_usd`, `started_at` and `ended_at`.
-        labels_by_model: Labels by the model that the provider says answered.
-        repeats_from_cache: Samples that a cache on the way to the model answered with an earlier one of the question.
-        cost_usd: Cost of what was bought; None where the price is unknown.
-        table_cost_usd: The same by the price table, where the provider stated costs of its own that differ.
-        rejected: Answers bought that were no label; no row has their cost, `rejected_usd`, which is part of `cost_usd`.
-        upstreams: Who answered behind a gateway or router, as it says.
-        service_tiers: Labels by the tier of service that their answers were given in, where the provider says it.
-        answer_wait: How long one answer was waited for: the `timeout_s`, the `wait_s` that first attempts had at the end by the
-            latencies seen, how many attempts were `cut` before the timeout, and how many requests `--hedge` sent a second time.
-        perhaps_charged: Requests without an answer that may have been charged all the same; `cost_usd` leaves them out.
-        origins: Labels whose answers came from a pack, by the pack.
-        sessions: Every start of the run that came to an end; their sums are what the run took in all.
-        rubric: The rubric, whole, so that a run folder explains its own labels.
+        labels_by_model: Number of labels by the model that the provider names in its replies.
+        repeats_from_cache: Number of samples for which a cache between relabel and the model repeated an earlier answer.
+        cost_usd: Cost of what was bought, in USD; None if the price is unknown.
+        table_cost_usd: The same by the price table, if the provider reported costs of its own that differ.
+        rejected: Number of answers bought that were not labels. Their cost, `rejected_usd`, is part of `cost_usd` but of no
+            row of the label table.
+        upstreams: The providers that answered behind a gateway or router, as it reports them.
+        service_tiers: Number of labels by the service tier of their answers, if the provider reports it.
+        answer_wait: How long an answer was waited for: `timeout_s`; `wait_s`, the limit for first attempts at the end of the
+            run, derived from the latencies seen; `cut`, the number of attempts ended before the timeout; and `hedged`, the
+            number of requests that `--hedge` sent a second time.
+        perhaps_charged: Requests without an answer that may have been charged nevertheless; not part of `cost_usd`.
+        origins: Number of labels whose answers came from a pack, by pack.
+        sessions: Every start of the run that came to an end; their sums are the totals of the run.
+        rubric: The whole rubric, so that a run folder explains its own labels.
         parameters: The command's options that shape the run.
-        api: The dialect that the server was spoken to in.
-        response_form: How the server was held to the answer's shape: `json_schema`, `json_object` or `text`.
+        api: The API dialect of the server.
+        response_form: How the server was made to keep to the answer's format: `json_schema`, `json_object` or `text`.
         priors: For labels decided by log probability, the mean log probability by setting and label that calibration
-            took out.
-        history: How the number of requests in flight was found: seconds from the start, the limit, and why it changed.
+            removed.
+        history: How the limit on requests in flight changed: seconds from the start, the limit, and the reason.
     """
 
     format_version: int = FORMAT_VERSION
@@ -230,10 +233,10 @@ def write_run(
     labels: Iterable[Label],
     failures: Iterable[Failure],
 ) -> None:
-    """Write a run folder. Each file is replaced at once or not at all; the manifest comes last.
+    """Write a run folder. Each file is written whole or not at all; the manifest comes last.
 
     Args:
-        folder: The run's folder; made when missing.
+        folder: The run's folder; made if missing.
         manifest: What was done.
         labels: All labels.
         failures: All missing labels.
@@ -253,7 +256,7 @@ def write_run(
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write a run's manifest without secrets, at once or not at all; the rubric is the user's own text, and stays as it is.
+    """Write a run's manifest, whole or not at all, with secrets removed; the rubric is the user's own text and is not changed.
 
     Raises:
         OSError: The folder cannot be written.
@@ -269,13 +272,13 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 LABEL_COLUMNS = tuple(field.name for field in fields(Label))
 _ROWS_AT_ONCE = 4_000
-"""Labels that are turned into a table in one go."""
+"""Labels that are converted into a table at a time."""
 
 
 @cache
 def parquet_schema() -> pyarrow.Schema:
-    """The columns of `labels.parquet`, those of `Label`, with their types. Loads what writes them, which takes longer than writing."""
-    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # arrow's own takes 13 MB for itself
+    """The columns of `labels.parquet`, which are those of `Label`, with their types. Also imports the writer, which is slow."""
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # arrow's own pool takes 13 MB
     import pyarrow.parquet  # pyright: ignore[reportUnusedImport]  loaded ahead
 
     types = {"int": pyarrow.int64(), "float": pyarrow.float64(), "bool": pyarrow.bool_(), "str": pyarrow.string()}
@@ -284,7 +287,7 @@ def parquet_schema() -> pyarrow.Schema:
 
 
 def write_label_table(path: Path, labels: Iterable[Label]) -> None:
-    """Write a file of labels in their order, without holding them whole.
+    """Write labels to a parquet file in their given order, without holding all of the table in memory.
 
     Raises:
         OSError: The file cannot be written.
@@ -299,7 +302,7 @@ def write_label_table(path: Path, labels: Iterable[Label]) -> None:
 
 
 def _column(values: list[Any], of: pyarrow.DataType) -> pyarrow.Array:
-    """An array built from its buffers: `pyarrow.array` would import pandas to check the type of its input."""
+    """An array built from its buffers, because `pyarrow.array` would import pandas to check the type of its input."""
     import numpy as np
     import pyarrow
 
@@ -318,10 +321,10 @@ def _column(values: list[Any], of: pyarrow.DataType) -> pyarrow.Array:
 
 
 def find_run(ref: str, runs_dir: Path = Path("runs")) -> Path:
-    """The folder of a run that a user names by its path or by its name under `runs/`.
+    """The folder of a run that a user names by its path or by its name under `runs_dir`.
 
     Raises:
-        DataError: There is none.
+        DataError: There is no such run.
     """
     advice = "give the folder that `relabel run --out` wrote"
     try:
@@ -353,26 +356,26 @@ def _failure(line: bytes, number: int, path: Path) -> Failure:
 
 
 def read_failures(folder: Path) -> list[Failure]:
-    """The missing labels that a run folder names.
+    """The missing labels listed in a run folder; empty if it has no such list.
 
     Raises:
-        DataError: A line of them is damaged.
+        DataError: The list cannot be read, or a line of it is damaged.
     """
     path = folder / "failures.jsonl"
     if not path.exists():
         return []
     require_own(path)
     with os_errors(f"{path} cannot be read", "check the folder"):
-        # Not by splitlines, which also cuts at characters that stand plainly in JSON, such as U+2028 in a refusal.
+        # Not splitlines on text: it also splits at characters that JSON leaves unescaped, such as U+2028 in a refusal.
         lines = path.read_bytes().split(b"\n")
     return [_failure(line, number, path) for number, line in enumerate(lines, start=1) if line.strip()]
 
 
 def read_label_file(folder: Path, columns: Sequence[str] | None = None) -> pyarrow.Table:
-    """The labels of a run folder, unchanged, or some of their columns.
+    """The labels of a run folder as they are in the file: all columns, or only `columns`.
 
     Raises:
-        DataError: They are missing, damaged, or lack a column.
+        DataError: The file is missing, is damaged, or lacks one of `columns`.
     """
     import pyarrow
     import pyarrow.parquet as pq

@@ -1,4 +1,4 @@
-"""A rubric: the question, its labels and what they mean, as data from a YAML file."""
+"""Rubrics: the question, its labels and their meaning, as data from a YAML file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Measure = Literal["alpha", "beta", "gamma"]
 Unit = Literal["task", "occupation"]
 """What a rubric labels: task statements, or occupations as a whole."""
 AUTOMATION = "automation"
-"""The setting that asks how much of a task a model could do by itself: another question than exposure, without codes."""
+"""The setting that asks how much of a task a model could do by itself: not a question about exposure, so it has no codes."""
 CODES: tuple[Code, ...] = ("E0", "E2", "E1")
 """The published codes, in order of exposure."""
 _ADVICE = {"missing": "add it", "extra_forbidden": "remove it, or correct its name"}
@@ -38,7 +38,7 @@ class Setting(_Part):
     """One setting of a rubric: what the worker can use, and the question asked.
 
     Attributes:
-        anchors: What each label means under this setting, where that differs from setting to setting.
+        anchors: What each label means in this setting, if that differs between settings.
     """
 
     question: str = Field(min_length=1)
@@ -57,25 +57,25 @@ class Example(_Part):
 
 
 class RationaleRule(_Part):
-    """The instruction for a rationale."""
+    """The instruction for a rationale: the number of words that it may have."""
 
     max_words: int = Field(ge=1, le=1000)
 
 
 NOT_TRIED = "not tried against people's labels"
-"""How a rubric is marked that was never compared with people's judgement."""
+"""Mark of a rubric that was never compared with people's judgement."""
 Share = Annotated[float, Field(ge=0, le=1, strict=False)]
-"""A share, 0-1; YAML reads a bare 0 or 1 as a whole number."""
+"""A share, 0-1; not strict, because YAML reads a bare 0 or 1 as a whole number."""
 Kappa = Annotated[float, Field(ge=-1, le=1, strict=False)]
 
 
 class Agreement(_Part):
-    """How labels under a rubric compare with one reference set, on the same tasks.
+    """Comparison of labels under a rubric with one reference set, on the same tasks.
 
     Attributes:
-        people: Whether the reference labels are people's.
-        n: Tasks compared, where not all.
-        rates: Share that the reference labels exposed, by setting.
+        people: Whether people gave the reference labels.
+        n: Number of tasks compared, if not all.
+        rates: Share of tasks (0-1) that the reference set labels exposed, by setting.
         kappa: Cohen's kappa with the reference, by setting (`strict`, `with-tools`, `three-way`).
     """
 
@@ -92,13 +92,13 @@ class Study(_Part):
         study: Name of the trial.
         raters: Who labelled.
         when: Date or month.
-        tasks: Which tasks, and how they were drawn.
-        n: How many.
+        tasks: Which tasks were labelled, and how they were drawn.
+        n: Number of tasks.
         labels: Where the labels are kept.
-        rates: Share labelled exposed, by setting.
-        golds: Comparison by the name of the reference set.
+        rates: Share of tasks (0-1) labelled exposed, by setting.
+        golds: Comparisons by the name of the reference set.
         limits: What the trial does not show.
-        wording: Which words were tried: `Rubric.wording` of the rubric then. Without it, nothing tells whether they changed.
+        wording: The `Rubric.wording` that was tried. If empty, it is not known whether the wording has changed since.
     """
 
     study: str = Field(min_length=1)
@@ -113,7 +113,7 @@ class Study(_Part):
     wording: str = ""
 
     def in_words(self) -> str:
-        """The trial in a line."""
+        """The trial in one line of text."""
         shares = {gold: found.rates for gold, found in self.golds.items()}
         kappa = {gold: found.kappa for gold, found in self.golds.items()}
 
@@ -130,27 +130,27 @@ class Study(_Part):
 
 
 class Rubric(_Part):
-    """A question with its labels, settings, worked examples, and the way from labels to codes and measures.
+    """A question with its labels, settings and worked examples, and rules that turn labels into codes and measures.
 
     Attributes:
         id: Short name.
-        version: Counts up with each change of wording or meaning.
-        title: What the rubric asks, in a line.
-        unit: What is labelled. Tasks get codes and measures from their labels; the labels of occupations are ratings,
-            whole numbers that rise, and have neither.
-        prompt: The template that asks it: a name under `prompts/`, or a path.
+        version: Raised with each change of wording or meaning.
+        title: What the rubric asks, in one line.
+        unit: What is labelled. Labels of tasks lead to codes and measures; labels of occupations are ratings, rising whole
+            numbers, and have neither.
+        prompt: The template of the question: a name under `prompts/`, or a path.
         definition: What the labels mean, for all settings.
-        labels: Meaning by label, for tasks from the most to the least exposed; the order is shown to the model, and
-            where repeats tie, the later label counts.
+        labels: Meaning by label, for tasks from the most to the least exposed. The model is shown this order, and if
+            samples tie, the later label counts.
         settings: The settings by name; each is one question per task or occupation.
         examples: Worked examples, shown to the model.
         rationale: The instruction for a rationale.
-        codes: For each published code the labels by setting that lead to it; the first that fits counts. A rubric of the
-            one setting `automation` has neither codes nor measures.
-        incoherent: A pair of labels that contradicts itself; it is counted and listed for review.
+        codes: For each published code, the labels by setting that lead to it; the first code that fits counts. A rubric
+            whose only setting is `automation` has neither codes nor measures.
+        incoherent: A pair of labels that contradict each other, by setting; such tasks are counted and listed for review.
         measures: Value (0-1) by measure and code.
-        validity: Trials of the rubric against reference labels. They change no request.
-        source: The file that the rubric was read from.
+        validity: Trials of the rubric against reference labels; not part of any request.
+        source: Name of the file that the rubric was read from.
         sha256: Hash of that file without its block `validity`.
     """
 
@@ -189,7 +189,7 @@ class Rubric(_Part):
         for name, setting in self.settings.items():
             if setting.anchors is not None and tuple(setting.anchors) != tuple(self.labels):
                 raise ValueError(f"settings.{name}.anchors: must name each label once, in their order ({shown})")
-        # What is added up must be numbers, and a scale that is shown out of order misleads.
+        # Ratings are averaged, so they must be numbers, and a scale shown out of order would mislead.
         if self.unit == "occupation" and not _rise(tuple(self.labels)):
             raise ValueError(f"labels: ratings of occupations are whole numbers that rise, such as 1 to 5, not {shown}")
 
@@ -250,25 +250,25 @@ class Rubric(_Part):
 
     @property
     def wording(self) -> str:
-        """First 16 digits of the sha256 of what a model is shown: all but name, version, title, codes and trials."""
+        """Hash of what a model is shown: 16 hexadecimal digits that id, version, title, codes and trials do not change."""
         shown = self.model_dump(include={"prompt", "definition", "labels", "settings", "examples", "rationale"})
         return hashlib.sha256(json.dumps(shown).encode()).hexdigest()[:16]
 
     @property
     def tried(self) -> bool:
-        """Whether labels under this rubric's present wording have been compared with people's."""
+        """Whether labels under this rubric have been compared with people's, in its present wording as far as recorded."""
         known = [study for study in self.validity if study.wording in {"", self.wording}]
         return any(gold.people for study in known for gold in study.golds.values())
 
     def validity_in_words(self) -> list[str]:
-        """What is known of the rubric's validity: one line a trial, and a mark where no trial compares it with people."""
+        """What is known of the rubric's validity: one line per trial, and `NOT_TRIED` if it is not `tried`."""
         notes = {self.wording: "", "": " (the trial does not record which wording it tried)"}
         other = " (a trial of another wording: this one may do better or worse)"
         known = [study.in_words() + notes.get(study.wording, other) for study in self.validity]
         return known if self.tried else [*known, NOT_TRIED]
 
     def code(self, labels: Mapping[str, str]) -> Code | None:
-        """The published code of a task from its labels by setting; None while labels are missing."""
+        """The published code of a task from its labels by setting; None if no code fits, as when labels are missing."""
         for code, conditions in self.codes.items():
             if all(labels.get(setting) == label for setting, label in conditions.items()):
                 return code
@@ -276,25 +276,25 @@ class Rubric(_Part):
 
 
 class Order(NamedTuple):
-    """The order in which a rubric's labels and worked examples are shown: the labels, and the examples by their place."""
+    """An order in which to show a rubric's labels and worked examples; examples are given by their index in the rubric."""
 
     labels: tuple[str, ...]
     examples: tuple[int, ...]
 
 
 def orders(rubric: Rubric, variants: int, *, seed: int, examples: bool = True) -> tuple[Order, ...]:
-    """Orders to show a rubric in: its own first, then others drawn at random, each once.
+    """Different orders in which to show a rubric: its own first, then others drawn at random.
 
-    The labels of occupations are ratings that rise, and keep their order.
+    The labels of occupations are rising ratings, so they keep their order.
 
     Args:
         rubric: The rubric.
-        variants: How many orders.
-        seed: Seed of the draw; with one seed, more orders begin with the same ones.
+        variants: Number of orders.
+        seed: Seed of the draw; with the same seed, a longer result begins with the shorter one.
         examples: Whether the examples are shown.
 
     Raises:
-        UsageError: There are not so many.
+        UsageError: The rubric has fewer orders than that.
     """
     own = Order(tuple(rubric.labels), tuple(range(len(rubric.examples))))
     move_labels, move_examples = rubric.unit == "task", examples and len(rubric.examples) > 1
@@ -314,7 +314,7 @@ def orders(rubric: Rubric, variants: int, *, seed: int, examples: bool = True) -
 
 
 def reordered(rubric: Rubric, order: Order) -> Rubric:
-    """A rubric as it is shown in an order; its hash names the order too."""
+    """The rubric with labels and examples in another order; its hash covers the order too, unless it is the rubric's own."""
     if order == Order(tuple(rubric.labels), tuple(range(len(rubric.examples)))):
         return rubric
     return rubric.model_copy(
@@ -362,7 +362,7 @@ def rubric_names() -> list[str]:
 
 
 _VALIDITY = re.compile(rb"^validity:.*\n?(?:(?:[ \t#-].*|\r?)(?:\n|\Z))*", re.MULTILINE)
-"""The block of a file that says what is known of the rubric, which is not part of the question."""
+"""The block `validity` of a file, which is not part of the question."""
 
 
 def load_rubric(ref: str) -> Rubric:
@@ -390,7 +390,7 @@ def load_rubric(ref: str) -> Rubric:
         reason = plain_fault(first)
         if trap := yaml_trap(first):
             reason += trap
-        elif first["type"] != "value_error":  # a rule of ours says itself what holds
+        elif first["type"] != "value_error":  # messages of our own rules already say what to do
             reason += f"; {_ADVICE.get(first['type'], 'correct it')}"
         raise RubricError(f"{path}: {where + ': ' if where else ''}{reason}") from error
     _refuse_copied_name(path, rubric)
@@ -398,7 +398,7 @@ def load_rubric(ref: str) -> Rubric:
 
 
 def _refuse_copied_name(path: Path, rubric: Rubric) -> None:
-    """Make sure that a file whose text is not one of ours does not go by its id and version: labels would be mistaken."""
+    """Refuse a file that has the id and version of one of our rubrics but another text: its labels would be mistaken for ours."""
     folder = asset_dir("rubrics")
     if path.resolve().parent == folder.resolve():
         return
@@ -421,15 +421,15 @@ _NAME = re.compile(r"[a-z][a-z0-9-]*")
 
 
 def new_rubric(name: str, base: str = "exposure") -> str:
-    """The text of a new rubric: that of another one under an id of its own, without what trials have shown of it.
+    """The YAML text of a new rubric: a copy of another one with its own id, as version 1, without its trials.
 
     Args:
-        name: Its id.
-        base: The other rubric, as for `load_rubric`.
+        name: Id of the new rubric.
+        base: The rubric to copy, as for `load_rubric`.
 
     Raises:
-        RubricError: The other rubric does not exist or is malformed.
-        UsageError: The name is not an id, or one of relabel's.
+        RubricError: The rubric to copy does not exist or is malformed.
+        UsageError: The name is not a valid id, or is the name of one of relabel's rubrics.
     """
     if not _NAME.fullmatch(name) or name in rubric_names():
         known = ", ".join(rubric_names())
@@ -448,11 +448,11 @@ _IDLE = re.compile(
 
 
 _ALIKE = 0.6
-"""Share of words in common from which two statements count as one task; the shipped examples reach .38 at most."""
+"""Share of common words at which two statements count as the same task; the shipped examples reach .38 at most."""
 
 
 _CONTAINED = 0.85
-"""Share of the words of the shorter statement from which it counts as a part of the other: cut short, or with a clause in front."""
+"""Share of the words of the shorter statement at which it counts as part of the other: shortened, or with a clause added."""
 _FEWEST_WORDS = 5
 
 
@@ -473,15 +473,15 @@ _MOSTLY_NEGATIVE = 2 / 3
 
 
 def rubric_warnings(rubric: Rubric, tasks: Mapping[str, Iterable[str]]) -> list[str]:
-    """What a rubric's text lets one expect to go wrong, before anything is labelled with it.
+    """Problems to expect from a rubric's text, found before anything is labelled with it.
 
     Args:
         rubric: A rubric.
         tasks: Texts of the tasks of reference labels, by the name of their list.
 
     Returns:
-        One sentence each: a setting whose worked examples all have one label; an example that repeats a task of reference
-        labels, by its words; a setting whose text names little but what the help cannot do.
+        One sentence for each setting whose worked examples all have the same label, for each setting whose text mainly says
+        what the help cannot do, and for each example that is too similar to a task of reference labels.
     """
     found: list[str] = []
     for setting, asked in rubric.settings.items():
@@ -505,9 +505,9 @@ def rubric_warnings(rubric: Rubric, tasks: Mapping[str, Iterable[str]]) -> list[
 
 
 def _clauses(text: str) -> Iterator[bool]:
-    """For each part of a text between commas and full stops, whether it says what is not so.
+    """For each part of a text between commas, `and` and the ends of clauses, whether it is negative.
 
-    A negation holds to the end of its sentence (`cannot see images, open files, or search`), and for what is listed before it
+    A negation applies to the rest of its clause (`cannot see images, open files, or search`), and also to a list before it
     (`images, files and the web are out of its reach`).
     """
     for sentence in _BUT.split(" ".join(text.casefold().split()) + " "):
@@ -519,7 +519,7 @@ def _clauses(text: str) -> Iterator[bool]:
 
 
 def _words(text: str) -> frozenset[str]:
-    """The words that carry the meaning, cut to their stems."""
+    """The words that carry the meaning, cut to six letters."""
     return frozenset(word[:6] for word in re.findall(r"\w+", text.casefold()) if not _IDLE.fullmatch(word))
 
 

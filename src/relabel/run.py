@@ -1,7 +1,7 @@
-"""A run as evaluation, scoring and publishing read it; `relabel.manifest` has its folder.
+"""A run as evaluation, scoring and publishing read it; `relabel.manifest` reads and writes its folder.
 
-Labels are checked against the rubric, decided between samples, and given the published code and measures of each task.
-Published label sets such as `eloundou-2023:gpt4` are read as runs too.
+Labels are checked against the rubric; several samples of a task are reduced to one label; labels are turned into published codes
+and measures. Published label sets such as `eloundou-2023:gpt4` are read as runs too.
 """
 
 from __future__ import annotations
@@ -42,27 +42,29 @@ if TYPE_CHECKING:
 
 
 _OF_OLD = {"variant": 0, "repaired": False, "unwrapped": False, "reasoning_tokens": 0}
-"""What columns hold that a run was made before."""
+"""Values of columns that are missing because the run is older than they are."""
 
 
 LABELS = ("task_id", "onet_soc_code", "setting", "sample", "label", "request_key")
-"""What every label table must hold, none but `request_key` with gaps; other columns of `Label` may be missing values."""
+"""Columns that every label table must have, without gaps except in `request_key`; other columns of `Label` may be absent."""
 _LABEL_KEY = ["onet_soc_code", "task_id", "setting", "sample"]
 
 
 def checked_label_table(table: pyarrow.Table, rubric: Rubric, path: Path | str) -> pd.DataFrame:
-    """Labels of a run folder as a table.
+    """Labels of a run folder as a table, checked against their rubric.
 
     Args:
-        table: The labels as they stand in the file.
+        table: The labels as read from the file.
         rubric: The rubric that they were given under.
-        path: The file, or what to call the labels, for messages.
+        path: The file, or a name for the labels in messages.
 
     Returns:
-        One row a label, the columns of `Label`; what the file lacks beside the columns of `LABELS` is missing.
+        One row per label with the columns of `Label`; columns that the file does not have are filled with missing values
+        or, for an older run, with what they would have held.
 
     Raises:
-        DataError: It is not a table of labels, or holds a label or setting that the rubric lacks.
+        DataError: It is not a table of labels, labels something twice, or holds a label or setting that is not in the
+            rubric.
     """
     labels = _whole(table, path)
     if (labels["sample"] < 0).any():
@@ -70,7 +72,7 @@ def checked_label_table(table: pyarrow.Table, rubric: Rubric, path: Path | str) 
     for row in labels[labels.duplicated(_LABEL_KEY)].head(1).to_dict("records"):
         twice_as = f"in the setting {row['setting']} as sample {row['sample']}"
         raise _no_table(path, f"{_unit(row, rubric)} has two labels {twice_as}")
-    # What reads labels asks whether they are the ones it knows: all else would count as their opposite.
+    # Code that reads labels tests for the ones it knows, so that any other label would count as the opposite.
     known = labels["label"].isin(list(rubric.labels)) & labels["setting"].isin(list(rubric.settings))
     for row in labels[~known].head(1).to_dict("records"):
         setting, unit = row["setting"], _unit(row, rubric)
@@ -83,7 +85,7 @@ def checked_label_table(table: pyarrow.Table, rubric: Rubric, path: Path | str) 
 
 
 def _whole(table: pyarrow.Table, path: Path | str) -> pd.DataFrame:
-    """The columns of `Label`, of the types that a run is written with; those that `LABELS` does not ask for may lack."""
+    """The columns of `Label`, with the types that a run is written with; only those in `LABELS` must be in `table`."""
     columns: dict[str, pyarrow.ChunkedArray | pyarrow.Array] = {}
     for field in parquet_schema():
         name = field.name
@@ -95,7 +97,7 @@ def _whole(table: pyarrow.Table, path: Path | str) -> pd.DataFrame:
         column = table[name]
         if name in LABELS and name != "request_key" and column.null_count:
             raise _no_table(path, f"its column {name} is empty in {column.null_count} of {len(table)} rows")
-        # Texts that all rests on are taken as they are: an id that became a number would match no task.
+        # Required texts are not converted: an id that was read as a number would match no task.
         taken = str(column.type) in ("string", "large_string", "null")
         if name in LABELS and field.type == pyarrow.string() and not taken:
             raise _no_table(path, f"its column {name} holds {column.type}, not text")
@@ -120,19 +122,17 @@ _READINGS = {"strict": "strict", "with_tools": "with-tools"}
 
 
 _NEEDS: Mapping[Measure, set[str]] = {"alpha": {"E1"}, "beta": {"E1", "E2"}, "gamma": {"E2"}}
-"""Codes that a rubric must have for a measure to say anything: without E2, gamma would repeat alpha."""
+"""Codes that a rubric must have for a measure to be meaningful: without E2, gamma would equal alpha."""
 
 
 def is_cached_repeat(labels: pd.DataFrame) -> pd.Series:
-    """Samples of a question that a gateway's cache answered with an earlier one of them.
-
-    See `relabel.labels.cached_repeats`.
+    """Samples that a gateway's cache answered with an earlier answer to the same question; see `relabel.labels.cached_repeats`.
 
     Args:
-        labels: Table of labels, `relabel.labels.LABELS`.
+        labels: Table of labels with the columns `LABELS`.
 
     Returns:
-        True for each such sample but the first, index of the table.
+        True for each sample that repeats an earlier one, with the index of the table.
     """
     if "answer_id" not in labels or labels["answer_id"].isna().all() or not (labels["sample"] > 0).any():
         return pd.Series(False, index=labels.index)
@@ -145,21 +145,21 @@ def is_cached_repeat(labels: pd.DataFrame) -> pd.Series:
 def decided(rubric: Rubric, labels: pd.DataFrame) -> pd.DataFrame:
     """One label per task and setting: the most frequent over samples.
 
-    A tie takes the label that comes later in the rubric, which is the less exposed one.
+    In a tie, the label that comes later in the rubric is taken, for tasks the less exposed one.
 
     Args:
         rubric: The rubric that the labels were given under.
-        labels: Table of labels, `relabel.labels.LABELS`.
+        labels: Table of labels with the columns `LABELS`.
 
     Returns:
-        Columns `task_id, onet_soc_code`, and one column a setting with its label, missing where there is none.
+        Columns `onet_soc_code, task_id`, and one column per setting with the label, missing where there is none.
     """
     order = {label: rank for rank, label in enumerate(rubric.labels)}
     keys = ["onet_soc_code", "task_id", "setting"]
     if labels.duplicated(keys).any():
         votes = labels.groupby([*keys, "label"], sort=False).size().rename("votes").reset_index()
         votes["rank"] = votes["label"].map(order)
-        # A label without a rank, in tables that were put together by hand, wins no tie.
+        # A label without a rank, which only a hand-made table can have, wins no tie.
         labels = votes.sort_values([*keys, "votes", "rank"], na_position="first").drop_duplicates(keys, keep="last")
     wide = labels.pivot(index=keys[:2], columns="setting", values="label")
     wide = wide.reindex(columns=list(rubric.settings))
@@ -168,17 +168,17 @@ def decided(rubric: Rubric, labels: pd.DataFrame) -> pd.DataFrame:
 
 
 def coded(rubric: Rubric, labels: pd.DataFrame) -> pd.DataFrame:
-    """The published code of each task, and both readings of it.
+    """The published code of each task, and its two readings: exposed to the model alone, and to the model with tools.
 
     Args:
-        rubric: The rubric that the labels were given under; it labels tasks.
-        labels: Table of labels, `relabel.labels.LABELS`.
+        rubric: The rubric that the labels were given under; its unit is the task.
+        labels: Table of labels with the columns `LABELS`.
 
     Returns:
-        One row a task, sorted by code and id: `task_id, onet_soc_code, code` (E0, E1, E2; missing while any of the
-        rubric's settings has no label, because codes of half-answered tasks would all be E1), `strict` and
-        `with_tools` (nullable booleans; those of the answers themselves, so that an incoherent pair shows; a
-        rubric without the code E2 gives no `with_tools`, one without E1 no `strict`), `incoherent` (bool).
+        One row per task, sorted by occupation code and id: `task_id, onet_soc_code`; `code` (E0, E1 or E2; missing if any
+        of the rubric's settings has no label, because the codes of half-answered tasks would all be E1); `strict` and
+        `with_tools` (nullable booleans, taken from the answers themselves, so that an incoherent pair remains visible; a
+        rubric without the code E2 gives no `with_tools`, one without E1 no `strict`); `incoherent` (bool).
     """
     table = decided(rubric, labels)
     answers = [table[setting].astype(object).where(table[setting].notna(), None) for setting in rubric.settings]
@@ -191,7 +191,7 @@ def coded(rubric: Rubric, labels: pd.DataFrame) -> pd.DataFrame:
         for column, setting in _READINGS.items():
             out[column] = (table[setting] == "exposed").astype("boolean").where(table[setting].notna())
     else:
-        # Without E2 among its codes a rubric says nothing about tools, without E1 nothing about the model alone.
+        # A rubric without the code E2 says nothing about tools; one without E1, nothing about the model alone.
         for column, known, exposed in (("strict", "E1", ["E1"]), ("with_tools", "E2", ["E1", "E2"])):
             out[column] = code.isin(exposed).astype("boolean").where(code.notna() & (known in rubric.codes))
     clash = rubric.incoherent
@@ -203,7 +203,7 @@ def missing_measures(rubric: Rubric, answered: Collection[str]) -> dict[Measure,
     """The measures that labels cannot give for any task, each with the reason in words.
 
     Args:
-        rubric: The rubric; it labels tasks.
+        rubric: The rubric; its unit is the task.
         answered: Settings that have labels.
     """
     unasked = [setting for setting in rubric.settings if setting not in answered]
@@ -213,7 +213,7 @@ def missing_measures(rubric: Rubric, answered: Collection[str]) -> dict[Measure,
             why = f"the rubric {rubric.id} has no code {code}, so it says nothing about {about}"
             missing |= {m: why for m in MEASURES if code in _NEEDS[m] and m not in missing}
     if unasked:
-        # What one setting alone settles, whatever the other answers would be.
+        # Some measures are determined by one setting alone, whatever the other answers would be.
         known = {name: setting in answered and setting in rubric.settings for name, setting in _READINGS.items()}
         either = {name: pd.array([True, False] if there else [None] * 2, "boolean") for name, there in known.items()}
         settled = measures_of(rubric, pd.DataFrame(either)).notna().all()
@@ -223,17 +223,17 @@ def missing_measures(rubric: Rubric, answered: Collection[str]) -> dict[Measure,
 
 
 def measures_of(rubric: Rubric, table: pd.DataFrame) -> pd.DataFrame:
-    """The values (0-1) of the measures by task, as the rubric gives them to codes.
+    """The values (0-1) of the measures by task, as the rubric assigns them to codes.
 
-    Both readings make a code, and an incoherent pair is E1. One reading alone settles a measure where all coherent codes
-    that share the reading have one value: the strict reading alpha, the reading with tools gamma.
+    The two readings together determine the code; an incoherent pair is E1. One reading alone determines a measure if all
+    coherent codes with that reading have the same value: the strict reading alpha, the reading with tools gamma.
 
     Args:
         rubric: The rubric.
-        table: Nullable booleans `strict` and `with_tools`.
+        table: Nullable booleans `strict` and `with_tools`, one row per task.
 
     Returns:
-        Columns `alpha, beta, gamma`, float64, missing where the readings do not settle them; index of the table.
+        Columns `alpha, beta, gamma`, float64, missing where the readings do not determine them; index of the table.
     """
     no_yes_unknown = [table[name].astype("boolean").to_numpy(dtype=np.intp, na_value=2) for name in _READINGS]
     values: dict[str, np.ndarray] = {}
@@ -261,7 +261,7 @@ class Run:
         ref: How the user named it.
         folder: Its folder; None for a published set.
         manifest: What was done.
-        labels: Table of labels, `relabel.labels.LABELS`.
+        labels: Table of labels with the columns `LABELS`.
     """
 
     ref: str
@@ -271,7 +271,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Its name, the same on every machine: that of its folder, or of the published set."""
+        """Its name, which is the same on every machine: the name of its folder or of the published set."""
         return self.ref if self.folder is None else self.folder.resolve().name
 
     @property
@@ -280,18 +280,18 @@ class Run:
         return self.manifest.rubric
 
     def failures(self) -> list[Failure]:
-        """The missing labels that the run folder names.
+        """The missing labels, as listed in the run folder; none for a published set.
 
         Raises:
-            DataError: A line of them is damaged.
+            DataError: A line of the list is damaged.
         """
         return [] if self.folder is None else read_failures(self.folder)
 
     def own_task_list(self) -> str | None:
-        """The task list that the run was made from, as for `relabel.task.task_table`; None for a file that is gone.
+        """The task list that the run was made from, as for `relabel.task.task_table`; None if it was a file that is now missing.
 
-        A user's own file counts only if it is still the file that the run was made from: under the path that the run was
-        given, or under its name alone, which is all that a run of imported labels keeps.
+        A user's own file counts only if it is unchanged. It is looked for under the path that the run was given, or under
+        its name alone, which is all that a run of imported labels keeps.
         """
         if self.manifest.tasks != TASK_FILE and not is_table_file(self.manifest.tasks):
             return self.manifest.tasks
@@ -305,12 +305,12 @@ class Run:
 
     @property
     def list_name(self) -> str:
-        """What its task list is called; for a user's own file its name where the manifest keeps no path."""
+        """The name or path of its task list; for a user's own file, only its name if the manifest keeps no path."""
         names = [self.manifest.tasks, *(use.file for use in self.manifest.sources if use.source == TASK_FILE)]
         return next((name for name in names if name != TASK_FILE), TASK_FILE)
 
     def require_tasks(self) -> None:
-        """Make sure that the run labelled tasks, and did not rate occupations.
+        """Make sure that the run labelled tasks.
 
         Raises:
             UsageError: It rated occupations.
@@ -322,12 +322,12 @@ class Run:
             )
 
     def answers(self) -> pd.DataFrame:
-        """Its labels without samples that a gateway's cache answered with an earlier one; see `is_cached_repeat`."""
+        """Its labels without samples for which a gateway's cache repeated an earlier answer; see `is_cached_repeat`."""
         return self.labels[~self._cached_repeats] if self._cached_repeats.any() else self.labels
 
     @property
     def repeats_from_cache(self) -> int:
-        """Samples that a gateway's cache answered with an earlier one."""
+        """Number of samples for which a gateway's cache repeated an earlier answer."""
         return int(self._cached_repeats.sum())
 
     @cached_property
@@ -335,16 +335,16 @@ class Run:
         return is_cached_repeat(self.labels)
 
     def models(self) -> dict[str, int]:
-        """Labels by the model that the provider says answered, most first; empty where it says nothing."""
+        """Number of labels by the model that the provider names in its replies, largest first; empty if it names none."""
         if "model_returned" not in self.labels or self.labels["model_returned"].isna().all():
             return {}
         found = self.labels["model_returned"].fillna("unknown").value_counts()
         return {str(model): int(count) for model, count in found.items()}
 
     def warnings(self) -> list[str]:
-        """What must be known before the run's figures are read, one sentence each; empty for most runs."""
+        """Warnings for readers of the run's figures, one or more sentences each; most runs have none."""
         said: list[str] = []
-        # A carried run has the labels of several on purpose.
+        # A run carried to another release may have labels of several models on purpose.
         if len(models := self.models()) > 1:
             parts = "labels by model: " + ", ".join(f"{model}: {count:,}" for model, count in models.items())
             said.append(f"{len(models)} models answered this run ({parts}); see `relabel eval --by-model`.")
@@ -357,11 +357,11 @@ class Run:
         return said
 
     def frame(self) -> pd.DataFrame:
-        """Its labels: one row a task, setting and sample."""
+        """Its labels, one row per task, setting and sample, without samples repeated by a gateway's cache."""
         return self.answers().copy()
 
     def wide(self) -> pd.DataFrame:
-        """One row a task: the label in each setting, and `code`, what they come to, for a rubric that labels tasks."""
+        """One row per task with its label in each setting; for a rubric that labels tasks, also their published `code`."""
         table = self.decided()
         if self.rubric.unit != "task":
             return table
@@ -369,19 +369,19 @@ class Run:
         return table.merge(self.coded()[[*keys, "code"]], on=keys, how="left")
 
     def evaluate(self, gold: Gold | str | None = None, **options: Any) -> EvalDocument:
-        """How far it agrees with a gold, by default the one for its tasks; options and errors as of `relabel.evaluate`."""
+        """Its agreement with a gold, by default the one for its tasks; options and errors as for `relabel.evaluate`."""
         import relabel
 
         return relabel.evaluate(self, gold, **options)
 
     def score(self, **choices: Any) -> ScoreTable:
-        """Its scores of occupations; choices and errors as of `relabel.score_table`."""
+        """Its scores of occupations; choices and errors as for `relabel.score_table`."""
         import relabel
 
         return relabel.score_table(self, **choices)
 
     def _repr_html_(self) -> str:
-        """For notebooks: whose labels they are, and how often each was given."""
+        """For notebooks: what the run is, and how often each label was given."""
         made = self.manifest
         facts = {
             "run": self.name,
@@ -398,10 +398,10 @@ class Run:
         return decided(self.rubric, self.answers())
 
     def coded(self) -> pd.DataFrame:
-        """The published code of each task, and both readings of it; see `coded`.
+        """The published code of each task, and its two readings; see `coded`.
 
         Returns:
-            One row a task, sorted by code and id: `task_id, onet_soc_code, code, strict, with_tools, incoherent`.
+            One row per task, sorted by occupation code and id: `task_id, onet_soc_code, code, strict, with_tools, incoherent`.
 
         Raises:
             UsageError: The run rated occupations.
@@ -424,10 +424,10 @@ class Run:
 
 
 def changed_rubrics(*given: Run | None) -> list[str]:
-    """What must be said first of runs whose rubric was changed without a new id or version, if anything.
+    """Warnings about runs whose rubric was changed without a new id or version; empty if there are none.
 
-    Rubrics are told apart by the hash of their file. Each run's is compared with the other runs' and with the one that is
-    shipped under its id.
+    Rubrics are compared by the hash of their file: each run's with those of the other runs, and with the one that relabel
+    ships under its id.
     """
     said: list[str] = []
     runs = [run for run in given if run is not None]
@@ -464,11 +464,11 @@ def open_run(ref: str, *, runs_dir: Path = Path("runs")) -> Run:
     """Open a run.
 
     Args:
-        ref: A folder, a name under `runs/`, or a published set from `PUBLISHED`, or `sample` (the sample's gold).
-        runs_dir: Where names are looked up.
+        ref: A folder, a name under `runs_dir`, a published set from `PUBLISHED`, or `sample` (the sample's gold).
+        runs_dir: Folder in which names are looked up.
 
     Raises:
-        DataError: There is no such run, or its folder is damaged, or holds a label or setting that its rubric lacks.
+        DataError: There is no such run, its folder is damaged, or it holds a label or setting that is not in its rubric.
     """
     if ref in PUBLISHED or ref == "sample":
         return _published(ref)

@@ -1,4 +1,4 @@
-"""A task: one O*NET task statement, or for rubrics that rate occupations one occupation, and the lists of them."""
+"""Tasks and lists of tasks. A task is one O*NET task statement, or for rubrics that rate occupations, one occupation."""
 
 from __future__ import annotations
 
@@ -26,41 +26,42 @@ if TYPE_CHECKING:
     import pandera.pandas as pa
 
 TASK_KEY = ["onet_soc_code", "task_id"]
-"""Columns that name a task together: one id may stand for tasks of several occupations. A list, as pandas takes no other."""
+"""Columns that together identify a task: one id may occur in several occupations. A list, because pandas accepts nothing else."""
 
 TASK_COLUMNS = ("task_id", "onet_soc_code", "title", "text", "task_type", "importance")
-"""Columns of a task table; `importance` is IM on 1-5, or on the positive scale that a user's file declares; missing where a task is unrated."""
+"""Columns of a task table; `importance` is IM (1-5), or on the positive scale that a user's file declares; missing if unrated."""
 
 OCCUPATION_COLUMNS = ("onet_soc_code", "title", "description")
 """Columns of a list of occupations."""
 
 TASK_LISTS = ("onet-30.2", "onet-29.1", "eloundou-2023", "sample")
-"""Task lists that go by name; a release of O*NET in a user's own registry joins them."""
+"""Task lists that are known by name, in addition to releases of O*NET in a user's own registry."""
 
 _IM = (1.0, 5.0)
 _SCALE = re.compile(r"importance[\s_(]*(\d+(?:\.\d+)?)\s*(?:-|–|_|to)\s*(\d+(?:\.\d+)?)\)?", re.IGNORECASE)
-"""A column of importance that declares another scale than O*NET's, such as `importance 0-100`."""
+"""Name of an importance column that declares a scale other than O*NET's, such as `importance 0-100`."""
 
 Columns = Mapping[str, Sequence[Any]]
-"""A table as its columns."""
+"""A table as a mapping from column names to columns."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """One task statement of one occupation; where occupations are rated, the occupation itself.
+    """One task statement of one occupation; if occupations are rated, the occupation itself.
 
-    An occupation goes by its O*NET-SOC code as `task_id`, with its description as `text`.
+    An occupation has its O*NET-SOC code as `task_id` and its description as `text`.
 
     Attributes:
         task_id: Identifier within its list, a string without a decimal part.
-        onet_soc_code: O*NET-SOC code of the occupation, such as `11-3051.00`; in a user's list perhaps of another classification.
+        onet_soc_code: O*NET-SOC code of the occupation, such as `11-3051.00`; in a user's list possibly a code of another
+            classification.
         title: Title of the occupation.
         text: The statement.
-        task_type: `Core` or `Supplemental`; None where the source has none.
-        importance: Mean importance rating (IM), 1-5, or on the scale of the user's list; None where unrated.
+        task_type: `Core` or `Supplemental`; None if the source has none.
+        importance: Mean importance rating (IM), 1-5, or on the scale of the user's list; None if unrated.
     """
 
-    # No pydantic model: 19,000 of them are made from columns that were checked already.
+    # Not a pydantic model: 19,000 of them are created from columns that have already been checked.
     task_id: str
     onet_soc_code: str
     title: str
@@ -71,7 +72,7 @@ class Task:
 
 @cache
 def task_schema() -> pa.DataFrameSchema:
-    """A task list as a table."""
+    """Schema of a task list as a table: columns `TASK_COLUMNS`, unique in `TASK_KEY`, at least one row."""
     import pandera.pandas as pa
 
     return pa.DataFrameSchema(
@@ -91,16 +92,16 @@ def task_schema() -> pa.DataFrameSchema:
 
 
 def task_table(ref: str, unit: Unit = "task") -> pd.DataFrame:
-    """Read a task list as a table, or a list of occupations where those are labelled.
+    """Read a task list as a table, or a list of occupations if those are labelled.
 
     Args:
-        ref: A name from `TASK_LISTS`, or the path of a CSV file with the columns of `TASK_COLUMNS` (`task_type` and
-            `importance` may be left out). Of occupations a release of O*NET, `sample`, or a CSV file with the columns of
-            `OCCUPATION_COLUMNS`.
+        ref: For tasks, a registered name (see `TASK_LISTS`), or the path of a CSV or Excel file with the columns of
+            `TASK_COLUMNS` (`task_type` and `importance` may be left out). For occupations, a release of O*NET, `sample`,
+            or the path of such a file with the columns of `OCCUPATION_COLUMNS`.
         unit: What is labelled. An occupation has its code as `task_id` and its description as `text`.
 
     Returns:
-        One row a task or an occupation, schema `task_schema`, in the order of the source.
+        One row per task or occupation, schema `task_schema`, in the order of the source.
 
     Raises:
         DataError: The list is unknown, or its file is missing or malformed.
@@ -142,23 +143,23 @@ def _columns(ref: str, unit: Unit) -> Columns:
 def load_tasks(
     ref: str, *, unit: Unit = "task", occupations: Sequence[str] = (), sample: int | None = None, seed: int = 0
 ) -> list[Task]:
-    """Load the tasks of a run, or the occupations where those are rated.
+    """Load the tasks of a run, or the occupations if those are rated.
 
-    A sample is the first `sample` tasks in the order of a hash of seed, code and id. It does not depend on the order
-    of the file, and with one seed a smaller sample is part of each larger one: growing it wastes no paid answer.
+    A sample consists of the first `sample` tasks in the order of a hash of seed, code and id. It does not depend on the order
+    of the file, and with the same seed, a smaller sample is part of every larger one, so that enlarging it wastes no paid answer.
 
     Args:
         ref: A list, as for `task_table`.
         unit: What the run's rubric labels.
-        occupations: O*NET-SOC codes to keep (`11-3051.00`, or `11-3051` for all of its detailed codes); none keeps all.
-        sample: Number of tasks to draw, uniformly without replacement.
+        occupations: O*NET-SOC codes to keep (`11-3051.00`, or `11-3051` for all of its detailed codes); empty keeps all.
+        sample: Number of tasks to draw, uniformly without replacement; None takes all.
         seed: Seed of the draw.
 
     Returns:
         The tasks, in the order of the source.
 
     Raises:
-        DataError: The list cannot be read, an occupation is not in it, or it holds fewer tasks than asked for.
+        DataError: The list cannot be read, an occupation is not in it, or it holds fewer tasks than the sample.
     """
     columns = _columns(ref, unit)
     rows = zip(*(columns[name] for name in TASK_COLUMNS), strict=True)
@@ -182,20 +183,20 @@ def load_tasks(
 
 
 def draw_sample(tasks: Sequence[Task], sample: int, seed: int) -> list[Task]:
-    """The first `sample` tasks in the order of a hash of seed, code and id; see `load_tasks`."""
+    """The first `sample` tasks in the order of a hash of seed, code and id, returned in their given order; see `load_tasks`."""
     digests = [hashlib.sha256(f"{seed}|{t.onet_soc_code}|{t.task_id}".encode()).digest() for t in tasks]
     chosen = sorted(range(len(tasks)), key=digests.__getitem__)[:sample]
     return [tasks[place] for place in sorted(chosen)]
 
 
 def is_onet_release(ref: str) -> bool:
-    """Whether a name is a registered release of O*NET, a user's own included."""
+    """Whether a name is a registered release of O*NET, in relabel's registry or in the user's own."""
     source = registry.load_registry().get(ref)
     return source is not None and all(source.find_role(role) is not None for role in ("tasks", "occupations"))
 
 
 def is_local(ref: str) -> bool:
-    """Whether a task list, by the name that a manifest has for it, can be read without fetching anything."""
+    """Whether a task list, named as in a manifest, can be read without fetching anything; False for a user's own file."""
     if ref == "sample":
         return True
     roles = {"labels"} if ref == LABELS_OF_2023 else {"tasks", "occupations", "task-ratings"}
@@ -205,7 +206,7 @@ def is_local(ref: str) -> bool:
 
 
 def local_tasks(ref: str) -> pd.DataFrame | None:
-    """A task list as a table, read once, if nothing needs to be fetched (`is_local`), else None; copy it before changing it."""
+    """A task list as a table if nothing needs to be fetched (`is_local`), else None. The table is cached: do not change it."""
     return _read_once(ref, settings()) if is_local(ref) else None  # pyright: ignore[reportArgumentType]  frozen models have a hash
 
 
@@ -215,24 +216,25 @@ def _read_once(ref: str, _where: Settings) -> pd.DataFrame:
 
 
 def onet_releases() -> list[str]:
-    """All registered releases of O*NET, a user's own last."""
+    """All registered releases of O*NET, those in the user's own registry last."""
     return [source for source in registry.load_registry() if is_onet_release(source)]
 
 
 def same_statement(one: str, other: str) -> bool:
-    """Whether two statements are the same task, however it was reworded: half of their words are common to both."""
+    """Whether two statements are probably the same task, perhaps reworded: at least half of all their words occur in both."""
     a, b = (set(re.findall(r"\w+", text.casefold())) for text in (one, other))
     return 2 * len(a & b) >= len(a | b)
 
 
 def disputed_titles(given: Iterable[tuple[str, str]]) -> str:
-    """Say which occupations of a user's list have a title without a word in common with O*NET's title of the code.
+    """Name the occupations of a user's list whose title has no word in common with O*NET's title of the same code.
 
     Args:
-        given: O*NET-SOC codes with the list's titles; none is disputed where those of O*NET 30.2 are not on this machine.
+        given: O*NET-SOC codes with the list's titles.
 
     Returns:
-        The first three in a sentence; empty where there are none. Codes that O*NET does not have are left out.
+        The first three in a sentence; empty if there are none, or if O*NET 30.2 is not on this machine. Codes that O*NET
+        does not have are skipped.
     """
     if not fetch.is_available("onet-30.2", "occupations"):
         return ""
@@ -251,12 +253,12 @@ def disputed_titles(given: Iterable[tuple[str, str]]) -> str:
 
 
 def _stems(title: str) -> set[str]:
-    """Beginnings of a title's words, by which singular and plural, noun and adjective are one."""
+    """The first four letters of a title's words, so that singular and plural, noun and adjective are the same."""
     return {word[:4] for word in re.findall(r"\b(?!(?:and|the|all|for)\b|othe|exce|with)\w{3,}", title.casefold())}
 
 
 def _read_list(path: Path, unit: Unit) -> Columns:
-    """A user's list of tasks, or of occupations, each of which goes by its code and has its description as text."""
+    """Read a user's list of tasks, or of occupations; an occupation has its code as id and its description as text."""
     by_code = unit == "occupation"
     needed = OCCUPATION_COLUMNS if by_code else TASK_COLUMNS[:4]
     must = ("title", "description") if by_code else ("task_id", "text")
@@ -277,7 +279,7 @@ def _read_list(path: Path, unit: Unit) -> Columns:
         row = {holds: cells[column] for holds, column in columns.items()}
         if not all(row[name].strip() for name in must):
             raise DataError(f"{path} line {line} has no {' or no '.join(must)}; fill both or remove the line")
-        # The code names files of an export, so nothing but a code may pass.
+        # Files of an export are named after the code, so nothing but a code may pass.
         code = (file.occupation_code if free else file.onet_soc_code)(line, row[code_in])
         task_id = code if by_code else file.task_id(line, row["task_id"])
         if (first := seen.setdefault((code, task_id), line)) != line:
@@ -297,7 +299,7 @@ def _read_list(path: Path, unit: Unit) -> Columns:
 
 
 def _scale_of(file: Table) -> tuple[tuple[float, float], str | None]:
-    """The scale of importance, and the column that declares it; O*NET's where none does."""
+    """The scale of importance, and the column that declares it; without such a column, O*NET's scale and None."""
     for name in file.header:
         if match := _SCALE.fullmatch(name.strip()):
             scale = float(match[1]), float(match[2])
@@ -321,7 +323,7 @@ _TOLD = ("task_id", "onet_soc_code", "title", "text")
 
 
 class TaskChange(NamedTuple):
-    """A task of either list. `retitled`: it is in both, and the title of its occupation differs."""
+    """A task of either list or both. `retitled`: it is in both, and the title of its occupation differs."""
 
     change: Change
     old: Task | None
@@ -351,11 +353,11 @@ class TaskDiff:
 
     @property
     def retitled(self) -> int:
-        """Number of unchanged tasks whose occupation has another title, which the model was told."""
+        """Number of unchanged tasks whose occupation has another title; the model is shown the title too."""
         return sum(task.retitled and task.change == "unchanged" for task in self.tasks)
 
     def describe(self) -> dict[str, Any]:
-        """Both lists, counts, and every task that is not unchanged, as plain values."""
+        """The names of both lists, counts, and every task that changed, as plain values."""
         rows = [
             {"change": task.change}
             | {f"{name}_old": getattr(task.old, name, None) for name in _TOLD}
@@ -380,9 +382,9 @@ def diff_lists(old: str, new: str) -> TaskDiff:
 def diff_tasks(old: Sequence[Task], new: Sequence[Task]) -> tuple[TaskChange, ...]:
     """Compare two task lists.
 
-    Tasks are matched by occupation code and id first; then by id alone; then by equal statements, under the same
-    occupation code before any other. Each task is matched at most once, in the order of the lists. In statements runs of
-    white space count as one space.
+    Tasks are matched first by occupation code and id, then by id alone, then by occupation code and statement, then by
+    statement alone. Each task is matched at most once, in the order of the lists. In statements, several white-space
+    characters in a row count as one space.
     """
     match: dict[int, int] = {}
     free_old, free_new = dict.fromkeys(range(len(old))), dict.fromkeys(range(len(new)))
@@ -421,24 +423,24 @@ _MATCHED_BY: tuple[Callable[[Task], object], ...] = (
 
 REPLACED_BELOW = 0.35
 """Similarity below which a statement under an old id is another task. All 58 rewordings from 2023 to O*NET 30.2 lie at .40
-or above, 99 of 100 pairs of unrelated statements below .24."""
+or above; 99 of 100 pairs of unrelated statements lie below .24."""
 
 
 def replaced(alike: pd.Series) -> pd.Series:
-    """Which statements are another task under an old id, by their `text_similarity`; a rewording keeps its label."""
+    """Whether each statement is another task under an old id, by its `text_similarity`; a reworded task keeps its label."""
     return alike < REPLACED_BELOW
 
 
 def other_statements(tasks: pd.DataFrame, other: str) -> pd.DataFrame:
-    """What another list has under the codes and ids of tasks.
+    """The statements that another list has under the same codes and ids.
 
     Args:
         tasks: Columns `onet_soc_code, task_id, text`.
         other: The other list, as for `task_table`.
 
     Returns:
-        Columns `text` and `similarity` (see `text_similarity`) in the order of the tasks; missing where the other list lacks
-        the task, and throughout where it cannot be read any more.
+        Columns `text` and `similarity` (see `text_similarity`) in the order of the tasks; missing if the other list lacks
+        the task, and in every row if that list can no longer be read.
     """
     import pandas as pd
 
@@ -451,7 +453,7 @@ def other_statements(tasks: pd.DataFrame, other: str) -> pd.DataFrame:
 
 
 def text_similarity(old: pd.Series, new: pd.Series) -> pd.Series:
-    """How alike statements are, word by word: 1 for equal ones, 0 for those without a common word in order; NaN where unknown.
+    """Similarity of statements word by word, 0-1: 1 if they are equal, 0 without a common word, NaN if either is missing.
 
     Args:
         old: Statements.

@@ -13,21 +13,21 @@ from relabel.errors import DataError
 from relabel.files import LARGEST_TEXT, read_small
 
 _NODES = 100_000
-"""Values in a file, those that it repeats by an alias or a merge counted each time."""
+"""Most values in a file; values repeated by an alias or a merge count each time."""
 
 
 def read_user_yaml(path: Path, *, refuse: type[DataError] = DataError) -> tuple[object, bytes]:
-    """Read a YAML file in UTF-8, with or without a byte order mark; no tag makes anything but plain values.
+    """Read a YAML file in UTF-8, with or without a byte order mark; tags create nothing but plain values.
 
     Args:
         path: The file.
-        refuse: The error to raise.
+        refuse: Class of the error to raise.
 
     Returns:
-        What the file says, None for an empty one, not to be changed; and the file's bytes, for a hash.
+        The content, None for an empty file, which is cached and must not be changed; and the file's bytes, for a hash.
 
     Raises:
-        DataError: The file cannot be read, or is not YAML by its own rules; the message names the line where it is known.
+        DataError: The file cannot be read, or is not valid YAML; the message names the line if it is known.
     """
     try:
         raw = read_small(path, LARGEST_TEXT, refuse=refuse)
@@ -42,7 +42,7 @@ def read_user_yaml(path: Path, *, refuse: type[DataError] = DataError) -> tuple[
     except yaml.MarkedYAMLError as error:
         where = "" if error.problem_mark is None else f" line {error.problem_mark.line + 1}"
         problem = error.problem or "it is not YAML"
-        if problem.startswith("but "):  # the rest of a sentence that PyYAML begins in the context
+        if problem.startswith("but "):  # PyYAML begins this sentence in the context
             problem = f"{error.context}, {problem}"
         raise refuse(f"{path}{where}: {problem}; correct the file") from error
     except RecursionError as error:
@@ -50,7 +50,7 @@ def read_user_yaml(path: Path, *, refuse: type[DataError] = DataError) -> tuple[
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice, as YAML itself does, and names the line of each value it cannot read."""
+    """SafeLoader that refuses duplicate keys, as the YAML standard demands, and names the line of a value it cannot read."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -74,7 +74,7 @@ class _StrictLoader(yaml.SafeLoader):
         try:
             return super().construct_object(node, deep)
         except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
-            # What PyYAML's own readers of dates, numbers and tags stumble over, such as the 30th of February.
+            # PyYAML's own readers of dates, numbers and tags fail on values such as the 30th of February.
             about = f"{node.value[:40]!r}" if isinstance(node, yaml.ScalarNode) else "this"
             kind = node.tag.rpartition(":")[2]
             raise _fault(f"{about} cannot be read as {kind}: put text in quotes", node) from error
@@ -91,7 +91,7 @@ class _StrictLoader(yaml.SafeLoader):
 
 
 _parsed = lru_cache(maxsize=32)(partial(yaml.load, Loader=_StrictLoader))
-"""What a text says: a command reads its rubric several times, and each time would take 30 ms."""
+"""The content of a YAML text; cached, because a command reads its rubric several times, which would take 30 ms each time."""
 
 
 def _fault(problem: str, node: yaml.Node) -> yaml.constructor.ConstructorError:
