@@ -48,6 +48,14 @@ async def test_what_the_provider_does_not_find_at_once_is_looked_for_again(
         assert len(fake.batches) == 1
 
 
+async def test_a_batch_that_is_not_found_now_and_then_is_not_gone(store: Store, tmp_path: Path) -> None:
+    with batch_provider(by_number, Fate(looks=12)) as fake:
+        turns = iter(range(100))
+        fake.trouble = lambda call: refuse(404) if call.path == "/batches/batch_1" and next(turns) % 2 else None
+        assert (await batch(make_job(fake.base_url), store, tmp_path)).complete
+        assert len(fake.batches) == 1
+
+
 @pytest.mark.parametrize(("status", "answered", "batches"), [("done", None, 1), ("ended", None, 1), ("canceled", 4, 2)])
 async def test_other_words_for_the_end_of_a_batch_are_known(
     status: str, answered: int | None, batches: int, store: Store, tmp_path: Path

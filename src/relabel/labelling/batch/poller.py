@@ -40,7 +40,7 @@ MAX_FAILED_POLLS = 30
 FILE_LOOKS = 10
 """Number of polls of an ended batch after which its files must be complete."""
 FOUND_LOOKS = 4
-"""Number of polls after which a batch or file that the provider does not find is gone; it may have been created just now."""
+"""Number of consecutive polls after which a batch or file that is not found is gone; it may have been created just now."""
 READY_LOOKS = 40
 """Polls, half an hour of them, until an uploaded file must be processed."""
 QUEUE_TRIES = 300
@@ -374,7 +374,9 @@ class BatchPoller:
                 if chunk.status != before or chunk.ended_at is not None:
                     self.save("status noted")
             self._failed_polls = 0
-            return chunk.ended_at is not None and await self._take(chunk)
+            taken = chunk.ended_at is not None and await self._take(chunk)
+            del self._not_found[chunk.number]
+            return taken
         except GoneError as error:
             self._not_found[chunk.number] += 1
             if self._not_found[chunk.number] < FOUND_LOOKS:
