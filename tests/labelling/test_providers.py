@@ -12,6 +12,7 @@ from pydantic import SecretStr
 from job_builders import KEY, label_all, make_job
 from relabel.cli.app import run_app
 from relabel.errors import ProviderError
+from relabel.labelling.collector import shared_answers
 from relabel.labelling.engine import OnlineEngine
 from relabel.labelling.limiter import Budget, Limiter
 from relabel.labelling.providers import UNKNOWN, Price, provider_of
@@ -21,6 +22,7 @@ from relabel.labelling.runner import run_job
 from relabel.labelling.store import Store
 from relabel.labelling.transport import Connection, key_for
 from relabel.labelling.wire import body
+from relabel.labels import Label
 from relabel.manifest import read_manifest
 from relabel.settings import Settings
 from server import Reply, Seen, chat, judged, provider
@@ -156,6 +158,11 @@ def test_an_error_is_understood(status: int, body: Any, meaning: ErrorMeaning, w
         {"choices": [], "base_resp": {"status_code": 0, "status_msg": "success"}},
         {"status": "completed", "error": None, "output": []},
         {"status": "completed", "error": {}, "output": []},
+        {
+            "choices": [
+                {"finish_reason": "stop", "error": {"code": None, "message": None}, "message": {"content": "{}"}}
+            ]
+        },
     ],
 )
 def test_an_answer_is_not_taken_for_an_error(body: Any) -> None:
@@ -374,6 +381,27 @@ async def test_answers_that_a_cache_gives_to_other_questions_are_said(
     assert len(outcome.labels) == 6
     note = outcome.manifest.note or ""
     assert note.startswith("5 labels come from a completion that another question got before") is same_id
+
+
+def test_equal_letters_under_equal_ids_come_from_no_cache() -> None:
+    def label(number: int, rationale: str, answer_id: str) -> Label:
+        task, key = str(number), f"key {number}"
+        return Label(task, "11-1011.00", "s", 0, "exposed", rationale, request_key=key, answer_id=answer_id)
+
+    assert shared_answers([label(number, "", "id") for number in range(3)]) == 0
+    assert shared_answers([label(number, "why", "id") for number in range(3)]) == 2
+    assert shared_answers([label(number, "why", f"id-time{number}") for number in range(3)]) == 0
+    assert shared_answers([label(number, "why", "id-time-old" if number else "id-time") for number in range(3)]) == 2
+
+
+@pytest.mark.parametrize(
+    ("left", "reset", "wait_s"), [("0", "3h0m0s", 10800.0), ("0", "20s", None), ("5", "3h", None), ("0", "?", None)]
+)
+def test_a_refusal_by_a_used_up_limit_of_hours_says_when_it_opens(left: str, reset: str, wait_s: float | None) -> None:
+    headers = {"x-ratelimit-remaining-requests": left, "x-ratelimit-reset-requests": reset}
+    found = read_error(429, headers, b'{"error": {"message": "Rate limit reached"}}')
+    assert found is not None
+    assert (found.meaning, found.wait_s) == ("wait", wait_s)
 
 
 @pytest.mark.parametrize(

@@ -272,11 +272,14 @@ class LabelCollector:
 
 
 def shared_answers(labels: Iterable[Label]) -> int:
-    """Number of labels whose completion (by id and text) was already the answer to another question."""
+    """Number of labels whose completion (by id, text and time) was already the answer to another question.
+
+    Some servers give few different ids, so that equal ids of answers of one letter mean nothing.
+    """
     first: dict[str, tuple[str, tuple[str, str, str]]] = {}
     count = 0
     for label in labels:
-        mark = (label.answer_id or "").partition("-")[0]
+        mark = "-".join((label.answer_id or "").split("-")[:2]) if label.rationale else ""
         key, question = label.request_key, (label.onet_soc_code, label.task_id, label.setting)
         before = first.setdefault(mark, (key, question)) if mark else (key, question)
         count += before[0] != key and before[1] != question

@@ -9,6 +9,7 @@ import random
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -129,6 +130,7 @@ def _error_object(document: Any, status: int) -> tuple[Mapping[str, Any] | None,
     choices = document.get("choices")
     if status < 300 and isinstance(choices, list) and choices and isinstance(choices[0], Mapping):
         error = object_of(choices[0].get("error"))
+        error = error if any(error.values()) else {}  # some gateways send an answer's error with nothing in it
         if not error and choices[0].get("finish_reason") not in _BROKEN_OFF:
             return None, status
         return error or {"message": "the provider broke off the answer"}, _status_of(error, 502)
@@ -285,18 +287,30 @@ def _wait(
     metadata: Mapping[str, Any],
     now: Callable[[], float],
 ) -> float | None:
-    """Seconds to wait: from headers, a field such as Google's `retryDelay`, the message, or the reset of a window."""
+    """Seconds to wait: from headers, a field such as Google's `retryDelay`, the message, or the reset of a limit."""
     if (asked := retry_after(headers, now)) is not None:
         return asked
     if (told := _FIELD.search(text)) is not None:
         return float(told[2]) * (0.001 if told[1] or told[3] == "ms" else 1.0)
     if status >= 300 and (said := _RETRY_IN.search(message)) is not None:
         return parse_seconds(said[1])
+    if status == 429 and (closed := _closed_for(headers)) > MAX_RETRY_AFTER_S:
+        return closed
     inner = {str(name).lower(): str(value) for name, value in object_of(metadata.get("headers")).items()}
     reset = inner.get("x-ratelimit-reset", "")
     if status == 429 and reset.isdigit():
         return max(0.0, int(reset) / (1000 if len(reset) > 11 else 1) - now())
     return None
+
+
+def _closed_for(headers: Mapping[str, str]) -> float:
+    """Seconds until all limits that headers call used up are open again; 0 if they do not say."""
+    waits = [0.0]
+    for name in ("requests", "tokens"):
+        with suppress(KeyError, ValueError):
+            if float(headers[f"x-ratelimit-remaining-{name}"]) == 0:
+                waits.append(parse_seconds(headers[f"x-ratelimit-reset-{name}"]))
+    return max(wait for wait in waits if wait <= _LONGEST_WAIT_S)
 
 
 def retry_after(headers: Mapping[str, str], now: Callable[[], float] = time.time) -> float | None:
