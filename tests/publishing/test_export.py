@@ -180,6 +180,25 @@ def test_the_lowest_of_a_few_groups_is_not_called_higher_than_any(sample_run: Ma
         assert said == f"{'among the highest' if highest else place} of the 6 scored occupations"
 
 
+def test_equal_scores_by_the_old_method_are_not_higher_than_each_other(tmp_path: Path) -> None:
+    codes = ["11-1011.00", "11-2011.00", "11-2021.00"]
+    tasks = tmp_path / "tasks.csv"
+    rows = [f"{at},{code},C,Task {at}.,Core,3" for at, code in enumerate(codes)]
+    tasks.write_text("\n".join(["task_id,onet_soc_code,title,text,task_type,importance", *rows, ""]))
+    said = {"strict": False, "with-tools": True}
+    run = answered(tmp_path / "run", {(code, str(at)): said for at, code in enumerate(codes)}, tasks=str(tasks))
+    export_run(
+        run,
+        tmp_path / "out",
+        Choices(method="site-2026", taxonomy="onet-soc", tasks=str(tasks)),
+        draws=0,
+        families=False,
+    )
+    pages = [load(tmp_path / f"out/occupations/{code}.json")["readings"]["strict"] for code in codes]
+    assert [page["percentile"] for page in pages] == [33, 67, 100]
+    assert [page["higher_than"].split(" of ")[0] for page in pages] == ["among the lowest"] * 2 + ["among the highest"]
+
+
 def test_nothing_is_read_into_a_thin_score(sample_run: MakeRun, tmp_path: Path) -> None:
     export_run(sample_run(thin=("11-3051.00",)), tmp_path / "out", allow_partial=True)
     page = load(tmp_path / "out/occupations/1121.json")

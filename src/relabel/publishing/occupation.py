@@ -270,7 +270,7 @@ def _reading_section(reading: Reading, score: Row, counts: Row, tasks: Sequence[
         "meaning": words and words.meaning,
         "now": list(words.now) if words else [],
         "percentile": percentile,
-        "higher_than": None if percentile is None else _standing(percentile, table.scored),
+        "higher_than": None if percentile is None else _standing(percentile, score, measure, table),
         "wage_exposure_gbp": score[f"wage_exposure_{measure}_gbp"],
         "wage_exposure_low_gbp": score.get(f"wage_exposure_{measure}_gbp_low"),
         "wage_exposure_high_gbp": score.get(f"wage_exposure_{measure}_gbp_high"),
@@ -279,11 +279,14 @@ def _reading_section(reading: Reading, score: Row, counts: Row, tasks: Sequence[
     }
 
 
-def _standing(percentile: int, scored: int) -> str:
+def _standing(percentile: int, score: Row, measure: str, table: ScoreTable) -> str:
     """A percentile, which counts positions from 1, in words; among a few groups that is one group too many, so these count."""
-    below = round(percentile * scored / 100) - 1
-    place = f"higher than {percentile}%" if scored >= _MANY else f"higher than {below}" if below else "among the lowest"
-    return f"{'among the highest' if percentile == 100 else place} of the {scored:,} scored occupations"
+    place = f"higher than {percentile}%"
+    if table.scored < _MANY:  # the site of 2026 gives equal scores different percentiles
+        scores = table.frame.loc[table.has_status("scored"), measure]
+        below = int((scores.round(CLEAN) < round(score[measure], CLEAN)).sum())
+        place = f"higher than {below}" if below else "among the lowest"
+    return f"{'among the highest' if percentile == 100 else place} of the {table.scored:,} scored occupations"
 
 
 def _other_estimate(score: Row, measure: str, ten: str, table: ScoreTable) -> Row | None:
