@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from source_builders import Publisher, Workshop, sha256, write
 
-from relabel.errors import ChecksumError, DataError
+from relabel.errors import ChecksumError, DataError, SourceMissingError
 from relabel.sources import fetch
 
 CONTENT = b"code\ttitle\n1111\tChiefs\n"
@@ -142,7 +142,10 @@ def test_a_cache_that_cannot_be_written_is_no_fault_of_the_address(
     job_builders.cache.parent.mkdir(parents=True, exist_ok=True)
     job_builders.cache.write_text("a file in the way")
 
-    with pytest.raises(DataError, match=r"cannot be written \(.*\); correct its permissions, or set RELABEL_HOME"):
+    # Who can do without the file catches this, as for one that is not there.
+    with pytest.raises(
+        SourceMissingError, match=r"cannot be written \(.*\); correct its permissions, or set RELABEL_HOME"
+    ):
         fetch.locate("s", "t.tsv")
     assert publisher.asked == []
 

@@ -349,9 +349,12 @@ def download(source: Source, entry: SourceFile) -> Path:
     import pooch
 
     folder = cached_path(source, entry).parent
-    with os_errors(f"{folder} cannot be written", "correct its permissions, or set RELABEL_HOME"):
+    try:
         make_private_dir(folder)
         temporary = tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder)
+    except OSError as error:
+        advice = "correct its permissions, or set RELABEL_HOME"
+        raise SourceMissingError(f"{folder} cannot be written ({_failure_reason(error)}); {advice}") from error
     try:
         with temporary as scratch:
             got = Path(scratch) / "download"
