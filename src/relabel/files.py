@@ -20,7 +20,8 @@ from typing import Any
 
 from relabel.errors import DataError, UsageError
 
-with warnings.catch_warnings():  # without file locks on a system, filelock warns and uses a file's existence
+# On a system without file locks, filelock warns, and takes the existence of a file for a lock.
+with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from filelock import FileLock, Timeout
 

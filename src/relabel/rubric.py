@@ -189,7 +189,7 @@ class Rubric(_Part):
         for name, setting in self.settings.items():
             if setting.anchors is not None and tuple(setting.anchors) != tuple(self.labels):
                 raise ValueError(f"settings.{name}.anchors: must name each label once, in their order ({shown})")
-        # Ratings are averaged, so they must be numbers, and a scale shown out of order would mislead.
+        # Ratings are added up, so they must be numbers, and a scale shown out of order would mislead.
         if self.unit == "occupation" and not _rise(tuple(self.labels)):
             raise ValueError(f"labels: ratings of occupations are whole numbers that rise, such as 1 to 5, not {shown}")
 

@@ -192,7 +192,7 @@ def tables_page(
 
     Args:
         title: Title of the page.
-        verdict: The result, one sentence an item.
+        verdict: The result, one sentence per item.
         sections: For each section its key, its table, and its chart or None.
         about: What the figures are based on.
         foot: Text below the last section.

@@ -108,7 +108,8 @@ def local_endpoint(model: str) -> Endpoint:
     Raises:
         DataError: The user's file is missing or is not a GGUF file.
     """
-    from relabel.labelling.request import Endpoint  # not in the server's process, which starts faster without it
+    # Imported here because the server's process does not need it, and starts faster without it.
+    from relabel.labelling.request import Endpoint
     from relabel.sources.fetch import sha256_of
 
     if model == "local":

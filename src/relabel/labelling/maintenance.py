@@ -377,7 +377,8 @@ def _checked(source: Path) -> Generator[tuple[str, dict[str, Any]]]:
                     elif key.startswith(rows.NOTE):
                         rows.checked_note(key, row)
                     else:
-                        _ = [texts[digest] for digest in rows.digests_of(row)]  # KeyError unless they came first
+                        # A KeyError here means that a shared message does not come before this row.
+                        _ = [texts[digest] for digest in rows.digests_of(row)]
                         rows.checked_answer(key, row, texts)
                 except rows.DamagedRowError as error:
                     raise DataError(

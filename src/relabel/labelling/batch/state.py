@@ -164,7 +164,7 @@ class BatchState(BaseModel):
 
     @property
     def unaccounted_usd(self) -> float:
-        """The most that batches may cost, in USD, whose cost is unknown or not yet known and so in no manifest."""
+        """The most that batches cost, in USD, whose cost is not known, or not yet, and so is in no manifest."""
         return sum(chunk.worst_usd for chunk in self.chunks if not chunk.taken or chunk.cost_usd is None)
 
     @property
