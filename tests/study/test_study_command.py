@@ -423,7 +423,10 @@ def test_raters_of_different_tasks_are_told_apart_on_the_tasks_that_all_labelled
         rows = [{"task_id": t.task_id, "onet_soc_code": t.onet_soc_code, "label": label} for t, label in lines]
         pd.DataFrame(rows).to_csv(f"{name}.csv", index=False)
     raters: list[dict[str, object]] = [{"name": name, "labels": f"{name}.csv", "rubric": "eloundou"} for name in "abc"]
-    write(Path("study.yaml"), *raters, golds=["gold.csv"], tasks={"list": "sample"})
+    other = Path("other/gold.csv")
+    other.parent.mkdir()
+    pd.read_csv("gold.csv", dtype=str).head(2).to_csv(other, index=False)
+    write(Path("study.yaml"), *raters, golds=["gold.csv", str(other)], tasks={"list": "sample"})
     assert run_app(["study", "run", "study.yaml"]) == 0
     said = " ".join(capsys.readouterr().out.split())
     # By hand: tasks 3 and 4 have all three labels, E1 E1 E2 and E1 E1 E1; of all six, five have one label.
@@ -432,9 +435,9 @@ def test_raters_of_different_tasks_are_told_apart_on_the_tasks_that_all_labelled
     )
     # a means 2 / 3 over its own tasks and b 1 / 2, which says nothing of how the raters differ.
     assert "Mean beta over the 2 tasks that all raters labelled goes from 0.750 (c) to 1.000 (" in said
-    assert (
-        "Tasks compared with gold.csv: 3 of a, 3 of b, 1 of c." in Path("study-results/tables/agreement.md").read_text()
-    )
+    agreement = Path("study-results/tables/agreement.md").read_text()
+    for counts in ("3 of a, 3 of b, 1 of c.", "2 of a, 2 of b."):
+        assert f"Tasks compared with gold.csv: {counts}" in agreement
 
 
 def test_raters_of_different_groups_are_told_apart_on_the_groups_that_all_score(

@@ -166,19 +166,19 @@ def _agreement(study: Study, runs: Mapping[str, Run], golds: Sequence[Gold], vot
     for gold in golds:
         columns += [f"kappa, {gold.name}", "95%", "accuracy"]
     rows: list[list[Cell]] = []
-    compared: dict[str, dict[str, int]] = {gold.name: {} for gold in golds}
+    compared: list[dict[str, int]] = [{} for _ in golds]  # two golds may have one name
     for at, (name, run) in enumerate(runs.items()):
         labelled = int((votes.given[:, at] >= 0).sum())
         row: list[Cell] = [name, run.manifest.model, labelled]
-        for gold in golds:
+        for gold, counts in zip(golds, compared, strict=True):
             pair = None if gold.name == run.ref else _agreement_with_gold(study, run, gold, votes)
             row += [None, None, None] if pair is None else _kappa_and_accuracy(pair)[:3]
             if pair is not None and len(pair) < labelled:
-                compared[gold.name][name] = len(pair)
+                counts[name] = len(pair)
         rows.append(row)
     notes = [
-        f"Tasks compared with {gold}: {', '.join(f'{n:,} of {name}' for name, n in counts.items())}."
-        for gold, counts in compared.items()
+        f"Tasks compared with {gold.name}: {', '.join(f'{n:,} of {name}' for name, n in counts.items())}."
+        for gold, counts in zip(golds, compared, strict=True)
         if counts
     ]
     notes += _intervals_note(study)
