@@ -98,6 +98,7 @@ TIMED_OUT = {"response": None, "error": {"code": "request_timeout", "message": "
     [
         (lambda row: row["response"].update(status_code="200"), 1, None),
         (lambda row: row["response"].pop("status_code"), 1, None),
+        (lambda row: row["response"].update(status_code=None), 1, None),
         (lambda row: row["response"].update(body=OVERLOADED), 2, None),
         (lambda row: row.update(TIMED_OUT), 2, None),
         (lambda row: row.update({"response": None, "error": "too long"}), 1, "too long"),

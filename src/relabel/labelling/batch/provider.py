@@ -202,7 +202,7 @@ class BatchProvider:
         if not isinstance(key, str):
             return None
         body, failed = response.get("body"), row.get("error")
-        status = str(response.get("status_code", 200 if body and not failed else 0))
+        status = str(response.get("status_code") or (200 if body and not failed else 0))
         status = int(status) if status.isdecimal() else 0
         problem = body if not failed else {"error": failed if isinstance(failed, Mapping) else {"message": str(failed)}}
         well, error = 200 <= status < 300, None
