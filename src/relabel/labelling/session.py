@@ -176,7 +176,7 @@ class RunSession:
         }
         price, tiers = collector.job.price, Counter(label.service_tier for label in labels)
         if price is not None and not price.holds_in("priority") and progress.table_usd == progress.cost_usd:
-            other = "answers were given in the tier {}, whose price the table does not have; give it with --price"
+            other = "labels come from answers in the tier {}, whose price the table does not have; give it with --price"
             said |= {other.format(tier): tiers[tier] for tier in ("flex", "priority")}
         collector.notes += [f"{count:,} {what}" for what, count in said.items() if count]
         return manifest.model_copy(
