@@ -360,10 +360,16 @@ async def test_thinking_outside_of_the_completion_is_billed(how: dict[str, Any],
     assert [(row.completion_tokens, row.reasoning_tokens) for row in outcome.labels] == [(540, 500)] * 2
 
 
-async def test_a_key_that_is_disabled_after_answers_ends_the_run(store: Store, tmp_path: Path) -> None:
-    said = {"error": {"message": "This API key has been disabled.", "type": "permission_error"}}
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [("This API key has been disabled.", "denies access"), ("Key limit exceeded (total limit).", "quota")],
+)
+async def test_a_key_that_is_refused_after_answers_ends_the_run(
+    message: str, told: str, store: Store, tmp_path: Path
+) -> None:
+    said = {"error": {"message": message, "type": "permission_error"}}
     with provider(lambda seen: judged() if len(fake.seen) <= 2 else Reply(403, said)) as fake:
-        with pytest.raises(ProviderError, match="denies access"):
+        with pytest.raises(ProviderError, match=told):
             await label_all(make_job(fake.base_url, 9), store, tmp_path / "run", concurrency=1)
         assert len(fake.seen) == 3
 

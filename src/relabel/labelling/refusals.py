@@ -171,7 +171,7 @@ _QUOTA_WORDS = re.compile(
     r"|insufficient (credits?|quota)|not enough (credits?|balance)|out of (credits?|call volume quota)"
     r"|no (remaining|more|available) credits?|no credits? (left|remaining|available)"
     r"|(credits?|balance|quota|allowance) (has|have|is|are|was) (been )?(exhausted|depleted|used up|exceeded)"
-    r"|(quota|credits?) (used|exhausted|depleted)|add (more )?credits|purchase credits|more credits|billing (hard )?limit"
+    r"|key limit exceeded|(quota|credits?) (used|exhausted|depleted)|add (more )?credits|purchase credits|more credits|billing (hard )?limit"
     r"|spend(ing)? (limit|cap)|(recharge|top[ -]?up) your|please (recharge|top[ -]?up)"
     r"|(budget (has been )?|over |crossed |exceeded ?)(exceeded|budget)|account .{0,60}(is|was) suspended|free tier .{0,40}exhausted",
     re.IGNORECASE,
