@@ -85,7 +85,7 @@ class Answer(Frozen):
 _WORDY = 45
 """Characters of a reply that is more than a label, so that two do not come to the same words within a second by chance."""
 _A_TIME = 1_000_000_000
-_OLD = "old"
+OLD = "old"
 _OLD_S = 1.25
 """A reply whose time, in whole seconds, lies further before its request was sent comes from a cache."""
 
@@ -100,7 +100,7 @@ def fingerprint(answer: Answer) -> str:
     said = f"{own}\n{answer.content}" if own else json.dumps(answer.raw, sort_keys=True, default=str)
     marks = [_mark(said)]
     if isinstance(made, int) and made > _A_TIME and len(text) >= _WORDY:
-        marks += [_mark(f"{made}\n{text}"), *([_OLD] if made < _sent_at(answer) - _OLD_S else [])]
+        marks += [_mark(f"{made}\n{text}"), *([OLD] if made < _sent_at(answer) - _OLD_S else [])]
     return "-".join(marks)
 
 
@@ -178,7 +178,7 @@ def cached_repeats(samples: Sequence[tuple[tuple[str, str, str], int, str, str |
         samples: Question (code, task and setting), sample, request key and answer id (None where it is not known) of each.
     """
     said = [tuple(answer.split("-")) if answer else () for *_, answer in samples]
-    marks, old = [parts[:2] for parts in said], [_OLD in parts for parts in said]
+    marks, old = [parts[:2] for parts in said], [OLD in parts for parts in said]
     # Tasks with one and the same question share its answer, by the request's key: they count as the first of them.
     first: dict[tuple[str, str | None], tuple[str, str, str]] = {}
     asked: dict[str, set[tuple[str, str, str]]] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -374,28 +375,27 @@ async def test_a_key_that_is_refused_after_answers_ends_the_run(
         assert len(fake.seen) == 3
 
 
-@pytest.mark.parametrize("same_id", [True, False])
-async def test_answers_that_a_cache_gives_to_other_questions_are_said(
-    same_id: bool, store: Store, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("old", [True, False])
+async def test_answers_that_a_cache_gives_to_other_questions_are_said(old: bool, store: Store, tmp_path: Path) -> None:
     def script(seen: Seen) -> Reply:
-        return Reply(body=json.dumps(kept if same_id else {**kept, "id": f"c-{len(fake.seen)}"}))
+        return Reply(body=json.dumps(kept))
 
-    kept = chat(JSON)
+    long_json = json.dumps({"rationale": "A chat window halves the time, checking included.", "label": "exposed"})
+
+    kept = {**chat(long_json), "created": 1_700_000_000 if old else int(time.time())}
     with provider(script) as fake:
         outcome = await label_all(make_job(fake.base_url, 3), store, tmp_path / "run", concurrency=1)
     assert len(outcome.labels) == 6
     note = outcome.manifest.note or ""
-    assert note.startswith("5 labels come from a completion that another question got before") is same_id
+    assert note.startswith("5 labels come from a completion that another question got before") is old
 
 
-def test_equal_letters_under_equal_ids_come_from_no_cache() -> None:
+def test_only_completions_older_than_their_question_come_from_a_cache() -> None:
     def label(number: int, rationale: str, answer_id: str) -> Label:
         task, key = str(number), f"key {number}"
         return Label(task, "11-1011.00", "s", 0, "exposed", rationale, request_key=key, answer_id=answer_id)
 
-    assert shared_answers([label(number, "", "id") for number in range(3)]) == 0
-    assert shared_answers([label(number, "why", "id") for number in range(3)]) == 2
+    assert shared_answers([label(number, "why", "id") for number in range(3)]) == 0
     assert shared_answers([label(number, "why", f"id-time{number}") for number in range(3)]) == 0
     assert shared_answers([label(number, "why", "id-time-old" if number else "id-time") for number in range(3)]) == 2
 

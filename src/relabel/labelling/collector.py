@@ -16,6 +16,7 @@ from relabel.labelling.request import WorkItem, letters
 from relabel.labelling.store import Store
 from relabel.labelling.wire import Api, NotAReplyError, read
 from relabel.labels import (
+    OLD,
     Answer,
     Failure,
     FailureKind,
@@ -274,15 +275,15 @@ class LabelCollector:
 def shared_answers(labels: Iterable[Label]) -> int:
     """Number of labels whose completion (by id, text and time) was already the answer to another question.
 
-    Some servers give few different ids, so that equal ids of answers of one letter mean nothing.
+    Only a completion that was made before its question was sent counts: some servers give few different ids.
     """
     first: dict[str, tuple[str, tuple[str, str, str]]] = {}
     count = 0
     for label in labels:
-        mark = "-".join((label.answer_id or "").split("-")[:2]) if label.rationale else ""
+        parts = (label.answer_id or "").split("-")
         key, question = label.request_key, (label.onet_soc_code, label.task_id, label.setting)
-        before = first.setdefault(mark, (key, question)) if mark else (key, question)
-        count += before[0] != key and before[1] != question
+        before = first.setdefault("-".join(parts[:2]), (key, question))
+        count += OLD in parts and before[0] != key and before[1] != question
     return count
 
 
