@@ -26,8 +26,8 @@ with warnings.catch_warnings():
     from filelock import FileLock, Timeout
 
 _LOCK = ".lock"
+# Pattern of allowed names in folders from others: no paths, no hidden files, no characters special to terminals or pages.
 _NAME = re.compile(r"\w[\w.,()@ +-]{0,199}")
-"""Pattern of allowed names in folders from others: no paths, no hidden files, no characters special to terminals or pages."""
 _OWN_FILES = {_LOCK, ".journal", "manifest.json", "labels.parquet", "failures.jsonl"}
 
 
@@ -182,8 +182,8 @@ def replacing(target: Path) -> Generator[Path]:
         temporary.unlink(missing_ok=True)  # after success, there is nothing to remove
 
 
+# Most bytes of a YAML or TOML file.
 LARGEST_TEXT = 5_000_000
-"""Most bytes of a YAML or TOML file."""
 
 
 def read_user_toml(path: Path, form: str) -> dict[str, Any]:

@@ -38,20 +38,22 @@ from relabel.task import (
     task_table,
 )
 
+# What the manifests of imported and of carried runs name as their engine.
 ENGINE, CARRY_ENGINE = "import", "carry"
-"""What the manifests of imported and of carried runs name as their engine."""
+# Name of the list of tasks that are left to label, within the folder of a carried run.
 TO_ASK = "to-ask.csv"
-"""Name of the list of tasks that are left to label, within the folder of a carried run."""
 
+# Lists that ids are looked for in, by what the rubric labels, before the other releases of O*NET.
 _LISTS: Mapping[Unit, tuple[str, ...]] = {
     "task": ("eloundou-2023", "onet-30.2", "sample"),
     "occupation": ("onet-30.2", "sample"),
 }
-"""Lists that ids are looked for in, by what the rubric labels, before the other releases of O*NET."""
 
 _FEW = 50
 _CHANCE = 0.05
 
+# Column names that are understood without being told, by what the column holds; O*NET's own `Task ID` and `O*NET-SOC Code`
+# are spelled like the first ones (`Table.find`).
 _KNOWN_NAMES: Mapping[str, tuple[str, ...]] = {
     "id": COLUMN_NAMES["task_id"],
     "code": COLUMN_NAMES["onet_soc_code"],
@@ -61,13 +63,11 @@ _KNOWN_NAMES: Mapping[str, tuple[str, ...]] = {
     "rationale": ("rationale", "explanation"),
     "probability": ("probability",),
 }
-"""Column names that are understood without being told, by what the column holds; O*NET's own `Task ID` and `O*NET-SOC Code`
-are spelled like the first ones (`Table.find`)."""
 
 
+# Which column of a file holds what, by the names in `_KNOWN_NAMES`; where None or nothing is said, a name that is understood by
+# itself is taken. `label` may be a mapping from the settings to the columns of their labels.
 Columns = Mapping[str, str | Mapping[str, str] | None]
-"""Which column of a file holds what, by the names in `_KNOWN_NAMES`; where None or nothing is said, a name that is understood by
-itself is taken. `label` may be a mapping from the settings to the columns of their labels."""
 
 
 @dataclass(frozen=True)

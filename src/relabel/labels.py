@@ -17,11 +17,11 @@ from pydantic import ConfigDict, Field, ValidationError, create_model
 from relabel.rubric import Rubric
 from relabel.settings import Frozen
 
+# Why a label is missing.
 FailureKind = Literal["refusal", "length", "content-filter", "invalid-json", "schema", "provider", "timeout", "budget"]
-"""Why a label is missing."""
 
+# Characters; a longer rationale is an answer that ran away, not a reason.
 MAX_RATIONALE = 4000
-"""Characters; a longer rationale is an answer that ran away, not a reason."""
 
 
 class Usage(Frozen):
@@ -82,12 +82,12 @@ class Answer(Frozen):
     origin: str | None = Field(default=None, exclude=True)
 
 
+# Characters of a reply that is more than a label, so that two do not come to the same words within a second by chance.
 _WORDY = 45
-"""Characters of a reply that is more than a label, so that two do not come to the same words within a second by chance."""
 _A_TIME = 1_000_000_000
 OLD = "old"
+# A reply whose time, in whole seconds, lies further before its request was sent comes from a cache.
 _OLD_S = 1.25
-"""A reply whose time, in whole seconds, lies further before its request was sent comes from a cache."""
 
 
 def fingerprint(answer: Answer) -> str:
@@ -280,10 +280,10 @@ def _object(fields: dict[str, Any]) -> dict[str, Any]:
 
 _END_OF_THOUGHT = re.compile(r"</(?:think|thinking|thought|reasoning)>|\[/THINK\]|<\|channel\|>final<\|message\|>")
 _THOUGHT = re.compile(r"<(?:think|thinking|thought|reasoning)>|\[THINK\]|<\|channel\|>analysis<\|message\|>")
+# Characters of an answer that a failure shows.
 _EXCERPT = 120
-"""Characters of an answer that a failure shows."""
+# Where servers put an answer that they take for something else.
 _BESIDE_CONTENT = ("reasoning_content", "reasoning", "tool_calls", "function_call")
-"""Where servers put an answer that they take for something else."""
 
 
 def read_answer(answer: Answer, rubric: Rubric, count: int = 1) -> Reading:
@@ -406,5 +406,5 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
+# Made once: `json.loads` with arguments would make one for each answer.
 _STRICTLY = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
-"""Made once: `json.loads` with arguments would make one for each answer."""

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import pyarrow
 
 
+# Published label sets by name: column in the source, and who labelled. The sets on automation answer a different question.
 PUBLISHED: Mapping[str, tuple[str, str]] = {
     "eloundou-2023:gpt4": ("gpt4", "GPT-4, rubric of 2023"),
     "eloundou-2023:gpt4-alt": ("gpt4_alt", "GPT-4, alternative rubric of 2023"),
@@ -39,10 +40,9 @@ PUBLISHED: Mapping[str, tuple[str, str]] = {
     "eloundou-2023:gpt4-automation": ("gpt4", "GPT-4 on automation, T0 to T4"),
     "eloundou-2023:human-automation": ("human", "human annotators of 2023 on automation, T0 to T4, 100 tasks"),
 }
-"""Published label sets by name: column in the source, and who labelled. The sets on automation answer a different question."""
 
+# Name in a manifest for the source of a task list that the user gave as a file.
 TASK_FILE = "task-file"
-"""Name in a manifest for the source of a task list that the user gave as a file."""
 
 
 FORMAT_VERSION = 1
@@ -271,8 +271,8 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 LABEL_COLUMNS = tuple(field.name for field in fields(Label))
+# Labels that are converted into a table at a time.
 _ROWS_AT_ONCE = 4_000
-"""Labels that are converted into a table at a time."""
 
 
 @cache

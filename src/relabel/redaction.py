@@ -16,19 +16,19 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
 
+# Stands where a secret was.
 MASK = "[key]"
-"""Stands where a secret was."""
+# A secret with fewer characters is taken out only where it stands as a word of its own.
 _SHORT = 6
-"""A secret with fewer characters is taken out only where it stands as a word of its own."""
+# Characters of a secret; what is shorter protects nothing and might be a label.
 _SHORTEST = 4
-"""Characters of a secret; what is shorter protects nothing and might be a label."""
+# Characters of a word of letters and digits that is taken for a key.
 _KEY_WORD = 16
-"""Characters of a word of letters and digits that is taken for a key."""
+# What people give to servers that want a key and check none, and words of replies: taking these out would change answers.
 _PLACEHOLDERS = (
     "none null empty local test dummy fake key secret token password ollama lm-studio vllm unused anything placeholder no-key "
     "not-needed sk-no-key-required assistant choices content exposed length message messages object rationale strict"
 )
-"""What people give to servers that want a key and check none, and words of replies: taking these out would change answers."""
 _NAMES = r"(?:api[-_]?key|key|token|secret|sig|signature|password|passwd|pass|auth|authorization|credential|cookie)s?"
 _SECRET_NAME = re.compile(rf"(?:^|[-_.]){_NAMES}(?:$|[-_.])|apikey|(?-i:[a-z](?:Key|Token|Secret))$", re.IGNORECASE)
 _USER_INFORMATION = re.compile(r"(?<=://)[^\s/?#\"'<>@]*(?:@[^\s/?#\"'<>@]+)*@(?=[\w\[.])")
@@ -44,8 +44,8 @@ _SPELLINGS: Mapping[str, Callable[[str], str]] = {
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff]")
 
 _known: set[str] = set()
+# What is known, as a search without regard to case takes it.
 _folded: list[str] = []
-"""What is known, as a search without regard to case takes it."""
 _pattern = re.compile(r"(?!)")
 
 

@@ -20,12 +20,12 @@ from relabel.yaml_files import read_user_yaml
 
 Code = Literal["E0", "E1", "E2"]
 Measure = Literal["alpha", "beta", "gamma"]
+# What a rubric labels: task statements, or occupations as a whole.
 Unit = Literal["task", "occupation"]
-"""What a rubric labels: task statements, or occupations as a whole."""
+# The setting that asks how much of a task a model could do by itself: not a question about exposure, so it has no codes.
 AUTOMATION = "automation"
-"""The setting that asks how much of a task a model could do by itself: not a question about exposure, so it has no codes."""
+# The published codes, in order of exposure.
 CODES: tuple[Code, ...] = ("E0", "E2", "E1")
-"""The published codes, in order of exposure."""
 _ADVICE = {"missing": "add it", "extra_forbidden": "remove it, or correct its name"}
 MEASURES: tuple[Measure, ...] = ("alpha", "beta", "gamma")
 
@@ -62,10 +62,10 @@ class RationaleRule(_Part):
     max_words: int = Field(ge=1, le=1000)
 
 
+# Mark of a rubric that was never compared with people's judgement.
 NOT_TRIED = "not tried against people's labels"
-"""Mark of a rubric that was never compared with people's judgement."""
+# A share, 0-1; not strict, because YAML reads a bare 0 or 1 as a whole number.
 Share = Annotated[float, Field(ge=0, le=1, strict=False)]
-"""A share, 0-1; not strict, because YAML reads a bare 0 or 1 as a whole number."""
 Kappa = Annotated[float, Field(ge=-1, le=1, strict=False)]
 
 
@@ -361,8 +361,8 @@ def rubric_names() -> list[str]:
     return sorted(p.stem for p in asset_dir("rubrics").glob("*.yaml"))
 
 
+# The block `validity` of a file, which is not part of the question.
 _VALIDITY = re.compile(rb"^validity:.*\n?(?:(?:[ \t#-].*|\r?)(?:\n|\Z))*", re.MULTILINE)
-"""The block `validity` of a file, which is not part of the question."""
 
 
 def load_rubric(ref: str) -> Rubric:
@@ -447,12 +447,12 @@ _IDLE = re.compile(
 )
 
 
+# Share of common words at which two statements count as the same task; the shipped examples reach .38 at most.
 _ALIKE = 0.6
-"""Share of common words at which two statements count as the same task; the shipped examples reach .38 at most."""
 
 
+# Share of the words of the shorter statement at which it counts as part of the other: shortened, or with a clause added.
 _CONTAINED = 0.85
-"""Share of the words of the shorter statement at which it counts as part of the other: shortened, or with a clause added."""
 _FEWEST_WORDS = 5
 
 

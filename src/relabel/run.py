@@ -41,12 +41,12 @@ if TYPE_CHECKING:
     from relabel import EvalDocument, Gold, ScoreTable
 
 
+# Values of columns that are missing because the run is older than they are.
 _OF_OLD = {"variant": 0, "repaired": False, "unwrapped": False, "reasoning_tokens": 0}
-"""Values of columns that are missing because the run is older than they are."""
 
 
+# Columns that every label table must have, without gaps except in `request_key`; other columns of `Label` may be absent.
 LABELS = ("task_id", "onet_soc_code", "setting", "sample", "label", "request_key")
-"""Columns that every label table must have, without gaps except in `request_key`; other columns of `Label` may be absent."""
 _LABEL_KEY = ["onet_soc_code", "task_id", "setting", "sample"]
 
 
@@ -121,8 +121,8 @@ def _no_table(where: Path | str, why: str) -> DataError:
 _READINGS = {"strict": "strict", "with_tools": "with-tools"}
 
 
+# Codes that a rubric must have for a measure to be meaningful: without E2, gamma would equal alpha.
 _NEEDS: Mapping[Measure, set[str]] = {"alpha": {"E1"}, "beta": {"E1", "E2"}, "gamma": {"E2"}}
-"""Codes that a rubric must have for a measure to be meaningful: without E2, gamma would equal alpha."""
 
 
 def is_cached_repeat(labels: pd.DataFrame) -> pd.Series:

@@ -28,6 +28,7 @@ _TEXT = (
     "partition removeprefix removesuffix rfind rpartition rsplit rstrip split splitlines startswith strip swapcase title upper"
 )
 _LOOP = "changed cycle depth depth0 first index index0 last length nextitem previtem revindex revindex0"
+# What a template may use of an object, by its type; of all others nothing.
 _ATTRIBUTES: Mapping[type, frozenset[str]] = {
     str: frozenset(_TEXT.split()),
     dict: frozenset({"get", "items", "keys", "values"}),
@@ -36,16 +37,15 @@ _ATTRIBUTES: Mapping[type, frozenset[str]] = {
     LoopContext: frozenset(_LOOP.split()),
     BlockReference: frozenset({"super"}),
 }
-"""What a template may use of an object, by its type; of all others nothing."""
+# jinja's filters that cannot make much of little; `_GUARDED` has those that could, each with a bound.
 _FILTERS = (
     "abs capitalize count d default dictsort e escape first float forceescape groupby int items last length list lower map max min reject "
     "rejectattr reverse round safe select selectattr sort string title trim truncate unique upper urlencode wordcount"
 )
-"""jinja's filters that cannot make much of little; `_GUARDED` has those that could, each with a bound."""
 _JINJA: Mapping[str, Callable[..., Any]] = FILTERS
 _BITS = 4096
+# What would make a formatted value wide: a width of four digits, or one that is given as a value.
 _DIGITS = re.compile(r"[0-9]{4}|\*|:[^{}]*\{")
-"""What would make a formatted value wide: a width of four digits, or one that is given as a value."""
 
 
 def plain(value: Any) -> Any:

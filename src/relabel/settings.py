@@ -13,8 +13,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from relabel.redaction import guard_environment
 
 _PACKAGE = Path(__file__).resolve().parent
+# How the variables begin that settings depend on, by way of the user's folders too.
 _READ = ("RELABEL_", "OPENAI_", "HOME", "XDG_", "APPDATA", "LOCALAPPDATA", "USERPROFILE")
-"""How the variables begin that settings depend on, by way of the user's folders too."""
 
 
 class Frozen(BaseModel):

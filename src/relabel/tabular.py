@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pandas as pd
 
+# What a spreadsheet may run as a formula when a cell begins with it, full-width forms included.
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
-"""What a spreadsheet may run as a formula when a cell begins with it, full-width forms included."""
 
 
 def spreadsheet_safe(text: str) -> str:
@@ -31,8 +31,8 @@ def spreadsheet_safe(text: str) -> str:
     return f"'{text}" if text.lstrip(" ").startswith(FORMULA) else text
 
 
+# Decimal places beyond which a binary fraction is noise.
 CLEAN = 12
-"""Decimal places beyond which a binary fraction is noise."""
 
 
 def half_up(value: float, places: int) -> float:
@@ -71,8 +71,8 @@ class Change(NamedTuple):
     high: float
 
 
+# A text, a count, a figure, an interval, or nothing.
 Cell = str | int | float | tuple[float, float] | None
-"""A text, a count, a figure, an interval, or nothing."""
 
 
 def change(value: float | None, interval: tuple[float, float] | None) -> tuple[Cell, Cell]:
@@ -119,8 +119,8 @@ class Table:
 
 
 TableForm = Literal["latex", "markdown", "csv"]
+# Rows that fit on a page of a paper, and characters on a line of it.
 _PAGE, _LINE = 40, 75
-"""Rows that fit on a page of a paper, and characters on a line of it."""
 
 
 def table_text(tables: Sequence[Table], form: TableForm) -> str:
@@ -248,8 +248,8 @@ def bounds(value: tuple[float, float], *, change: bool = False) -> str:
 
 _UNSAFE = rf"^ *[{re.escape(''.join(FORMULA))}]|\r"
 
+# Bytes of a text that Stata can sort and merge by.
 _LONGEST_TEXT = 2045
-"""Bytes of a text that Stata can sort and merge by."""
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:

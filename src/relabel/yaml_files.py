@@ -12,8 +12,8 @@ import yaml
 from relabel.errors import DataError
 from relabel.files import LARGEST_TEXT, read_small
 
+# Most values in a file; values repeated by an alias or a merge count each time.
 _NODES = 100_000
-"""Most values in a file; values repeated by an alias or a merge count each time."""
 
 
 def read_user_yaml(path: Path, *, refuse: type[DataError] = DataError) -> tuple[object, bytes]:
@@ -90,8 +90,8 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+# The content of a YAML text; cached, because a command reads its rubric several times, which would take 30 ms each time.
 _parsed = lru_cache(maxsize=32)(partial(yaml.load, Loader=_StrictLoader))
-"""The content of a YAML text; cached, because a command reads its rubric several times, which would take 30 ms each time."""
 
 
 def _fault(problem: str, node: yaml.Node) -> yaml.constructor.ConstructorError:

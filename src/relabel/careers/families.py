@@ -32,15 +32,15 @@ from relabel.tabular import listed_names, records
 
 RELATED_FAMILIES = 3
 RELATED_CAREERS = 8
+# Minimum similarity (cosine, 0-1) of related families and occupations on a page.
 MIN_SIMILARITY = 0.05
-"""Minimum similarity (cosine, 0-1) of related families and occupations on a page."""
+# Source of job zones and activities if the task list is not an O*NET release that has them.
 _RELEASE = "onet-30.2"
-"""Source of job zones and activities if the task list is not an O*NET release that has them."""
 _ONET_ROLES = ("job-zones", "tasks-to-dwas", "dwas")
+# Bounds of the sum of the ratings, assumed by cut-points and pages.
 LOWEST, HIGHEST = 5, 25
-"""Bounds of the sum of the ratings, assumed by cut-points and pages."""
+# Column of the sum.
 TOTAL = "total"
-"""Column of the sum."""
 
 
 def occupation_ratings(run: Run) -> pd.DataFrame:
@@ -77,8 +77,8 @@ def occupation_ratings(run: Run) -> pd.DataFrame:
     return whole.assign(**{TOTAL: whole.sum(axis=1)})
 
 
+# Tasks that a page shows as key responsibilities.
 RESPONSIBILITIES = 8
-"""Tasks that a page shows as key responsibilities."""
 
 _PERCENTILES = ("p10", "p25", "median", "p75", "p90")
 _NEEDS = ("education", "experience", "training")

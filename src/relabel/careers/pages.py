@@ -392,6 +392,7 @@ class FamilyPage(Frozen):
     sources: tuple[SourceUse, ...]
 
 
+# Columns of `family_frame`: their type, and how to get them from a page.
 FRAME_COLUMNS: Mapping[str, tuple[str, Callable[[FamilyPage], Any]]] = {
     "id": ("str", lambda page: page.id),
     "name": ("str", lambda page: page.name),
@@ -413,7 +414,6 @@ FRAME_COLUMNS: Mapping[str, tuple[str, Callable[[FamilyPage], Any]]] = {
     "wage_source": ("str", lambda page: f"OEWS {page.pay[0].period}"),
     "words": ("str", lambda page: page.resilience.words),
 }
-"""Columns of `family_frame`: their type, and how to get them from a page."""
 
 
 def family_frame(pages: Sequence[FamilyPage]) -> pd.DataFrame:
@@ -432,15 +432,15 @@ def family_frame(pages: Sequence[FamilyPage]) -> pd.DataFrame:
 Reading = Literal["strict", "with-tools"]
 PartId = Literal["low-exposure", "growing-demand", "human-advantage"]
 
+# Names of the parts, in the order in which they are shown.
 PARTS: Mapping[PartId, str] = {
     "low-exposure": "Low exposure",
     "growing-demand": "Growing demand",
     "human-advantage": "Human advantage",
 }
-"""Names of the parts, in the order in which they are shown."""
 
+# Maximum points of a part.
 MAX_POINTS = 2
-"""Maximum points of a part."""
 
 _READINGS: Mapping[Reading, str] = {"strict": "the model alone", "with-tools": "the model with tools"}
 

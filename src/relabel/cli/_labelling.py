@@ -177,8 +177,8 @@ async def refresh_batches(states: list[BatchState], environment: Settings) -> No
 
 
 MUCH_USD = 100.0
+# Labels; all tasks under two settings are some 38,000.
 MANY = 100_000
-"""Labels; all tasks under two settings are some 38,000."""
 
 
 def get_consent(job: Job, folder: Path, environment: Settings) -> None:
@@ -205,8 +205,8 @@ def get_consent(job: Job, folder: Path, environment: Settings) -> None:
         raise UsageError("nothing was sent; --sample N draws N tasks, --samples N asks each question N times")
 
 
+# Width of the labels in the summary.
 _COLUMN = 9
-"""Width of the labels in the summary."""
 
 
 def show_plan(

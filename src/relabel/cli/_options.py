@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 
 Command = TypeVar("Command", bound=Callable[..., None])
+# Start of an option in a docstring: its name and, in brackets, the name of its value in the help.
 _ENTRY = re.compile(r"^    (\w+)(?: \((.+?)\))?: ", re.MULTILINE)
-"""Start of an option in a docstring: its name and, in brackets, the name of its value in the help."""
 
 
 class Commands(typer.Typer):
@@ -111,8 +111,8 @@ def finite(value: float | None) -> float | None:
     return value
 
 
+# Options whose file may be `-`, standard output.
 _PRINTED = ("--latex", "--markdown", "--csv")
-"""Options whose file may be `-`, standard output."""
 
 
 def _writable(param: typer.CallbackParam, path: Path | None) -> Path | None:
@@ -144,8 +144,8 @@ ManifestJson = Annotated[bool, typer.Option("--json", help="Print the manifest a
 Draws = Annotated[int, typer.Option(min=200, max=100_000, help="Bootstrap draws behind the intervals.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 LogJson = Annotated[bool, typer.Option("--log-json", help="Write progress as JSON lines to standard error.")]
+# Default folder of ratings, written by `relabel careers rate` and used by `export` and `resilience`.
 DEFAULT_RATINGS = Path("runs/epoch")
-"""Default folder of ratings, written by `relabel careers rate` and used by `export` and `resilience`."""
 Epoch = Annotated[
     str | None,
     typer.Option(
@@ -350,8 +350,8 @@ def suggest_onet_soc(taxonomy: str, options: str) -> Generator[None]:
         raise SourceMissingError(f"{error}; or score by O*NET code, which does not need it: {options}") from error
 
 
+# Options whose file may be in a folder that does not exist yet.
 _MAKE_FOLDERS = {"--out", "--figures"}
-"""Options whose file may be in a folder that does not exist yet."""
 _EXAMPLES = {"--html": "report.html", "--junit": "gates.xml", "--markdown": "gates.md"}
 
 

@@ -18,6 +18,7 @@ import typer
 from relabel.cli.terminal import doing, lost_output, open_streams
 from relabel.redaction import clean
 
+# Modules of this package with their commands, in the order of the help.
 _COMMANDS: Mapping[str, tuple[str, ...]] = {
     "run": ("demo", "run", "providers"),
     "import_": ("import", "tasks"),
@@ -33,15 +34,14 @@ _COMMANDS: Mapping[str, tuple[str, ...]] = {
     "batch": ("batch",),
     "study": ("study",),
 }
-"""Modules of this package with their commands, in the order of the help."""
 
 # typer has its own copy of click, whose classes differ from those of the package click, and whose name varies.
 _WrongUsage: type[Exception] = typer.BadParameter.__mro__[1]
 
 
 _TOOK_JSON_FILES = {"eval", "compare", "explain", "tasks"}
+# Commands with their own display of progress; for others, a terminal shows a status line after a second.
 _SHOW_THEMSELVES = {"demo", "run", "view", "careers", "rubric", "batch", "study"}
-"""Commands with their own display of progress; for others, a terminal shows a status line after a second."""
 
 
 def _show_version(wanted: bool) -> None:

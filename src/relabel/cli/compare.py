@@ -22,8 +22,8 @@ _TOP = 10
 _TASKS = 5
 _TEXT = 58
 _TITLE = 34
+# Rows of tasks and of occupations on a page, and characters of a text there.
 _ON_PAGE, _LONG = 25, 2000
-"""Rows of tasks and of occupations on a page, and characters of a text there."""
 
 app = Commands()
 

@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 _ELSEWHERE = 3
 _BORROWED = "no task statements map to it; its score is borrowed from the other codes of the same SOC broad group"
 _MEASURES = ("alpha", "beta", "gamma")
+# Figures of a score: name, divisor, and number of decimals.
 _SHOWN_AS = {
     **{name: (name, 1, 3) for name in _MEASURES},
     **{f"{name}_10": (f"{name.replace('_', ' ')}, 0-10", 1, 1) for name in ("strict", "with_tools")},
     **{f"percentile_{name}": (f"percentile by {name}", 1, 0) for name in ("alpha", "gamma")},
     **{f"wage_exposure_{name}_gbp": (f"wage exposure {name}, GBP m", 1e6, 0) for name in _MEASURES},
 }
-"""Figures of a score: name, divisor, and number of decimals."""
 
 app = o.Commands()
 

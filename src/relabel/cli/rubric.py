@@ -321,8 +321,8 @@ def _record_look(new: Sequence[Mapping[str, str]], when: str, folder: Path) -> N
             lines.writelines(json.dumps({**of, **about}) + "\n" for of in new)
 
 
+# Advice that names options of `relabel import`.
 _OF_IMPORT = re.compile(r"[;,:] [^;,:]*--(map|rubric|setting|[a-z]+-column)\b.*", re.DOTALL)
-"""Advice that names options of `relabel import`."""
 _COLUMNS = "; rubric try reads the columns task_id, setting and label, in the words of the rubric"
 
 

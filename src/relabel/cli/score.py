@@ -27,12 +27,12 @@ _SHOWN = 5
 _LISTED = 3
 _MOST = 10
 _MEASURES = ("alpha", "beta", "gamma")
+# Estimates shown next to a score, by the name of their column.
 ESTIMATES = {
     "mean": "mean over raters",
     "people": "what people's labels would give",
     "gold": "what the gold's would give",
 }
-"""Estimates shown next to a score, by the name of their column."""
 
 app = o.Commands()
 

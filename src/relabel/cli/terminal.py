@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.text import Text
 
+# Maximum width in columns, also used for pipes and files.
 WIDTH = 100
-"""Maximum width in columns, also used for pipes and files."""
 _COMMAND = re.compile(r"^(\s*)(::|##\[)", re.MULTILINE)
 _READER_GONE = {errno.EPIPE, errno.ECONNRESET, errno.ESHUTDOWN}
 
@@ -40,8 +40,8 @@ _READER_GONE = {errno.EPIPE, errno.ECONNRESET, errno.ESHUTDOWN}
 class _Raw(io.FileIO):
     """A stream that discards output once it can no longer be written."""
 
+    # Why output was lost; None if the reader closed the pipe.
     failed: OSError | None = None
-    """Why output was lost; None if the reader closed the pipe."""
 
     def write(self, data: Any) -> int:
         try:
@@ -263,8 +263,8 @@ def cut(text: str, most: int) -> str:
     return text if len(text) <= most else text[: most - 3].rstrip() + "..."
 
 
+# Columns whose texts are cut instead of wrapped, with their minimum width.
 _CUT = {"title": 12, "task": 32, "occupation": 12, "group": 12}
-"""Columns whose texts are cut instead of wrapped, with their minimum width."""
 
 
 class Table(tabular.Table):

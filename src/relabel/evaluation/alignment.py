@@ -24,12 +24,12 @@ from relabel.run import Run, measures_of
 from relabel.sources.tables import is_table_file
 from relabel.task import TASK_KEY, local_tasks, replaced, task_table, text_similarity
 
+# Column of the gold, always the last; runs have the columns 0, 1, ... in the order given.
 GOLD = -1
-"""Column of the gold, always the last; runs have the columns 0, 1, ... in the order given."""
+# Settings, most informative first.
 MAIN: tuple[SettingName, ...] = ("three-way", "automation", "with-tools", "strict")
-"""Settings, most informative first."""
+# Setting that is needed to compare a measure.
 _NEEDS: Mapping[Measure, SettingName] = {"alpha": "strict", "beta": "three-way", "gamma": "with-tools"}
-"""Setting that is needed to compare a measure."""
 
 
 @dataclass(frozen=True)

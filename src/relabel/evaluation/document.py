@@ -19,17 +19,18 @@ from relabel.tabular import cell_text
 SettingName = Literal["strict", "with-tools", "three-way", "automation"]
 UnmatchedReason = Literal["not-in-gold", "not-in-run", "no-label-in-run", "no-label-in-gold", "other-text"]
 
+# Labels of each setting, in order of exposure; ordinal figures depend on this order.
 SCALES: Mapping[SettingName, tuple[str, ...]] = {
     "strict": ("not-exposed", "exposed"),
     "with-tools": ("not-exposed", "exposed"),
     "three-way": CODES,
     "automation": ("T0", "T1", "T2", "T3", "T4"),
 }
-"""Labels of each setting, in order of exposure; ordinal figures depend on this order."""
 
 SliceBy = Literal["major-group", "task-type", "importance", "text-length"]
 GoldRule = Literal["majority", "distribution"]
 Maker = Literal["people", "model", "unknown"]
+# Short names of SOC major groups.
 MAJOR_GROUPS: Mapping[str, str] = {
     "11": "Management",
     "13": "Business and finance",
@@ -55,11 +56,10 @@ MAJOR_GROUPS: Mapping[str, str] = {
     "53": "Transport",
     "55": "Military",
 }
-"""Short names of SOC major groups."""
 
 Bounds = tuple[float, float]
+# 95% intervals, low and high, by name of the figure.
 Intervals95 = Mapping[str, Bounds | None]
-"""95% intervals, low and high, by name of the figure."""
 NO_INTERVALS: Intervals95 = {}
 
 

@@ -25,15 +25,16 @@ from relabel.sources.tables import plain_name
 from relabel.tabular import figure
 from relabel.task import TASK_KEY, local_tasks
 
+# With fewer tasks, the verdict calls the figures rough.
 FEW_TASKS = 400
-"""With fewer tasks, the verdict calls the figures rough."""
+# Highest kappa that counts as no agreement beyond chance.
 NO_AGREEMENT = 0.05
-"""Highest kappa that counts as no agreement beyond chance."""
+# Without intervals, number of standard errors by which accuracies must differ to be distinguished.
 CLEAR = 2.0
-"""Without intervals, number of standard errors by which accuracies must differ to be distinguished."""
+# Name of the embedded model.
 EMBEDDED = "local"
-"""Name of the embedded model."""
 
+# Words for a run compared with a baseline that it must beat (True) or not (False): equal, better, worse, uncertain.
 _STANDING = {
     True: ("exactly as good as", "better than", "below", "cannot be distinguished from"),
     False: (
@@ -43,18 +44,17 @@ _STANDING = {
         "about as close to the gold as",
     ),
 }
-"""Words for a run compared with a baseline that it must beat (True) or not (False): equal, better, worse, uncertain."""
 _STRENGTH = ((0.2, "slight"), (0.4, "fair"), (0.6, "moderate"), (0.8, "substantial"))
+# Release whose importance ratings are used for lists without any.
 RATED_BY = "onet-30.2"
-"""Release whose importance ratings are used for lists without any."""
 _IMPORTANCE = (3.0, 3.5, 4.0, 4.5)
 _LENGTH = (60, 100, 150)
+# Fewest matched tasks to judge by agreement whether a gold's ids are the run's.
 _FEW_IDS = 20
-"""Fewest matched tasks to judge by agreement whether a gold's ids are the run's."""
+# Number of blocks in which draws are ranked, so that each fits in the processor's cache.
 _BLOCKS = 8
-"""Number of blocks in which draws are ranked, so that each fits in the processor's cache."""
+# Highest kappa at which ids matched without codes are suspected to be row numbers.
 _CHANCE = 0.05
-"""Highest kappa at which ids matched without codes are suspected to be row numbers."""
 
 
 def evaluate(

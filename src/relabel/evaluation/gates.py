@@ -33,16 +33,16 @@ from relabel.run import Run, changed_rubrics
 from relabel.tabular import figure as shown
 from relabel.task import TASK_KEY
 
+# Maximum number of occupations for which all swaps are tried; with more, `SWAPS` random ones.
 ALL_SWAPS = 12
-"""Maximum number of occupations for which all swaps are tried; with more, `SWAPS` random ones."""
 SWAPS = 4999
 POWER = 0.8
+# The fall in accuracy, and the power to detect it, for the size of the gold that a suite reports.
 DROP = 0.03
-"""The fall in accuracy, and the power to detect it, for the size of the gold that a suite reports."""
+# Minimum share of labels assumed to change from right to wrong or back.
 _USUAL_CHURN = 0.05
-"""Minimum share of labels assumed to change from right to wrong or back."""
+# Assumed design effect (tasks of one occupation change together), if too few labels changed to estimate it.
 _USUAL_CLUSTERING = 1.5
-"""Assumed design effect (tasks of one occupation change together), if too few labels changed to estimate it."""
 
 
 def labels_sha256(run: Run) -> str:

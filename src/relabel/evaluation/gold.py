@@ -22,25 +22,27 @@ from relabel.sources.fetch import SourceUse, file_use, sha256_of
 from relabel.sources.tables import COLUMN_NAMES, Table, is_table_file, plain_name, read_table
 from relabel.task import TASK_KEY
 
+# Built-in golds; others are runs or the path of a CSV file.
 GOLD_NAMES = (*PUBLISHED, "sample")
-"""Built-in golds; others are runs or the path of a CSV file."""
 
+# Caveat about a gold whose tasks were selected by `relabel review`, without `--random`.
 SELECTED = (
     "The gold's tasks were chosen because they were doubtful: agreement on them, with its intervals, says nothing about "
     "the run as a whole."
 )
-"""Caveat about a gold whose tasks were selected by `relabel review`, without `--random`."""
+# Levels of automation, from none to full.
 LEVELS = SCALES["automation"]
-"""Levels of automation, from none to full."""
 
+# Column of each setting's label.
 COLUMNS: Mapping[SettingName, str] = {
     "strict": "strict",
     "with-tools": "with_tools",
     "three-way": "code",
     "automation": "automation",
 }
-"""Column of each setting's label."""
 
+# Columns of a gold's table, one row per task; `Run.coded()` has a subset. Labels are the code, exposure in each setting, or
+# the level of automation; `weight` and `stratum` describe the sampling design, `text` is the statement.
 LABELLED = {
     "task_id": "str",
     "onet_soc_code": "str",
@@ -52,15 +54,13 @@ LABELLED = {
     "stratum": "string",
     "text": "string",
 }
-"""Columns of a gold's table, one row per task; `Run.coded()` has a subset. Labels are the code, exposure in each setting, or
-the level of automation; `weight` and `stratum` describe the sampling design, `text` is the statement."""
 
 _LABEL_COLUMNS = ("code", "strict", "with_tools")
 _DESIGN = (AUTOMATION, "weight", "stratum")
+# Columns of a file from `relabel review`, filled in by a person.
 _REVIEWER, _REVIEWED_AT = "reviewer", "reviewed_at"
-"""Columns of a file from `relabel review`, filled in by a person."""
+# Column in a file from `relabel review` that lists doubtful tasks, most doubtful first.
 _PRIORITY = "priority"
-"""Column in a file from `relabel review` that lists doubtful tasks, most doubtful first."""
 _REVIEW = (_REVIEWER, _REVIEWED_AT, _PRIORITY)
 _MADE_BY = "made_by"
 _MAKERS: Mapping[str, Maker] = {
@@ -75,8 +75,8 @@ UNKNOWN_MAKER = (
 _ANNOTATOR = ("annotator", "annotator_id", "rater", "coder", "worker", "worker_id", "labeler", "labeller")
 _EXPOSED: Mapping[str, bool | None] = {"exposed": True, "not-exposed": False, "": None}
 _BY_CODE: Mapping[str, tuple[bool, bool]] = {"E0": (False, False), "E1": (True, True), "E2": (False, True)}
+# Code of each pair of readings; the incoherent one is E1.
 _CODE_OF: Mapping[Any, str] = {pair: code for code, pair in _BY_CODE.items()} | {(True, False): "E1"}
-"""Code of each pair of readings; the incoherent one is E1."""
 
 
 @dataclass(frozen=True)

@@ -26,11 +26,11 @@ from relabel.settings import Frozen
 from relabel.sources import bls, eloundou
 from relabel.sources.fetch import SourceUse
 
+# Source of jobs by occupation, the earliest release in the registry; the paper used jobs of 2020 and 2021.
 EMPLOYMENT = "bls-oews-2023"
-"""Source of jobs by occupation, the earliest release in the registry; the paper used jobs of 2020 and 2021."""
 
+# Value of each code by measure.
 _WORTH = pd.DataFrame({"alpha": [0.0, 0, 1], "beta": [0, 0.5, 1], "gamma": [0.0, 1, 1]}, index=["E0", "E2", "E1"])
-"""Value of each code by measure."""
 _NAMES = {"gpt4": "GPT-4", "gpt4_alt": "GPT-4 alt", "human": "human"}
 _NOT_SEEN = "the printed figure was not available; recomputed only"
 _TASKS_EQUAL = "tasks equal"
@@ -42,6 +42,7 @@ _AGREEMENT: Mapping[tuple[str, str], tuple[tuple[float | None, float | None], ..
     ("gpt4_alt", "human"): ((None, 0.221), (65.6, None), (None, None)),
     ("gpt4", "gpt4_alt"): ((None, None),) * 3,
 }
+# Table 4: percent of exposed tasks, in the printed order; the list for GPT-4 under beta was not seen.
 _TOP = """
 human alpha: Interpreters and Translators 76.5; Survey Researchers 75.0; Poets, Lyricists and Creative Writers 68.8; Animal Scientists 66.7; Public Relations Specialists 66.7
 human beta: Survey Researchers 84.4; Writers and Authors 82.5; Interpreters and Translators 82.4; Public Relations Specialists 80.6; Animal Scientists 77.8
@@ -50,21 +51,20 @@ gpt4 alpha: Mathematicians 100; Correspondence Clerks 95.2; Blockchain Engineers
 gpt4 beta:
 gpt4 gamma: Accountants and Auditors 100; News Analysts, Reporters, and Journalists 100; Legal Secretaries and Administrative Assistants 100; Clinical Data Managers 100; Climate Change Policy Analysts 100
 """
-"""Table 4: percent of exposed tasks, in the printed order; the list for GPT-4 under beta was not seen."""
 
+# Abstract: percent of tasks done significantly faster.
 _FASTER: tuple[tuple[str, Measure, float, str], ...] = (
     ("human", "alpha", 15, "a model alone"),
     ("human", "gamma", 47, "with software, lower figure"),
     ("gpt4", "gamma", 56, "with software, upper figure"),
 )
-"""Abstract: percent of tasks done significantly faster."""
+# Place in the paper, measure, share of exposed tasks (0-1), comparison, and percent of workers with such a share.
 _WORKERS: tuple[tuple[str, Measure, float, str, float], ...] = (
     ("abstract", "beta", 0.1, ">=", 80),
     ("abstract", "beta", 0.5, ">=", 19),
     ("section 4", "alpha", 0.5, ">", 3),
     ("section 4", "gamma", 0.5, ">=", 49),
 )
-"""Place in the paper, measure, share of exposed tasks (0-1), comparison, and percent of workers with such a share."""
 
 
 class PaperFigure(Frozen):

@@ -26,11 +26,11 @@ from relabel.rubric import MEASURES, Measure
 from relabel.run import Run, measures_of
 from relabel.task import TASK_KEY
 
+# Minimum number of gold labels in a group for an estimate.
 FEWEST_LABELS = 20
-"""Minimum number of gold labels in a group for an estimate."""
 
+# Variance at or below which it is only floating-point noise.
 _NO_SPREAD = 1e-20
-"""Variance at or below which it is only floating-point noise."""
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,8 @@ from relabel.run import Run
 from relabel.tabular import Cell, Signed, Table, figure, signed
 from relabel.task import TASK_KEY
 
+# Most tasks that a page lists; the JSON document has all of them.
 SHOWN = 25
-"""Most tasks that a page lists; the JSON document has all of them."""
 
 _INK, _ACCENT, _OTHER = "currentColor", "var(--accent)", "var(--other)"
 _FONT = "system-ui, sans-serif"
@@ -44,8 +44,8 @@ _AXIS: Mapping[str, Any] = {
 _ID = re.compile(r'(\bid="|url\(#|href="#)([\w-]+)')
 _SPOKEN = re.compile(r' (?:role|aria-[a-z]+)="[^"]*"')
 
+# Pixels allowed for a character of a label: the reader's font is unknown, so its width cannot be measured.
 _WIDEST = 7.2
-"""Pixels allowed for a character of a label: the reader's font is unknown, so its width cannot be measured."""
 
 
 def eval_page(

@@ -31,14 +31,14 @@ from relabel.task import TASK_KEY
 _TASK = ("task_id", "onet_soc_code", "title", "text")
 _TO_FILL = ("label", "reviewer", "reviewed_at", "comment")
 _SAID = ("run_code", "run_strict", "run_with_tools", "gold_code", "rationale", "jobs")
+# Columns of the file; the last four are for the reviewer to fill.
 COLUMNS = ("priority", "reasons", *_TASK, *_SAID, *_TO_FILL)
-"""Columns of the file; the last four are for the reviewer to fill."""
 
+# Columns of a file of random tasks; without the run's labels, so that they do not influence the reviewer.
 RANDOM_COLUMNS = ("drawn", "weight", *_TASK, *_TO_FILL)
-"""Columns of a file of random tasks; without the run's labels, so that they do not influence the reviewer."""
 
+# Fewest labels in a gold to estimate how well a run predicts it, and fewest labels to ask for.
 _PILOT = 20
-"""Fewest labels in a gold to estimate how well a run predicts it, and fewest labels to ask for."""
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ from relabel.evaluation.document import Bounds, Intervals95, SettingMetrics
 
 Array = npt.NDArray[np.float64]
 Places = npt.NDArray[np.intp]
+# Computes a figure from sums: shape (..., m) or (..., k, k) to (...).
 Formula = Callable[[Array], Array]
-"""Computes a figure from sums: shape (..., m) or (..., k, k) to (...)."""
 
 
 def pairs(gold: npt.ArrayLike, run: npt.ArrayLike, size: int) -> Array:
@@ -132,12 +132,13 @@ def _right(counts: Array) -> Array:
     return np.diagonal(counts, axis1=-2, axis2=-1)
 
 
+# Figures of a setting by their names in the eval document: (..., k, k) to (...).
 FIGURES: Mapping[str, Formula] = {
     formula.__name__: formula
     for formula in (accuracy, kappa, kappa_quadratic, krippendorff_nominal, krippendorff_ordinal, ac1, macro_f1)
 }
-"""Figures of a setting by their names in the eval document: (..., k, k) to (...)."""
 
+# Figures of each label, where `gold` and `run` are its shares: (..., k, k) to (..., k), NaN if undefined.
 BY_LABEL: Mapping[str, Formula] = {
     "f1": lambda counts: ratio(2 * _right(counts), counts.sum(axis=-1) + counts.sum(axis=-2)),
     "precision": lambda counts: ratio(_right(counts), counts.sum(axis=-2)),
@@ -145,7 +146,6 @@ BY_LABEL: Mapping[str, Formula] = {
     "gold": lambda counts: ratio(counts.sum(axis=-1), counts.sum(axis=(-2, -1))[..., None]),
     "run": lambda counts: ratio(counts.sum(axis=-2), counts.sum(axis=(-2, -1))[..., None]),
 }
-"""Figures of each label, where `gold` and `run` are its shares: (..., k, k) to (..., k), NaN if undefined."""
 
 
 def krippendorff_several(votes: npt.NDArray[np.integer], level: Literal["nominal", "ordinal"]) -> float | None:
@@ -187,6 +187,7 @@ def correlation(sums: Array) -> Array:
     return np.where(flat, np.nan, np.clip(found, -1, 1))
 
 
+# Figures of two sets of task values (0-1) from sums of `task_values`, (..., 7) to (...); `mean` is the run's.
 VALUE_FIGURES: Mapping[str, Formula] = {
     "agreement": lambda sums: ratio(sums[..., 6], sums[..., 0]),
     "pearson": correlation,
@@ -194,7 +195,6 @@ VALUE_FIGURES: Mapping[str, Formula] = {
     "gold_mean": lambda sums: ratio(sums[..., 1], sums[..., 0]) + 0.5,
     "difference": lambda sums: ratio(sums[..., 2] - sums[..., 1], sums[..., 0]),
 }
-"""Figures of two sets of task values (0-1) from sums of `task_values`, (..., 7) to (...); `mean` is the run's."""
 
 
 def figure_formula(name: str, scale: Sequence[str]) -> Formula:
@@ -275,12 +275,12 @@ def ratio(above: npt.ArrayLike, below: npt.ArrayLike) -> Array:
     return np.where(np.isfinite(found), found, np.nan)
 
 
+# Default number of draws; bounds then differ between seeds by about a twentieth of an interval's width.
 DRAWS = 2000
-"""Default number of draws; bounds then differ between seeds by about a twentieth of an interval's width."""
+# With fewer occupations there is a warning: intervals keep their coverage, but are wide.
 FEW_OCCUPATIONS = 10
-"""With fewer occupations there is a warning: intervals keep their coverage, but are wide."""
+# Maximum share of draws in which the figure is undefined; above it there is no interval.
 MOST_UNDEFINED = 0.05
-"""Maximum share of draws in which the figure is undefined; above it there is no interval."""
 
 SHARE: Bounds = (0, 1)
 CORRELATION: Bounds = (-1, 1)

@@ -32,6 +32,7 @@ Kind = Literal["min", "max", "max_drop"]
 
 COUNTS: tuple[CountMetric, ...] = ("coverage", "incoherent")
 
+# Error texts by pydantic's error type, where pydantic's own text is too technical.
 _PLAINLY: Mapping[str, str] = {
     "extra_forbidden": "is not a known key here; correct or remove it",
     "too_short": "must not be empty",
@@ -39,7 +40,6 @@ _PLAINLY: Mapping[str, str] = {
     "float_type": "must be a number",
     "finite_number": "must be a finite number",
 }
-"""Error texts by pydantic's error type, where pydantic's own text is too technical."""
 
 
 class Slice(Frozen):
@@ -360,8 +360,8 @@ def gate_error(failures: Iterable[GateResult]) -> str:
     return f"gate {first.id} failed{more}: {first.message}{why}"
 
 
+# Control characters that XML 1.0 cannot hold, in whatever escape.
 _ILLEGAL = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-"""Control characters that XML 1.0 cannot hold, in whatever escape."""
 _ESCAPED = str.maketrans(
     {
         **{char: f"\\{char}" for char in "\\`*_{}[]()#+!|~"},

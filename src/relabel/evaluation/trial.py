@@ -31,8 +31,8 @@ def half_of(task_id: str) -> Half:
     return "development" if hashlib.sha256(f"rubric-try|{task_id}".encode()).digest()[0] < 128 else "final"
 
 
+# Minimum share of common tasks, in the smaller of two sets, for a paired comparison on these tasks only.
 _MOSTLY = 0.5
-"""Minimum share of common tasks, in the smaller of two sets, for a paired comparison on these tasks only."""
 
 
 _TOGETHER = "between orders and repeats together (--samples 2 tells them apart)"

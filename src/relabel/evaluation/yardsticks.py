@@ -31,12 +31,12 @@ from relabel.settings import settings as app_settings
 from relabel.task import TASK_KEY, is_local, local_tasks
 
 FOLDS = 5
+# Number of labels to train the classifier on: what a small study could afford, the same for every gold.
 TRAINED_ON = 2000
-"""Number of labels to train the classifier on: what a small study could afford, the same for every gold."""
+# Minimum number of labels to train the classifier.
 FEWEST_TRAINED_ON = 200
-"""Minimum number of labels to train the classifier."""
+# Number of bins of the reliability curve, of equal width from 0 to 1.
 BINS = 10
-"""Number of bins of the reliability curve, of equal width from 0 to 1."""
 RATERS = ("eloundou-2023:gpt4", "eloundou-2023:human")
 
 

@@ -34,8 +34,8 @@ from relabel.manifest import Counts, Tokens
 from relabel.redaction import clean
 from relabel.rubric import Rubric
 
+# Fields that a label copies from its answer; the cost is divided among the answer's tasks.
 _OF_ANSWER = {field.name for field in fields(Label)} & Answer.model_fields.keys()
-"""Fields that a label copies from its answer; the cost is divided among the answer's tasks."""
 
 
 @dataclass
@@ -314,8 +314,8 @@ def _with_share(rows: Sequence[Label], samples: int) -> tuple[list[Label], int]:
     return [replace(x, probability=share) for x, share in zip(rows, shares, strict=True)], sum(cached)
 
 
+# Probability of all letters together below which the model was about to write something else, such as its thinking.
 LEAST_MASS = 0.01
-"""Probability of all letters together below which the model was about to write something else, such as its thinking."""
 
 
 def letter_logprobs(answer: Answer, rubric: Rubric, api: Api) -> dict[str, float]:
@@ -397,12 +397,12 @@ def decided(row: Mapping[str, float]) -> tuple[str, float]:
     return label, math.exp(row[label] - top) / total
 
 
+# Minimum number of answers for an estimate of the speed.
 FEWEST = 3
-"""Minimum number of answers for an estimate of the speed."""
+# Minimum number of answers in the measuring window, once there are more.
 ENOUGH = 20
-"""Minimum number of answers in the measuring window, once there are more."""
+# Minimum length of the measuring window, in seconds.
 WINDOW_S = 30.0
-"""Minimum length of the measuring window, in seconds."""
 _BURST = 20
 
 

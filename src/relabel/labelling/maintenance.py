@@ -231,15 +231,15 @@ def selection(
 
 FORMAT = "relabel store"
 VERSION = 1
+# A request's key.
 _REQUEST_KEY = re.compile(r"[0-9a-f]{64}")
-"""A request's key."""
+# Rows written in one transaction; other processes wait meanwhile.
 _AT_ONCE = 500
-"""Rows written in one transaction; other processes wait meanwhile."""
 _PLAIN = re.compile(r"[^\w.-]")
+# Most characters of a line, a few times those of the longest answer.
 _LONGEST = 32_000_000
-"""Most characters of a line, a few times those of the longest answer."""
+# Most characters of all shared messages together.
 _MOST_TEXT = 64_000_000
-"""Most characters of all shared messages together."""
 
 
 def pack(store: Store, target: Path, *runs: Run) -> int:
@@ -393,11 +393,11 @@ def _checked(source: Path) -> Generator[tuple[str, dict[str, Any]]]:
 
 PAGE = 4096
 _LEAF = 0x0D
+# Columns of diskcache's table: row id, key, raw, ..., mode, file name and value.
 _COLUMNS = 12
-"""Columns of diskcache's table: row id, key, raw, ..., mode, file name and value."""
 _KEY, _RAW, _FILE, _VALUE = 1, 2, 10, 11
+# Most bytes of a row that fits into its leaf page as a whole.
 _MOST = PAGE - 35
-"""Most bytes of a row that fits into its leaf page as a whole."""
 _LEAST = (PAGE - 12) * 32 // 255 - 23
 
 

@@ -30,13 +30,13 @@ from relabel.task import Task, disputed_titles, load_tasks
 if TYPE_CHECKING:
     from relabel.labelling.ray import ClusterOptions
 
+# Maximum value of `--concurrency`.
 MOST_IN_FLIGHT = 4096
-"""Maximum value of `--concurrency`."""
 _CREDENTIALS = re.compile(
     r'"(?:x[-_])?(?:api[-_]?key|authorization|(?:access[-_])?token|secret|password)":', re.IGNORECASE
 )
+# Fields of a request that relabel sets itself.
 _OURS = {"model", "messages", "input", "response_format", "stream", "n"}
-"""Fields of a request that relabel sets itself."""
 
 
 class Prepared(NamedTuple):

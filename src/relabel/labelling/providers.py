@@ -160,8 +160,8 @@ class _File(Frozen):
 
 M = TypeVar("M", bound=Frozen)
 _KEY_PREFIX = "relabel-"
+# The assumed properties of an unknown address.
 UNKNOWN = Provider(id="unknown", name="an unknown provider")
-"""The assumed properties of an unknown address."""
 
 
 def provider_of(base_url: str, name: str | None = None) -> Provider:
@@ -260,8 +260,9 @@ def _cache_key(model: str, prefix: str) -> str:
     return _KEY_PREFIX + hashlib.sha256(f"{model}\0{prefix}".encode()).hexdigest()[:32]
 
 
+# Suffixes of headers in which gateways state the cost of an answer, such as LiteLLM's `x-litellm-response-cost`.
 COST_HEADERS = ("-response-cost", "-request-cost", "-total-cost", "-usage-cost", "-cost-usd")
-"""Suffixes of headers in which gateways state the cost of an answer, such as LiteLLM's `x-litellm-response-cost`."""
+# Headers in which gateways name the provider that answered.
 UPSTREAM_HEADERS = (
     "x-litellm-model-api-base",
     "x-portkey-provider",
@@ -269,7 +270,6 @@ UPSTREAM_HEADERS = (
     "cf-aig-provider",
     "x-upstream",
 )
-"""Headers in which gateways name the provider that answered."""
 _TICKS_A_USD = 1e10
 _NO_HEADERS: Mapping[str, str] = {}
 
@@ -352,8 +352,8 @@ class Price(Frozen):
         return self.model_copy(update={**half, "source": f"{self.source}, half for batch"})
 
 
+# The price of a model that the user runs.
 FREE = Price(input=0, cached=0, output=0, source="runs on this machine")
-"""The price of a model that the user runs."""
 
 
 class _Override(Price):

@@ -26,12 +26,12 @@ from relabel.redaction import clean, public_url
 if TYPE_CHECKING:
     import tenacity
 
+# Cause of an error. `quota`: credit or quota used up; `wait`: a temporary limit; `key`; `access`: rights or terms; `model`: it
+# does not exist; `content-filter`: this request is blocked; `bad-answer`: a malformed answer of the model; `form`: the response
+# format; `passing`: a temporary fault; `request`: this request only.
 ErrorMeaning = Literal[
     "quota", "wait", "key", "access", "model", "content-filter", "bad-answer", "form", "passing", "request"
 ]
-"""Cause of an error. `quota`: credit or quota used up; `wait`: a temporary limit; `key`; `access`: rights or terms; `model`: it
-does not exist; `content-filter`: this request is blocked; `bad-answer`: a malformed answer of the model; `form`: the response
-format; `passing`: a temporary fault; `request`: this request only."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,8 @@ class ErrorReply:
 
 
 _BROKEN_OFF = {"error", "network_error", "insufficient_system_resource"}
+# Marks of possible errors in replies of status 200, which gateways send; `read_error` decides.
 _MARKS = (b'"error"', b'"base_resp"', b'"network_error"', b'"insufficient_system_resource"', b'"failed"')
-"""Marks of possible errors in replies of status 200, which gateways send; `read_error` decides."""
 
 
 def read_error(
@@ -107,13 +107,13 @@ def read_error(
     return ErrorReply(meaning, status, message, code, param, wait_s)
 
 
+# HTTP status by MiniMax code in `base_resp`; other codes are temporary faults.
 _MINIMAX = {1002: 429, 1039: 429, 1004: 401, 1008: 402, 1026: 400, 1027: 400, 2013: 400, 2049: 401}
-"""HTTP status by MiniMax code in `base_resp`; other codes are temporary faults."""
+# HTTP status by code or type of errors that come with a status below 300.
 _WORDS = {
     "rate_limit_exceeded": 429, "rate_limit_error": 429, "insufficient_quota": 429, "overloaded_error": 529, "server_error": 500,
     "invalid_prompt": 400, "request_timeout": 408,
 }  # fmt: skip
-"""HTTP status by code or type of errors that come with a status below 300."""
 
 
 def _error_object(document: Any, status: int) -> tuple[Mapping[str, Any] | None, int]:
@@ -186,8 +186,8 @@ _A_DAY = re.compile(
     r"(per|/|an?|this)[ _-]?(day|week|month)\b|per ?day|daily|weekly|\b[TR]PD\b|per ?month|monthly|\blimit: 0\b",
     re.IGNORECASE,
 )
+# Google's words for a quota, also inside a gateway's message.
 _QUOTA_OF_A_DAY = re.compile(r"quota_?id\W{1,8}\w*per_?(day|month)|\blimit: 0,", re.IGNORECASE)
-"""Google's words for a quota, also inside a gateway's message."""
 _A_MINUTE = re.compile(r"(per|/)[ _-]?(minute|min|second)\b|per ?minute|\b[TR]PM\b|per ?second", re.IGNORECASE)
 _FILTER_CODES = {
     "content_filter", "content_policy_violation", "responsibleaipolicyviolation", "data_inspection_failed", "invalid_prompt",
@@ -199,12 +199,12 @@ _FILTER_WORDS = re.compile(
     r"|moderation (policy|layer|system|filter|service|check)|(by|requires|failed) (our |the )?moderation|violat.{0,40}polic|safety[ _](check|system|filter|setting|polic)|prohibited content|inappropriate content|sensitive (content|information)",
     re.IGNORECASE,
 )
+# Words that mark a refusal of a parameter or an account, where other words match those of content filters.
 _NOT_THE_QUESTION = re.compile(
     r"(unknown|unrecognized|unsupported|invalid) (name|param|field|arg)|extra inputs"
     r"|\b(account|organi[sz]ation|team|project|key)\b.{0,80}(suspend|disabled|banned|deactivated|terminated|permission|verif)",
     re.IGNORECASE,
 )
-"""Words that mark a refusal of a parameter or an account, where other words match those of content filters."""
 _BAD_ANSWER_CODES = {"json_validate_failed", "tool_use_failed", "output_parse_failed"}
 _MODEL_CODES = {
     "model_not_found", "invalid_model", "unknown_model", "model_not_available", "deploymentnotfound", "model_not_supported",
@@ -273,10 +273,10 @@ _FIELD = re.compile(
     r'retry[_-]?(?:delay|after)(_?ms)?(?:_?s(?:ec(?:onds)?)?)?\\*"\s*:\s*(?:\{\s*\\*"seconds\\*"\s*:\s*)?\\*"?(\d+(?:\.\d+)?)\s*(ms|s)?(?=[\\"\s,}])',
     re.IGNORECASE,
 )
+# Maximum number of characters of an error that are searched.
 _MOST_READ = 20_000
-"""Maximum number of characters of an error that are searched."""
+# Longest plausible wait in a header, in seconds; a longer one is ignored.
 _LONGEST_WAIT_S = 32 * 86400.0
-"""Longest plausible wait in a header, in seconds; a longer one is ignored."""
 
 
 def _wait(
@@ -360,10 +360,10 @@ class NoAnswerError(Exception):
         self.meaning: ErrorMeaning | None = meaning
 
 
+# Seconds; who asks for a longer wait ends the run, which says when to come back.
 MAX_RETRY_AFTER_S = 900.0
-"""Seconds; who asks for a longer wait ends the run, which says when to come back."""
+# A gateway gave up waiting; the provider may have gone on and charged.
 _PERHAPS_CHARGED = {408, 424, 499, 502, 504, 524}
-"""A gateway gave up waiting; the provider may have gone on and charged."""
 
 
 class RefusedError(Exception):
@@ -474,8 +474,8 @@ def is_transient(error: BaseException) -> bool:
 
 
 ATTEMPTS = 6
+# Seconds; a server may ask for longer ones.
 LONGEST_PAUSE_S = 60.0
-"""Seconds; a server may ask for longer ones."""
 T = TypeVar("T")
 
 

@@ -26,22 +26,22 @@ from relabel.sandbox import Sandbox, plain
 from relabel.settings import Frozen, asset_dir
 from relabel.task import Task
 
+# A chat message: `role` and `content`.
 Message = dict[str, str]
-"""A chat message: `role` and `content`."""
+# Maximum size of a template in bytes, and of a rendered message in characters.
 _LARGEST = 1_000_000
-"""Maximum size of a template in bytes, and of a rendered message in characters."""
+# Fields of a rubric that are available in templates.
 _OF_RUBRIC = {
     "id", "version", "title", "unit", "definition", "labels", "settings", "examples", "rationale", "codes", "incoherent", "measures",
 }  # fmt: skip
-"""Fields of a rubric that are available in templates."""
 Decide = Literal["json", "logprob"]
+# Parameters for deciding by log probability: one token, with its alternatives.
 ONE_TOKEN: Mapping[str, Any] = {"max_tokens": 1, "logprobs": True, "top_logprobs": 20, "temperature": 0}
-"""Parameters for deciding by log probability: one token, with its alternatives."""
 _MARK = "\x00the task\x00"
 _SPELLING = json.JSONEncoder(ensure_ascii=False)  # made once: `json.dumps` with arguments makes one each time
 
+# Increased when the meaning of a key changes; requests with older keys are then sent again.
 KEY_VERSION = 1
-"""Increased when the meaning of a key changes; requests with older keys are then sent again."""
 
 
 def canonical_json(value: Any) -> bytes:
@@ -88,10 +88,10 @@ class Prompt:
     text: str = field(repr=False)
     _template: Template = field(repr=False)
     _sandbox: Sandbox = field(repr=False)
+    # Cache of the system message and of the context for the user message, because creating a context is slow.
     _known: dict[tuple[object, ...], tuple[str, Context]] = field(
         default_factory=dict[tuple[object, ...], "tuple[str, Context]"], repr=False
     )
-    """Cache of the system message and of the context for the user message, because creating a context is slow."""
 
     def messages(
         self, tasks: Sequence[Task], rubric: Rubric, setting: str, *, examples: bool = True, decide: str = "json"
@@ -247,8 +247,8 @@ class Request:
         return {"api": self.api, "host": self.host, "body": self.body, "sample": self.sample}
 
 
+# Placeholder for the request of a work item whose prompt has not been rendered, or cannot be; without a key.
 UNPLANNED = Request("", {})
-"""Placeholder for the request of a work item whose prompt has not been rendered, or cannot be; without a key."""
 object.__setattr__(UNPLANNED, "key", "")
 
 

@@ -36,8 +36,8 @@ ASIDE = "aside/"
 _KEY = re.compile(r"[0-9a-f]{64}(/rejected/[0-9T:.+-]{1,40})?")
 _SPELLING = json.JSONEncoder(separators=(",", ":"))
 _SEAL = re.compile(r'\{"sum":"([0-9a-f]{16})",')
+# The only kind of note: the response format that a server accepts.
 _NOTE = re.compile(r"note/form/(chat|responses)/[^\x00-\x1f]{1,500}")
-"""The only kind of note: the response format that a server accepts."""
 
 
 class DamagedRowError(StoreError):

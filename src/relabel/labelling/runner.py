@@ -25,29 +25,29 @@ from relabel.labelling.wire import FORMS, messages_of
 from relabel.labels import InvalidAnswerError
 from relabel.manifest import parquet_schema
 
+# When so many first requests of a run all fail the same way, the rest would too.
 CIRCUIT_BREAKER_FAILURES = 10
-"""When so many first requests of a run all fail the same way, the rest would too."""
+# Seconds that answers from the store may keep everything else waiting.
 MAX_BLOCKING_S = 0.02
-"""Seconds that answers from the store may keep everything else waiting."""
+# One worker in so many more than requests may be in flight.
 PREFETCH_SHARE = 8
-"""One worker in so many more than requests may be in flight."""
+# Seconds after the first request: loading must not keep it from being sent.
 LOAD_WRITER_S = 0.01
-"""Seconds after the first request: loading must not keep it from being sent."""
+# Seconds for which missing labels are still recorded after a second Ctrl-C.
 LEAVE_S = 2.0
-"""Seconds for which missing labels are still recorded after a second Ctrl-C."""
+# Requests that show whether a run has come to a stop: when nearly all of the last ones failed with the same error, it pauses and tries one.
 LAST = 20
-"""Requests that show whether a run has come to a stop: when nearly all of the last ones failed with the same error, it pauses and tries one."""
 NEARLY_ALL = 18
 PAUSE_S = 30.0
+# Seconds for which the requests of a setting wait for the first one, which fills the provider's prefix cache.
 FIRST_S = 60.0
-"""Seconds for which the requests of a setting wait for the first one, which fills the provider's prefix cache."""
+# Number of first requests that may fail before the others are sent anyway.
 FIRST_TRIES = 3
-"""Number of first requests that may fail before the others are sent anyway."""
+# Minimum characters of a prefix (about 680 tokens) to wait for the cache.
 _SHORTEST_CACHED = 3000
-"""Minimum characters of a prefix (about 680 tokens) to wait for the cache."""
 _NAMED_AT_ONCE = 64
+# Number of tasks to try in a response format before giving it up, if the server's refusal does not mention the format.
 _PROBE_TASKS = 3
-"""Number of tasks to try in a response format before giving it up, if the server's refusal does not mention the format."""
 _FORMAT_STATUS = {400, 415, 422, 501}
 _REPAIRABLE = {"invalid-json", "schema"}
 _ABOUT_THE_TASK = {"budget", "refusal", "content-filter"}
@@ -433,8 +433,8 @@ class _CircuitBreaker:
         self._has_earlier_labels = has_earlier_labels
         self._first: Counter[str] = Counter()
         self._last: deque[str] = deque(maxlen=LAST)
+        # Done when the one request that is tried in a pause has come back.
         self._paused: asyncio.Future[None] | None = None
-        """Done when the one request that is tried in a pause has come back."""
         self._trying = False
 
     async def wait(self) -> bool:

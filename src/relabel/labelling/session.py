@@ -28,8 +28,8 @@ from relabel.labels import Failure, FailureKind, Label
 from relabel.manifest import Counts, Manifest, PerhapsCharged, Session, read_manifest, write_manifest, write_run
 from relabel.redaction import public_url
 
+# File of a run folder that records, during a run, which requests were sent and which have returned.
 JOURNAL = ".journal"
-"""File of a run folder that records, during a run, which requests were sent and which have returned."""
 
 
 @dataclass(frozen=True)

@@ -32,12 +32,12 @@ from relabel.labels import Answer
 from relabel.settings import Frozen
 
 _NEVER_FULL = 2**62
+# Bytes from which diskcache would use separate files: never, because single files can get lost.
 _NEVER_A_FILE = 2**30
-"""Bytes from which diskcache would use separate files: never, because single files can get lost."""
+# Cache of the writing connection, in pages of 4 kB; diskcache's default is up to 96 MB.
 _PAGES = 1024
-"""Cache of the writing connection, in pages of 4 kB; diskcache's default is up to 96 MB."""
+# Columns that `text_of` reads.
 ROW = "key, raw, mode, filename, typeof(value), value"
-"""Columns that `text_of` reads."""
 
 
 class PickleRefusedError(Exception):

@@ -46,10 +46,10 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT_S = 20.0
 
 
+# Maximum number of bytes read of a reply; an answer about a task is never longer.
 LARGEST_REPLY = 16 * 2**20
-"""Maximum number of bytes read of a reply; an answer about a task is never longer."""
+# Prefixes of the names of headers that are used.
 _WORTH_KEEPING = ("x-ratelimit-", "retry-after", "location", "content-type", *UPSTREAM_HEADERS)
-"""Prefixes of the names of headers that are used."""
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
 _TRANSPORT_HEADERS = {"host", "content-length", "content-type", "transfer-encoding", "connection", "accept-encoding"}
 
@@ -96,8 +96,8 @@ class Timeouts:
         return cls(attempt_s, max(cls.deadline_s, 3 * attempt_s))
 
 
+# For a model served on this machine: retries cost nothing, and a busy machine may be slow.
 LOCAL_TIMEOUTS = Timeouts.of(900.0)
-"""For a model served on this machine: retries cost nothing, and a busy machine may be slow."""
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ from typing import Any, Literal, NamedTuple
 from relabel.labels import FailureKind, Usage
 
 Api = Literal["chat", "responses"]
+# Response formats, from the strictest to none.
 Form = Literal["json_schema", "json_object", "text"]
-"""Response formats, from the strictest to none."""
 
 FORMS: tuple[Form, ...] = ("json_schema", "json_object", "text")
+# Path of each dialect below the base URL. The Batch API needs `/v1` before it.
 PATHS: Mapping[Api, str] = {"chat": "/chat/completions", "responses": "/responses"}
-"""Path of each dialect below the base URL. The Batch API needs `/v1` before it."""
 
 
 class NotAReplyError(Exception):
@@ -103,6 +103,7 @@ def read(api: Api, raw: Any) -> Reply:
         raise NotAReplyError(str(error)) from error
 
 
+# OpenAI's finish reasons by other providers' words for them, in lower case.
 _FINISH: Mapping[str, str] = {
     **dict.fromkeys(("eos", "end_turn", "stop_sequence", "complete"), "stop"),
     **dict.fromkeys(("max_tokens", "model_length", "max_output_tokens", "model_context_window_exceeded"), "length"),
@@ -111,7 +112,6 @@ _FINISH: Mapping[str, str] = {
         "content_filter",
     ),
 }  # fmt: skip
-"""OpenAI's finish reasons by other providers' words for them, in lower case."""
 
 
 def _finish(word: Any) -> str | None:

@@ -27,11 +27,11 @@ from relabel.tabular import records
 Row = dict[str, Any]
 
 PACKAGE = "datapackage.json"
+# Increased when the layout of an export changes.
 EXPORT_FORMAT = 7
-"""Increased when the layout of an export changes."""
 
+# Lists the files of an earlier output in a folder; None if the folder is something else.
 ListFiles = Callable[[Path], Set[str] | None]
-"""Lists the files of an earlier output in a folder; None if the folder is something else."""
 
 
 @contextmanager
@@ -122,14 +122,14 @@ _FORMATS = {
     "parquet": {"mediatype": "application/vnd.apache.parquet", "type": "file"},
 }
 
+# A Table Schema field without its name: type, title, description, optionally unit and constraints; see `columns.toml`.
 Column = Mapping[str, Any]
-"""A Table Schema field without its name: type, title, description, optionally unit and constraints; see `columns.toml`."""
 _FILES = resources.files("relabel.publishing")
 _COLUMNS: Mapping[str, Mapping[str, Column]] = tomllib.loads(
     _FILES.joinpath("columns.toml").read_text(encoding="utf-8")
 )
+# Texts of exports and pages, see `words.yaml`.
 WORDS: Mapping[str, Any] = yaml.safe_load(_FILES.joinpath("words.yaml").read_text(encoding="utf-8"))
-"""Texts of exports and pages, see `words.yaml`."""
 _INTERVAL_SETS = {"bounded": BOUNDED, "measures": MEASURES, "estimated": ESTIMATED}
 
 
@@ -147,16 +147,16 @@ def _bounds() -> dict[str, Column]:
     return found
 
 
+# Descriptions of the columns of a score table, including interval columns.
 OCCUPATION_COLUMNS: Mapping[str, Column] = {**_COLUMNS["occupations"], **_bounds()}
-"""Descriptions of the columns of a score table, including interval columns."""
 TASK_COLUMNS: Mapping[str, Column] = _COLUMNS["tasks"]
+# Descriptions of the columns of `changes.csv`.
 CHANGE_COLUMNS: Mapping[str, Column] = {
     **{name: OCCUPATION_COLUMNS[name] for name in ("code", "title")},
     **_COLUMNS["changes"],
 }
-"""Descriptions of the columns of `changes.csv`."""
+# Descriptions of the columns of the table of job families.
 FAMILY_COLUMNS: Mapping[str, Column] = _COLUMNS["families"]
-"""Descriptions of the columns of the table of job families."""
 
 
 def table_schema(frame: pd.DataFrame, columns: Mapping[str, Column], key: Sequence[str]) -> dict[str, Any]:
@@ -208,8 +208,8 @@ def licence(text: str) -> dict[str, str]:
     return {"name": re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-") or "unknown", "title": text}
 
 
+# Valid codes of pages, which are used in file names and links.
 _CODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,63}")
-"""Valid codes of pages, which are used in file names and links."""
 
 
 class ExportBundle:

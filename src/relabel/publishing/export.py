@@ -231,14 +231,14 @@ def _require_code(code: str) -> None:
         )
 
 
+# Figures of a score table that are derived from each measure.
 _DERIVED_FIGURES = {
     "score_10": {"alpha": "strict_10", "gamma": "with_tools_10"},
     "percentile": {"alpha": "percentile_alpha", "gamma": "percentile_gamma"},
     "wage_exposure_gbp": {m: f"wage_exposure_{m}_gbp" for m in ("alpha", "beta", "gamma")},
 }
-"""Figures of a score table that are derived from each measure."""
+# Smaller changes are floating-point noise.
 _NOISE = 1e-12
-"""Smaller changes are floating-point noise."""
 
 
 def changes_frame(before: ScoreTable, after: ScoreTable) -> tuple[pd.DataFrame, Decomposition]:

@@ -25,8 +25,8 @@ from relabel.tabular import FORMULA
 
 Reading = Literal["strict", "with_tools"]
 
+# Names of the two readings on pages.
 READING_NAMES: dict[Reading, str] = {"strict": "Model alone", "with_tools": "Model with tools"}
-"""Names of the two readings on pages."""
 
 
 def model_name(model: str) -> str:
@@ -124,11 +124,11 @@ def describe_intervals(table: ScoreTable) -> dict[str, Any] | None:
     return document
 
 
+# Fields of a run's manifest that are copied to `methodology.json`.
 _MANIFEST_FIELDS = {
     *("status", "note", "model", "models_returned", "engine", "package_version", "git_commit", "settings", "counts"),
     *("rubric_sha256", "prompt_sha256", "schema_sha256", "started_at", "ended_at"),
 }
-"""Fields of a run's manifest that are copied to `methodology.json`."""
 _PARAMETERS = ("sample", "seed", "occupations", "samples", "examples")
 _SOURCE_FIELDS = ("id", "title", "publisher", "release", "licence", "citation", "homepage", "notes")
 

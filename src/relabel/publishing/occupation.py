@@ -21,21 +21,21 @@ from relabel.sources import onet, ons
 from relabel.tabular import CLEAN, half_up, records
 from relabel.task import TASK_KEY, is_onet_release
 
+# A group's page has the tasks of its largest codes, until they make up this share (0-1) of the group.
 MAIN_SHARE = 0.6
-"""A group's page has the tasks of its largest codes, until they make up this share (0-1) of the group."""
+# It also has the tasks of every code with at least this share (0-1) of the group.
 LARGE_SHARE = 0.1
-"""It also has the tasks of every code with at least this share (0-1) of the group."""
+# Maximum number of tasks on it, except that the first code is always complete.
 MAX_TASKS = 60
-"""Maximum number of tasks on it, except that the first code is always complete."""
+# Number of most important tasks listed on a page.
 TOP_TASKS = 3
-"""Number of most important tasks listed on a page."""
 
+# Scored groups among which a percentile is as good as a share of lower ones.
 _MANY = 100
-"""Scored groups among which a percentile is as good as a share of lower ones."""
 _PLACES = 6
 
+# The two readings of a task's code.
 READINGS: tuple[Reading, ...] = ("strict", "with_tools")
-"""The two readings of a task's code."""
 
 _SCORE_COLUMNS: Mapping[Reading, tuple[Measure, str]] = {
     "strict": ("alpha", "strict_10"),

@@ -34,8 +34,8 @@ from relabel.task import TASK_KEY
 Row = dict[str, Any]
 Key = tuple[str, str]
 
+# Columns of a new file of reviews; `annotator` and `blind` are added to every file.
 COLUMNS = ("priority", "task_id", "onet_soc_code", "title", "text", "label", "reviewer", "reviewed_at", "comment")
-"""Columns of a new file of reviews; `annotator` and `blind` are added to every file."""
 CODES = ("E0", "E1", "E2")
 _ANSWER_FIELDS = [
     "setting",

@@ -29,6 +29,7 @@ from relabel.sources.tables import plain_id, read_table
 from relabel.tabular import listed_names
 from relabel.task import is_onet_release
 
+# Links of a step. Weights are relative to the other sources of the same target, in any unit.
 LINKS = pa.DataFrameSchema(
     {
         "source": pa.Column("str"),
@@ -38,7 +39,6 @@ LINKS = pa.DataFrameSchema(
     unique=["source", "target"],
     strict=True,
 )
-"""Links of a step. Weights are relative to the other sources of the same target, in any unit."""
 
 _MAX_CODES_SHOWN = 4
 _BROAD_GROUP = 6  # characters of a SOC code that name its broad group, such as 13-102

@@ -33,8 +33,8 @@ from relabel.scoring.measures import Floats, ScoreMap, score_map, scored_codes, 
 from relabel.scoring.table import ScoreTable
 from relabel.task import TASK_KEY
 
+# For each factor, the table that it is taken from: 0 before, 1 after. Four numbers, in the order of `FACTORS`.
 State = tuple[int, ...]
-"""For each factor, the table that it is taken from: 0 before, 1 after. Four numbers, in the order of `FACTORS`."""
 
 FACTORS = ("labels", "tasks", "weights", "bridge")
 PARTS = (*FACTORS, "rounding", "undivided")
@@ -43,6 +43,7 @@ _AFTER: State = (1, 1, 1, 1)
 _ORDERS = tuple(itertools.permutations(range(len(FACTORS))))
 _CLOSE = 1e-9
 
+# The change of each score that both tables have, on the 0-1 scale, and its parts, which add up to it.
 CHANGES = pa.DataFrameSchema(
     {
         "code": pa.Column("str"),
@@ -61,7 +62,6 @@ CHANGES = pa.DataFrameSchema(
     strict=True,
     ordered=True,
 )
-"""The change of each score that both tables have, on the 0-1 scale, and its parts, which add up to it."""
 
 _OF_LABELS = ("labelled", *MEASURES, "code")
 

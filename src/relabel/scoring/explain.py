@@ -27,10 +27,10 @@ from relabel.task import TASK_KEY, task_table
 
 _MAX_SUGGESTIONS = 4
 _INTERVAL = re.compile("_(low|high|gold|pooled)$")
+# A reading (exposed or not) in words.
 READING_LABELS = {True: "exposed", False: "not-exposed"}
-"""A reading (exposed or not) in words."""
+# O*NET-SOC code and id of a task.
 TaskKey = tuple[str, str]
-"""O*NET-SOC code and id of a task."""
 _TAXONOMY: Sequence[tuple[str, Taxonomy]] = (
     (r"\d{2}-\d{4}\.\d{2}", "onet-soc"),
     (r"\d{2}-\d{4}", "soc2018"),

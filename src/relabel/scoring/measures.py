@@ -27,6 +27,7 @@ _CORE_WEIGHT = 2.0
 _ROUNDING = 1e-12
 _READING_PAIRS = pd.DataFrame({"strict": [False, False, True], "with_tools": [False, True, True]})
 
+# A task list joined with labels and weights.
 TASKS = pa.DataFrameSchema(
     {
         "task_id": pa.Column("str"),
@@ -41,8 +42,8 @@ TASKS = pa.DataFrameSchema(
     unique=["onet_soc_code", "task_id"],
     strict=False,
 )
-"""A task list joined with labels and weights."""
 
+# Scores by O*NET-SOC code.
 OCCUPATIONS = pa.DataFrameSchema(
     {
         **{measure: pa.Column("float64", pa.Check.in_range(0, 1 + _ROUNDING), nullable=True) for measure in MEASURES},
@@ -53,7 +54,6 @@ OCCUPATIONS = pa.DataFrameSchema(
     index=pa.Index("str", unique=True, name="onet_soc_code"),
     strict=True,
 )
-"""Scores by O*NET-SOC code."""
 
 
 def default_tasks(run: Run, weights: Weights, taxonomy: Taxonomy) -> str:

@@ -30,13 +30,13 @@ from relabel.scoring.table import MIN_COVERAGE, ScoreTable, covered_parts, inser
 from relabel.tabular import CLEAN, records
 
 CHOICES = ("rater", "rubric", "weights", "unrated", "bridge", "comparison")
+# Headline figures over the scored groups: means weighted by jobs (0-1), wage exposure (pounds a year), and the share of
+# jobs (0-1) in groups with a score above one half. In taxonomies without pay, means are unweighted and the others are missing.
 OUTCOMES = (
     *(f"mean_{measure}" for measure in MEASURES),
     *(f"wage_exposure_{measure}_gbp" for measure in MEASURES),
     *(f"jobs_above_half_{measure}" for measure in MEASURES),
 )
-"""Headline figures over the scored groups: means weighted by jobs (0-1), wage exposure (pounds a year), and the share of
-jobs (0-1) in groups with a score above one half. In taxonomies without pay, means are unweighted and the others are missing."""
 _WEIGHTS: Sequence[Weights] = ("importance", "core", "equal")
 _UNRATED: Sequence[Unrated] = ("mean", "one", "drop")
 _BRIDGES: Sequence[tuple[Method, Links | None]] = (
@@ -46,12 +46,12 @@ _BRIDGES: Sequence[tuple[Method, Links | None]] = (
     ("site-2026", None),
 )
 _COMPARISONS = {">": np.greater, ">=": np.greater_equal}
+# Rater and rubric of the published label sets that answer the question of exposure.
 _PUBLISHED = {
     "eloundou-2023:gpt4": ("GPT-4", "2023"),
     "eloundou-2023:gpt4-alt": ("GPT-4", "2023, alternative"),
     "eloundou-2023:human": ("human", "2023"),
 }
-"""Rater and rubric of the published label sets that answer the question of exposure."""
 
 
 @dataclass(frozen=True)

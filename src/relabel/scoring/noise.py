@@ -26,26 +26,26 @@ from relabel.run import Run
 from relabel.scoring.measures import Classes, Floats, Ints, ScoreMap, by_sample, classes_of
 from relabel.task import TASK_KEY
 
+# Fewest tasks that a run and a gold must share.
 MIN_PAIRS = 30
-"""Fewest tasks that a run and a gold must share."""
+# Fewest raters for an interval: with two it would span the whole range from 0 to 1.
 MIN_RATERS = 3
-"""Fewest raters for an interval: with two it would span the whole range from 0 to 1."""
 _MIN_SCORE = 0.02
 
 _CHUNK = 100
+# Characters of an O*NET-SOC code that name a family of occupations: its major group, such as `11`. Adding minor groups as
+# a second level changed the coverage of GPT-4's intervals for the human scores by less than .02, at twenty times the cost.
 _FAMILY_LENGTH = 2
-"""Characters of an O*NET-SOC code that name a family of occupations: its major group, such as `11`. Adding minor groups as
-a second level changed the coverage of GPT-4's intervals for the human scores by less than .02, at twenty times the cost."""
+# Characters of an O*NET-SOC code that name its SOC code, its broad, minor and major group, and all occupations.
 _LEVEL_LENGTHS = (7, 6, 4, 2, 0)
-"""Characters of an O*NET-SOC code that name its SOC code, its broad, minor and major group, and all occupations."""
 _MIN_SHARE = 0.02
+# Number of tasks that the class shares of all occupations count as, beside the tasks of a group.
 _PRIOR_TASKS = 10.0
-"""Number of tasks that the class shares of all occupations count as, beside the tasks of a group."""
+# Prior standard deviation of a coefficient, in log odds.
 _COEFFICIENT_SD = 2.5
-"""Prior standard deviation of a coefficient, in log odds."""
+# Prior median of the standard deviations between families and between the occupations of a family, in log odds; their
+# logarithms have a standard deviation of 1.
 _PRIOR_SD = 0.7
-"""Prior median of the standard deviations between families and between the occupations of a family, in log odds; their
-logarithms have a standard deviation of 1."""
 _QUADRATURE_NODES = 15
 _MAX_NEWTON_STEPS = 50
 _DIFFERENCE_STEP = 0.1
@@ -585,5 +585,5 @@ class Raters:
         return np.clip(drawn, 0, 1)
 
 
+# A model of label noise, with its `name`, its `estimand` (what the draws estimate, in words) and `draw`.
 Noise = ResponseNoise | Confusion | Raters
-"""A model of label noise, with its `name`, its `estimand` (what the draws estimate, in words) and `draw`."""

@@ -11,20 +11,20 @@ from relabel.errors import UsageError
 Method = Literal["site-2026", "bridge"]
 Taxonomy = Literal["onet-soc", "soc2018", "isco08", "uk-soc2020"]
 Weights = Literal["importance", "core", "equal"]
+# How a bridge weights the sources of a code. `equal`: equally; `index`: ISCO-08 codes by their entries in the ONS coding
+# index, others equally; `split`: as `index`, but a US code linked to n codes counts 1/n in each; `employment`: as `split`,
+# times the US jobs of the code.
 Links = Literal["equal", "employment", "index", "split"]
-"""How a bridge weights the sources of a code. `equal`: equally; `index`: ISCO-08 codes by their entries in the ONS coding
-index, others equally; `split`: as `index`, but a US code linked to n codes counts 1/n in each; `employment`: as `split`,
-times the US jobs of the code."""
+# Value of a task that was asked several times: the mean over its samples, or the value of the most frequent label.
 Repeats = Literal["mean", "majority"]
-"""Value of a task that was asked several times: the mean over its samples, or the value of the most frequent label."""
+# Pay that wage exposure is computed from.
 Wage = Literal["median", "mean"]
-"""Pay that wage exposure is computed from."""
+# Weight of a task without an importance rating: 1.0, the mean of its occupation's rated tasks, or 0.
 Unrated = Literal["one", "mean", "drop"]
-"""Weight of a task without an importance rating: 1.0, the mean of its occupation's rated tasks, or 0."""
+# What the interval beside the score estimates; see `relabel.scoring.uncertainty.with_intervals`.
 Noise = Literal["auto", "repeats", "raters", "confusion"]
-"""What the interval beside the score estimates; see `relabel.scoring.uncertainty.with_intervals`."""
+# A classification at some step of a bridge.
 System = Literal["onet-soc", "soc2018", "soc2010", "isco08", "uk-soc2020"]
-"""A classification at some step of a bridge."""
 
 SYSTEM_NAMES: Mapping[System, str] = {
     "onet-soc": "O*NET-SOC 2019",
@@ -52,8 +52,8 @@ LINK_NOTES: Mapping[Links, str] = {
     "index",
 }
 DEFAULT_LINKS: Links = "index"
+# Taxonomies in which sources always have equal weights, whatever the links.
 UNWEIGHTED: Collection[Taxonomy] = ("onet-soc", "soc2018")
-"""Taxonomies in which sources always have equal weights, whatever the links."""
 SAMPLE = "sample"
 SAMPLE_NOTE = "SAMPLE: invented tasks, labels, jobs and pay; says nothing about a real occupation"
 

@@ -20,6 +20,9 @@ from relabel.sources.registry import Source
 from relabel.sources.tables import Table, is_table_file, plain_id, read_table
 from relabel.tabular import listed_names
 
+# Jobs (persons), median and mean gross pay (pounds a year) by UK unit group. Suppressed or unknown figures are missing;
+# `pay_status` says why for jobs and median pay. `..._cv` is the publisher's coefficient of variation in percent, `..._quality`
+# its quality rating; both are missing where the publisher gives none.
 PAY = pa.DataFrameSchema(
     {
         "code": pa.Column("str", pa.Check.str_matches(r"^\d{4}$"), unique=True),
@@ -36,13 +39,11 @@ PAY = pa.DataFrameSchema(
     strict=True,
     ordered=True,
 )
-"""Jobs (persons), median and mean gross pay (pounds a year) by UK unit group. Suppressed or unknown figures are missing;
-`pay_status` says why for jobs and median pay. `..._cv` is the publisher's coefficient of variation in percent, `..._quality`
-its quality rating; both are missing where the publisher gives none."""
 
+# The publisher's measures of precision for jobs and median pay.
 QUALITY = ("employees_cv", "employees_quality", "median_pay_cv", "median_pay_quality")
-"""The publisher's measures of precision for jobs and median pay."""
 
+# ASHE's flags in words.
 _FLAGS = {
     "unreliable": "withheld as unreliable",
     "disclosive": "withheld as disclosive",
@@ -50,7 +51,6 @@ _FLAGS = {
     "nil-or-negligible": "nil or negligible",
     "unavailable": "not available",
 }
-"""ASHE's flags in words."""
 
 _ASHE_COLUMNS = {
     "jobs": "employees",
@@ -60,10 +60,10 @@ _ASHE_COLUMNS = {
     "median_quality": "median_pay_quality",
 }
 
+# The default source of pay, and the source of job counts for an extract without them.
 ASHE = "ons-ashe-2024"
-"""The default source of pay, and the source of job counts for an extract without them."""
+# The population that ASHE table 14.7 covers.
 ASHE_POPULATION = "employees on adult rates of pay who have been in the same job for more than a year; the self-employed are not counted"
-"""The population that ASHE table 14.7 covers."""
 
 
 @dataclass(frozen=True)
@@ -228,6 +228,7 @@ class _Unit:
     note: str = ""
 
 
+# Columns of a pay file and their units; mean pay is optional.
 _UNITS: Mapping[str, tuple[_Unit, ...]] = {
     "employees": (
         _Unit(("employees", "jobs", "number_of_jobs"), 1, declared=False),
@@ -247,7 +248,6 @@ _UNITS: Mapping[str, tuple[_Unit, ...]] = {
         _Unit(("mean_weekly_pay_gbp",), 52),
     ),
 }
-"""Columns of a pay file and their units; mean pay is optional."""
 
 
 def _unit(file: Table, figure: str) -> tuple[_Unit, str]:
@@ -289,13 +289,15 @@ class _Plausible:
     advice: str
 
 
+# In ASHE 2024 groups have 4,000 to 814,000 jobs, with a median of 36,000: figures under 2,000 are probably thousands.
 _JOBS = _Plausible(
     (2_000, 2_000_000),
     (5_000, 200_000),
     "persons in the UK",
     "name the column employees_thousands if it is in thousands, employees_persons if these are persons",
 )
-"""In ASHE 2024 groups have 4,000 to 814,000 jobs, with a median of 36,000: figures under 2,000 are probably thousands."""
+# In ASHE 2024, median pay of groups is 10,322 to 96,415 pounds a year, with a median of 32,127, except in `_FEW_HOURS`.
+# No monthly pay reaches 10,000.
 _PAY = _Plausible(
     (10_000, 200_000),
     (15_000, 80_000),
@@ -303,14 +305,12 @@ _PAY = _Plausible(
     "name the column {0}_weekly_pay_gbp or {0}_monthly_pay_gbp if it is that, {0}_annual_pay_gbp if these are pounds a year, "
     "and convert other currencies",
 )
-"""In ASHE 2024, median pay of groups is 10,322 to 96,415 pounds a year, with a median of 32,127, except in `_FEW_HOURS`.
-No monthly pay reaches 10,000."""
+# Groups with short hours, such as midday supervisors and cleaners: 1,902 to 12,000 pounds a year in ASHE 2024 and 2025.
 _FEW_HOURS = ("6117", "6137", "7112", "9223", "9232", "9233", "9263", "9264", "9265", "9267")
-"""Groups with short hours, such as midday supervisors and cleaners: 1,902 to 12,000 pounds a year in ASHE 2024 and 2025."""
 _FEW_HOURS_LOW = 1_500
 _MAX_TOTAL_JOBS = 50_000_000
+# With at least this many groups, their median must be plausible too.
 _MIN_GROUPS_FOR_MEDIAN = 10
-"""With at least this many groups, their median must be plausible too."""
 
 
 def _require_plausible(path: Path, column: str, figures: pd.Series, known: _Plausible, *, declared: bool) -> None:

@@ -53,8 +53,8 @@ def percentiles(values: pd.Series, codes: pd.Series, *, ties: Literal["shared", 
     return pd.Series(place, index=order.index, dtype="Int64").reindex(values.index)
 
 
+# Smallest share (0-1) of a group's task weight that must be labelled; below it, the score is thin and has no percentile.
 MIN_COVERAGE = 0.5
-"""Smallest share (0-1) of a group's task weight that must be labelled; below it, the score is thin and has no percentile."""
 
 _TOLERANCE = 1e-9
 
@@ -74,6 +74,16 @@ def _same_gaps(frame: pd.DataFrame) -> bool:
     return all(bool((gap == gaps[0]).all()) for gap in gaps)
 
 
+# The score table, sorted by code; columns after the percentiles are extras beyond the contract.
+#
+# `coverage` is how much of a code is labelled (0-1). By O*NET-SOC: the labelled share of the occupation's task weight. In
+# other taxonomies: the mean of that share over everything linked to the code, weighted by the bridge; linked codes without
+# task statements or without a score count as 0, but detailed O*NET-SOC codes without task statements are ignored.
+# `weight_labelled` is the labelled share (0-1) of the weight of the tasks linked to the code; missing without such tasks.
+#
+# `status` is `scored` if the coverage is at least `MIN_COVERAGE`. Below that it is `thin` with the reason: there is a score,
+# but no percentile, and the group does not count as scored. The method `site-2026` is judged by the labelled share of what
+# its bridge reaches, because it was published with the gaps of that bridge.
 SCORES = pa.DataFrameSchema(
     {
         "code": pa.Column("str", unique=True),
@@ -100,31 +110,20 @@ SCORES = pa.DataFrameSchema(
     strict=True,
     ordered=True,
 )
-"""The score table, sorted by code; columns after the percentiles are extras beyond the contract.
-
-`coverage` is how much of a code is labelled (0-1). By O*NET-SOC: the labelled share of the occupation's task weight. In
-other taxonomies: the mean of that share over everything linked to the code, weighted by the bridge; linked codes without
-task statements or without a score count as 0, but detailed O*NET-SOC codes without task statements are ignored.
-`weight_labelled` is the labelled share (0-1) of the weight of the tasks linked to the code; missing without such tasks.
-
-`status` is `scored` if the coverage is at least `MIN_COVERAGE`. Below that it is `thin` with the reason: there is a score,
-but no percentile, and the group does not count as scored. The method `site-2026` is judged by the labelled share of what
-its bridge reaches, because it was published with the gaps of that bridge.
-"""
 
 
+# Columns of a score table, in order.
 COLUMNS = tuple(map(str, SCORES.columns))
-"""Columns of a score table, in order."""
 
+# Smallest share (0-1) of listed tasks that must be labelled; a table with less is exported only on request.
 MIN_EXPORT_COVERAGE = 0.9
-"""Smallest share (0-1) of listed tasks that must be labelled; a table with less is exported only on request."""
 
+# Metadata of a table, in the order of its JSON document.
 _ABOUT = (
     *("run", "model", "method", "taxonomy", "weights", "weights_note", "links", "links_note", "us_jobs", "bridge"),
     *("unrated", "unrated_note", "tasks", "repeats", "pay", "pay_population", "wage", "sample", "partial", "note"),
     *("missing_measures", "totals", "sources"),
 )
-"""Metadata of a table, in the order of its JSON document."""
 
 
 @dataclass(frozen=True)

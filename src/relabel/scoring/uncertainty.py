@@ -49,23 +49,23 @@ LEVEL = 0.95
 _QUANTILES = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
 DRAWS = 1000
 _MIN_DRAWS = 100
+# The default gold: human labels.
 HUMAN_GOLD = "eloundou-2023:human"
-"""The default gold: human labels."""
 
 _TEN_POINT: Mapping[str, Measure] = {"strict_10": "alpha", "with_tools_10": "gamma"}
 _RANKED: tuple[Measure, ...] = ("alpha", "gamma")
+# Figures that are also estimated for a gold or for all raters, with an interval.
 ESTIMATED = (*MEASURES, *_TEN_POINT, *(f"wage_exposure_{measure}_gbp" for measure in MEASURES))
-"""Figures that are also estimated for a gold or for all raters, with an interval."""
+# Figures with an interval of their own: each has the columns `_low` and `_high`.
 BOUNDED = (
     *ESTIMATED,
     *(f"percentile_{measure}" for measure in _RANKED),
     *(f"rank_{measure}" for measure in _RANKED),
 )
-"""Figures with an interval of their own: each has the columns `_low` and `_high`."""
 _Totals = dict[str, dict[str, float]]
 
+# Engine of a run whose samples are the labels of several raters.
 POOLED = "pooled"
-"""Engine of a run whose samples are the labels of several raters."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,8 +188,8 @@ def with_intervals(
     return dataclasses.replace(table, frame=insert_columns(frame, added), notes=notes, intervals=intervals)
 
 
+# Increased when the computation of intervals changes, so that earlier cache entries are ignored.
 _CACHE_VERSION = 4
-"""Increased when the computation of intervals changes, so that earlier cache entries are ignored."""
 
 
 def _cache_path(table: ScoreTable, runs: Sequence[Run], choices: Sequence[object]) -> Path:
@@ -517,9 +517,10 @@ def sampling_error(table: ScoreTable) -> Floats:
     return np.stack(rows)
 
 
+# Characters of a code that name its major group.
 _MAJOR_GROUP_LENGTH: Mapping[str, int] = {"uk-soc2020": 1, "isco08": 1, "soc2018": 2, "onet-soc": 2}
-"""Characters of a code that name its major group."""
 _MEAN_COLUMNS = ("", "_se", "_low", "_high")
+# Unweighted means (0-1) over the groups of a major group, with standard error and 95% interval.
 MAJOR_GROUPS = pa.DataFrameSchema(
     {
         "major_group": pa.Column("str", unique=True),
@@ -533,7 +534,6 @@ MAJOR_GROUPS = pa.DataFrameSchema(
     },
     strict=True,
 )
-"""Unweighted means (0-1) over the groups of a major group, with standard error and 95% interval."""
 
 
 def major_groups(table: ScoreTable) -> pd.DataFrame:

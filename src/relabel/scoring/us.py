@@ -22,8 +22,8 @@ from relabel.sources import bls
 from relabel.sources.bls import RATES
 from relabel.sources.fetch import source_use
 
+# Taxonomies with BLS figures, because their codes map to SOC 2018.
 TAXONOMIES: tuple[Taxonomy, ...] = ("onet-soc", "soc2018")
-"""Taxonomies with BLS figures, because their codes map to SOC 2018."""
 
 _MILITARY = "55-"
 _ENTRY_NEEDS = ("education", "experience", "training")
@@ -32,6 +32,7 @@ _TEXT = pa.Column("str", nullable=True)
 _COUNT = pa.Column("int64", pa.Check.ge(0))
 
 
+# Columns of an OEWS release; those of an earlier release have a suffix.
 _WAGES: Mapping[str, pa.Column] = {
     "employment_us": _NUMBER,
     **{f"{rate}_wage_usd": _NUMBER for rate in RATES},
@@ -40,7 +41,6 @@ _WAGES: Mapping[str, pa.Column] = {
     "wage_shared_by": _COUNT,
     "wage_status": pa.Column("str"),
 }
-"""Columns of an OEWS release; those of an earlier release have a suffix."""
 
 
 def us_schema() -> pa.DataFrameSchema:

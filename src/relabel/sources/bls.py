@@ -38,8 +38,8 @@ def _figure(header: str, gaps: Collection[str]) -> Column:
     return Column(bounds=(0, math.inf), nullable=True, header=header, gaps=gaps)
 
 
+# Pay figures in OEWS: the mean, the median, and percentiles.
 RATES = ("mean", "p10", "p25", "median", "p75", "p90")
-"""Pay figures in OEWS: the mean, the median, and percentiles."""
 _FLAGS = {"*": "not-available", "**": "not-available", "#": "top-coded"}
 WAGES: Schema = {
     "soc2018": Column(SOC, header="OCC_CODE"),

@@ -84,10 +84,10 @@ def _tasks(path: Path, schema: Schema) -> pd.DataFrame:
     return validated(path, frame, schema)
 
 
+# Source of label sets that others made with newer models under the rubric of 2023, one file each.
 RELABELS = "relabels-2026"
-"""Source of label sets that others made with newer models under the rubric of 2023, one file each."""
+# Mapping of labels in `RELABELS` beyond E0, E1 and E2: E3 (image capabilities) counts as E2.
 RELABEL_MAP: Mapping[str, str] = {"E3": "E2"}
-"""Mapping of labels in `RELABELS` beyond E0, E1 and E2: E3 (image capabilities) counts as E2."""
 
 
 def relabel_models() -> list[str]:

@@ -444,6 +444,7 @@ _MAGIC_BYTES = {
     ".pdf": b"%PDF",
 }
 _TEXT = (".txt", ".csv", ".tsv")
+# Columns that every text file with a role has, whatever its publisher or release.
 _REQUIRED_COLUMNS = {
     "tasks": ("Task ID",),
     "task-ratings": ("Task ID", "Data Value"),
@@ -451,7 +452,6 @@ _REQUIRED_COLUMNS = {
     "emerging-tasks": ("Task",),
     "labels": ("Task ID",),
 }
-"""Columns that every text file with a role has, whatever its publisher or release."""
 
 
 def _check_content(entry: SourceFile, path: Path, came_from: str) -> None:

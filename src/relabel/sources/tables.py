@@ -27,23 +27,23 @@ from relabel.files import os_errors
 if TYPE_CHECKING:
     from openpyxl import Workbook
 
+# Accepted names of a column, by its content, if there are several. Case, blanks and signs are ignored, so that O*NET's
+# `Task ID`, `O*NET-SOC Code` and `Task` match.
 COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {
     "task_id": ("task_id", "id"),
     "onet_soc_code": ("onet_soc_code", "soc_code", "onet_soc_2019_code"),
     "title": ("title", "occupation_title", "occupation"),
     "text": ("text", "task", "task_statement", "task_text", "task_title", "statement"),
 }
-"""Accepted names of a column, by its content, if there are several. Case, blanks and signs are ignored, so that O*NET's
-`Task ID`, `O*NET-SOC Code` and `Task` match."""
 
 TASK_TYPES = ("Core", "Supplemental")
+# Texts that O*NET uses for a missing value.
 MISSING_MARKS = ("", "n/a")
-"""Texts that O*NET uses for a missing value."""
 
 ONET_SOC = r"^\d{2}-\d{4}\.\d{2}$"
 
+# Pattern of an occupation code in any classification.
 OCCUPATION_CODE = r"^[A-Za-z0-9][A-Za-z0-9.-]{0,29}$"
-"""Pattern of an occupation code in any classification."""
 
 _CODE = re.compile(ONET_SOC, re.ASCII)
 _CUT_CODE = re.compile(r"\d{2}-\d{4}", re.ASCII)

@@ -23,8 +23,8 @@ _ERROR_TEXTS = {
     "extra_forbidden": "is not a key of a study file; remove it, or correct its name",
     "missing": "is missing; add it",
 }
+# Names of rows and suffixes of columns in result tables, which no rater can have.
 RESERVED_NAMES = {"pooled", "low", "high", "lowest", "highest"}
-"""Names of rows and suffixes of columns in result tables, which no rater can have."""
 NAME = r"^[a-z0-9][a-z0-9._-]*$"
 
 

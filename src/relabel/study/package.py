@@ -26,8 +26,8 @@ from relabel.study.file import template
 from relabel.study.running import OpenStudy, plan, runs_of
 
 ANSWERS = "answers.pack"
+# Date of every file in the zip, so that the same study gives the same bytes.
 _ZIP_DATE = (2000, 1, 1, 0, 0, 0)
-"""Date of every file in the zip, so that the same study gives the same bytes."""
 
 
 def write_package(opened: OpenStudy, target: Path) -> int:

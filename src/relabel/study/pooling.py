@@ -27,12 +27,12 @@ from relabel.task import TASK_KEY
 Array = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int_]
 
+# Fewest raters for a latent-class model: with two, it cannot be identified which of them errs.
 MIN_RATERS = 3
-"""Fewest raters for a latent-class model: with two, it cannot be identified which of them errs."""
+# Weight of the overall label shares when estimating those of a cluster, in tasks.
 _SMOOTHING_TASKS = 20.0
-"""Weight of the overall label shares when estimating those of a cluster, in tasks."""
+# Prior counts of right and wrong labels of each rater, for each pair of codes.
 _PRIOR_RIGHT, _PRIOR_WRONG = 3.0, 1.0
-"""Prior counts of right and wrong labels of each rater, for each pair of codes."""
 
 
 @dataclass(frozen=True, kw_only=True)

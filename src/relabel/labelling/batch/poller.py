@@ -35,27 +35,27 @@ from relabel.labels import Answer, FailureKind, InvalidAnswerError
 from relabel.redaction import clean
 
 LONGEST_POLL_S = 60.0
+# Maximum number of consecutive failed polls: a temporary loss of the network must not end the job.
 MAX_FAILED_POLLS = 30
-"""Maximum number of consecutive failed polls: a temporary loss of the network must not end the job."""
+# Number of polls of an ended batch after which its files must be complete.
 FILE_LOOKS = 10
-"""Number of polls of an ended batch after which its files must be complete."""
+# Number of consecutive polls after which a batch or file that is not found is gone; it may have been created just now.
 FOUND_LOOKS = 4
-"""Number of consecutive polls after which a batch or file that is not found is gone; it may have been created just now."""
+# Polls, half an hour of them, until an uploaded file must be processed.
 READY_LOOKS = 40
-"""Polls, half an hour of them, until an uploaded file must be processed."""
+# Batches tried, one every few minutes and so for about a day, while other jobs fill the provider's queue.
 QUEUE_TRIES = 300
-"""Batches tried, one every few minutes and so for about a day, while other jobs fill the provider's queue."""
 _QUEUE_FULL = re.compile(r"token_limit_exceeded|enqueued", re.IGNORECASE)
 _QUEUE_LIMIT = re.compile(r"limit:\s*([\d,]+)", re.IGNORECASE)
 _BYTES_A_TOKEN = 4
+# How far back a batch is looked for when the state is lost: the provider keeps results no longer.
 REMEMBERED_S = 30 * 86400.0
-"""How far back a batch is looked for when the state is lost: the provider keeps results no longer."""
+# Number of requests or lines to process before yielding to the event loop, for the display and Ctrl-C.
 TURN = 64
-"""Number of requests or lines to process before yielding to the event loop, for the display and Ctrl-C."""
 
 
+# Error codes of requests that were never processed.
 _NOT_ASKED = {"batch_expired", "batch_cancelled"}
-"""Error codes of requests that were never processed."""
 
 
 @dataclass
@@ -223,10 +223,10 @@ class BatchPoller:
         self._failed_polls = 0
         self._file_looks: Counter[int] = Counter()
         self._not_found: Counter[int] = Counter()
+        # Chunks whose batches have ended, but whose results have no answer to take, and why. Asking again would be paid again.
         self._useless: dict[int, str] = {}
-        """Chunks whose batches have ended, but whose results have no answer to take, and why. Asking again would be paid again."""
+        # Of chunks that found the queue full: our other batches then, refusals, and polls to wait.
         self._room: dict[int, tuple[int, int, int]] = {}
-        """Of chunks that found the queue full: our other batches then, refusals, and polls to wait."""
 
     async def settle(self) -> None:
         """Send every open chunk, wait for its batch and take the results."""

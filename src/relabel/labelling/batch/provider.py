@@ -39,15 +39,16 @@ from relabel.labelling.wire import PATHS, Api, NotAReplyError, object_of
 from relabel.redaction import api_version, clean, public_url
 from relabel.settings import Settings
 
+# Timeout of one call, in seconds; enough to upload a chunk of 200 MB.
 TIMEOUT_S = 600.0
-"""Timeout of one call, in seconds; enough to upload a chunk of 200 MB."""
+# Maximum difference between the provider's clock and ours, in seconds, when searching for a batch.
 CLOCK_SKEW_S = 3600.0
-"""Maximum difference between the provider's clock and ours, in seconds, when searching for a batch."""
+# Maximum number of pages of a listing; more are a fault of the server.
 MAX_PAGES = 100
-"""Maximum number of pages of a listing; more are a fault of the server."""
 _LATEST_S = 1e11
+# OpenAI's states of a batch that will not change.
 FINAL = {"completed", "failed", "expired", "cancelled"}
-"""OpenAI's states of a batch that will not change."""
+# OpenAI's states by those of Mistral and others; with an unknown state, polling would never end.
 _STATUS = {
     "queued": "validating",
     "running": "in_progress",
@@ -57,7 +58,6 @@ _STATUS = {
     "canceled": "cancelled",
     **dict.fromkeys(("done", "ended", "finished", "succeeded", "complete"), "completed"),
 }
-"""OpenAI's states by those of Mistral and others; with an unknown state, polling would never end."""
 _NOT_HERE = {404, 405, 501}
 _NOT_READY = re.compile(
     r"pending|not.{0,20}(ready|processed|valid state)|being processed|(cannot|not|no such).{0,20}(find|found|exist|file)",
@@ -136,8 +136,8 @@ class BatchProvider:
     """
 
     uploads, batches, version = "/files", "/batches", "/v1"
+    # Form fields of an upload in addition to the file; `{name}` is its name.
     form: Mapping[str, str] = {"purpose": "batch"}
-    """Form fields of an upload in addition to the file; `{name}` is its name."""
     line_fields = ("custom_id", "method", "url", "body")
 
     def __init__(self, http: Http, model: str, known: Provider = UNKNOWN, **policy: Any) -> None:

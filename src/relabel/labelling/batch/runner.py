@@ -26,8 +26,8 @@ from relabel.labelling.session import Outcome, open_session
 from relabel.labelling.store import Store
 from relabel.labels import FailureKind
 
+# Maximum number of batches in which a request is sent, if batches end without an answer to it.
 MAX_TRIES = 3
-"""Maximum number of batches in which a request is sent, if batches end without an answer to it."""
 
 
 async def run_batch(

@@ -31,13 +31,13 @@ from relabel.labelling.request import canonical_json
 from relabel.labelling.wire import Form
 from relabel.labels import FailureKind
 
+# Version of the state; version 1 did not store the job.
 FORMAT = 2
-"""Version of the state; version 1 did not store the job."""
 MAX_REQUESTS = 50_000
+# Most lines and bytes of one input file, by the Batch API's documentation.
 MAX_BYTES = 200_000_000
-"""Most lines and bytes of one input file, by the Batch API's documentation."""
+# Seconds before the first poll; later pauses are longer.
 POLL_S = 10.0
-"""Seconds before the first poll; later pauses are longer."""
 _ID_LENGTH = 12
 T = TypeVar("T")
 _KEY = slice(len('{"custom_id":"'), len('{"custom_id":"') + 64)

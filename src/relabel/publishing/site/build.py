@@ -55,17 +55,17 @@ from relabel.publishing.site import figures, views
 from relabel.sandbox import Sandbox, plain
 from relabel.tabular import json_bytes
 
+# Lists the files of a site, so that it can be replaced.
 LISTING = "site.json"
-"""Lists the files of a site, so that it can be replaced."""
 
 Row = dict[str, Any]
 
+# Files of an export that are only in `data/export.zip`, because the pages and the API have the same content.
 _ONLY_ZIPPED = ("onet/", "occupations/", "datapackage.json", "tasks.")
-"""Files of an export that are only in `data/export.zip`, because the pages and the API have the same content."""
+# In bytes.
 _MAX_TEMPLATE_BYTES = 1_000_000
-"""In bytes."""
+# Control characters that HTML does not allow; they are removed.
 _UNPRINTABLE = bytes({*range(0x20), 0x7F} - {*b"\t\n\r"})
-"""Control characters that HTML does not allow; they are removed."""
 
 
 @dataclass(frozen=True)
@@ -307,13 +307,13 @@ def site_server(folder: Path, port: int) -> ThreadingHTTPServer:
 
 # Files for programs and for other sites: API, cards, pictures, feed, PDF.
 
+# Increased when a key of the API changes its meaning or is removed; keys may be added at any time.
 API_VERSION = "1"
-"""Increased when a key of the API changes its meaning or is removed; keys may be added at any time."""
 _OF_READING = ("score_10", "low_10", "high_10", "band", "percentile", "wage_exposure_gbp")
 _OF_SCORE = ("alpha", "beta", "gamma", "strict_10", "with_tools_10", "median_pay_gbp")
 _OF_SOURCE = ("onet_soc_code", "title", "share")
+# Number of O*NET occupations listed in the API: those with the largest share of the score.
 _MAX_SOURCES = 3
-"""Number of O*NET occupations listed in the API: those with the largest share of the score."""
 
 
 _EPOCH = "1970-01-01"

@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 
 from relabel.tabular import half_up
 
+# Shown for a missing figure.
 NONE = "–"
-"""Shown for a missing figure."""
 
 _ADVICE = re.compile(r" \(rate them with `[^`]*`\)")
 _UNITS = ((1_000_000_000, "bn"), (1_000_000, "m"))
+# Amounts of this many billions or more have one decimal instead of two.
 _ONE_DECIMAL_FROM = 100
-"""Amounts of this many billions or more have one decimal instead of two."""
 
 
 def money(value: float | None, sign: str = "£") -> str:

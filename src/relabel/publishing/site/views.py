@@ -15,17 +15,18 @@ from relabel.sources.tables import is_table_file
 Row = dict[str, Any]
 
 _UNGROUPED = {"code": "", "title": "All occupations"}
+# Maximum number of occupations named in the chart of pay, for each reading.
 _MAX_NAMED = 7
-"""Maximum number of occupations named in the chart of pay, for each reading."""
 _COMPARED = ["code", "title", "status", "thin", "jobs", "pay", "strict_10", "with_tools_10", "strict", "with_tools"]
+# Figures that depend on a score, and on those of other groups.
 _DERIVED_FIGURES = ("percentile", "wage_exposure_gbp")
-"""Figures that depend on a score, and on those of other groups."""
 _ENDS = {"mid": "", "low": "_low", "high": "_high"}
+# Sources of UK groups, which are not used by pages of US careers.
 _NOT_FOR_CAREERS = ("ons-", "bls-isco08", "bls-soc2010")
-"""Sources of UK groups, which are not used by pages of US careers."""
 _MEASURES = {"alpha": "Model alone", "beta": "Tools at half weight", "gamma": "Model with tools"}
 
 
+# Names of the overview pages in the menu; pages without data in the export are omitted.
 MENU = {
     "index.html": "Occupations",
     "map.html": "Map",
@@ -37,7 +38,6 @@ MENU = {
     "method.html": "Method",
     "sources.html": "Sources",
 }
-"""Names of the overview pages in the menu; pages without data in the export are omitted."""
 
 
 def about(book: ExportBundle) -> Row:
@@ -394,8 +394,8 @@ def _join_with_and(words: Sequence[str]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
+# Names of career steps; with fewer than five, those before the last are omitted.
 _STEP_NAMES = ("Entry", "Skilled", "Experienced", "Advanced", "Expert")
-"""Names of career steps; with fewer than five, those before the last are omitted."""
 _PAY_STEPS = (("Entry", "p10", "p25"), ("Established", "p25", "p75"), ("Expert", "p75", "p90"))
 
 
