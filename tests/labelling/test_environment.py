@@ -49,15 +49,15 @@ def run(base_url: str, *more: str) -> int:
 @pytest.mark.parametrize(
     ("variable", "value", "said"),
     [
-        ("ALL_PROXY", "socks5://u:secret-pass@127.0.0.1:9", "sends through HTTP proxies only"),
-        ("HTTP_PROXY", "socks5h://127.0.0.1:9", "sends through HTTP proxies only"),
-        ("HTTP_PROXY", "127.0.0.1:9", "write HTTP_PROXY=http://127.0.0.1:9"),
+        ("ALL_PROXY", "socks5://u:secret-pass@127.0.0.1:9", "ALL_PROXY is not the address of an HTTP proxy"),
+        ("HTTP_PROXY", "socks5h://127.0.0.1:9", "HTTP_PROXY is not the address of an HTTP proxy"),
+        ("HTTP_PROXY", "127.0.0.1:9", "HTTP_PROXY is not the address of an HTTP proxy; write HTTP_PROXY=http://"),
         ("HTTP_PROXY", "http://u:secret-pass/x@127.0.0.1:9", "special characters of the password as %XX"),
-        ("OPENAI_API_KEY", "sk-secret-pass-1\n", "the key contains a line break"),
-        ("OPENAI_API_KEY", "sk-secret-\r\npass", "the key contains a line break"),
-        ("OPENAI_API_KEY", "\u201csk-secret-pass-1\u201d", "such as typographic quotes"),
-        ("OPENAI_API_KEY", "'sk-secret-pass-1'", "the key is in quotes"),
-        ("OPENAI_API_KEY", "sk-secret-pass-\udcff", "characters that no key has"),
+        ("OPENAI_API_KEY", "sk-secret-pass-1\n", "the key contains quotes, line breaks"),
+        ("OPENAI_API_KEY", "sk-secret-\r\npass", "the key contains quotes, line breaks"),
+        ("OPENAI_API_KEY", "\u201csk-secret-pass-1\u201d", "the key contains quotes, line breaks"),
+        ("OPENAI_API_KEY", "'sk-secret-pass-1'", "the key contains quotes, line breaks"),
+        ("OPENAI_API_KEY", "sk-secret-pass-\udcff", "or other characters that no key has"),
     ],
 )
 @pytest.mark.parametrize("engine", ["online", "batch"])

@@ -14,7 +14,6 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from ipaddress import ip_address, ip_network
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -59,22 +58,16 @@ def certificates() -> ssl.SSLContext:
     """Trusted certificates: from `SSL_CERT_FILE` and `SSL_CERT_DIR`, otherwise from certifi. Cached, because reading is slow.
 
     Raises:
-        UsageError: A path in these variables does not exist, or has no certificates.
+        UsageError: The file does not exist, or has no certificates.
     """
     import certifi
 
-    named = {name: os.environ[name] for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(name)}
+    file, folder = (os.environ.get(name) or None for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"))
     try:
-        if not named:
-            return ssl.create_default_context(cafile=certifi.where())
-        if missing := {name: path for name, path in named.items() if not Path(path).exists()}:
-            named = missing
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-        return ssl.create_default_context(cafile=named.get("SSL_CERT_FILE"), capath=named.get("SSL_CERT_DIR"))
+        return ssl.create_default_context(cafile=file or (None if folder else certifi.where()), capath=folder)
     except OSError as error:  # ssl.SSLError is one
-        what = " and ".join(f"{name}={path}" for name, path in named.items())
         raise UsageError(
-            f"no certificates can be read from {what} ({error.strerror or error}); name a PEM file, or unset the variable"
+            f"no certificates can be read from SSL_CERT_FILE={file} ({error.strerror or error}); name a PEM file, or unset the variable"
         ) from None
 
 
@@ -216,7 +209,7 @@ class BrokenError(TransportError):
 
 
 class UnreadableError(TransportError):
-    """The content encoding of a reply is unknown or wrong; the message is its name."""
+    """The content encoding of a reply is unknown or wrong."""
 
 
 _connection: ContextVar[int] = ContextVar("_connection", default=0)
@@ -377,8 +370,10 @@ class Http:
         except (aiohttp.ClientError, OSError) as error:
             why = " ".join(str(error).split()) or type(error).__name__
             if (encoding := re.search(r"(?i)can not decode content-encoding: ([^.]*)", why)) is not None:
-                raise UnreadableError(encoding[1]) from error
-            raise BrokenError(clean(why)) from error
+                raise UnreadableError(
+                    f"its reply cannot be decoded as {encoding[1]}; turn compression off there"
+                ) from error
+            raise BrokenError(f"the connection broke ({clean(why)})") from error
 
     def leave_connections(self) -> None:
         """Use new connections from now on; requests in flight keep theirs."""
@@ -436,14 +431,10 @@ def require_sendable(key: str) -> None:
     Raises:
         UsageError: It has characters that no key has: line breaks, quotes around it, non-ASCII or control characters.
     """
-    faults = {
-        "contains a line break": "\n" in key or "\r" in key,
-        "is in quotes": key[:1] in {"'", '"', "`"} and key[-1:] == key[:1],
-        "contains characters that no key has, such as typographic quotes": not key.isascii(),
-        "contains control characters": not key.isprintable(),
-    }
-    if wrong := next((words for words, found in faults.items() if found), ""):
-        raise UsageError(f"the key {wrong}; set OPENAI_API_KEY to the key only")
+    if key != key.strip("\"'`") or not (key.isascii() and key.isprintable()):
+        raise UsageError(
+            "the key contains quotes, line breaks or other characters that no key has; set OPENAI_API_KEY to the key only"
+        )
 
 
 def proxy_of(address: str) -> URL | None:
@@ -458,24 +449,15 @@ def proxy_of(address: str) -> URL | None:
     if not found or _in_a_network(parts.hostname or "", proxies.get("no", "")) or proxy_bypass(parts.netloc):
         return None
     guard_address(found)
-    name = f"{parts.scheme if parts.scheme in proxies else 'all'}_proxy".upper()
-    scheme, joint, _ = found.partition("://")
-    shown = public_url(found)
-    if not joint:
-        raise UsageError(f"{name} has no scheme; write {name}=http://{found.rpartition('@')[2]}")
-    if scheme.lower() not in {"http", "https"}:
-        raise UsageError(
-            f"{name} is {shown}, and relabel sends through HTTP proxies only; name an http:// proxy, or add {parts.hostname} to NO_PROXY"
-        )
-    try:
+    with suppress(ValueError):
         url = URL(found)
-        if not url.host or url.port is None:
-            raise ValueError("no host")
-    except ValueError:
-        raise UsageError(
-            f"{name} is not a valid address; write http://USER:PASSWORD@HOST:PORT, with special characters of the password as %XX"
-        ) from None
-    return url
+        if url.scheme in {"http", "https"} and url.host and url.port is not None:
+            return url
+    name = f"{parts.scheme if parts.scheme in proxies else 'all'}_proxy".upper()
+    raise UsageError(
+        f"{name} is not the address of an HTTP proxy; write {name}=http://USER:PASSWORD@HOST:PORT, with special characters of the "
+        f"password as %XX, or add {parts.hostname} to NO_PROXY"
+    )
 
 
 def _in_a_network(host: str, exceptions: str) -> bool:
