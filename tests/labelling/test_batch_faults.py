@@ -335,7 +335,11 @@ def paying(call: Call) -> Reply | None:
     [
         (failing, "has no Files or Batch API", 0),
         (lambda call: Reply(200, {"error": "Unexpected endpoint or method."}), "has no Files or Batch API", 0),
-        (redirecting, r"HTTP 307: redirects to http://127.0.0.1:9/v1/files, which is not followed", 1),
+        (
+            redirecting,
+            r"redirects \(HTTP 307, to http://127.0.0.1:9/v1/files\), and requests with a key do not follow",
+            1,
+        ),
         (paying, "quota is used up", 1),
     ],
 )

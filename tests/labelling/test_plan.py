@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from relabel.cli.app import run_app
-from relabel.labelling import ray as ray_engine
 from relabel.labelling.estimate import Estimate, limits
 from relabel.labelling.options import RunOptions
 from relabel.rubric import load_rubric
@@ -102,32 +99,6 @@ def test_a_cluster_that_is_not_there_is_told_in_a_sentence(capsys: pytest.Captur
     words += ["--engine", "ray", "--ray-address", "127.0.0.1:9", "--out", str(tmp_path / "r")]
     assert run_app(words) == 4
     assert "cannot reach the Ray cluster at 127.0.0.1:9" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("greets", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", None])
-def test_what_is_no_cluster_is_told_at_once(
-    greets: bytes | None, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ray_engine, "REACH_S", 0.5)
-
-    def serve() -> None:
-        with listening.accept()[0] as wire:
-            wire.recv(100)
-            if greets is None:  # it keeps silent
-                over.wait(10)
-            else:
-                wire.sendall(greets)
-
-    over = threading.Event()
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        address = f"127.0.0.1:{listening.getsockname()[1]}"
-        thread = threading.Thread(target=serve)
-        thread.start()
-        words = ["run", "--model", "m", "--base-url", "http://127.0.0.1:9/v1", "--tasks", "sample", "--quiet"]
-        assert run_app([*words, "--engine", "ray", "--ray-address", address, "--out", str(tmp_path / "r")]) == 4
-        over.set()
-        thread.join()
-    assert f"{address} is not a Ray cluster" in capsys.readouterr().err
 
 
 def test_without_ray_its_absence_is_told_in_a_sentence(

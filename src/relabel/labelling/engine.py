@@ -26,7 +26,6 @@ from relabel.labelling.refusals import (
     RetryPolicy,
     StaleReplyError,
     is_about_prefix_cache,
-    is_transient,
     raise_for_error,
     refusal,
 )
@@ -242,15 +241,10 @@ class OnlineEngine(Engine):
                 raise ProviderError(f"{self._unreachable(error)}; check --base-url and that the server runs") from error
             raise NoAnswerError("provider", self._unreachable(error), sending.sent, status=0) from error
         except (UnreadableError, StaleReplyError, BrokenError) as error:
-            said: dict[type[Exception], str] = {
-                UnreadableError: f"{self._address} sent a reply that cannot be decoded as {error}; turn compression off there",
-                StaleReplyError: f"{self._address} sent the reply to another request",
-            }
-            message = said.get(type(error), f"the connection to {self._address} broke ({error})")
-            raise NoAnswerError("provider", clean(message)[:400], sending.sent) from error
+            raise NoAnswerError("provider", clean(f"{self._address}: {error}")[:400], sending.sent) from error
         except RefusedError as error:
             where, model = PATHS[request.api], request.body.get("model")
-            alone = self.answered and error.reply.meaning == "access"
+            alone = self.answered and error.meaning == "access"
             raise refusal(error, sending.sent, address=self._address, path=where, model=model, alone=alone) from error
 
     async def _attempt(self, sending: _Sending) -> Answer:
@@ -259,14 +253,14 @@ class OnlineEngine(Engine):
             try:
                 return await self._send_once(sending)
             except RefusedError as error:
-                if is_about_prefix_cache(error.reply) and sending.unsteered < 2:
+                if is_about_prefix_cache(error) and sending.unsteered < 2:
                     # The provider rejects the fields that control its cache; the request is the same without them.
                     sending.unsteered += 1
                     self._provider = self._provider.model_copy(update={"cache": ()})
                     continue
-                sending.spoiled += error.reply.meaning == "bad-answer"
-                passes = is_transient(error) and error.reply.meaning == "wait" and error.reply.wait_s
-                spoiled = error.reply.meaning == "bad-answer" and sending.spoiled <= MOST_SPOILED
+                sending.spoiled += error.meaning == "bad-answer"
+                passes = error.passes and error.meaning == "wait" and error.wait_s
+                spoiled = error.meaning == "bad-answer" and sending.spoiled <= MOST_SPOILED
                 if not (passes and sending.sent < MOST_WAITS) and not spoiled:
                     raise
             except StaleReplyError:
@@ -345,9 +339,9 @@ class OnlineEngine(Engine):
                 raise
             except RefusedError as error:
                 charged = error.may_have_been_charged
-                if is_transient(error) and error.reply.meaning == "wait":
-                    waits, headers = error.reply.wait_s or 0.0, error.response.headers
-                    leave = partial(self.limiter.limited, why="429", retry_after=waits, headers=headers)
+                if error.passes and error.meaning == "wait":
+                    waits = error.wait_s or 0.0
+                    leave = partial(self.limiter.limited, why="429", retry_after=waits, headers=error.headers)
                 raise
             latency = self._clock() - started
             self.wait.seen(latency)
@@ -379,7 +373,7 @@ class OnlineEngine(Engine):
             if self._replies.is_stale(document, text, request.key, reply.connection):
                 assert self._transport is not None
                 self._transport.leave_connections()
-                raise StaleReplyError
+                raise StaleReplyError("it sent the reply to another request")
             return answer_to(
                 request.key,
                 request.api,
@@ -433,7 +427,7 @@ class _Replies:
 
 def _server_wait(error: BaseException) -> float:
     """Seconds that a reply asks to wait, except for a 429: the limiter makes all requests wait for it."""
-    return (error.reply.wait_s or 0.0) if isinstance(error, RefusedError) and error.reply.meaning == "passing" else 0.0
+    return (error.wait_s or 0.0) if isinstance(error, RefusedError) and error.meaning == "passing" else 0.0
 
 
 def _repaired(body: Mapping[str, Any], repair: Repair) -> dict[str, Any]:

@@ -35,6 +35,8 @@ _HISTORY = 500
 _UNHEARD_S = 0.25
 # Later resets, such as those of a daily quota, are not waited for: the refusal that follows ends the run and says when.
 _LONGEST_RESET_S = 900.0
+# Longest plausible wait in a header; a longer one is ignored.
+LONGEST_WAIT_S = 32 * 86400.0
 # Pattern of a duration; case is ignored.
 DURATION = r"(?:\d+(?:\.\d+)?\s*(?:ms|milliseconds?|days?|d|hours?|hrs?|h|minutes?|mins?|m|seconds?|secs?|s)(?![a-z])[ ,]*(?:and )?)+"
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|milli|d|h|m|s)", re.IGNORECASE)
@@ -190,11 +192,6 @@ class Limiter:
         self._numbers = 0
 
     @property
-    def returned(self) -> int:
-        """Requests that were sent and have returned, with or without an answer."""
-        return self._numbers - self._on_wire
-
-    @property
     def paused_s(self) -> float:
         """Seconds until the limits of provider and user allow the next request; 0 if one may be sent now."""
         return max(0.0, self._paused_until - self._clock()) if self.in_flight > self._on_wire == 0 else 0.0
@@ -335,8 +332,12 @@ class Limiter:
     def _read_limits(self, ticket: Ticket, headers: Mapping[str, str]) -> None:
         for name, taken in (("requests", 1.0), ("tokens", ticket.tokens)):
             known = self._windows.get(name)
-            said = _limit_in_headers(name, headers)
-            if said is None or (known is not None and ticket.number <= known.granted_after):
+            said = limit_in_headers(name, headers)
+            if (
+                said is None
+                or said[2] > _LONGEST_RESET_S
+                or (known is not None and ticket.number <= known.granted_after)
+            ):
                 if known is not None:  # the server may have counted it, without a later report
                     known.remaining -= taken
                 continue
@@ -350,7 +351,7 @@ class Limiter:
                 known.resets_at = max(known.resets_at, resets_at)
 
 
-def _limit_in_headers(name: str, headers: Mapping[str, str]) -> tuple[float | None, float, float] | None:
+def limit_in_headers(name: str, headers: Mapping[str, str]) -> tuple[float | None, float, float] | None:
     """A limit in the headers: the amount granted, the amount left, and the seconds until the reset."""
     try:
         remaining = float(headers[f"x-ratelimit-remaining-{name}"])
@@ -361,7 +362,7 @@ def _limit_in_headers(name: str, headers: Mapping[str, str]) -> tuple[float | No
         return None
     # Some servers send -1, or 0 with an answer, if there is no limit.
     known = 0 <= remaining < math.inf and (granted is None or 0 < granted < math.inf)
-    return (granted, remaining, reset) if known and 0 <= reset <= _LONGEST_RESET_S else None
+    return (granted, remaining, reset) if known and 0 <= reset <= LONGEST_WAIT_S else None
 
 
 def parse_seconds(text: str) -> float:

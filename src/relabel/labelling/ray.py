@@ -49,9 +49,6 @@ RAY_EXTRA = "pip install 'relabel-exposure[ray]'"
 REACH_S, _AGAIN_S = 5.0, 0.25
 START_S = 60.0  # Seconds to wait for all workers before those that are up begin alone
 NOBODY_S = 30.0  # Seconds that a request waits for a worker when none is up
-# The first bytes from an HTTP/2 client. The head of a cluster speaks gRPC over HTTP/2, and answers with its own settings.
-_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
-_FRAME_HEAD, _SETTINGS = 9, 4
 # Size of Ray's object store if the cluster is this machine alone; messages are too small to pass through it.
 _LOCAL_STORE_BYTES = 80 * 2**20
 _QUIET = {
@@ -185,28 +182,18 @@ def keep_signals() -> None:
 
 
 def _reach(address: str) -> None:
-    """Check within seconds whether the head of a cluster may be at an address: Ray itself would try for more than a minute.
+    """Check within seconds whether something listens at an address: Ray itself would try for more than a minute.
 
     Raises:
-        ProviderError: It cannot be reached, or is something else.
+        ProviderError: Nothing does.
     """
     host, _, port = address.rpartition(":")
-    head = b""
     try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_S) as wire:
-            if os.environ.get("RAY_USE_TLS", "0") != "0":
-                return
-            wire.sendall(_GREETING)
-            with suppress(OSError):  # a server that sends nothing or hangs up is not a head
-                head = wire.recv(_FRAME_HEAD, socket.MSG_WAITALL)
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_S).close()
     except (OSError, OverflowError) as error:
         raise ProviderError(
             f"cannot reach the Ray cluster at {address} ({getattr(error, 'strerror', None) or error}); check --ray-address and that `ray start --head` runs there"
         ) from error
-    if len(head) < _FRAME_HEAD or head[3] != _SETTINGS:
-        raise ProviderError(
-            f"{address} is not a Ray cluster; give --ray-address the address that `ray start --head` printed"
-        )
 
 
 def _explained(error: Exception, address: str | None) -> ProviderError:

@@ -9,14 +9,13 @@ import random
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from relabel.errors import ProviderError
-from relabel.labelling.limiter import DURATION, parse_seconds
+from relabel.labelling.limiter import DURATION, LONGEST_WAIT_S, limit_in_headers, parse_seconds
 from relabel.labelling.providers import provider_of
 from relabel.labelling.transport import BrokenError, HttpReply, UnreachableError
 from relabel.labelling.wire import object_of
@@ -34,17 +33,18 @@ ErrorMeaning = Literal[
 ]
 
 
-@dataclass(frozen=True)
-class ErrorReply:
-    """A provider's error, parsed.
+@dataclass(eq=False)
+class RefusedError(Exception):
+    """A reply that is an error, by its status or by its body, parsed.
 
     Attributes:
         meaning: Cause of the error.
         status: HTTP status; that of the error if a gateway answers 200 with an error inside.
-        message: The provider's message, on one line.
+        message: The provider's message, on one line; for a redirect, where it leads.
         code: The provider's code, lower case; may be empty.
         param: The parameter that it refers to, if any.
         wait_s: Seconds that it asks to wait; None if it does not.
+        headers: Those of the reply.
     """
 
     meaning: ErrorMeaning
@@ -53,12 +53,18 @@ class ErrorReply:
     code: str = ""
     param: str | None = None
     wait_s: float | None = None
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
     def passes(self) -> bool:
         """Whether a retry may help, within the time that a run waits."""
         soon = self.wait_s is None or self.wait_s <= MAX_RETRY_AFTER_S
         return self.meaning == "passing" or (self.meaning == "wait" and soon)
+
+    @property
+    def may_have_been_charged(self) -> bool:
+        """Whether the provider may have worked, and charged, for a request that it gave no answer to."""
+        return self.status in _PERHAPS_CHARGED or self.status < 300
 
     @property
     def kind(self) -> FailureKind:
@@ -74,7 +80,7 @@ _MARKS = (b'"error"', b'"base_resp"', b'"network_error"', b'"insufficient_system
 
 def read_error(
     status: int, headers: Mapping[str, str], content: bytes | str, now: Callable[[], float] = time.time
-) -> ErrorReply | None:
+) -> RefusedError | None:
     """Parse an error of any provider; None if a reply of status 200 is not an error.
 
     Args:
@@ -93,6 +99,8 @@ def read_error(
     inner = inner or {}
     text = content.decode("utf-8", "replace") if isinstance(content, bytes) else content
     message = _message(inner) or clean(" ".join(text.split()))[:200] or f"HTTP {status}"
+    if 300 <= status < 400:
+        message = f"to {public_url(headers.get('location', ''))[:200] or 'nowhere'}"
     codes = {str(inner.get(name) or "").lower() for name in ("code", "type", "status", "reason")}
     codes.add(str(object_of(inner.get("innererror")).get("code") or "").lower())
     codes |= {str(d.get("reason") or "").lower() for d in inner.get("details") or () if isinstance(d, Mapping)}
@@ -104,7 +112,7 @@ def read_error(
     code = str(inner.get("code") or inner.get("type") or "").lower()
     param = inner["param"] if isinstance(inner.get("param"), str) else None
     meaning = _meaning(status, codes, message, text, param or "", wait_s)
-    return ErrorReply(meaning, status, message, code, param, wait_s)
+    return RefusedError(meaning, status, message, code, param, wait_s, headers)
 
 
 # HTTP status by MiniMax code in `base_resp`; other codes are temporary faults.
@@ -275,8 +283,6 @@ _FIELD = re.compile(
 )
 # Maximum number of characters of an error that are searched.
 _MOST_READ = 20_000
-# Longest plausible wait in a header, in seconds; a longer one is ignored.
-_LONGEST_WAIT_S = 32 * 86400.0
 
 
 def _wait(
@@ -305,12 +311,8 @@ def _wait(
 
 def _closed_for(headers: Mapping[str, str]) -> float:
     """Seconds until all limits that headers call used up are open again; 0 if they do not say."""
-    waits = [0.0]
-    for name in ("requests", "tokens"):
-        with suppress(KeyError, ValueError):
-            if float(headers[f"x-ratelimit-remaining-{name}"]) == 0:
-                waits.append(parse_seconds(headers[f"x-ratelimit-reset-{name}"]))
-    return max(wait for wait in waits if wait <= _LONGEST_WAIT_S)
+    limits = (limit_in_headers(name, headers) for name in ("requests", "tokens"))
+    return max((reset for _, left, reset in filter(None, limits) if left == 0), default=0.0)
 
 
 def retry_after(headers: Mapping[str, str], now: Callable[[], float] = time.time) -> float | None:
@@ -324,13 +326,13 @@ def retry_after(headers: Mapping[str, str], now: Callable[[], float] = time.time
             wanted = parse_seconds(text)
     except (KeyError, ValueError, TypeError, OverflowError):
         return None
-    return max(0.0, wanted) if wanted <= _LONGEST_WAIT_S else None
+    return max(0.0, wanted) if wanted <= LONGEST_WAIT_S else None
 
 
-def is_about_prefix_cache(reply: ErrorReply) -> bool:
+def is_about_prefix_cache(error: RefusedError) -> bool:
     """Whether a refusal is about fields that control a prefix cache."""
-    return reply.status in {400, 422} and any(
-        f in f"{reply.param} {reply.message}" for f in ("prompt_cache_", "cache_control")
+    return error.status in {400, 422} and any(
+        f in f"{error.param} {error.message}" for f in ("prompt_cache_", "cache_control")
     )
 
 
@@ -366,24 +368,6 @@ MAX_RETRY_AFTER_S = 900.0
 _PERHAPS_CHARGED = {408, 424, 499, 502, 504, 524}
 
 
-class RefusedError(Exception):
-    """A reply that is an error, by its status or by its body.
-
-    Attributes:
-        reply: The error, understood.
-        response: As it came.
-    """
-
-    def __init__(self, response: HttpReply, reply: ErrorReply) -> None:
-        super().__init__(f"HTTP {reply.status}")
-        self.response, self.reply = response, reply
-
-    @property
-    def may_have_been_charged(self) -> bool:
-        """Whether the provider may have worked, and charged, for a request that it gave no answer to."""
-        return self.reply.status in _PERHAPS_CHARGED or self.reply.status < 300
-
-
 class StaleReplyError(Exception):
     """What came is the reply to another request."""
 
@@ -395,9 +379,9 @@ def raise_for_error(response: HttpReply) -> None:
         RefusedError: It is an error.
     """
     if response.status != 200 or any(mark in response.content for mark in _MARKS):
-        reply = read_error(response.status, response.headers, response.content)
-        if reply is not None:
-            raise RefusedError(response, reply)
+        error = read_error(response.status, response.headers, response.content)
+        if error is not None:
+            raise error
 
 
 def refusal(
@@ -413,40 +397,35 @@ def refusal(
         model: The model that was asked for.
         alone: Whether it is about this one request, as of a firewall that dislikes the text of a task.
     """
-    reply = error.reply
-    status, said = reply.status, reply.message
-    if 300 <= status < 400:
-        where = public_url(error.response.headers.get("location", ""))[:200]
-        return ProviderError(
-            f"{address} redirects (HTTP {status}, to {where or 'nowhere'}), and requests with a key do not follow; "
-            "if you trust that address, set it with --base-url"
-        )
-    if reply.meaning == "wait" and reply.wait_s is not None and reply.wait_s > MAX_RETRY_AFTER_S:
-        back = datetime.now(UTC) + timedelta(seconds=reply.wait_s)
-        span = f"{reply.wait_s / 3600:.1f} h" if reply.wait_s >= 7200 else f"{reply.wait_s / 60:.0f} min"
-        return ProviderError(
-            f"{address} accepts no requests for {span} ({said}); start the same run again after {back:%H:%M} UTC on "
-            f"{back:%d %B}"
-        )
-    alone = alone and not _NOT_THE_QUESTION.search(said)
-    if not alone and (fatal := fatal_refusal(reply, address=address, path=path, model=model)) is not None:
+    alone = alone and not _NOT_THE_QUESTION.search(error.message)
+    if not alone and (fatal := fatal_refusal(error, address=address, path=path, model=model)) is not None:
         return fatal
-    refused = f", parameter {reply.param!r}" if reply.param else ""
-    return NoAnswerError(reply.kind, f"HTTP {status}{refused}: {said}", sent, status=status, meaning=reply.meaning)
+    refused = f", parameter {error.param!r}" if error.param else ""
+    message = f"HTTP {error.status}{refused}: {error.message}"
+    return NoAnswerError(error.kind, message, sent, status=error.status, meaning=error.meaning)
 
 
-def fatal_refusal(reply: ErrorReply, *, address: str, path: str, model: str | None) -> ProviderError | None:
+def fatal_refusal(error: RefusedError, *, address: str, path: str, model: str | None) -> ProviderError | None:
     """What to tell the user when no request will have an answer; None when the refusal is of one request only.
 
     Args:
-        reply: The refusal, understood.
+        error: The refusal.
         address: The provider's address, without credentials.
         path: What was asked for below the address.
         model: The model that was asked for.
     """
-    said = reply.message
-    match reply.meaning:
-        case _ if reply.status == 407:
+    said = error.message
+    match error.meaning:
+        case _ if 300 <= error.status < 400:
+            why = (
+                f"{address} redirects (HTTP {error.status}, {said}), and requests with a key do not follow; "
+                "if you trust that address, set it with --base-url"
+            )
+        case "wait" if not error.passes and (seconds := error.wait_s):
+            back = datetime.now(UTC) + timedelta(seconds=seconds)
+            span = f"{seconds / 3600:.1f} h" if seconds >= 7200 else f"{seconds / 60:.0f} min"
+            why = f"{address} accepts no requests for {span} ({said}); start the same run again after {back:%H:%M} UTC on {back:%d %B}"
+        case _ if error.status == 407:
             why = f"the proxy for {address} refuses requests ({said}); check its user and password"
         case "key":
             variable = (provider_of(address).key_env or ("OPENAI_API_KEY",))[0]
@@ -457,7 +436,7 @@ def fatal_refusal(reply: ErrorReply, *, address: str, path: str, model: str | No
             why = f"{address} has no model {model!r} ({said}); check --model and --base-url"
         case "quota":
             why = f"{address} says that the quota is used up ({said}); add credit or wait until it is renewed, then start the same run again"
-        case _ if reply.status == 404:
+        case _ if error.status == 404:
             why = f"{address} has no {path} ({said}); check --base-url, --model and --api"
         case _:
             return None
@@ -467,7 +446,7 @@ def fatal_refusal(reply: ErrorReply, *, address: str, path: str, model: str | No
 def is_transient(error: BaseException) -> bool:
     """Whether asking again may help."""
     if isinstance(error, RefusedError):
-        return error.reply.passes
+        return error.passes
     if isinstance(error, UnreachableError):
         return not error.lasting
     return isinstance(error, (BrokenError, TimeoutError, StaleReplyError))

@@ -27,7 +27,7 @@ from relabel.labelling.collector import LabelCollector
 from relabel.labelling.engine import answer_to
 from relabel.labelling.job import Stop
 from relabel.labelling.providers import without_cache_fields
-from relabel.labelling.refusals import ErrorReply, read_error
+from relabel.labelling.refusals import RefusedError, read_error
 from relabel.labelling.request import Request, WorkItem
 from relabel.labelling.session import RunSession
 from relabel.labelling.wire import PATHS, NotAReplyError
@@ -187,7 +187,7 @@ class OpenRequests(dict[str, OpenRequest]):
                 return True
         return False
 
-    def _no_answer(self, key: str, error: ErrorReply) -> None:
+    def _no_answer(self, key: str, error: RefusedError) -> None:
         said = f"HTTP {error.status}: {error.message}" if error.status else error.message
         if error.code not in _NOT_ASKED and error.meaning not in {"passing", "wait", "quota"}:
             self.fail(key, error.kind, said)

@@ -27,16 +27,15 @@ from relabel.labelling.job import Job
 from relabel.labelling.providers import UNKNOWN, Provider
 from relabel.labelling.refusals import (
     ATTEMPTS,
-    ErrorReply,
     RefusedError,
     RetryPolicy,
     fatal_refusal,
     read_error,
 )
 from relabel.labelling.request import Request
-from relabel.labelling.transport import Http, HttpReply, TransportError, UnreachableError, key_for, require_key
+from relabel.labelling.transport import Http, TransportError, UnreachableError, key_for, require_key
 from relabel.labelling.wire import PATHS, Api, NotAReplyError, object_of
-from relabel.redaction import api_version, clean, public_url
+from relabel.redaction import api_version, clean
 from relabel.settings import Settings
 
 # Timeout of one call, in seconds; enough to upload a chunk of 200 MB.
@@ -88,10 +87,6 @@ class UnavailableError(ProviderError):
 _FAULTS = (RefusedError, TransportError, TimeoutError)
 
 
-def _refused(status: int, said: str) -> RefusedError:
-    return RefusedError(HttpReply(status, {}, b""), ErrorReply("request", status, said))
-
-
 @dataclass(frozen=True)
 class RemoteBatch:
     """A batch as the provider describes it, in OpenAI's terms.
@@ -119,7 +114,7 @@ class Result:
 
     key: str
     body: Any
-    error: ErrorReply | None = None
+    error: RefusedError | None = None
 
 
 class BatchProvider:
@@ -145,7 +140,7 @@ class BatchProvider:
         version = api_version(http.query)
         self.address = http.address + (f"?{version}" if version else "")
         self._retry = RetryPolicy(
-            lambda error: (error.reply.wait_s or 0.0) if isinstance(error, RefusedError) else 0.0, **policy
+            lambda error: (error.wait_s or 0.0) if isinstance(error, RefusedError) else 0.0, **policy
         )
 
     # The hooks.
@@ -209,7 +204,7 @@ class BatchProvider:
         if not well or object_of(body).get("error"):
             error = read_error(status, {}, json.dumps(problem))
         if not well and error is None:
-            error = ErrorReply("request", status, clean(str(problem or "no answer"))[:300])
+            error = RefusedError("request", status, clean(str(problem or "no answer"))[:300])
         return Result(key, body, error)
 
     # Common to all providers.
@@ -261,7 +256,7 @@ class BatchProvider:
             return await self._retried(self.batches, once)
         except ProviderError as error:
             cause = error.__cause__
-            if isinstance(cause, RefusedError) and cause.reply.status < 500 and _NOT_READY.search(cause.reply.message):
+            if isinstance(cause, RefusedError) and cause.status < 500 and _NOT_READY.search(cause.message):
                 raise FileNotReadyError(str(error)) from cause
             raise
 
@@ -288,7 +283,7 @@ class BatchProvider:
         try:
             await self._call("POST", f"{self.batches}/{batch_id}/cancel")
         except ProviderError as error:
-            if not (isinstance(error.__cause__, RefusedError) and error.__cause__.reply.status in {400, 409}):
+            if not (isinstance(error.__cause__, RefusedError) and error.__cause__.status in {400, 409}):
                 raise  # these two statuses mean that the batch has already ended
 
     async def download(self, file_id: str, target: Path) -> None:
@@ -310,7 +305,7 @@ class BatchProvider:
         """Close the connections."""
         await self._http.close()
 
-    def fatal(self, error: ErrorReply, path: str) -> ProviderError | None:
+    def fatal(self, error: RefusedError, path: str) -> ProviderError | None:
         """The error if no request will be answered, otherwise None; see `fatal_refusal`."""
         return fatal_refusal(error, address=self._http.address, path=path, model=self.model)
 
@@ -320,7 +315,7 @@ class BatchProvider:
             page = await self._once("GET", self.listing(number, last))
             rows = page.get("data")
             if not isinstance(rows, list):
-                raise _refused(501, f"a listing of batches was expected, not {str(page)[:100]}")
+                raise RefusedError("request", 501, f"a listing of batches was expected, not {str(page)[:100]}")
             found = [self._batch(row) for row in rows]
             fresh = [batch for batch in found if batch.id not in seen and batch.created_at >= since - CLOCK_SKEW_S]
             for batch in fresh:
@@ -330,7 +325,7 @@ class BatchProvider:
                 return
             seen.update(batch.id for batch in fresh)
             last = found[-1].id
-        raise _refused(501, f"the listing of batches does not end within {MAX_PAGES} pages")
+        raise RefusedError("request", 501, f"the listing of batches does not end within {MAX_PAGES} pages")
 
     async def _find(self, mark: Mapping[str, str], file_id: str | None, since: float) -> RemoteBatch | None:
         async for batch in self._list(since):
@@ -367,11 +362,8 @@ class BatchProvider:
         async with asyncio.timeout(TIMEOUT_S):
             read = partial(_store, into) if into else None
             reply = await self._http.exchange(method, self._http.url(path), read=read, data=body, headers=headers)
-        if 300 <= reply.status < 400:
-            where = public_url(reply.headers.get("location", ""))[:200] or "nowhere"
-            raise _refused(reply.status, f"redirects to {where}, which is not followed")
-        if reply.status >= 400 and (understood := read_error(reply.status, reply.headers, reply.content)) is not None:
-            raise RefusedError(reply, understood)
+        if reply.status >= 300 and (refused := read_error(reply.status, reply.headers, reply.content)) is not None:
+            raise refused
         if into is not None:
             return {}
         try:
@@ -381,7 +373,7 @@ class BatchProvider:
         if isinstance(said, list):
             return {"data": said}
         if not isinstance(said, dict):
-            raise _refused(501, f"JSON was expected, not {reply.content[:100]!r}")
+            raise RefusedError("request", 501, f"JSON was expected, not {reply.content[:100]!r}")
         return said
 
     def _refusal(self, error: Exception, path: str) -> Exception:
@@ -393,9 +385,8 @@ class BatchProvider:
                 "again: existing batches continue",
                 sent=not isinstance(error, UnreachableError),
             )
-        reply = error.reply
-        status, said = reply.status, clean(reply.message)
-        if reply.passes:
+        status, said = error.status, clean(error.message)
+        if error.passes:
             return UnavailableError(
                 f"{address} failed {ATTEMPTS} times at {path} (HTTP {status}: {said}); start the same run again later: "
                 "existing batches continue",
@@ -407,7 +398,7 @@ class BatchProvider:
             )
         if status == 404:
             return GoneError(said)
-        return self.fatal(reply, path) or ProviderError(
+        return self.fatal(error, path) or ProviderError(
             f"{address} refuses {path} (HTTP {status}: {said}); correct that, then start the same run again"
         )
 
