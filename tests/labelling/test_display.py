@@ -322,30 +322,9 @@ def test_labels_that_nobody_is_asked_for_do_not_make_a_job_fast() -> None:
     estimator, now = begun(10_000)
     come(estimator, now, 5, fresh=10)
     estimator.progress.failed.update(provider=5000)
-    estimator.progress.unasked = 5000
+    estimator.progress.unasked.update(provider=5000)
     come(estimator, now, 1)
     assert (estimator.rate, estimator.seconds_left) == (None, None)
-
-
-async def test_a_cap_of_requests_is_heeded_from_the_first_answer() -> None:
-    time_ = FakeTime()
-    limiter = Limiter(4, rpm=6, clock=time_, sleep=time_.sleep)
-    estimator, now = begun(6, limiter)
-    limiter.release(await limiter.acquire(100))
-    come(estimator, now, 0.3, fresh=1)
-    assert estimator.rate == pytest.approx(0.1)
-    assert estimator.seconds_left == pytest.approx(50)
-    assert line(estimator).startswith("1/6 | 6.0/min | 50 s left")
-
-
-async def test_a_cap_of_tokens_is_heeded() -> None:
-    time_ = FakeTime()
-    limiter = Limiter(4, tpm=1000, clock=time_, sleep=time_.sleep)
-    estimator, now = begun(60, limiter)
-    limiter.release(await limiter.acquire(100))
-    estimator.progress.bought_tokens.update(prompt=900, completion=100)
-    come(estimator, now, 1, fresh=10)  # packed: ten labels of one answer
-    assert estimator.seconds_left == pytest.approx(50 / 10 * 60)
 
 
 async def test_the_first_pause_is_said_at_once() -> None:

@@ -245,7 +245,7 @@ async def test_a_cap_leaves_no_room_for_a_second_request(store: Store, tmp_path:
         outcome = await run_job(job, engine, store, tmp_path / "run")
         await engine.close()
     assert len(fake.seen) == 4
-    assert outcome.missing.kinds == {"timeout": 1}
+    assert outcome.progress.failed == {"timeout": 1}
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import pytest
 
 from relabel.cli._labelling import show_outcome, still_missing
 from relabel.cli.app import run_app
+from relabel.labelling.collector import Progress
 from relabel.labelling.leases import Leases
-from relabel.labelling.session import Missing, Outcome
+from relabel.labelling.session import Outcome
+from relabel.labels import FailureKind
 from relabel.manifest import Counts, Manifest, PerhapsCharged
 from relabel.rubric import load_rubric
 from run_builders import a_label
@@ -34,7 +37,9 @@ def an_outcome(strict: int, with_tools: int, of: int, *, engine: str = "online",
     rubric = load_rubric("exposure")
     labels = [a_label(str(n), "strict", "exposed") for n in range(strict)]
     labels += [a_label(str(n), "with-tools", "not-exposed") for n in range(with_tools)]
-    missing = changes.pop("missing", None) or Missing({"provider": 2 * of - len(labels)}, 0, {})
+    progress = changes.pop("progress", None) or Progress(
+        2 * of, failed=Counter[FailureKind]({"provider": 2 * of - len(labels)})
+    )
     manifest = Manifest(
         status="incomplete",
         package_version="0",
@@ -47,7 +52,7 @@ def an_outcome(strict: int, with_tools: int, of: int, *, engine: str = "online",
         counts=Counts(asked=2 * of, fresh=len(labels), failed=2 * of - len(labels)),
         **changes,
     )
-    return Outcome(labels, (), False, manifest, missing)
+    return Outcome(labels, (), False, manifest, progress)
 
 
 @pytest.fixture(autouse=True)
@@ -156,8 +161,9 @@ def test_what_went_wrong_in_passing_is_asked_for_again_by_the_same_command(
 
 
 def test_each_part_of_what_is_missing_has_its_own_way() -> None:
-    missing = Missing({"budget": 2, "provider": 4, "timeout": 1}, 3, {"b-1": 3})
-    said = still_missing(an_outcome(1, 0, 4, missing=missing), Path("r"))
+    failed = Counter[FailureKind]({"budget": 2, "provider": 4, "timeout": 1})
+    progress = Progress(8, failed=failed, unasked=Counter[FailureKind]({"provider": 3}), held=Counter({"b-1": 3}))
+    said = still_missing(an_outcome(1, 0, 4, progress=progress), Path("r"))
     assert said == (
         "7 of 8 labels are missing (see r/failures.jsonl); batch job b-1 is still processing 3 of them: "
         "`relabel batch resume b-1` collects their answers, `relabel batch cancel b-1` releases them; the cap is reached: "

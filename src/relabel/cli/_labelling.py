@@ -261,13 +261,13 @@ def _cache_in_words(found: Estimate, short: Sequence[str]) -> str:
 
 def show_outcome(outcome: Outcome, folder: Path, model: str) -> None:
     """Summarise a run, starting with what is missing."""
-    m, missing = outcome.manifest, outcome.missing
-    if missing.total:
-        said = ", ".join(f"{count:,} {kind}" for kind, count in sorted(missing.kinds.items()))
-        _say("MISSING", f"{missing.total:,} of {m.counts.asked:,} labels ({said})")
-        for run, count in sorted(missing.held.items()):
+    m, of = outcome.manifest, outcome.progress
+    if outcome.missing:
+        said = ", ".join(f"{count:,} {kind}" for kind, count in sorted(of.failed.items()))
+        _say("MISSING", f"{outcome.missing:,} of {m.counts.asked:,} labels ({said})")
+        for run, count in sorted(of.held.items()):
             _say("", f"{count:,} of them were not requested: batch job {run} is processing them")
-        if others := missing.unasked - sum(missing.held.values()):
+        if others := of.unasked.total() - of.unasked["budget"] - of.held.total():
             _say("", f"{others:,} of them were not requested")
     there = m.counts.from_store + m.counts.fresh
     _say("labels", f"{there:,} of {m.counts.asked:,}: {m.counts.from_store:,} from the store, {m.counts.fresh:,} fresh")
@@ -332,7 +332,7 @@ def report(outcome: Outcome, folder: Path, model: str, go_on: str, *, as_json: b
     """
     if not give_json(outcome.manifest, as_json=as_json):
         show_outcome(outcome, folder, model)
-    missing = outcome.missing.total
+    missing = outcome.missing
     if outcome.interrupted and missing:
         asked = outcome.manifest.counts.asked
         raise RunInterruptedError(f"stopped with {missing:,} of {asked:,} labels missing; {go_on}")
@@ -373,15 +373,15 @@ def stored_elsewhere(job: Job, outcome: Outcome, environment: Settings) -> str:
 
 def still_missing(outcome: Outcome, folder: Path, elsewhere: str = "") -> str:
     """The final message of an incomplete run: what is missing, and how to get each part."""
-    m, missing = outcome.manifest, outcome.missing
+    m, missing, of = outcome.manifest, outcome.missing, outcome.progress
     ways: list[str] = []
-    rest = missing.total - missing.kinds.get("budget", 0) - sum(missing.held.values())
-    for run, count in sorted(missing.held.items()):
+    rest = missing - of.failed["budget"] - of.held.total()
+    for run, count in sorted(of.held.items()):
         ways.append(
-            f"batch job {run} is still processing {'all' if count == missing.total else f'{count:,}'} of them: `relabel batch resume {run}` "
+            f"batch job {run} is still processing {'all' if count == missing else f'{count:,}'} of them: `relabel batch resume {run}` "
             f"collects their answers, `relabel batch cancel {run}` releases them"
         )
-    if missing.kinds.get("budget"):
+    if of.failed["budget"]:
         left = next((x.message for x in outcome.failures if x.kind == "budget"), "the cap is reached")
         ways.append(f"{left}: raise --max-cost to label the remaining tasks")
     if elsewhere:
@@ -390,7 +390,4 @@ def still_missing(outcome: Outcome, folder: Path, elsewhere: str = "") -> str:
         ways.append("replay sends no request: remove --engine replay to request them")
     elif rest:
         ways.append(f"run the same command again to request {'the others' if ways else 'them'}")
-    return (
-        f"{missing.total:,} of {m.counts.asked:,} labels are missing (see {folder / 'failures.jsonl'}); "
-        + "; ".join(ways)
-    )
+    return f"{missing:,} of {m.counts.asked:,} labels are missing (see {folder / 'failures.jsonl'}); " + "; ".join(ways)

@@ -410,9 +410,9 @@ def _labelled(
             get_consent(job, folder / name, environment)
         work = label_until(stop := Stop(), asked._replace(job=job), folder / name, environment, look=look)
         outcome = run_until_stopped(work, stop, look=look)
-        if outcome.interrupted or outcome.missing.total >= job.size:
+        if outcome.interrupted or outcome.missing >= job.size:
             raise IncompleteRunError(
-                f"{name}: {outcome.missing.total:,} of {job.size:,} labels are missing "
+                f"{name}: {outcome.missing:,} of {job.size:,} labels are missing "
                 f"(see {folder / name / 'failures.jsonl'}); run the same command again to continue"
             )
         runs[name] = relabel.open_run(str(folder / name))

@@ -55,7 +55,8 @@ class Progress:
         repaired: Labels from repeated requests after an invalid answer; `unwrapped` are labels extracted from surrounding
             text, and `label_first` labels written before their rationale.
         uncounted: Answers bought with missing or impossible token counts.
-        unasked: Missing labels that were never requested.
+        unasked: Missing labels that were never requested, by kind of failure.
+        held: Missing labels that a batch run has in flight, by its name.
         doing: The final step in progress: `naming` missing labels, or `writing` the run folder.
     """
 
@@ -72,7 +73,8 @@ class Progress:
     repaired: int = 0
     unwrapped: int = 0
     label_first: int = 0
-    unasked: int = 0
+    unasked: Counter[FailureKind] = field(default_factory=Counter[FailureKind])
+    held: Counter[str] = field(default_factory=Counter[str])
     uncounted: int = 0
     doing: Literal["", "naming", "writing"] = ""
 
@@ -111,8 +113,6 @@ class LabelCollector:
         progress: Counts, updated along the way.
 
     Attributes:
-        held: Number of missing labels that a batch run has in flight, by its name.
-        unasked: Number of missing labels that were never requested, for reasons other than the budget.
         repeats_from_cache: Number of samples that a gateway's cache answered with an earlier sample of the question.
     """
 
@@ -121,8 +121,7 @@ class LabelCollector:
         self.labels: list[Label] = []
         self.failures: list[Failure] = []
         self.notes: list[str] = []
-        self.held: Counter[str] = Counter()
-        self.unasked = self.repeats_from_cache = 0
+        self.repeats_from_cache = 0
         self._paid: set[str] = set()
         self._bought: set[str] = set()
 
@@ -175,8 +174,7 @@ class LabelCollector:
         message = clean(message)
         for task in item.tasks:
             self.progress.failed[kind] += 1
-            self.progress.unasked += not attempts
-            self.unasked += not attempts and kind != "budget"
+            self.progress.unasked[kind] += not attempts
             self.failures.append(
                 Failure(
                     task_id=task.task_id,
@@ -193,8 +191,7 @@ class LabelCollector:
     def leave_unnamed(self, labels: int) -> None:
         """Count labels as missing without listing each of them, because the user wants to quit at once."""
         self.progress.failed["provider"] += labels
-        self.progress.unasked += labels
-        self.unasked += labels
+        self.progress.unasked["provider"] += labels
         self.notes.append(
             f"quit early: failures.jsonl lists {len(self.failures):,} of {len(self.failures) + labels:,} missing labels"
         )
@@ -214,8 +211,9 @@ class LabelCollector:
         """
         rubric, api = self.job.rubric, self.job.endpoint.api
         if self.job.decide == "logprob":
-            label, probability = decided(letter_logprobs(answer, rubric, api))
-            return Reading({0: Judgement.model_construct(label=label, rationale="")}, probability=probability)
+            shares = letter_probabilities(answer, rubric, api)
+            label = likeliest(shares)
+            return Reading({0: Judgement.model_construct(label=label, rationale="")}, probability=shares[label])
         said = read_answer(answer, rubric, len(item.tasks))
         if len(item.tasks) > 1 or "logprobs" not in self.job.endpoint.params:
             return said
@@ -318,8 +316,8 @@ def _with_share(rows: Sequence[Label], samples: int) -> tuple[list[Label], int]:
 LEAST_MASS = 0.01
 
 
-def letter_logprobs(answer: Answer, rubric: Rubric, api: Api) -> dict[str, float]:
-    """Log probabilities of the labels' letters as the first token.
+def letter_probabilities(answer: Answer, rubric: Rubric, api: Api) -> dict[str, float]:
+    """Probabilities of the labels' letters as the first token.
 
     Args:
         answer: An answer to a request for one token with its alternatives.
@@ -327,8 +325,8 @@ def letter_logprobs(answer: Answer, rubric: Rubric, api: Api) -> dict[str, float
         api: The dialect of the raw reply.
 
     Returns:
-        Natural logarithm of the probability by label, normalised over the labels. A letter that is not among the
-        alternatives gets the probability of the least likely one, an upper bound.
+        Probability (0-1) by label, normalised over the labels. A letter that is not among the alternatives gets the probability
+        of the least likely one, an upper bound.
 
     Raises:
         InvalidAnswerError: The server gave no log probabilities, or no letter is likely.
@@ -353,7 +351,7 @@ def letter_logprobs(answer: Answer, rubric: Rubric, api: Api) -> dict[str, float
     least = min(masses.values())
     known = {label: max(mass if mass is not None else least, 1e-300) for label, mass in by_letter.items()}
     total = sum(known.values())
-    return {label: math.log(mass / total) for label, mass in known.items()}
+    return {label: mass / total for label, mass in known.items()}
 
 
 def label_probability(answer: Answer, label: str, api: Api) -> float | None:
@@ -381,20 +379,9 @@ def label_probability(answer: Answer, label: str, api: Api) -> float | None:
     return math.exp(total)
 
 
-def decided(row: Mapping[str, float]) -> tuple[str, float]:
-    """Decide by log probability.
-
-    Args:
-        row: Log probability by label.
-
-    Returns:
-        The likeliest label and its probability (0-1) among the labels.
-    """
-    top = max(row.values())
-    total = math.fsum(math.exp(value - top) for value in row.values())
-    # Ties go to the later label, which is the less exposed one in the order of rubrics.
-    label = max(reversed(list(row)), key=lambda name: round(row[name], 9))
-    return label, math.exp(row[label] - top) / total
+def likeliest(shares: Mapping[str, float]) -> str:
+    """The label of the highest probability; of equal ones the later, which is the less exposed one in the order of rubrics."""
+    return max(reversed(list(shares)), key=lambda label: round(shares[label], 9))
 
 
 # Minimum number of answers for an estimate of the speed.
@@ -459,9 +446,7 @@ class RateEstimator:
         """Requested labels per second; None while unknown."""
         first, last = self._marks[0], self._marks[-1]
         asked, seconds = last.asked - first.asked, last.at - first.at
-        rate = asked / seconds if asked >= FEWEST and seconds > 0 else math.inf
-        rate = min(rate, self._cap()) if asked else math.inf
-        return None if rate == math.inf else rate
+        return asked / seconds if asked >= FEWEST and seconds > 0 else None
 
     @property
     def fresh_left(self) -> float | None:
@@ -488,17 +473,5 @@ class RateEstimator:
         return cost + cost / fresh * self.fresh_left
 
     def _mark(self) -> _Snapshot:
-        p = self.progress
-        return _Snapshot(self._clock(), p.fresh + p.failed.total() - p.unasked, p.from_store + p.unasked)
-
-    def _cap(self) -> float:
-        """Labels a second that the user's own limits allow."""
-        p, limiter, asked, cap = self.progress, self.limiter, self._mark().asked, math.inf
-        if limiter is None:
-            return cap
-        if limiter.rpm and limiter.returned:
-            cap = limiter.rpm / 60 * asked / limiter.returned  # a request may ask for several, and may be sent again
-        tokens = p.tokens.prompt + p.tokens.completion
-        if limiter.tpm and tokens and asked:
-            cap = min(cap, limiter.tpm / 60 * asked / tokens)
-        return cap
+        p, unasked = self.progress, self.progress.unasked.total()
+        return _Snapshot(self._clock(), p.fresh + p.failed.total() - unasked, p.from_store + unasked)

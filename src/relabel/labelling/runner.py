@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Coroutine, Iterable, Iterator
-from contextlib import AsyncExitStack, suppress
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
-from itertools import groupby, islice, takewhile
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +163,6 @@ class WorkerPool:
         # A few more workers than requests in flight, so that a slot is reused while the last answer is still being stored.
         most = self.engine.limiter.largest
         ready = min(most + most // PREFETCH_SHARE, max(1, self.job.size))
-        self._items = _with_prefixes_ahead(self._items, 2 * ready)
         await self._supervise([self._pull() for _ in range(ready)])
         if self.stop.asked.is_set():
             try:
@@ -295,7 +294,7 @@ class WorkerPool:
         try:
             while not self.leases.acquire(key):
                 if (run := self.leases.batch_of(key)) is not None:
-                    self.collector.held[run] += len(item.tasks)
+                    self._progress.held[run] += len(item.tasks)
                     self.collector.fail(item, "provider", in_a_batch(run), 0)
                     return []
                 await self.leases.pause()
@@ -321,23 +320,19 @@ class WorkerPool:
         key = item.request.key
         prefix, answered = await self._prefixes.enter(item), False
         try:
-            trial = await self._breaker.wait()
-            try:
-                rest = await self._bought(item)
-                answered = True
-                self._breaker.succeeded()
-                return rest
-            except NoAnswerError as error:
-                answered = isinstance(error.__cause__, InvalidAnswerError)
-                self.collector.fail(item, error.kind, str(error), error.attempts)
-                if (
-                    error.kind != "provider" or error.attempts
-                ):  # a replay sends nothing: what it lacks says nothing of a server
-                    self._breaker.failed(error, trial=trial)
-                return None
-            finally:
-                if trial:
-                    self._breaker.end_trial()
+            async with self._breaker.turn() as trial:
+                try:
+                    rest = await self._bought(item)
+                    answered = True
+                    self._breaker.succeeded()
+                    return rest
+                except NoAnswerError as error:
+                    answered = isinstance(error.__cause__, InvalidAnswerError)
+                    self.collector.fail(item, error.kind, str(error), error.attempts)
+                    # A replay sends nothing: what it lacks says nothing of a server.
+                    if error.kind != "provider" or error.attempts:
+                        self._breaker.failed(error, trial=trial)
+                    return None
         finally:
             if prefix is not None:
                 self._prefixes.leave(prefix, answered=answered)
@@ -431,32 +426,26 @@ class _CircuitBreaker:
 
     def __init__(self, *, has_earlier_labels: bool) -> None:
         self._has_earlier_labels = has_earlier_labels
-        self._first: Counter[str] = Counter()
         self._last: deque[str] = deque(maxlen=LAST)
-        # Done when the one request that is tried in a pause has come back.
-        self._paused: asyncio.Future[None] | None = None
-        self._trying = False
+        self._paused = False
+        self._trying = asyncio.Lock()
 
-    async def wait(self) -> bool:
-        """Wait while the run pauses; True for the one trial request of a pause."""
-        while self._paused is not None:
-            if self._trying:
-                await asyncio.wait({self._paused})
-                continue
-            self._trying = True
-            try:
-                await asyncio.sleep(PAUSE_S)
-            except asyncio.CancelledError:
-                self._trying = False
-                raise
-            return True
-        return False
+    @asynccontextmanager
+    async def turn(self) -> AsyncGenerator[bool]:
+        """Wait while the run pauses; True for the one trial request of a pause, which the others wait for."""
+        async with AsyncExitStack() as trying:
+            if self._paused:
+                await trying.enter_async_context(self._trying)
+                if self._paused:
+                    await asyncio.sleep(PAUSE_S)
+                else:
+                    await trying.aclose()
+            yield self._paused
 
     def succeeded(self) -> None:
         """A request was answered."""
-        self._count_first("")
         self._last.append("")
-        self._wake(over=True)
+        self._paused = False
 
     def failed(self, error: NoAnswerError, *, trial: bool) -> None:
         """A request failed.
@@ -465,40 +454,23 @@ class _CircuitBreaker:
             CircuitOpenError: The first ones all failed alike; or nearly all of the last ones, and the trial did too.
         """
         # A refusal is about a task, not about how the server is asked.
-        if error.kind in _ABOUT_THE_TASK:
-            return
         how = error.kind if error.status is None else f"status {error.status}"
-        advice = "fix the cause and start the same run again"
-        if self._count_first(how) and self._first[how] == self._first.total() == CIRCUIT_BREAKER_FAILURES:
-            raise CircuitOpenError(
-                f"the first {CIRCUIT_BREAKER_FAILURES} requests failed with the same error: {error}; {advice}"
-            )
-        if self._has_earlier_labels and not how.startswith(_OF_THE_SERVER):
+        if error.kind in _ABOUT_THE_TASK or (self._has_earlier_labels and not how.startswith(_OF_THE_SERVER)):
             return
-        if self._paused is None:
+        advice = "fix the cause and start the same run again"
+        if not self._paused:
             self._last.append(how)
-            if self._last.count(how) >= NEARLY_ALL:
-                self._paused = asyncio.get_running_loop().create_future()
+            alike = self._last.count(how)
+            # A run that had labels at an earlier start is past its first requests: what it lacks may be what always fails.
+            if not self._has_earlier_labels and alike == len(self._last) == CIRCUIT_BREAKER_FAILURES:
+                raise CircuitOpenError(
+                    f"the first {CIRCUIT_BREAKER_FAILURES} requests failed with the same error: {error}; {advice}"
+                )
+            self._paused = alike >= NEARLY_ALL
         elif trial and self._last[-1] == how:
             raise CircuitOpenError(
                 f"nearly all of the last {LAST} requests failed with the same error, as did another one after a pause: {error}; {advice}"
             )
-
-    def end_trial(self) -> None:
-        """The request that was tried in a pause is over."""
-        self._trying = False
-        self._wake()
-
-    def _count_first(self, how: str) -> bool:
-        # A run that had labels at an earlier start is past its first: what it lacks may be what always fails.
-        counts = not self._has_earlier_labels and self._first.total() < CIRCUIT_BREAKER_FAILURES
-        self._first[how] += counts
-        return counts
-
-    def _wake(self, *, over: bool = False) -> None:
-        if self._paused is not None:
-            before, self._paused = self._paused, None if over else asyncio.get_running_loop().create_future()
-            before.set_result(None)
 
 
 class _PrefixGate:
@@ -509,13 +481,9 @@ class _PrefixGate:
         self._failed: Counter[str] = Counter()
 
     async def enter(self, item: WorkItem) -> str | None:
-        """Wait for the first request with the same prefix, and with those before it; the prefix, where this one is the first."""
+        """Wait for the first request with the same prefix; the prefix, where this one is the first."""
         if len(prefix := self._prefix(item)) < _SHORTEST_CACHED:
             return None
-        if prefix in self._first:  # a setting does not overtake the one before it, which a cap may leave without labels
-            before = takewhile(lambda other: other[0] != prefix, list(self._first.items()))
-            for first in [first for _, first in before if not first.done()]:
-                await asyncio.wait({first}, timeout=FIRST_S)
         while (first := self._first.get(prefix)) is not None:
             if first.done():
                 return None
@@ -542,18 +510,6 @@ class _PrefixGate:
         if not answered and self._failed[prefix] < FIRST_TRIES:
             del self._first[prefix]
         first.set_result(None)
-
-
-def _with_prefixes_ahead(items: Iterable[WorkItem], places: int) -> Iterator[WorkItem]:
-    """Move the first work item of each later setting up, so that its prefix is in the provider's cache when its setting begins."""
-    queue: deque[WorkItem] = deque()
-    for number, (_, of_setting) in enumerate(groupby(items, key=lambda item: item.setting)):
-        yield from islice(of_setting, 1 if number and len(queue) == places else 0)
-        for item in of_setting:
-            queue.append(item)
-            if len(queue) > places:
-                yield queue.popleft()
-    yield from queue
 
 
 def _alike(one: NoAnswerError, other: NoAnswerError) -> bool:

@@ -24,7 +24,7 @@ from relabel.labelling.limiter import Budget
 from relabel.labelling.request import canonical_json
 from relabel.labelling.store import Store
 from relabel.labelling.wire import FORMS
-from relabel.labels import Failure, FailureKind, Label
+from relabel.labels import Failure, Label
 from relabel.manifest import Counts, Manifest, PerhapsCharged, Session, read_manifest, write_manifest, write_run
 from relabel.redaction import public_url
 
@@ -32,35 +32,24 @@ from relabel.redaction import public_url
 JOURNAL = ".journal"
 
 
-@dataclass(frozen=True)
-class Missing:
-    """Why labels are missing, in numbers.
-
-    Attributes:
-        kinds: Missing labels by kind, as `failures.jsonl` has them.
-        unasked: Those that were never asked for, other than for want of money.
-        held: Those that a batch run has in flight, by its name.
-    """
-
-    kinds: Mapping[FailureKind, int]
-    unasked: int
-    held: Mapping[str, int]
-
-    @property
-    def total(self) -> int:
-        """All missing labels."""
-        return sum(self.kinds.values())
-
-
 @dataclass
 class Outcome:
-    """The outcome of a job."""
+    """The outcome of a job.
+
+    Attributes:
+        progress: Its counts; `failed`, `unasked` and `held` say why labels are missing.
+    """
 
     labels: Sequence[Label]
     failures: Sequence[Failure]
     interrupted: bool
     manifest: Manifest
-    missing: Missing
+    progress: Progress
+
+    @property
+    def missing(self) -> int:
+        """Number of missing labels."""
+        return self.progress.failed.total()
 
     @property
     def complete(self) -> bool:
@@ -153,8 +142,7 @@ class RunSession:
                 )
             kept = f"the folder keeps the {there:,} labels that it had"
             ended = ended.model_copy(update={"note": "; ".join([*collector.notes, kept])})
-        missing = Missing(dict(collector.progress.failed), collector.unasked, dict(collector.held))
-        return Outcome(collector.labels, collector.failures, interrupted, ended, missing)
+        return Outcome(collector.labels, collector.failures, interrupted, ended, collector.progress)
 
     def _ended(
         self, manifest: Manifest, interrupted: bool, fatal: Exception | None, record: Mapping[str, Any]

@@ -430,7 +430,7 @@ async def _track(one: RaterRun, work: Coroutine[Any, Any, Outcome | None]) -> No
             one.state = "interrupted" if outcome.interrupted else "incomplete"
             kind = RunInterruptedError if outcome.interrupted else IncompleteRunError
             one.error = kind(
-                f"{outcome.missing.total:,} of {one.progress.asked:,} labels are missing (see {one.ref}/failures.jsonl)"
+                f"{outcome.missing:,} of {one.progress.asked:,} labels are missing (see {one.ref}/failures.jsonl)"
             )
     except RelabelError as error:
         one.state, one.error = "failed", error

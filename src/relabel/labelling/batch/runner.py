@@ -297,7 +297,7 @@ class BatchRunner(BatchPoller):
                 run = request.elsewhere
                 said = in_a_batch(run) if run else "another run has sent this request; start the same run again"
                 if run:
-                    self._collector.held[run] += sum(len(wanted.tasks) for wanted in request.wanted)
+                    self._collector.progress.held[run] += sum(len(wanted.tasks) for wanted in request.wanted)
             elif fatal is not None:
                 said = str(fatal)
             elif self._no_money and not self.interrupted:
