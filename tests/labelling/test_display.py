@@ -200,7 +200,7 @@ def test_a_server_that_cannot_be_reached_is_said_at_once_and_once() -> None:
     estimator = new(120, limiter)
     limiter.unreachable = "cannot reach http://h/v1 (connection refused)"
     words = "cannot reach http://h/v1 (connection refused), trying again"
-    assert plain_lines(estimator, now, 5) == [(1, words)]
+    assert plain_lines(estimator, now, 5) == [(1, f"0/120 | 0 tokens | $0.0000 | {words}")]
     assert words in " ".join(drawn(estimator, 80).split())
 
 
@@ -253,7 +253,7 @@ def test_what_is_done_at_the_end_of_a_run_is_said() -> None:
     now, estimator = FakeTime(), new(1_000_000)
     estimator.progress.doing = "naming"
     words = "listing 1,000,000 missing labels; Ctrl-C quits now"
-    assert plain_lines(estimator, now, 5) == [(1, words)]
+    assert plain_lines(estimator, now, 5) == [(1, f"0/1000000 | 0 tokens | $0.0000 | {words}")]
     assert words in " ".join(drawn(estimator, 80).split())
     estimator.progress.doing = "writing"
     assert "writing the run folder" in drawn(estimator, 80)

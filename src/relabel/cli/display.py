@@ -99,9 +99,7 @@ def panel(estimator: RateEstimator) -> Group:
     if (wait := limiter.answer_wait if limiter else None) is not None and wait.wait_s < wait.longest_s:
         waited = f"answers time out after {duration(wait.wait_s)}, as others came fast; {wait.cut:,} sent again"
         lines.append((waited, "dim"))
-    lines += [(text, "yellow") for text in (_ending(progress), _trying_again(limiter)) if text]
-    if (until := paused_until(limiter)) is not None:
-        lines.append((f"paused until {until}, by the provider's limits or --rpm and --tpm", "yellow"))
+    lines += [(text, "yellow") for text in _notices(estimator).values()]
     end = "" if estimator.cost_at_end is None else f", {money(estimator.cost_at_end)} at the end"
     of = progress.tokens
     tokens = f"tokens {of.prompt:,} in ({of.cached:,} cached), {of.completion:,} out"
@@ -127,7 +125,7 @@ class PlainLines:
     """Says when a line of progress is worth a line in a log, and which.
 
     A line comes when something has changed, at most every ten seconds; when nothing has, every minute, with what is waited
-    for. A server that cannot be reached, the first pause and the naming of missing labels are said at once.
+    for. The first pause, the first time that a server cannot be reached and the last steps of a job are said at once.
 
     Args:
         estimator: The job's numbers.
@@ -135,50 +133,40 @@ class PlainLines:
     """
 
     def __init__(self, estimator: RateEstimator, now: float) -> None:
-        self._trend, self._last = estimator, now
+        self._estimator, self._last = estimator, now
         self._said: object = None
-        self._alert = ""
-        self._pause_known = self._said_paused = False
+        self._known: set[str] = set()
 
     def due(self, now: float) -> str | None:
         """The line to write now, if any."""
-        progress, limiter = self._trend.progress, self._trend.limiter
-        alert = _trying_again(limiter) or _ending(progress)
-        kind = alert.partition(" ")[0]
-        if kind != self._alert:
-            self._alert = kind
-            if alert:
-                self._last = now
-                return alert
-        until = paused_until(limiter)
+        progress, notices = self._estimator.progress, _notices(self._estimator)
         told = (progress.done, progress.tokens.prompt, progress.cost_usd)
-        first_pause = until is not None and not self._pause_known
-        changed = told != self._said or (until is not None and not self._said_paused)
-        due = _PLAIN_EVERY_S if changed else _AT_LEAST_EVERY_S
-        if not first_pause and now - self._last < due:
+        wait = _PLAIN_EVERY_S if told != self._said else _AT_LEAST_EVERY_S
+        if now - self._last < wait and self._known.issuperset(notices):
             return None
-        parts = [line(self._trend)]
+        parts = [line(self._estimator)]
         if told == self._said and progress.in_flight:
             since = min(since for _, since in progress.in_flight.values())
             many = "an answer" if len(progress.in_flight) == 1 else f"{len(progress.in_flight)} answers, the slowest"
             parts.append(f"waiting for {many} for {duration(now - since)}")
-        if until is not None:
-            self._pause_known = True
-            parts.append(f"paused until {until}")
-        if alert:
-            parts.append(alert)
-        self._said, self._said_paused, self._last = told, until is not None, now
-        return " | ".join(parts)
+        self._said, self._last = told, now
+        self._known.update(notices)
+        return " | ".join([*parts, *notices.values()])
 
 
-def _trying_again(limiter: Limiter | None) -> str:
-    return f"{limiter.unreachable}, trying again" if limiter and limiter.unreachable else ""
-
-
-def _ending(progress: Progress) -> str:
+def _notices(estimator: RateEstimator) -> dict[str, str]:
+    """What holds a job up, or that it is ending, by kind."""
+    progress, limiter = estimator.progress, estimator.limiter
+    found: dict[str, str] = {}
     if progress.doing == "naming":
-        return f"listing {progress.asked - progress.done:,} missing labels; Ctrl-C quits now"
-    return "writing the run folder" if progress.doing else ""
+        found["naming"] = f"listing {progress.asked - progress.done:,} missing labels; Ctrl-C quits now"
+    elif progress.doing:
+        found["writing"] = "writing the run folder"
+    if limiter and limiter.unreachable:
+        found["unreachable"] = f"{limiter.unreachable}, trying again"
+    if (until := paused_until(limiter)) is not None:
+        found["paused"] = f"paused until {until}, by the provider's limits or --rpm and --tpm"
+    return found
 
 
 async def _events(estimator: RateEstimator) -> None:
