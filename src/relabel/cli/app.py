@@ -10,6 +10,8 @@ import threading
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from importlib import import_module
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import LazyLoader
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -40,6 +42,19 @@ _WrongUsage: type[Exception] = typer.BadParameter.__mro__[1]
 
 # Commands with their own display of progress; for others, a terminal shows a status line after a second.
 _SHOW_THEMSELVES = {"demo", "run", "view", "careers", "rubric", "batch", "study"}
+
+
+class _AtFirstUse:
+    """Finder of relabel's modules that runs a module only when something in it is first used.
+
+    Commands import what they call as modules (`from relabel.scoring import table`); their help loads none of these.
+    """
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: Any = None) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(fullname, path, target) if fullname.startswith("relabel.") else None
+        if spec is not None and spec.loader is not None and spec.submodule_search_locations is None:
+            spec.loader = LazyLoader(spec.loader)
+        return spec
 
 
 def _show_version(wanted: bool) -> None:
@@ -73,8 +88,12 @@ def command_line(words: Sequence[str] = ()) -> typer.Typer:
     )
     app.callback()(options)
     named = [module for module, names in _COMMANDS.items() if words[:1] and words[0] in names]
-    for module in named or _COMMANDS:
-        app.add_typer(import_module(f"relabel.cli.{module}").app)
+    sys.meta_path.insert(0, finder := _AtFirstUse())
+    try:
+        for module in named or _COMMANDS:
+            app.add_typer(import_module(f"relabel.cli.{module}").app)
+    finally:
+        sys.meta_path.remove(finder)
     return app
 
 

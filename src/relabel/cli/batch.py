@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from collections import Counter
+from typing import Annotated, Any
 
 import typer
 
+from relabel import settings
+from relabel.cli import _labelling as work
 from relabel.cli._options import AsJson, Commands, LogJson, ManifestJson, Quiet, give_json, progress_style
 from relabel.errors import IncompleteRunError, UsageError
-
-if TYPE_CHECKING:
-    from relabel.labelling.batch.state import BatchState
-    from relabel.settings import Settings
+from relabel.labelling import leases
+from relabel.labelling.batch import state as batches
 
 app = Commands()
 batch_app = Commands(name="batch", help="Manage runs that use the Batch API.", no_args_is_help=True)
@@ -27,17 +28,12 @@ def list_batches(refresh: bool = False, as_json: AsJson = False) -> None:
     Args:
         refresh: Ask the provider for the state of open batches; needs the key.
     """
-    import asyncio
-
-    from relabel.labelling.batch.state import known_states
-    from relabel.settings import settings
-
-    environment = settings()
-    states, damaged = known_states(environment.home / "batches")
+    environment = settings.settings()
+    states, damaged = batches.known_states(environment.home / "batches")
     if refresh:
-        from relabel.cli._labelling import refresh_batches
+        import asyncio
 
-        asyncio.run(refresh_batches(states, environment))
+        asyncio.run(work.refresh_batches(states, environment))
     broken = [{"run_id": run, "problem": problem} for run, problem in damaged.items()]
     if give_json({"runs": [_document(state) for state in states], "damaged": broken}, as_json=as_json):
         return
@@ -56,11 +52,9 @@ def resume(ref: _Ref, quiet: Quiet = False, log_json: LogJson = False, as_json: 
     The job is stored with its batches: neither its files nor its start folder are needed, and nothing that a batch
     has is requested again.
     """
-    from relabel.cli._labelling import resume_batches
-
     state, environment = _find(ref)
     look = progress_style(quiet=quiet, log_json=log_json)
-    resume_batches(_known(state, ref), environment, submit=True, look=look, as_json=as_json)
+    work.resume_batches(_known(state, ref), environment, submit=True, look=look, as_json=as_json)
 
 
 @batch_app.command()
@@ -69,8 +63,6 @@ def cancel(ref: _Ref, quiet: Quiet = False, log_json: LogJson = False, as_json: 
 
     The run folder is written with these answers. The command of the run requests the rest, if you want it after all.
     """
-    from relabel.cli._labelling import resume_batches
-
     state, environment = _find(ref)
     if state is None and (released := _release_reserved(ref, environment)):
         typer.echo(f"this machine has no batch of run {ref}; released its {released:,} reserved requests", err=True)
@@ -82,40 +74,35 @@ def cancel(ref: _Ref, quiet: Quiet = False, log_json: LogJson = False, as_json: 
     many = len(state.open)
     try:
         look = progress_style(quiet=quiet, log_json=log_json)
-        resume_batches(state, environment, submit=False, look=look, as_json=as_json)
+        work.resume_batches(state, environment, submit=False, look=look, as_json=as_json)
     except IncompleteRunError as error:
         typer.echo(f"cancelled {many} batch(es) of run {state.run_id} and collected their answers; {error}", err=True)
     else:
         typer.echo(f"run {state.run_id} was already complete; nothing to cancel", err=True)
 
 
-def _find(ref: str) -> tuple[BatchState | None, Settings]:
-    from relabel.labelling.batch.state import find_state
-    from relabel.settings import settings
-
-    environment = settings()
-    return find_state(environment.home / "batches", ref), environment
+def _find(ref: str) -> tuple[batches.BatchState | None, settings.Settings]:
+    environment = settings.settings()
+    return batches.find_state(environment.home / "batches", ref), environment
 
 
-def _known(state: BatchState | None, ref: str) -> BatchState:
+def _known(state: batches.BatchState | None, ref: str) -> batches.BatchState:
     if state is None:
         raise UsageError(f"unknown batch job {ref!r}; `relabel batch list` lists the jobs of this machine")
     return state
 
 
-def _release_reserved(ref: str, environment: Settings) -> int:
+def _release_reserved(ref: str, environment: settings.Settings) -> int:
     """Release the requests of a batch run whose state was lost; returns their number."""
-    from relabel.labelling.leases import Leases
-
     if not environment.store_dir.is_dir():
         return 0
-    leases = Leases(environment.store_dir)
-    held = leases.reserve(ref, ())
-    leases.close()
+    reserved = leases.Leases(environment.store_dir)
+    held = reserved.reserve(ref, ())
+    reserved.close()
     return held
 
 
-def _document(state: BatchState) -> dict[str, Any]:
+def _document(state: batches.BatchState) -> dict[str, Any]:
     hidden = {"failed", "creating_since"}
     chunks = [{**chunk.model_dump(exclude=hidden), "failed": len(chunk.failed)} for chunk in state.current]
     same = {"run_id", "model", "base_url", "started_at", "ended_at"}
@@ -123,13 +110,11 @@ def _document(state: BatchState) -> dict[str, Any]:
     return state.model_dump(include=same) | found | {"requests": sum(chunk["requests"] for chunk in chunks)}
 
 
-def _status(state: BatchState) -> str:
+def _status(state: batches.BatchState) -> str:
     return "ended" if state.ended_at is not None else "open"
 
 
-def _line(state: BatchState) -> str:
-    from collections import Counter
-
+def _line(state: batches.BatchState) -> str:
     mine = state.current
     statuses = Counter("taken" if chunk.taken else chunk.status for chunk in mine)
     said = ", ".join(f"{count} {status}" for status, count in statuses.items()) or "nothing sent"

@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import relabel
+from relabel import task
+from relabel.careers import families as family_data
+from relabel.careers import pages as family_pages
 from relabel.cli import _options as o
 from relabel.cli.terminal import Table, say, say_next
 from relabel.errors import UsageError
 from relabel.scoring.options import Weights
+from relabel.sources import onet
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from relabel.careers.pages import Family, FamilyPage, ResiliencePart, Role
 
 app = o.Commands()
 careers_app = o.Commands(name="careers", help="Rate occupations for career pages.", no_args_is_help=True)
@@ -30,9 +32,7 @@ def families(*, file: Annotated[Path | None, typer.Option("--families")] = None,
     Args:
         file: A TOML file of your own in the form of data/families.toml.
     """
-    from relabel.careers.pages import load_families
-
-    found = load_families(file)
+    found = family_pages.load_families(file)
     if o.give_json([family.model_dump(mode="json") for family in found], as_json=as_json):
         return
     width = max(len(family.id) for family in found)
@@ -60,15 +60,13 @@ def rate(
         everything: Rate all occupations of the list, not only those of the job families.
         out: The run folder. Export and resilience use the ratings in the default folder.
     """
-    from relabel.careers.pages import load_families
     from relabel.cli.app import run_app
-    from relabel.sources.onet import occupation_columns
-    from relabel.task import is_onet_release
 
     only: list[str] = []
-    if not everything and is_onet_release(tasks):
-        codes = occupation_columns(tasks)["onet_soc_code"]
-        only = [word for family in load_families() for code in family.members(codes) for word in ("--occupation", code)]
+    if not everything and task.is_onet_release(tasks):
+        codes = onet.occupation_columns(tasks)["onet_soc_code"]
+        members = [code for family in family_pages.load_families() for code in family.members(codes)]
+        only = [word for code in members for word in ("--occupation", code)]
     words = ["run", "--model", model, "--rubric", "epoch", "--tasks", tasks, "--out", str(out), *only, *ctx.args]
     if code := run_app(words):
         raise typer.Exit(code)
@@ -101,15 +99,13 @@ def resilience(
         weights: How tasks weigh within their occupation.
         tasks: Task list for texts, types and importance. By default what fits.
     """
-    from relabel.careers.families import family_pages
-    from relabel.careers.pages import family_frame, load_cut_points, load_families
-
-    cut_points = load_cut_points(cuts)
-    chosen = _chosen(load_families(file), family or [])
+    cut_points = family_pages.load_cut_points(cuts)
+    chosen = _chosen(family_pages.load_families(file), family or [])
     opened = relabel.open_run(run)
     opened.require_tasks()
     table = relabel.score_table(opened, taxonomy="onet-soc", weights=weights, tasks=tasks)
-    pages = family_pages(table, opened, o.epoch_ratings(epoch, sample=table.sample), families=chosen, cuts=cut_points)
+    ratings = o.epoch_ratings(epoch, sample=table.sample)
+    pages = family_data.family_pages(table, opened, ratings, families=chosen, cuts=cut_points)
     document = {
         "run": table.run,
         "epoch_run": pages[0].epoch_run if pages else None,
@@ -118,8 +114,9 @@ def resilience(
         "cut_points": cut_points.model_dump(mode="json", by_alias=True),
         "families": [page.model_dump(mode="json") for page in pages],
     }
-    rows = ("families",)
-    if o.give_table_or_json(document, lambda: family_frame(pages), rows=rows, out=out, as_json=as_json):
+    if o.give_table_or_json(
+        document, lambda: family_pages.family_frame(pages), rows=("families",), out=out, as_json=as_json
+    ):
         return
     if not pages:
         typer.echo(f"none of the {len(chosen)} families has an occupation in {table.tasks}")
@@ -130,7 +127,7 @@ def resilience(
         _show_all(pages)
 
 
-def _chosen(known: Sequence[Family], wanted: Sequence[str]) -> Sequence[Family]:
+def _chosen(known: Sequence[family_pages.Family], wanted: Sequence[str]) -> Sequence[family_pages.Family]:
     import difflib
 
     by_id = {family.id: family for family in known}
@@ -142,14 +139,12 @@ def _chosen(known: Sequence[Family], wanted: Sequence[str]) -> Sequence[Family]:
     return [by_id[name] for name in dict.fromkeys(wanted)] if wanted else known
 
 
-def _show_all(pages: Sequence[FamilyPage]) -> None:
-    from relabel.careers.pages import resilience_order
-
+def _show_all(pages: Sequence[family_pages.FamilyPage]) -> None:
     first = pages[0]
     say(f"{first.run}, tasks of {first.tasks}: {len(pages)} job families")
     if first.note:
         say(first.note)
-    order = sorted(pages, key=lambda page: (*resilience_order(page.resilience), page.name))
+    order = sorted(pages, key=lambda page: (*family_pages.resilience_order(page.resilience), page.name))
     rows = [
         [
             page.name,
@@ -184,7 +179,7 @@ def _show_all(pages: Sequence[FamilyPage]) -> None:
             )
 
 
-def _brief(part: ResiliencePart, page: FamilyPage) -> str:
+def _brief(part: family_pages.ResiliencePart, page: family_pages.FamilyPage) -> str:
     if part.figure is None:
         return "-"
     if part.id == "growing-demand":
@@ -193,14 +188,14 @@ def _brief(part: ResiliencePart, page: FamilyPage) -> str:
     return f"{part.figure:.1f}{unit}  {part.points}"
 
 
-def _range(page: FamilyPage) -> str:
+def _range(page: family_pages.FamilyPage) -> str:
     low, high = page.pay[0].lowest_median, page.pay[0].highest_median
     if low is None:
         return "-"
     return f"{low:,.0f} and more" if high is None else f"{low:,.0f}" if low == high else f"{low:,.0f}-{high:,.0f}"
 
 
-def _show(page: FamilyPage) -> None:
+def _show(page: family_pages.FamilyPage) -> None:
     typer.echo(f"{page.name} ({page.id})")
     say(page.description)
     if page.note:
@@ -243,7 +238,7 @@ def _section(title: str, *words: str) -> None:
         say(text, indent=2, hang=0)
 
 
-def _show_roles(page: FamilyPage) -> None:
+def _show_roles(page: family_pages.FamilyPage) -> None:
     rows = [
         [
             role.onet_soc_code,
@@ -266,11 +261,11 @@ def _show_roles(page: FamilyPage) -> None:
     ).show()
 
 
-def _exposed(role: Role, share: float | None) -> str:
+def _exposed(role: family_pages.Role, share: float | None) -> str:
     return f"({_percent(share)})" if role.thin and share is not None else _percent(share)
 
 
-def _medians(role: Role, columns: int) -> list[str]:
+def _medians(role: family_pages.Role, columns: int) -> list[str]:
     above = [f">={pay.floor['median']:,.0f}" if "median" in pay.floor else "-" for pay in role.pay]
     known = [
         f"{pay.median:,.0f}" if pay.median is not None else least for pay, least in zip(role.pay, above, strict=True)
@@ -283,6 +278,4 @@ def _percent(share: float | None) -> str:
 
 
 def _change(percent: float | None) -> str:
-    from relabel.careers.pages import shown_percent
-
-    return "-" if percent is None else shown_percent(percent)
+    return "-" if percent is None else family_pages.shown_percent(percent)

@@ -11,18 +11,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import relabel
+from relabel import manifest, settings
 from relabel.cli._options import AsJson, Commands, RunArg, give_json
 from relabel.cli.terminal import Table, say, say_next
 from relabel.errors import DataError, StoreError, UsageError
+from relabel.labelling import maintenance, request, store
+from relabel.sources import fetch, registry
 from relabel.tabular import listed_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from relabel.labelling.maintenance import Pruned
-    from relabel.labelling.store import Store
-    from relabel.sources.fetch import FileCheck
-    from relabel.sources.registry import Source, SourceFile
 
 app = Commands()
 data_app = Commands(name="data", no_args_is_help=True, help="List, fetch and check the source files.")
@@ -38,9 +36,7 @@ _Ids = Annotated[
 @data_app.command("list")
 def list_sources(as_json: AsJson = False) -> None:
     """Show every registered source with its release, licence and files."""
-    from relabel.sources.registry import load_registry
-
-    sources = load_registry().values()
+    sources = registry.load_registry().values()
     # `file` is the word of the registry file, where each file is a table of its own; `copy_status` is `copy` there.
     dumped = [source.model_dump(mode="json", by_alias=True) for source in sources]
     if give_json({"sources": [of | {"files": of.pop("file")} for of in dumped]}, as_json=as_json):
@@ -59,8 +55,6 @@ def pull(ids: _Ids = None, as_json: AsJson = False) -> None:
 
     Files without a download address are listed with instructions; they are an error only for sources given as ID.
     """
-    from relabel.sources import fetch
-
     announced: set[tuple[str, str]] = set()
 
     def announce(place: str, url: str) -> None:
@@ -88,8 +82,6 @@ def verify(ids: _Ids = None, strict: bool = False, as_json: AsJson = False) -> N
     Args:
         strict: Treat a missing file as an error, too.
     """
-    from relabel.sources import fetch
-
     checks = fetch.verify(ids)
     _show(checks, as_json=as_json, by_file=bool(ids))
     if bad := [check for check in checks if check.state in ("mismatch", "unreadable")]:
@@ -110,14 +102,12 @@ def unpin(source: str) -> None:
     Args:
         source (ID[/FILE]): A source, or one of its files.
     """
-    from relabel.sources import fetch
-
     name, _, file = source.partition("/")
     for forgotten in fetch.unpin(name, file or None):
         typer.echo(f"removed the pinned checksum of {name}/{forgotten}")
 
 
-def _show(checks: Sequence[FileCheck], *, as_json: bool, by_file: bool, tried: bool = False) -> None:
+def _show(checks: Sequence[fetch.FileCheck], *, as_json: bool, by_file: bool, tried: bool = False) -> None:
     states = ("ok", "missing", "mismatch", "unreadable")
     counts = {state: sum(check.state == state for check in checks) for state in states}
     files = [check.model_dump(mode="json", by_alias=True) for check in checks]
@@ -141,7 +131,7 @@ def _show(checks: Sequence[FileCheck], *, as_json: bool, by_file: bool, tried: b
     typer.echo(", ".join(f"{count} {state}" for state, count in counts.items() if count or state == "ok"))
 
 
-def _advice(checks: Sequence[FileCheck], *, tried: bool) -> list[str]:
+def _advice(checks: Sequence[fetch.FileCheck], *, tried: bool) -> list[str]:
     """Say what to do about files that are missing or wrong.
 
     Args:
@@ -152,9 +142,7 @@ def _advice(checks: Sequence[FileCheck], *, tried: bool) -> list[str]:
         A line for each file that is not the registered one, a line for each source whose files could not be fetched, and
         for each source with files that a person must fetch a line and, indented, the pages; what goes for all comes last.
     """
-    from relabel.sources.registry import load_registry
-
-    registry = load_registry()
+    known = registry.load_registry()
     missing = [check for check in checks if check.state == "missing"]
     lines = [
         f"{check.source_id}: {check.message}"
@@ -164,14 +152,14 @@ def _advice(checks: Sequence[FileCheck], *, tried: bool) -> list[str]:
     failed = [check for check in missing if check.why]
     by_hand = [check for check in missing if not check.can_fetch]
     for name, found in groupby(failed, attrgetter("source_id")):
-        source, group = registry[name], list(found)
+        source, group = known[name], list(found)
         urls = list(dict.fromkeys(source.file(check.file).url or "" for check in group))
         them = group[0].file if len(group) == 1 else f"{len(group)} files"
         place = urls[0] if len(urls) == 1 else " and ".join(dict.fromkeys(url.split("/")[2] for url in urls))
         why = ", ".join(dict.fromkeys(check.why for check in group))
         lines.append(f"{source.id}: {them} could not be fetched from {place} ({why})")
     for name, found in groupby(by_hand, attrgetter("source_id")):
-        lines += _manual_downloads(registry[name], [registry[name].file(check.file) for check in found])
+        lines += _manual_downloads(known[name], [known[name].file(check.file) for check in found])
     if failed:
         lines.append("next: run `relabel data pull` again later; it fetches only what is missing")
     if failed or by_hand:
@@ -179,11 +167,9 @@ def _advice(checks: Sequence[FileCheck], *, tried: bool) -> list[str]:
     return lines
 
 
-def _manual_downloads(source: Source, files: Sequence[SourceFile]) -> list[str]:
-    from relabel.sources.fetch import cached_path
-
+def _manual_downloads(source: registry.Source, files: Sequence[registry.SourceFile]) -> list[str]:
     about = f" ({source.use})" if source.use else ""
-    lines = [f"{source.id}{about}: put into {cached_path(source, files[0]).parent}"]
+    lines = [f"{source.id}{about}: put into {fetch.cached_path(source, files[0]).parent}"]
     pages: dict[tuple[str | None, str], list[str]] = {}
     for file in files:
         note = "" if file.download == "none" and file.copy_status == "official" else file.note
@@ -196,18 +182,15 @@ def _manual_downloads(source: Source, files: Sequence[SourceFile]) -> list[str]:
     return lines
 
 
-def _store(*, read_only: bool = True) -> Store:
-    from relabel.labelling.store import Store
-    from relabel.settings import settings
-
-    return Store(settings().store_dir, read_only=read_only)
+def _store(*, read_only: bool = True) -> store.Store:
+    return store.Store(settings.settings().store_dir, read_only=read_only)
 
 
 @store_app.command()
 def stats(as_json: AsJson = False) -> None:
     """Count the answers, by model, with their cost and size."""
-    with _store() as store:
-        found = store.stats()
+    with _store() as opened:
+        found = opened.stats()
     if give_json(found, as_json=as_json):
         return
     size = f"{found.bytes / 1e6:.1f} MB"
@@ -231,15 +214,12 @@ def verify_store(set_aside: bool = False) -> None:
     Args:
         set_aside: Move damaged parts out of the way, save what can be read, and keep the damaged parts beside it.
     """
-    from relabel.labelling.maintenance import set_damage_aside
-    from relabel.settings import settings
-
-    folder = settings().store_dir
-    for line in set_damage_aside(folder) if set_aside else ():
+    folder = settings.settings().store_dir
+    for line in maintenance.set_damage_aside(folder) if set_aside else ():
         typer.echo(line)
-    with _store() as store:
+    with _store() as opened:
         faults = 0
-        for fault in store.verify():
+        for fault in opened.verify():
             typer.echo(fault)
             faults += 1
         if faults:
@@ -248,9 +228,9 @@ def verify_store(set_aside: bool = False) -> None:
                 "`relabel store verify --set-aside` to move them out of the way, or restore the store from a copy"
             )
         typer.echo(f"the store {folder}: no errors found")
-        if store.from_packs:
+        if opened.from_packs:
             said = "answers came from packs; only the makers of the packs can vouch for them"
-            typer.echo(f"{store.from_packs:,} {said}")
+            typer.echo(f"{opened.from_packs:,} {said}")
 
 
 @store_app.command()
@@ -279,12 +259,9 @@ def prune(
     """
     from dataclasses import asdict
 
-    from relabel.labelling import maintenance
-    from relabel.labelling.request import system_messages
-
     unwanted = maintenance.selection(
         model=model,
-        messages=None if rubric is None else system_messages(relabel.load_rubric(rubric)),
+        messages=None if rubric is None else request.system_messages(relabel.load_rubric(rubric)),
         run=None if run is None else relabel.open_run(run),
         before=before,
         rejected=rejected,
@@ -292,16 +269,16 @@ def prune(
     if not dry_run and not yes:
         if not sys.stdin.isatty():
             raise UsageError("nothing was removed; use --dry-run for a preview, or --yes to remove the answers")
-        with _store() as store:
-            _say_pruned(maintenance.prune(store, unwanted, dry_run=True), dry_run=True)
+        with _store() as opened:
+            _say_pruned(maintenance.prune(opened, unwanted, dry_run=True), dry_run=True)
         typer.confirm("Remove them permanently?", abort=True, err=True)
-    with _store(read_only=dry_run) as store:
-        pruned = maintenance.prune(store, unwanted, dry_run=dry_run)
+    with _store(read_only=dry_run) as opened:
+        pruned = maintenance.prune(opened, unwanted, dry_run=dry_run)
     if not give_json(asdict(pruned) | {"dry_run": dry_run}, as_json=as_json):
         _say_pruned(pruned, dry_run=dry_run)
 
 
-def _say_pruned(pruned: Pruned, *, dry_run: bool) -> None:
+def _say_pruned(pruned: maintenance.Pruned, *, dry_run: bool) -> None:
     typer.echo(
         f"{'would remove' if dry_run else 'removed'} {pruned.answers:,} answers and {pruned.rejected:,} rejected ones, which cost "
         f"{pruned.cost_usd:.4f} USD as far as known; {'would free' if dry_run else 'freed'} {pruned.bytes / 1e6:.1f} MB"
@@ -317,10 +294,10 @@ def notes(drop: bool = False) -> None:
     Args:
         drop: Delete them; each is tested again when needed.
     """
-    with _store(read_only=not drop) as store:
-        typer.echo("\n".join(store.notes()) or "no notes")
+    with _store(read_only=not drop) as opened:
+        typer.echo("\n".join(opened.notes()) or "no notes")
         if drop:
-            typer.echo(f"{store.drop_notes():,} notes dropped")
+            typer.echo(f"{opened.drop_notes():,} notes dropped")
 
 
 @store_app.command()
@@ -331,11 +308,9 @@ def pack(file: Path, run: str | None = None) -> None:
         file (F): The file to write, such as answers.jsonl.gz.
         run: Only the answers of this run. By default all that the store holds.
     """
-    from relabel.labelling import maintenance
-
-    opened = [] if run is None else [relabel.open_run(run)]
-    with _store() as store:
-        count = maintenance.pack(store, file, *opened)
+    runs = [] if run is None else [relabel.open_run(run)]
+    with _store() as opened:
+        count = maintenance.pack(opened, file, *runs)
     typer.echo(f"{count:,} answers in {file} ({file.stat().st_size / 1e6:.1f} MB)")
     say_next(f"relabel store unpack {file}")
 
@@ -347,10 +322,8 @@ def unpack(file: Path) -> None:
     Args:
         file (F): A file that `relabel store pack` wrote.
     """
-    from relabel.labelling import maintenance
-
-    with _store(read_only=False) as store:
-        added, known = maintenance.unpack(store, file)
+    with _store(read_only=False) as opened:
+        added, known = maintenance.unpack(opened, file)
     typer.echo(f"{added:,} answers added, marked as coming from this pack; {known:,} were there already")
 
 
@@ -362,17 +335,15 @@ def answers(run: RunArg, task: list[str] | None = None, rejected: bool = False, 
         task: Only answers about this task's id; may be given more than once.
         rejected: Show answers that were paid for and are not labels, with the reason.
     """
-    from relabel.manifest import PUBLISHED, find_run, read_failures, read_label_file
-
     wanted: dict[str, tuple[str, str, int]] = {}
-    if run not in PUBLISHED and run != "sample":
-        folder, columns = find_run(run), ("request_key", "task_id", "setting", "sample")
-        asked = [tuple(row.values()) for row in read_label_file(folder, columns).to_pylist()]
-        asked += [(of.request_key, of.task_id, of.setting, of.sample) for of in read_failures(folder)]
+    if run not in manifest.PUBLISHED and run != "sample":
+        folder, columns = manifest.find_run(run), ("request_key", "task_id", "setting", "sample")
+        asked = [tuple(row.values()) for row in manifest.read_label_file(folder, columns).to_pylist()]
+        asked += [(of.request_key, of.task_id, of.setting, of.sample) for of in manifest.read_failures(folder)]
         wanted = {key: (name, setting, sample) for key, name, setting, sample in asked if not task or name in task}
-    with _store() as store:
-        keys = store.rejected_keys(wanted) if rejected else [key for key in wanted if store.has(key)]
-        rows = [(wanted[key.partition("/")[0]], row) for key in keys if (row := store.checked(key)) is not None]
+    with _store() as opened:
+        keys = opened.rejected_keys(wanted) if rejected else [key for key in wanted if opened.has(key)]
+        rows = [(wanted[key.partition("/")[0]], row) for key in keys if (row := opened.checked(key)) is not None]
     shown = [
         {"task_id": task_id, "setting": setting, "sample": sample, **row.answer.model_dump()}
         | ({"rejected": row.rejected.model_dump()} if row.rejected else {})

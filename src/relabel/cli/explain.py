@@ -11,14 +11,14 @@ from relabel.cli import _options as o
 from relabel.cli.score import ESTIMATES
 from relabel.cli.terminal import Table, say
 from relabel.errors import UsageError
+from relabel.scoring import explain as explaining
+from relabel.scoring import table as tables
+from relabel.scoring import uncertainty
 from relabel.scoring.options import SAMPLE, SYSTEM_NAMES, UNWEIGHTED, Choices, ScoringOptions, Taxonomy
-from relabel.tabular import json_bytes, listed_names
+from relabel.tabular import Cell, json_bytes, listed_names
 
 if TYPE_CHECKING:
     from relabel.rubric import Measure
-    from relabel.scoring.explain import CodePath as BridgePath
-    from relabel.scoring.explain import ExplainedTask, Explanation
-    from relabel.tabular import Cell
 
 _ELSEWHERE = 3
 _BORROWED = "no task statements map to it; its score is borrowed from the other codes of the same SOC broad group"
@@ -61,10 +61,6 @@ def explain(
         show: Number of tasks to show; --json has all.
         path: Show only the crosswalk of the code, forward and back; needs no RUN.
     """
-    from relabel.scoring.explain import explain, taxonomy_of
-    from relabel.scoring.table import score_by
-    from relabel.scoring.uncertainty import with_intervals
-
     if path:
         idle = ("weights", "unrated", "pay", "bridge", "repeats", "gold", "rater", "draws", "seed", "show")
         o.reject_ineffective_options(ctx, "has no effect with --path; remove it", *idle)
@@ -78,19 +74,19 @@ def explain(
         o.reject_ineffective_options(ctx, o.NEEDS_DRAWS, "seed", "gold", "rater")
     if as_json:
         o.reject_ineffective_options(ctx, "has no effect with --json, which prints all tasks; remove it", "show")
-    choices = Choices(**vars(scoring), taxonomy=taxonomy or taxonomy_of(code) or "uk-soc2020")
+    choices = Choices(**vars(scoring), taxonomy=taxonomy or explaining.taxonomy_of(code) or "uk-soc2020")
     opened = relabel.open_run(run)
-    table = score_by(opened, choices)
+    table = tables.score_by(opened, choices)
     if code in set(table.frame["code"]) and draws:
         others = [relabel.open_run(ref) for ref in rater or ()]
         known = None if gold is None else relabel.open_run(gold)
-        table = with_intervals(table, opened, gold=known, raters=others, draws=draws, seed=seed)
-    explained = explain(table, opened, code)
+        table = uncertainty.with_intervals(table, opened, gold=known, raters=others, draws=draws, seed=seed)
+    explained = explaining.explain(table, opened, code)
     if not o.give_json(explained, out=out, as_json=as_json):
         _show(explained, show, table.taxonomy_name)
 
 
-def _show(explained: Explanation, show: int, taxonomy: str) -> None:
+def _show(explained: explaining.Explanation, show: int, taxonomy: str) -> None:
     about = explained.about
     say(f"{explained.code} {explained.title} ({taxonomy})")
     names = ("method", "bridge", "weights", "links", "unrated")
@@ -105,7 +101,7 @@ def _show(explained: Explanation, show: int, taxonomy: str) -> None:
     _show_tasks(explained, show)
 
 
-def _show_scores(explained: Explanation) -> None:
+def _show_scores(explained: explaining.Explanation) -> None:
     whose = explained.estimates_name
     others = (whose, "low", "high") if whose else ()
     rows: list[list[Cell]] = []
@@ -119,7 +115,7 @@ def _show_scores(explained: Explanation) -> None:
     Table("Score, with 95% intervals", ["figure", "score", "low", "high", *others], rows, notes=notes).show()
 
 
-def _show_way(explained: Explanation) -> None:
+def _show_way(explained: explaining.Explanation) -> None:
     for step in reversed(explained.steps):
         target, _, source = step.partition(" to ")
         source, _, origin = source.partition(": ")
@@ -146,7 +142,7 @@ def _show_way(explained: Explanation) -> None:
     Table("O*NET-SOC codes behind the score (0-1)", columns, rows, left=2, notes=rests).show()
 
 
-def _show_tasks(explained: Explanation, show: int) -> None:
+def _show_tasks(explained: explaining.Explanation, show: int) -> None:
     total, shown = len(explained.tasks), explained.tasks[:show]
     if not shown:
         return
@@ -161,7 +157,7 @@ def _show_tasks(explained: Explanation, show: int) -> None:
         say(f"{total - len(shown)} more tasks: see --show {total}, or --json")
 
 
-def _show_task(task: ExplainedTask, explained: Explanation) -> None:
+def _show_task(task: explaining.ExplainedTask, explained: explaining.Explanation) -> None:
     rated = "unrated" if task.importance is None else f"importance {task.importance:.2f}"
     kind = (task.task_type or "no type").lower()
     label = f"{task.code or 'no code'}{', incoherent' if task.incoherent else ''}"
@@ -190,18 +186,16 @@ def _show_task(task: ExplainedTask, explained: Explanation) -> None:
         say(f"no label, {why}", indent=2)
 
 
-def _path(unit: str, scoring: ScoringOptions, taxonomy: Taxonomy) -> BridgePath:
+def _path(unit: str, scoring: ScoringOptions, taxonomy: Taxonomy) -> explaining.CodePath:
     """The crosswalk of a code: the O*NET-SOC codes behind a group, or the groups of an O*NET-SOC code."""
-    from relabel.scoring.explain import find_path
-
     tasks = scoring.tasks or "onet-30.2"
     if scoring.method == "site-2026" and (taxonomy in UNWEIGHTED or tasks == SAMPLE):
         where = "over the sample" if tasks == SAMPLE else f"to {taxonomy}"
         raise UsageError(f"there is only one bridge {where}, the same for every method; remove --method")
-    return find_path(unit, method=scoring.method, taxonomy=taxonomy, links=scoring.links, tasks=tasks)
+    return explaining.find_path(unit, method=scoring.method, taxonomy=taxonomy, links=scoring.links, tasks=tasks)
 
 
-def _show_path(path: BridgePath) -> None:
+def _show_path(path: explaining.CodePath) -> None:
     say(f"{SYSTEM_NAMES[path.system]} {path.code} {path.title}")
     if path.system == path.bridge.target:
         _show_back(path)
@@ -216,7 +210,7 @@ def _show_path(path: BridgePath) -> None:
         Table(f"Forward to {SYSTEM_NAMES[step.target]}", ["code", "title", "share"], rows, left=2).show()
 
 
-def _show_back(path: BridgePath) -> None:
+def _show_back(path: explaining.CodePath) -> None:
     if path.borrowed:
         say(_BORROWED)
     for step in reversed(path.bridge.steps):
@@ -230,7 +224,7 @@ def _show_back(path: BridgePath) -> None:
         Table(title, columns, rows, left=3, notes=[step.origin]).show()
 
 
-def _show_others(path: BridgePath) -> None:
+def _show_others(path: explaining.CodePath) -> None:
 
     rows: list[list[Cell]] = []
     for code, led in sorted(path.forward.groupby("onet_soc_code"), key=lambda x: -float(x[1]["share"].iloc[0])):

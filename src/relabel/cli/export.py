@@ -11,7 +11,10 @@ import relabel
 from relabel.cli import _options as o
 from relabel.cli.terminal import say, say_next, serve
 from relabel.errors import UsageError
+from relabel.publishing import export as exporting
+from relabel.publishing.site import build
 from relabel.scoring.options import Choices
+from relabel.sources import tables
 
 app = o.Commands()
 
@@ -40,17 +43,15 @@ def export(
         families: Make pages of US job families; they need the files of the BLS.
     """
     from relabel.cli.score import headline
-    from relabel.publishing.export import export_run
-    from relabel.sources.tables import is_table_file
 
     if not families:
         o.reject_ineffective_options(ctx, "has no effect with --no-families; remove one of them", "epoch")
-    elif choices.tasks is not None and is_table_file(choices.tasks):
+    elif choices.tasks is not None and tables.is_table_file(choices.tasks):
         o.reject_ineffective_options(ctx, "needs a task list of O*NET; remove it or --tasks", "families", "epoch")
     opened = relabel.open_run(run)
     sample = (choices.tasks or opened.manifest.tasks) == "sample"
     with o.suggest_onet_soc(choices.taxonomy, "--taxonomy onet-soc"):
-        done = export_run(
+        done = exporting.export_run(
             opened,
             out,
             choices,
@@ -102,16 +103,12 @@ def site(
         raise UsageError(f"unexpected second folder {folder}; name the output folder with --out")
     if out is None:
         raise UsageError("name the output folder: relabel site EXPORT_DIR --out DIR")
-    from relabel.publishing.site.build import build_site
-
-    done = build_site(Path(export), out, base_url=base_url, theme=theme, pictures=pictures)
+    done = build.build_site(Path(export), out, base_url=base_url, theme=theme, pictures=pictures)
     typer.echo(f"{done.pages:,} pages, {done.files:,} files ({done.size / 1e6:.1f} MB) in {out}")
     typer.echo(f"open {out / 'index.html'}, or look at it with: relabel site serve {out}")
 
 
 def _serve(folder: Path, port: int) -> None:
-    from relabel.publishing.site.build import site_server
-
-    with site_server(folder, port) as server:
+    with build.site_server(folder, port) as server:
         typer.echo(f"http://127.0.0.1:{server.server_port}/ shows {folder}; stop with Ctrl-C")
         serve(server)

@@ -5,17 +5,17 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 import relabel
+from relabel import importing
+from relabel import task as task_lists
 from relabel.cli._options import AsJson, Commands, OutJson, RunArg, give_json
 from relabel.cli.terminal import WIDTH, cut, say_next, say_written
 from relabel.errors import RelabelError, UsageError
-
-if TYPE_CHECKING:
-    from relabel.task import TaskDiff
+from relabel.sources import eloundou
 
 app = Commands()
 tasks_app = Commands(name="tasks", no_args_is_help=True, help="Compare task lists; carry a run from one to another.")
@@ -78,9 +78,6 @@ def import_file(
         mapping (OLD=NEW): Replace a label, such as E3=E2.
         random_sample: The tasks were drawn at random from all of --tasks: `relabel score` then estimates means from them.
     """
-    from relabel.importing import import_labels
-    from relabel.sources import eloundou
-
     pairs = _pairs(mapping or [], "--map", "OLD=NEW")
     path = Path(file)
     if file.startswith(f"{eloundou.RELABELS}:"):
@@ -93,7 +90,7 @@ def import_file(
     many = len(labels) > 1 or any("=" in name for name in labels)
     by_name = {name.removesuffix("_column"): column for name, column in vars(columns).items()}
     by_name["label"] = _pairs(labels, "--label-column", "SETTING=COLUMN") if many else next(iter(labels), None)
-    done = import_labels(
+    done = importing.import_labels(
         path,
         model=model,
         rubric=loaded,
@@ -138,9 +135,7 @@ def diff(old: str, new: str, *, as_json: AsJson = False, out: OutJson = None) ->
         old (OLD): onet-29.1, eloundou-2023 or FILE.csv.
         new (NEW): onet-30.2 or FILE.csv.
     """
-    from relabel.task import diff_lists
-
-    found = diff_lists(old, new)
+    found = task_lists.diff_lists(old, new)
     if not give_json(found.describe(), out=out, as_json=as_json):
         _show_diff(found)
 
@@ -164,10 +159,8 @@ def carry(
         old (TASKS): The list that the run labelled, if it moved.
         fill (RUN): A run under the same rubric that labelled the tasks to be asked again.
     """
-    from relabel.importing import TO_ASK, carry_run
-
     opened = relabel.open_run(run)
-    done = carry_run(opened, to, out, old=old, fill=None if fill is None else relabel.open_run(fill))
+    done = importing.carry_run(opened, to, out, old=old, fill=None if fill is None else relabel.open_run(fill))
     for sentence in done.warnings:
         typer.echo(f"WARNING: {sentence}", err=True)
     _show_diff(done.diff, examples=False)
@@ -175,7 +168,7 @@ def carry(
     typer.echo(f"{done.carried:,} labels carried{filled}; {done.to_ask:,} of {done.tasks:,} tasks are left to label")
     say_written(out)
     if done.to_ask:
-        asking = _asking(opened.manifest, out / TO_ASK, done.samples)
+        asking = _asking(opened.manifest, out / importing.TO_ASK, done.samples)
         say_next(f"{asking} --out ASKED, then carry again with --fill ASKED")
 
 
@@ -198,12 +191,10 @@ def _asking(manifest: relabel.Manifest, tasks: Path, samples: int) -> str:
     return f"relabel run {shlex.join(words)}"
 
 
-def _show_diff(found: TaskDiff, *, examples: bool = True) -> None:
-    from relabel.task import CHANGE_NOTES
-
+def _show_diff(found: task_lists.TaskDiff, *, examples: bool = True) -> None:
     typer.echo(f"{found.old} -> {found.new}")
     for change, count in found.counts.items():
-        typer.echo(f"{change:<10}{count:>8,}  {CHANGE_NOTES[change]}")
+        typer.echo(f"{change:<10}{count:>8,}  {task_lists.CHANGE_NOTES[change]}")
     if found.retitled:
         typer.echo(f"{found.retitled:,} of the unchanged tasks belong to an occupation with another title")
     if not examples:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 import relabel
+from relabel import settings
+from relabel.cli import _labelling as work
 from relabel.cli import _options as o
 from relabel.cli.terminal import say, say_next, say_of
 from relabel.errors import UsageError
-
-if TYPE_CHECKING:
-    from relabel.labelling.ray import ClusterOptions
+from relabel.labelling import job as jobs
+from relabel.labelling import local, options, providers, ray, transport
+from relabel.labelling.batch import state
 
 Engine = Literal["online", "batch", "replay", "ray"]
 
@@ -37,7 +39,6 @@ def demo(out: Path = Path("demo"), quiet: bool = False) -> None:
     import shutil
 
     from relabel.cli.app import run_app
-    from relabel.labelling.local import ADVICE
 
     run, exported, made = (str(out / name) for name in ("run", "export", "eval.json"))
     label = ["run", "--model", "local", "--tasks", "sample", "--out", run, *["--quiet"] * quiet]
@@ -49,7 +50,7 @@ def demo(out: Path = Path("demo"), quiet: bool = False) -> None:
         ("Export tables for a site", export := ["export", run, "--out", exported]),
         ("Make pages of them", ["site", exported, "--out", str(out / "site")]),
     ]
-    typer.echo(f"SAMPLE: tasks, gold, pay and labels of this demo say nothing about real work. {ADVICE}")
+    typer.echo(f"SAMPLE: tasks, gold, pay and labels of this demo say nothing about real work. {local.ADVICE}")
     for number, (title, command) in enumerate(steps, start=1):
         typer.echo(f"\n=== {number}/{len(steps)}  {title}\n$ relabel {' '.join(command)}\n")
         code = run_app(command)
@@ -155,18 +156,11 @@ def run(
         dry_run: Estimate requests, tokens, cost, duration and bottleneck; send nothing.
         out: The run folder. By default a name under runs/ made from the options.
     """
-    from relabel.cli import _labelling as work
-    from relabel.labelling.job import Stop
-    from relabel.labelling.local import is_local
-    from relabel.labelling.options import RunOptions, default_name
-    from relabel.labelling.transport import parse_headers
-    from relabel.settings import settings
-
-    environment = settings()
-    options = RunOptions(
+    environment = settings.settings()
+    chosen = options.RunOptions(
         model=model,
         rubric=relabel.load_rubric(rubric),
-        headers=parse_headers(header or ()),
+        headers=transport.parse_headers(header or ()),
         settings=tuple(setting or ()),
         occupations=tuple(occupation or ()),
         form=None if response_format == "auto" else response_format,
@@ -176,30 +170,28 @@ def run(
     )
     if asking.hedge and engine != "online":
         raise UsageError(f"--hedge needs --engine online, and this is --engine {engine}; remove one of them")
-    if engine == "batch" and is_local(model):
+    if engine == "batch" and local.is_local(model):
         raise UsageError(f"--engine batch needs a provider with a Batch API, and {model} runs here; remove --engine")
-    options.asked_settings()
-    prepared = options.prepare(environment)
+    chosen.asked_settings()
+    prepared = chosen.prepare(environment)
     connection, job = prepared.connection, prepared.job
-    if doubts := options.doubts(job):
+    if doubts := chosen.doubts(job):
         say(f"warning: {doubts}", err=True)
-    folder = out or Path("runs") / default_name(job)
+    folder = out or Path("runs") / options.default_name(job)
     priced = replace(job, price=job.price.halved()) if engine == "batch" and job.price else job
     if dry_run:
         work.show_plan(priced, environment, engine, asking.rpm, asking.tpm, as_json=as_json)
         return
-    if not labelling.yes and options.max_cost is None and engine != "replay":
+    if not labelling.yes and chosen.max_cost is None and engine != "replay":
         work.get_consent(priced, folder, environment)
     look = o.progress_style(quiet=labelling.quiet, log_json=log_json)
     if engine == "batch":
-        from relabel.labelling.batch.state import BatchOptions
-
         how: Any = {"base_url": connection.base_url, "headers": connection.headers, "look": look}
-        chosen = BatchOptions(max_cost=options.max_cost, key_env=options.key_env)
-        outcome, go_on = work.label_by_batch(job, folder, environment, options=chosen, **how)
+        by_batch = state.BatchOptions(max_cost=chosen.max_cost, key_env=chosen.key_env)
+        outcome, go_on = work.label_by_batch(job, folder, environment, options=by_batch, **how)
     else:
         go_on = "run the same command again to continue"
-        stop, replay = Stop(), engine == "replay"
+        stop, replay = jobs.Stop(), engine == "replay"
         way = work.label_until(stop, prepared, folder, environment, replay=replay, look=look)
         outcome = work.run_until_stopped(way, stop, look=look)
     elsewhere = work.stored_elsewhere(job, outcome, environment) if engine == "replay" else ""
@@ -211,13 +203,11 @@ def run(
 
 def _cluster(
     ctx: typer.Context, engine: Engine, address: str | None, workers: int | None, worker_cpus: int | None
-) -> ClusterOptions | None:
+) -> ray.ClusterOptions | None:
     if engine == "ray":
-        from relabel.labelling.ray import ClusterOptions
-
-        options = ClusterOptions(address, workers, worker_cpus)
-        options.check()
-        return options
+        cluster = ray.ClusterOptions(address, workers, worker_cpus)
+        cluster.check()
+        return cluster
     why = f"configures a Ray cluster, and --engine {engine} uses none; add --engine ray"
     o.reject_ineffective_options(ctx, why, "ray_address", "workers", "worker_cpus")
     return None
@@ -230,9 +220,7 @@ def list_providers(name: Annotated[str | None, typer.Argument()] = None, as_json
     Args:
         name: A provider's name; by default all are listed.
     """
-    from relabel.labelling.providers import provider_of, providers
-
-    listed = providers() if name is None else (provider_of("", name),)
+    listed = providers.providers() if name is None else (providers.provider_of("", name),)
     if o.give_json([provider.model_dump(mode="json") for provider in listed], as_json=as_json):
         return
     for one in listed:

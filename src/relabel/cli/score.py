@@ -12,16 +12,18 @@ import relabel
 from relabel.cli import _options as o
 from relabel.cli.terminal import Table, doing, say, say_next, say_of
 from relabel.errors import SourceMissingError, UsageError
+from relabel.scoring import measures, uncertainty
+from relabel.scoring import multiverse as universes
+from relabel.scoring import table as tables
+from relabel.scoring import us as us_figures
 from relabel.scoring.options import Choices, Noise
-from relabel.tabular import listed_names, records
+from relabel.study import results, running
+from relabel.tabular import Cell, listed_names, records
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import pandas as pd
-
-    from relabel.scoring.multiverse import Multiverse
-    from relabel.tabular import Cell
 
 _SHOWN = 5
 _LISTED = 3
@@ -66,8 +68,6 @@ def score(
         rater (RUN): Another rater, for intervals or --multiverse; may be repeated.
         multiverse: Score under all choices of rater, rubric, weights, unrated tasks, bridge and comparison.
     """
-    from relabel.scoring.table import score_by
-
     if multiverse and draws:
         raise UsageError("--draws cannot be combined with --multiverse; remove one of them")
     if multiverse:
@@ -85,60 +85,47 @@ def score(
         return
     opened, others = relabel.open_run(run), [relabel.open_run(ref) for ref in rater or ()]
     with o.suggest_onet_soc(choices.taxonomy, "--taxonomy onet-soc"):
-        table = score_by(opened, choices)
+        table = tables.score_by(opened, choices)
     table = _with_us(table, us)
     if multiverse:
-        from relabel.scoring.multiverse import default_raters, multiverse_document
-        from relabel.scoring.multiverse import multiverse as all_universes
-
-        found = all_universes(table, opened, others or default_raters(opened))
-        document = {"table": table.describe()} | dict(multiverse_document(found))
+        found = universes.multiverse(table, opened, others or universes.default_raters(opened))
+        document = {"table": table.describe()} | dict(universes.multiverse_document(found))
         if not o.give_table_or_json(
             document, lambda: found.occupations, rows=("occupations",), out=out, as_json=given.as_json
         ):
             _show_multiverse(found, table)
         return
     if spread:
-        from relabel.scoring.multiverse import with_spread
-
-        table = with_spread(table)
+        table = universes.with_spread(table)
     if draws:
-        from relabel.scoring.uncertainty import with_intervals
-
         known = None if gold is None else relabel.open_run(gold)
         with doing("drawing intervals"):
-            table = with_intervals(table, opened, noise=noise, gold=known, raters=others, draws=draws, seed=seed)
+            table = uncertainty.with_intervals(
+                table, opened, noise=noise, gold=known, raters=others, draws=draws, seed=seed
+            )
     _give(table, opened, given, out)
 
 
 def _study(ctx: typer.Context, path: Path, given: o.Tables, out: Path | None) -> None:
     """The pooled scores of a study, with their range over models."""
-    from relabel.study.results import study_scores
-    from relabel.study.running import open_study
-
     kept = {"ctx", "run", "out", "latex", "markdown", "csv", "as_json"}
     why = "has no effect on a study; set it in the study file instead"
     o.reject_ineffective_options(ctx, why, *(name for name in ctx.params if name not in kept))
-    _give(*study_scores(open_study(path)), given, out)
+    _give(*results.study_scores(running.open_study(path)), given, out)
 
 
 def _give(table: relabel.ScoreTable, run: relabel.Run, given: o.Tables, out: Path | None) -> None:
     """Write and print a score table as the options say."""
-    from relabel.scoring.table import table_json
-
     extra: dict[str, Any] = {}
     if table.spread is not None:
         extra["bridges"] = records(table.spread)
-    if table.partial:
-        from relabel.scoring.uncertainty import is_random_sample, major_groups
-
-        if is_random_sample(run):
-            extra["major_groups"] = records(major_groups(table))
+    if table.partial and uncertainty.is_random_sample(run):
+        extra["major_groups"] = records(uncertainty.major_groups(table))
     scored = records(table.frame[~table.frame["status"].str.startswith("unscored")])
     title = f"Exposure by {table.taxonomy_name}, labels of {table.run} on {table.tasks}, method {table.method}"
     printed = given.give([_scores(title, scored, _MEASURES, bounded=table.intervals is not None)])
     rows = ("rows", "by_rater", *extra)
-    document = table_json(table) | extra
+    document = tables.table_json(table) | extra
     if (
         not o.give_table_or_json(document, lambda: table.frame, rows=rows, out=out, as_json=given.as_json)
         and not printed
@@ -149,12 +136,10 @@ def _give(table: relabel.ScoreTable, run: relabel.Run, given: o.Tables, out: Pat
 
 def _with_us(table: relabel.ScoreTable, wanted: bool | None) -> relabel.ScoreTable:
     """The table with US figures, if wanted; if they were not requested explicitly and a file is missing, without them, with a note."""
-    from relabel.scoring.us import has_us_figures, with_us_figures
-
-    if wanted is False or (wanted is None and not has_us_figures(table)):
+    if wanted is False or (wanted is None and not us_figures.has_us_figures(table)):
         return table
     try:
-        return with_us_figures(table)
+        return us_figures.with_us_figures(table)
     except SourceMissingError as error:
         if wanted:
             raise
@@ -221,9 +206,6 @@ def headline(table: relabel.ScoreTable) -> str:
 
 
 def _show(table: relabel.ScoreTable, major_groups: Sequence[Mapping[str, Any]] | None) -> None:
-    from relabel.scoring.measures import replaced_texts
-    from relabel.scoring.us import us_summary
-
     counts = table.describe()["counts"]
     choices = {"weights": table.weights, "unrated": table.unrated, "links": table.links}
     chosen = "".join(f", {name} {value}" for name, value in choices.items() if value is not None)
@@ -242,12 +224,12 @@ def _show(table: relabel.ScoreTable, major_groups: Sequence[Mapping[str, Any]] |
         say(f"of the tasks of {table.tasks} {'; '.join(said)}")
     if counts["tasks_replaced"] is None:
         say(f"{table.labelled_list}, the list of the run, cannot be read: labels are matched by task id only")
-    for row in replaced_texts(table.task_values)[:_LISTED]:
+    for row in measures.replaced_texts(table.task_values)[:_LISTED]:
         say(f"{row['task_id']} of {row['onet_soc_code']}: {row['scored']!r}, labelled as {row['labelled']!r}", indent=2)
     if table.half_labelled:
         say(f"{table.half_labelled:,} tasks have some of their labels only and count as unlabelled")
     if "wage_status" in table.frame:
-        say(us_summary(table.frame))
+        say(us_figures.us_summary(table.frame))
     _show_totals(table)
     _show_spread(table)
     rows = table.frame[table.frame["status"].str.startswith("scored")]
@@ -335,29 +317,26 @@ def _show_totals(table: relabel.ScoreTable) -> None:
 def _show_spread(table: relabel.ScoreTable) -> None:
     if table.spread is None:
         return
-    from relabel.scoring.multiverse import spread_summary
-
     own = table.spread["bridge"].iloc[0]
-    for pair in spread_summary(table).to_dict("records"):
+    for pair in universes.spread_summary(table).to_dict("records"):
         if pair["measure"] != "beta":
             text = f"{pair['moved']:,} groups differ by more than .1; the largest difference is {pair['most']:.2f} ({pair['code']})"
             say(f"bridge {own} against {pair['bridge']}, {pair['measure']}: {text}")
 
 
-def _show_multiverse(found: Multiverse, table: relabel.ScoreTable) -> None:
+def _show_multiverse(found: universes.Multiverse, table: relabel.ScoreTable) -> None:
     """Show how far the scores of all universes lie apart."""
-    from relabel.scoring.multiverse import CHOICES
 
     def named(outcome: object) -> str:
         return str(outcome).removesuffix("_gbp").replace("_", " ")
 
-    universes = found.universes
-    say(f"{len(universes):,} universes on {table.tasks}, {universes['labels'].nunique()} label sets:")
-    for choice in CHOICES:
-        say_of(f"  {choice}", "; ".join(str(level) for level in universes[choice].unique()), column=13)
+    all_scores = found.universes
+    say(f"{len(all_scores):,} universes on {table.tasks}, {all_scores['labels'].nunique()} label sets:")
+    for choice in universes.CHOICES:
+        say_of(f"  {choice}", "; ".join(str(level) for level in all_scores[choice].unique()), column=13)
     for why in found.left_out:
         say(f"left out: {why}")
-    fewest, most = int(universes["scored"].min()), int(universes["scored"].max())
+    fewest, most = int(all_scores["scored"].min()), int(all_scores["scored"].max())
     if fewest < most:
         say(
             f"{fewest:,} to {most:,} groups are scored; figures are over these, so ranges also show differences in coverage"
@@ -370,7 +349,7 @@ def _show_multiverse(found: Multiverse, table: relabel.ScoreTable) -> None:
         rows.append([named(of["outcome"]), of["most"] or "nothing", *shown])
     title = "Headline figures (means and shares are of jobs, wage exposure in GBP billion)"
     Table(title, ["figure", "most by", "chosen", "min", "max"], rows, left=2).show()
-    choices = ["labels", *CHOICES]
+    choices = ["labels", *universes.CHOICES]
     parts = found.effects.pivot(index="outcome", columns="choice", values="first_order").reindex(columns=choices)
     rows = [
         [named(outcome), *("-" if isnan(x) else f"{x:.0%}" for x in parts.loc[outcome])]
