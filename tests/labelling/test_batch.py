@@ -149,6 +149,21 @@ async def test_tasks_that_a_packed_answer_leaves_out_are_asked_alone_in_another_
 
 
 @pytest.mark.parametrize(
+    "refused",
+    [Reply(body=chat(None, refusal="No.")), Reply(400, {"error": {"message": "x", "code": "content_filter"}})],
+)
+async def test_a_pack_with_a_refused_task_is_asked_again_task_by_task(
+    refused: Reply, store: Store, tmp_path: Path
+) -> None:
+    with batch_provider(lambda seen: refused if "number 1" in seen.prompt else judged()) as fake:
+        outcome = await batch(make_job(fake.base_url, 3, pack=3), store, tmp_path)
+    assert {x.task_id for x in outcome.labels} == {"0", "2"}
+    assert {x.task_id for x in outcome.failures} == {"1"}
+    assert [len(body.splitlines()) for body in fake.bodies] == [2, 6]
+    assert store.stats().answers == 4
+
+
+@pytest.mark.parametrize(
     "fate",
     [
         Fate(backwards=True),

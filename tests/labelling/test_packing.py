@@ -138,6 +138,30 @@ async def test_a_packed_answer_that_stays_bad_is_a_failure_of_each_of_its_tasks(
     assert store.stats().rejected == 4
 
 
+TURNED_DOWN = {
+    "a refusal": Reply(body=chat(None, refusal="No.")),
+    "a filter": Reply(body=chat("", finish_reason="content_filter")),
+    "a cut": Reply(body=chat('{"answers": [', finish_reason="length")),
+    "a filter of prompts": Reply(400, {"error": {"message": "filtered", "code": "content_filter"}}),
+}
+
+
+@pytest.mark.parametrize("how", TURNED_DOWN)
+async def test_one_task_does_not_cost_the_labels_of_its_pack(how: str, store: Store, tmp_path: Path) -> None:
+    def script(seen: Seen) -> Reply:
+        return TURNED_DOWN[how] if "number 1" in seen.prompt else judged()
+
+    with provider(script) as fake:
+        outcome = await label_all(make_job(fake.base_url, 3, pack=3), store, tmp_path / "run")
+        assert len(fake.seen) == 2 + 2 * 3
+        assert {x.task_id for x in outcome.labels} == {"0", "2"}
+        assert {x.task_id for x in outcome.failures} == {"1"}
+        again = await label_all(make_job(fake.base_url, 3, pack=3), store, tmp_path / "run")
+        unpaid = 2 if how == "a filter of prompts" else 0  # only what was never answered is sent as a pack again
+        assert len(fake.seen) == 8 + 2 + unpaid
+    assert again.manifest.counts.from_store == 4
+
+
 async def test_labels_and_failures_never_overlap_when_a_run_is_stopped_in_the_middle_of_a_pack(
     store: Store, tmp_path: Path
 ) -> None:

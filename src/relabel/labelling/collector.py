@@ -33,7 +33,10 @@ from relabel.labels import (
 from relabel.manifest import Counts, Tokens
 from relabel.redaction import clean
 from relabel.rubric import Rubric
+from relabel.task import Task
 
+# Failures of a shared request that one of its tasks, or their number, may have caused.
+_OF_ONE_TASK = {"refusal", "content-filter", "length"}
 # Fields that a label copies from its answer; the cost is divided among the answer's tasks.
 _OF_ANSWER = {field.name for field in fields(Label)} & Answer.model_fields.keys()
 
@@ -129,12 +132,13 @@ class LabelCollector:
         """Enter an answer from the store.
 
         Returns:
-            Work items for tasks that the answer left out, to be sent separately (usually none); None if the store has no
-            valid answer.
+            Work items for tasks that the answer left out, to be sent separately (usually none), or all tasks of a shared request
+            whose answer was rejected; None if the store has no valid answer.
         """
         known = self.store.get(item.request.key, item.request)
         if known is None:
-            return None
+            split = len(item.tasks) > 1 and self.store.was_rejected(item.request.key)
+            return self._one_by_one(item, item.tasks) if split else None
         try:
             said = self._read(item, known)
         except InvalidAnswerError:
@@ -150,7 +154,7 @@ class LabelCollector:
         """Store an answer that this run has paid for, and enter its labels.
 
         Returns:
-            Work items for tasks that the answer to a shared request left out, to be sent separately.
+            Work items for tasks that the answer to a shared request left out or refused, to be sent separately.
 
         Raises:
             InvalidAnswerError: The answer is invalid; it is stored as evidence.
@@ -162,12 +166,21 @@ class LabelCollector:
             self.progress.rejected += 1
             self.progress.rejected_usd = _sum(self.progress.rejected_usd, answer.cost_usd)
             self.store.put_rejected(item.request, answer, error.kind, error.reason)
+            if rest := self.split(item, error.kind):
+                return rest
             raise
         if not self.store.put(item.request, answer):
             if (rest := self.take(item)) is not None:
                 return rest  # another process bought one first: labels always come from the stored answer
             self.store.replace(item.request, answer)  # the stored answer is invalid by current rules
         return self._enter(item, answer, said, from_store=False)
+
+    def split(self, item: WorkItem, kind: FailureKind) -> list[WorkItem]:
+        """The tasks of a shared request as work items of their own, where one of them may be why it failed; else none."""
+        return self._one_by_one(item, item.tasks) if len(item.tasks) > 1 and kind in _OF_ONE_TASK else []
+
+    def _one_by_one(self, item: WorkItem, tasks: Iterable[Task]) -> list[WorkItem]:
+        return [self.job.planner.planned(WorkItem((task,), item.setting, item.sample)) for task in tasks]
 
     def fail(self, item: WorkItem, kind: FailureKind, message: str, attempts: int, key: str = "") -> None:
         """Record the labels of a work item as missing; `key` is the request's key if the item has no request."""
@@ -224,7 +237,7 @@ class LabelCollector:
             answer, from_store = self._first_pays(item.request.key, answer, from_store)
         # Plan these before entering labels: if the prompt fails for one task, no task gets both a label and a failure.
         left = [task for position, task in enumerate(item.tasks) if position not in said.judged]
-        rest = [self.job.planner.planned(WorkItem((task,), item.setting, item.sample)) for task in left]
+        rest = self._one_by_one(item, left)
         progress, many = self.progress, len(said.judged)
         usage, cost = answer.usage, None if answer.cost_usd is None else answer.cost_usd / many
         given: dict[str, Any] = {name: getattr(answer, name) for name in _OF_ANSWER} | {

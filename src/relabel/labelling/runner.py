@@ -328,6 +328,8 @@ class WorkerPool:
                     return rest
                 except NoAnswerError as error:
                     answered = isinstance(error.__cause__, InvalidAnswerError)
+                    if rest := self.collector.split(item, error.kind):
+                        return rest
                     self.collector.fail(item, error.kind, str(error), error.attempts)
                     # A replay sends nothing: what it lacks says nothing of a server.
                     if error.kind != "provider" or error.attempts:

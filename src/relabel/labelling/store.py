@@ -288,6 +288,10 @@ class Store:
                 if (row := self.checked(key)) is not None:
                     yield key, row
 
+    def was_rejected(self, key: str) -> bool:
+        """Whether an answer to this request was paid for and rejected."""
+        return next(self.keys(key + rows.REJECTED), None) is not None
+
     def rejected_keys(self, of: Container[str]) -> list[str]:
         """Keys of the invalid answers to these requests."""
         return [key for key in self.keys() if rows.REJECTED in key and key.partition(rows.REJECTED)[0] in of]

@@ -121,7 +121,11 @@ class OpenRequests(dict[str, OpenRequest]):
 
     def fail(self, key: str, kind: FailureKind, said: str) -> None:
         """Record that a request will have no answer."""
-        if key in self:
+        if key not in self:
+            return
+        if rest := self._collector.split(self.planned(key), kind):
+            self._close(key, rest)
+        else:
             self[key].failed = (kind, said, max(1, self[key].tries))
 
     def enter(self, chunk: Chunk, result: Result, number: int) -> tuple[bool, float | None]:
