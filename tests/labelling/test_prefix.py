@@ -80,6 +80,30 @@ async def test_a_cold_cache_misses_once_a_setting(fail: int, pack: int, store: S
     assert read_manifest(tmp_path / "run").sessions[-1].tokens.cached_share == tokens.cached_share
 
 
+async def test_the_cache_has_a_settings_prefix_before_the_setting_begins(store: Store, tmp_path: Path) -> None:
+    caching = CachingProvider()
+    with provider(caching) as caching.fake:
+        await label_all(make_job(caching.fake.base_url, 40), store, tmp_path / "run", concurrency=4)
+        systems = [seen.messages[0]["content"] for seen in caching.fake.seen]
+    first, last = systems.index(systems[-1]), max(n for n, system in enumerate(systems) if system == systems[0])
+    assert 10 < first < 36, "the first request of the second setting leaves while others of the first one are in flight"
+    assert systems[first + 1] == systems[0]
+    assert last > first + 4
+    assert set(caching.misses.values()) == {1}
+
+
+async def test_a_setting_whose_first_request_is_answered_sooner_does_not_overtake(store: Store, tmp_path: Path) -> None:
+    def script(seen: Seen) -> Reply:
+        return Reply(body=chat(LABEL), delay=0.3 if len(fake.seen) == 1 else 0.0)
+
+    with provider(script) as fake:
+        job = replace(make_job(fake.base_url, 10), probe=False)
+        await label_all(job, store, tmp_path / "run", concurrency=32)
+        systems = [seen.messages[0]["content"] for seen in fake.seen]
+    assert len(set(systems[:2])) == 2, "the second setting's first request is sent, too"
+    assert systems[2:11] == [systems[0]] * 9
+
+
 async def test_a_first_request_that_never_comes_back_holds_nothing_up_for_long(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

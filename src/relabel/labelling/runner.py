@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
-from itertools import groupby, islice
+from itertools import groupby, islice, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +163,7 @@ class WorkerPool:
         # A few more workers than requests in flight, so that a slot is reused while the last answer is still being stored.
         most = self.engine.limiter.largest
         ready = min(most + most // PREFETCH_SHARE, max(1, self.job.size))
+        self._items = _with_prefixes_ahead(self._items, 2 * ready)
         await self._supervise([self._pull() for _ in range(ready)])
         if self.stop.asked.is_set():
             try:
@@ -483,9 +484,13 @@ class _PrefixGate:
         self._failed: Counter[str] = Counter()
 
     async def enter(self, item: WorkItem) -> str | None:
-        """Wait for the first request with the same prefix; the prefix, where this one is the first."""
+        """Wait for the first request with the same prefix, and with those before it; the prefix, where this one is the first."""
         if len(prefix := self._prefix(item)) < _SHORTEST_CACHED:
             return None
+        if prefix in self._first:  # a setting does not overtake the one before it, which a cap may leave without labels
+            before = takewhile(lambda other: other[0] != prefix, list(self._first.items()))
+            for first in [first for _, first in before if not first.done()]:
+                await asyncio.wait({first}, timeout=FIRST_S)
         while (first := self._first.get(prefix)) is not None:
             if first.done():
                 return None
@@ -512,6 +517,18 @@ class _PrefixGate:
         if not answered and self._failed[prefix] < FIRST_TRIES:
             del self._first[prefix]
         first.set_result(None)
+
+
+def _with_prefixes_ahead(items: Iterable[WorkItem], places: int) -> Iterator[WorkItem]:
+    """Move the first work item of each later setting up, so that its prefix is in the provider's cache when its setting begins."""
+    queue: deque[WorkItem] = deque()
+    for number, (_, of_setting) in enumerate(groupby(items, key=lambda item: item.setting)):
+        yield from islice(of_setting, 1 if number and len(queue) == places else 0)
+        for item in of_setting:
+            queue.append(item)
+            if len(queue) > places:
+                yield queue.popleft()
+    yield from queue
 
 
 def _alike(one: NoAnswerError, other: NoAnswerError) -> bool:
