@@ -70,6 +70,13 @@ LATER = {"retryDelay": "41s"}
         (200, {"status": "failed", "error": {"code": "rate_limit_exceeded", "message": "TPM"}}, "wait", None),
         (200, {"error": {"message": "Rate limit reached", "type": "rate_limit_error", "code": None}}, "wait", None),
         (429, {"error": {"message": "Request too large for m on tokens per min (TPM): Limit 300, Requested 1100."}}, "request", None),
+        # Waits and fields in odd forms.
+        (503, {"error": {"message": "Please wait 2 minutes and try again"}}, "passing", 120),
+        (429, {"error": {"message": "Please retry after 99999999999999 seconds"}}, "wait", None),
+        (429, {"error": {"message": "slow", "retryDelay": f"{'9' * 400}s"}}, "wait", None),
+        (429, {"error": {"message": "slow", "metadata": {"headers": {"X-RateLimit-Reset": "\u00b2"}}}}, "wait", None),
+        (429, {"error": {"message": "slow", "details": 1}}, "wait", None),
+        (200, {"error": {"message": "x", "code": 502}, "base_resp": {"status_code": {}}}, "passing", None),
         # Filters refuse one request, by any status.
         (400, {"error": {"code": "content_filter", "message": "The response was filtered", "param": "prompt"}}, "content-filter", None),
         (400, {"error": {"code": None, "innererror": {"code": "ResponsibleAIPolicyViolation"}}}, "content-filter", None),

@@ -374,7 +374,7 @@ def parse_seconds(text: str) -> float:
     try:
         return max(0.0, float(text))
     except ValueError:
-        if not re.fullmatch(DURATION, text.strip(), re.IGNORECASE):
+        if not re.fullmatch(DURATION, text.lstrip(), re.IGNORECASE):
             raise
         return sum(float(number) * _UNIT_S[unit.lower()] for number, unit in _AMOUNT.findall(text))
 

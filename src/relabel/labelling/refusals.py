@@ -103,12 +103,14 @@ def read_error(
         message = f"to {public_url(headers.get('location', ''))[:200] or 'nowhere'}"
     codes = {str(inner.get(name) or "").lower() for name in ("code", "type", "status", "reason")}
     codes.add(str(object_of(inner.get("innererror")).get("code") or "").lower())
-    codes |= {str(d.get("reason") or "").lower() for d in inner.get("details") or () if isinstance(d, Mapping)}
+    details = inner["details"] if isinstance(inner.get("details"), list) else ()
+    codes |= {str(object_of(detail).get("reason") or "").lower() for detail in details}
     metadata = object_of(inner.get("metadata"))
     if metadata.get("reasons") and metadata.get("flagged_input") is not None:
         codes.add("content_filter")
     text = text[:_MOST_READ]
     wait_s = _wait(status, headers, message, text, metadata, now)
+    wait_s = None if (wait_s or 0.0) > LONGEST_WAIT_S else wait_s
     code = str(inner.get("code") or inner.get("type") or "").lower()
     param = inner["param"] if isinstance(inner.get("param"), str) else None
     meaning = _meaning(status, codes, message, text, param or "", wait_s)
@@ -130,16 +132,15 @@ def _error_object(document: Any, status: int) -> tuple[Mapping[str, Any] | None,
         document = document[0]
     if not isinstance(document, Mapping):
         return None, status
-    base = document.get("base_resp")
-    if isinstance(base, Mapping) and base.get("status_code"):
-        said = {"code": base["status_code"], "message": base.get("status_msg")}
-        filtered = {"type": "content_filter"} if base["status_code"] in {1026, 1027} else {}
-        return {**said, **filtered}, _MINIMAX.get(base["status_code"], 500)
+    base = object_of(document.get("base_resp"))
+    if isinstance(number := base.get("status_code"), int) and number:
+        filtered = {"type": "content_filter"} if number in {1026, 1027} else {}
+        return {"code": number, "message": base.get("status_msg"), **filtered}, _MINIMAX.get(number, 500)
     choices = document.get("choices")
     if status < 300 and isinstance(choices, list) and choices and isinstance(choices[0], Mapping):
         error = object_of(choices[0].get("error"))
         error = error if any(error.values()) else {}  # some gateways send an answer's error with nothing in it
-        if not error and choices[0].get("finish_reason") not in _BROKEN_OFF:
+        if not error and str(choices[0].get("finish_reason")) not in _BROKEN_OFF:
             return None, status
         return error or {"message": "the provider broke off the answer"}, _status_of(error, 502)
     error = document.get("error")
@@ -304,7 +305,7 @@ def _wait(
         return closed
     inner = {str(name).lower(): str(value) for name, value in object_of(metadata.get("headers")).items()}
     reset = inner.get("x-ratelimit-reset", "")
-    if status == 429 and reset.isdigit():
+    if status == 429 and reset.isdecimal():
         return max(0.0, int(reset) / (1000 if len(reset) > 11 else 1) - now())
     return None
 
