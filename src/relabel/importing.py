@@ -5,7 +5,6 @@ Nothing is guessed: unknown labels, duplicate tasks and ambiguous ids are refuse
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from relabel.errors import ColumnError, DataError, UsageError
 from relabel.files import replacing, require_writable, writing
 from relabel.labels import MAX_RATIONALE, Label
 from relabel.manifest import LABEL_COLUMNS, TASK_FILE, Counts, Manifest, read_manifest, task_sources, write_run
-from relabel.rubric import Rubric, Unit, load_rubric, rubric_names
+from relabel.rubric import Rubric, Unit
 from relabel.run import Run, changed_rubrics
 from relabel.sources import eloundou
 from relabel.sources.fetch import SourceUse, sha256_of
@@ -326,13 +325,12 @@ def _required(reading: _Reading, holds: str) -> str:
         return column
     advice = f"name the column with --{holds}-column"
     if holds == "label":
+        advice += ", or the rubric that the labels are of with --rubric"
         known = {*reading.rubric.labels, *reading.mapping, ""}
         cells = {name: {row[name].strip() for _, row in reading.file.rows} for name in reading.file.header}
         fitting = [name for name, values in cells.items() if values <= known and values != {""}]
         if fitting:
             advice = f"{' and '.join(map(repr, fitting))} hold labels of the rubric: choose one with --label-column"
-        elif other := next((r for r in _others(reading) if _by_setting(reading, r)), None):
-            advice = f"{' and '.join(_by_setting(reading, other).values())} are of the rubric {other.id}: give --rubric {other.id}"
     raise ColumnError(reading.file.path, _KNOWN_NAMES[holds][0], reading.file.header, advice=advice)
 
 
@@ -347,24 +345,12 @@ def _column(reading: _Reading, holds: str, wanted: str | None = None) -> str | N
     return column
 
 
-def _by_setting(reading: _Reading, rubric: Rubric) -> dict[str, str]:
-    """Columns named like the settings of a rubric; none unless it has one for each."""
-    found = {setting: reading.file.find(setting) for setting in rubric.settings}
-    named = {setting: column for setting, column in found.items() if column is not None}
-    return named if len(named) == len(found) else {}
-
-
-def _others(reading: _Reading) -> list[Rubric]:
-    """The other rubrics that ship with relabel for the same unit (tasks or occupations)."""
-    known = [load_rubric(name) for name in rubric_names()]
-    return [other for other in known if other.id != reading.rubric.id and other.unit == reading.rubric.unit]
-
-
 def _label_columns(reading: _Reading) -> tuple[Sequence[tuple[str | None, str]], str | None]:
     """Columns of labels, each with its setting where that is known, and the column that gives it where not."""
     rubric, named = reading.rubric, reading.columns.get("label")
     if named is None and reading.setting is None and _column(reading, "label") is None:
-        named = _by_setting(reading, rubric)
+        by_setting = {name: column for name in rubric.settings if (column := reading.file.find(name)) is not None}
+        named = by_setting if len(by_setting) == len(rubric.settings) else None
     if named and not isinstance(named, str):
         names = named.items()
         return [(setting, _column(reading, f"label {setting}", name) or name) for setting, name in names], None
@@ -400,15 +386,10 @@ def _label(reading: _Reading, where: str, written: str) -> str:
         return written
     if not written:
         raise DataError(f"{where} has no label; fill it or remove the line")
-    # A mapping is suggested only for what a shell takes as it stands.
-    plain = re.fullmatch(r"[\w.-]{1,12}", written) is not None
-    mapped = f", or say what it stands for with --map {written}=LABEL" if plain else ""
-    wrong = f"{where}: {written[:40]!r} is not a label of the rubric {rubric.id} ({', '.join(rubric.labels)})"
-    if other := next((rubric for rubric in _others(reading) if written in rubric.labels), None):
-        settings = list(other.settings)
-        each = f", with --label-column SETTING=COLUMN for {' and for '.join(settings)}" if len(settings) > 1 else ""
-        raise DataError(f"{wrong} but one of the rubric {other.id}; give --rubric {other.id}{each}{mapped}")
-    raise DataError(f"{wrong}; correct the line{mapped}")
+    raise DataError(
+        f"{where}: {written[:40]!r} is not a label of the rubric {rubric.id} ({', '.join(rubric.labels)}); correct the line, say "
+        "what it stands for with --map OLD=NEW, or name the rubric that it is of with --rubric"
+    )
 
 
 def _now() -> str:
