@@ -56,14 +56,14 @@ def test_measures_are_those_of_the_paper(name: str) -> None:
     ("old", "new", "words"),
     [
         ("id: exposure", "id: Exposure Rubric", "id: "),
-        ("version: 2", "version: two", "version: must be a valid integer; correct it"),
+        ("version: 2", "version: two", "version: must be a valid integer"),
         (
             "version: 2",
             "version: 2\nversions: 1",
-            "versions: Extra inputs are not permitted; remove it, or correct its name",
+            "versions: is unknown; remove it, or correct its name",
         ),
-        ("definition: |", "definitions: |", "definition: Field required; add it"),
-        ("    question: Is the task exposed to the model alone?\n", "", "settings.strict.question: Field required"),
+        ("definition: |", "definitions: |", "definition: is missing; add it"),
+        ("    question: Is the task exposed to the model alone?\n", "", "settings.strict.question: is missing; add it"),
         (
             "{strict: exposed, with-tools: exposed}",
             "{strict: exposed, with-tools: maybe}",

@@ -163,7 +163,7 @@ def test_what_is_known_of_a_rubric_changes_neither_its_hash_nor_a_request(tmp_pa
     [
         ("n: 240", "n: 0", "validity.0.n"),
         ("with-tools: 0.408", "with-tools: 40.8", "validity.0.rates.with-tools"),
-        ("people: true, ", "", "people: Field required"),
+        ("people: true, ", "", "people: is missing; add it"),
         ("when: 2026-11\n", "when: 2026-11-30\n", None),
     ],
 )

@@ -49,19 +49,13 @@ def first_error(error: ValidationError, words: Mapping[str, str] | None = None) 
         words: For a YAML file, clearer messages by pydantic's type of error.
     """
     first = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in first["loc"])
+    where = ".".join(str(part) for part in first["loc"] if part != "[key]")
     known = {"missing": "is missing", **(words or {})}
     reason = known.get(first["type"]) or plain_fault(first)
-    reason += "" if words is None else yaml_trap(first)
+    if words is not None and first["type"] == "string_type" and isinstance(first["input"], int):
+        read = "yes, no, on and off as true or false" if isinstance(first["input"], bool) else "digits as a number"
+        reason += f" (YAML reads bare {read}: put it in quotes)"
     return f"{where}: {reason}" if where else reason
-
-
-def yaml_trap(fault: Mapping[str, Any]) -> str:
-    """Advice for a pydantic error where YAML read a text as a number or as true or false; otherwise empty."""
-    if fault["type"] != "string_type" or not isinstance(fault["input"], int):
-        return ""
-    read = "yes, no, on and off as true or false" if isinstance(fault["input"], bool) else "digits as a number"
-    return f" (YAML reads bare {read}: put it in quotes)"
 
 
 class RelabelError(Exception):

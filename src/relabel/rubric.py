@@ -14,7 +14,7 @@ from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from relabel.errors import RubricError, UsageError, plain_fault, yaml_trap
+from relabel.errors import RubricError, UsageError, first_error
 from relabel.settings import Frozen, asset_dir
 from relabel.yaml_files import read_user_yaml
 
@@ -26,7 +26,7 @@ Unit = Literal["task", "occupation"]
 AUTOMATION = "automation"
 # The published codes, in order of exposure.
 CODES: tuple[Code, ...] = ("E0", "E2", "E1")
-_ADVICE = {"missing": "add it", "extra_forbidden": "remove it, or correct its name"}
+_WORDS = {"missing": "is missing; add it", "extra_forbidden": "is unknown; remove it, or correct its name"}
 MEASURES: tuple[Measure, ...] = ("alpha", "beta", "gamma")
 
 
@@ -385,14 +385,7 @@ def load_rubric(ref: str) -> Rubric:
         sha256 = hashlib.sha256(_VALIDITY.sub(b"", raw, count=1)).hexdigest()
         rubric = Rubric.model_validate(data | {"source": path.name, "sha256": sha256})
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"] if part != "[key]")
-        reason = plain_fault(first)
-        if trap := yaml_trap(first):
-            reason += trap
-        elif first["type"] != "value_error":  # messages of our own rules already say what to do
-            reason += f"; {_ADVICE.get(first['type'], 'correct it')}"
-        raise RubricError(f"{path}: {where + ': ' if where else ''}{reason}") from error
+        raise RubricError(f"{path}: {first_error(error, _WORDS)}") from error
     _refuse_copied_name(path, rubric)
     return rubric
 
