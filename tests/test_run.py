@@ -134,7 +134,7 @@ def test_the_same_labels_give_the_same_bytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (lambda d: (d / "manifest.json").unlink(), "holds no manifest.json"),
+        (lambda d: (d / "manifest.json").unlink(), "is not a run, which is a folder with a manifest.json"),
         (lambda d: (d / "manifest.json").write_text("{"), "is not a run manifest"),
         (lambda d: (d / "manifest.json").write_text("[]"), "is not a run manifest .*dictionary"),
         (lambda d: (d / "manifest.json").write_text("[" * 200_000), "is not a run manifest"),
@@ -229,7 +229,7 @@ def test_no_folder_is_taken_where_none_is_named(tmp_path: Path, monkeypatch: pyt
 
 def test_a_file_is_no_run(tmp_path: Path) -> None:
     a_run(tmp_path, [])
-    with pytest.raises(DataError, match="is a file, and a run is a folder"):
+    with pytest.raises(DataError, match="is not a run, which is a folder"):
         open_run(str(tmp_path / "manifest.json"))
 
 

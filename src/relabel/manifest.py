@@ -327,32 +327,18 @@ def find_run(ref: str, runs_dir: Path = Path("runs")) -> Path:
         DataError: There is no such run.
     """
     advice = "give the folder that `relabel run --out` wrote"
-    try:
+    short = ref if len(ref) <= 100 else f"{ref[:100]}…"
+    with os_errors(f"the run {short!r} cannot be looked up", advice):
         for folder in (Path(ref), runs_dir / ref) if ref else ():
             if (folder / "manifest.json").is_file():
                 return folder
-        if ref and Path(ref).is_dir():
-            raise DataError(f"{ref} holds no manifest.json, so it is not a run folder; {advice}")
-        if ref and Path(ref).is_file():
+        if ref and Path(ref).exists():
             if is_table_file(ref):
                 made = runs_dir / Path(ref).stem
                 advice = f"make a run of it with `relabel import {ref} --model NAME --out {made}`, and give that"
-            raise DataError(f"{ref} is a file, and a run is a folder; {advice}")
-    except OSError as error:
-        raise DataError(f"the run {_short(ref)!r} cannot be looked up ({error.strerror}); {advice}") from error
+            raise DataError(f"{ref} is not a run, which is a folder with a manifest.json; {advice}")
     known = ", ".join([*PUBLISHED, "sample"])
-    raise DataError(f"run {_short(ref)!r} was not found; use a run folder, a name under {runs_dir}/, or one of {known}")
-
-
-def _short(ref: str) -> str:
-    return ref if len(ref) <= 100 else f"{ref[:100]}…"
-
-
-def _failure(line: bytes, number: int, path: Path) -> Failure:
-    try:
-        return Failure.model_validate_json(line)
-    except ValidationError as error:
-        raise DataError(f"{path} line {number} is not a missing label ({first_error(error)}); {_AGAIN}") from error
+    raise DataError(f"run {short!r} was not found; use a run folder, a name under {runs_dir}/, or one of {known}")
 
 
 def read_failures(folder: Path) -> list[Failure]:
@@ -368,7 +354,13 @@ def read_failures(folder: Path) -> list[Failure]:
     with os_errors(f"{path} cannot be read", "check the folder"):
         # Not splitlines on text: it also splits at characters that JSON leaves unescaped, such as U+2028 in a refusal.
         lines = path.read_bytes().split(b"\n")
-    return [_failure(line, number, path) for number, line in enumerate(lines, start=1) if line.strip()]
+    found: list[Failure] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            found += [Failure.model_validate_json(line)] if line.strip() else []
+        except ValidationError as error:
+            raise DataError(f"{path} line {number} is not a missing label ({first_error(error)}); {_AGAIN}") from error
+    return found
 
 
 def read_label_file(folder: Path, columns: Sequence[str] | None = None) -> pyarrow.Table:
