@@ -51,7 +51,11 @@ def rubric(**changes: str) -> str:
         (study() + "export: ../elsewhere\n", "study run f.yaml", "export"),
         ('study: 1\ntitle: !!python/object/apply:os.system ["touch ../owned"]\n', "study run f.yaml", "constructor"),
         (f"name: s\ngold: ../secret.csv\n{GATES}", "eval sample --suite f.yaml", "has no column"),
-        (f"name: s\ngold: sample\nbaseline: {{run: ../secret.csv}}\n{GATES}", "eval sample --suite f.yaml", "is not a run"),
+        (
+            f"name: s\ngold: sample\nbaseline: {{run: ../secret.csv}}\n{GATES}",
+            "eval sample --suite f.yaml",
+            "is not a run",
+        ),
         (f'name: "../../x"\ngold: sample\n{GATES}', "eval sample --suite f.yaml --junit j.xml", "name"),
         (f'name: "s\\n::error::boo"\ngold: sample\n{GATES}', "eval sample --suite f.yaml", "name"),
         (

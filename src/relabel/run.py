@@ -6,7 +6,7 @@ and measures. Published label sets such as `eloundou-2023:gpt4` are read as runs
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -197,29 +197,6 @@ def coded(rubric: Rubric, labels: pd.DataFrame) -> pd.DataFrame:
     clash = rubric.incoherent
     out["incoherent"] = [clash is not None and dict(clash) == patterns[row] for row in rows]
     return out.sort_values(["onet_soc_code", "task_id"], ignore_index=True)
-
-
-def missing_measures(rubric: Rubric, answered: Collection[str]) -> dict[Measure, str]:
-    """The measures that labels cannot give for any task, each with the reason in words.
-
-    Args:
-        rubric: The rubric; its unit is the task.
-        answered: Settings that have labels.
-    """
-    unasked = [setting for setting in rubric.settings if setting not in answered]
-    missing: dict[Measure, str] = {}
-    for code, about in (("E1", "the model alone"), ("E2", "the model with tools")):
-        if code not in rubric.codes:
-            why = f"the rubric {rubric.id} has no code {code}, so it says nothing about {about}"
-            missing |= {m: why for m in MEASURES if code in _NEEDS[m] and m not in missing}
-    if unasked:
-        # Some measures are determined by one setting alone, whatever the other answers would be.
-        known = {name: setting in answered and setting in rubric.settings for name, setting in _READINGS.items()}
-        either = {name: pd.array([True, False] if there else [None] * 2, "boolean") for name, there in known.items()}
-        settled = measures_of(rubric, pd.DataFrame(either)).notna().all()
-        why = f"the run has no labels for the setting {' or '.join(unasked)}"
-        missing |= {measure: why for measure in MEASURES if measure not in missing and not settled[measure]}
-    return missing
 
 
 def measures_of(rubric: Rubric, table: pd.DataFrame) -> pd.DataFrame:
@@ -420,7 +397,23 @@ class Run:
             UsageError: The run rated occupations.
         """
         self.require_tasks()
-        return missing_measures(self.rubric, set(self.labels["setting"].unique()))
+        rubric, answered = self.rubric, set(self.labels["setting"].unique())
+        unasked = [setting for setting in rubric.settings if setting not in answered]
+        missing: dict[Measure, str] = {}
+        for code, about in (("E1", "the model alone"), ("E2", "the model with tools")):
+            if code not in rubric.codes:
+                why = f"the rubric {rubric.id} has no code {code}, so it says nothing about {about}"
+                missing |= {m: why for m in MEASURES if code in _NEEDS[m] and m not in missing}
+        if unasked:
+            # Some measures are determined by one setting alone, whatever the other answers would be.
+            known = {name: setting in answered and setting in rubric.settings for name, setting in _READINGS.items()}
+            either = {
+                name: pd.array([True, False] if is_there else [None] * 2, "boolean") for name, is_there in known.items()
+            }
+            settled = measures_of(rubric, pd.DataFrame(either)).notna().all()
+            why = f"the run has no labels for the setting {' or '.join(unasked)}"
+            missing |= {measure: why for measure in MEASURES if measure not in missing and not settled[measure]}
+        return missing
 
 
 def changed_rubrics(*given: Run | None) -> list[str]:

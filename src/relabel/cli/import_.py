@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -11,10 +10,11 @@ import typer
 
 import relabel
 from relabel import importing
+from relabel import rubric as rubrics
 from relabel import task as task_lists
 from relabel.cli._options import AsJson, Commands, OutJson, RunArg, give_json
 from relabel.cli.terminal import WIDTH, cut, say_next, say_written
-from relabel.errors import RelabelError, UsageError
+from relabel.errors import UsageError
 from relabel.sources import eloundou
 
 app = Commands()
@@ -176,12 +176,8 @@ def _asking(manifest: relabel.Manifest, tasks: Path, samples: int) -> str:
     """The command to label the missing tasks in the same way: model, address, rubric, settings and repeats of the run."""
     import shlex
 
-    rubric = manifest.rubric.source  # a file of the user's, unless one of ours has the text
-    for known in (manifest.rubric.id, f"{manifest.rubric.id}@{manifest.rubric.version}"):
-        with suppress(RelabelError):
-            if relabel.load_rubric(known).sha256 == manifest.rubric_sha256:
-                rubric = known
-                break
+    ours = {relabel.load_rubric(name).sha256: name for name in rubrics.rubric_names()}
+    rubric = ours.get(manifest.rubric_sha256, manifest.rubric.source)  # otherwise a file of the user's
     model = "MODEL" if manifest.engine in (None, "import", "carry") else manifest.model
     options = {"--model": model, "--base-url": manifest.base_url, "--rubric": rubric, "--tasks": str(tasks)}
     words = [word for option, value in options.items() if value for word in (option, value)]

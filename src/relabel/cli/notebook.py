@@ -6,17 +6,21 @@ import asyncio
 import hashlib
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import relabel
+from relabel.cli._labelling import label_until
 from relabel.errors import UsageError
+from relabel.labelling.job import Stop
+from relabel.labelling.options import RunOptions, checked_parameters, default_name
+from relabel.labelling.providers import given_price
+from relabel.settings import settings as environment_settings
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from relabel.labelling.job import Stop
-    from relabel.labelling.options import RunOptions
     from relabel.study.results import Results
 
 Result = TypeVar("Result")
@@ -67,8 +71,6 @@ def label(
         DataError: A file or frame cannot be used.
         ProviderError: The provider refused for good.
     """
-    from relabel.labelling.job import Stop
-
     stop = Stop()
     options |= {"samples": samples, "provider": provider, "max_cost": max_cost, "price": price, "task_list": task_list}
     chosen = _options(tasks, model=model, rubric=rubric, settings=settings, **options)
@@ -88,8 +90,6 @@ async def alabel(
 
     Further options are those of `label`.
     """
-    from relabel.labelling.job import Stop
-
     stop, chosen = Stop(), _options(tasks, model=model, **options)
     work = asyncio.ensure_future(_label(chosen, out, replay=replay, progress=progress, stop=stop))
     try:
@@ -132,11 +132,6 @@ def _options(
     task_list: str = "onet-30.2",
     **more: Any,
 ) -> RunOptions:
-    from dataclasses import fields
-
-    from relabel.labelling.options import RunOptions, checked_parameters
-    from relabel.labelling.providers import given_price
-
     known = {field.name for field in fields(RunOptions)} - {"tasks", "chosen", "cluster"}
     if unknown := sorted(set(more) - known):
         raise UsageError(f"label() has no option {unknown[0]!r}; use one of {', '.join(sorted(known))}")
@@ -169,11 +164,7 @@ def _written(frame: Any) -> Path:
 async def _label(
     options: RunOptions, out: str | Path | None, *, replay: bool, progress: bool, stop: Stop
 ) -> relabel.Run:
-    from relabel.cli._labelling import label_until
-    from relabel.labelling.options import default_name
-    from relabel.settings import settings
-
-    environment = settings()
+    environment = environment_settings()
     prepared = options.prepare(environment)
     folder, look = Path(out or Path("runs") / default_name(prepared.job)), "people" if progress else "quiet"
     await label_until(stop, prepared, folder, environment, replay=replay, look=look)
