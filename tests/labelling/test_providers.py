@@ -118,6 +118,21 @@ LATER = {"retryDelay": "41s"}
         (400, {"error": {"message": "Violated moderation policy"}}, "content-filter", None),
         (451, {"error": {"message": "harmful content"}}, "content-filter", None),
         (403, {"error": {"message": "Guardrail triggered: pii"}}, "content-filter", None),
+        (403, {"code": "denied", "error": "Your newly created team doesn't have any credits or licenses yet."}, "quota", None),
+        (403, {"error": {"code": "AccountOverdueError", "message": "your account has an overdue balance."}}, "quota", None),
+        (429, {"error": {"message": "Your account 21 has exhausted its free trial quota for the model."}}, "quota", None),
+        (429, {"error": {"message": "Your account [21] has reached the set inference limit for the model"}}, "quota", None),
+        (412, {"error": {"message": "Portkey Error: API key usage limit exceeded"}, "status": "failure"}, "quota", None),
+        (403, {"errors": [{"message": "the token quota for the month was reached"}]}, "quota", None),
+        (446, {"error": {"message": "The guardrail checks defined in the config failed.", "type": "hooks_failed"}}, "content-filter", None),
+        # Limits per minute whose words are those of a quota, and capacity that comes back.
+        (429, {"error": {"code": "Throttling.AllocationQuota", "message": "Allocated quota exceeded, please increase it."}}, "wait", None),
+        (498, {"error": {"message": "Flex tier capacity exceeded, please try again later", "code": "capacity_exceeded"}}, "passing", None),
+        # Errors with a good status, without an object for them.
+        (200, {"code": "rate_limit_daily", "message": "Error code: 429 - rate limit, slow down"}, "wait", None),
+        (200, {"code": 429, "message": "busy"}, "wait", None),
+        (200, {"detail": "Rate limit exceeded: 60 per 1 minute"}, "wait", None),
+        (200, {"code": 30001, "message": "Sorry, your account balance is insufficient", "data": None}, "quota", None),
         # Words of quotas and filters that are said of something else.
         (422, {"detail": [{"msg": "bad", "input": f"Contact customers with insufficient funds. {SPENT}"}]}, "request", None),
         (400, google(400, 'Unknown name "safety_settings": Cannot find field.', "INVALID_ARGUMENT"), "request", None),
@@ -137,6 +152,9 @@ LATER = {"retryDelay": "41s"}
         (400, {"error": {"message": "This model does not support response format `json_schema`."}}, "form", None),
         (400, {"error": "'response_format.type' must be 'json_schema' or 'text'"}, "form", None),
         (400, {"error": {"message": "Invalid value", "param": "response_format.type"}}, "form", None),
+        (400, google(400, "Unknown name \"additionalProperties\" at 'generation_config.response_schema'", "INVALID_ARGUMENT"), "form", None),
+        (400, {"error": {"code": 400, "message": "JSON schema conversion failed:\nUnrecognized schema"}}, "form", None),
+        (400, {"error": {"message": "Invalid model name passed in model=gpt-9.", "code": "400"}}, "model", None),
         (400, {"error": {"message": "Generated JSON does not match the expected schema.", "code": "json_validate_failed"}}, "bad-answer", None),
         # What passes by itself, and what is about this request alone.
         (529, {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}, "passing", None),
@@ -164,6 +182,9 @@ def test_an_error_is_understood(status: int, body: Any, meaning: ErrorMeaning, w
     [
         {"choices": [{"finish_reason": "stop", "message": {"content": '"base_resp" "finish_reason":"error"'}}]},
         {"choices": [], "base_resp": {"status_code": 0, "status_msg": "success"}},
+        {"code": 200, "message": "success", "data": {"choices": []}},
+        {"message": {"role": "assistant", "content": "The balance is insufficient."}, "done": True},
+        {"error": {"message": "odd"}},
         {"status": "completed", "error": None, "output": []},
         {"status": "completed", "error": {}, "output": []},
         {
@@ -370,7 +391,11 @@ async def test_thinking_outside_of_the_completion_is_billed(how: dict[str, Any],
 
 @pytest.mark.parametrize(
     ("message", "told"),
-    [("This API key has been disabled.", "denies access"), ("Key limit exceeded (total limit).", "quota")],
+    [
+        ("This API key has been disabled.", "denies access"),
+        ("The security token included in the request is expired", "denies access"),
+        ("Key limit exceeded (total limit).", "quota"),
+    ],
 )
 async def test_a_key_that_is_refused_after_answers_ends_the_run(
     message: str, told: str, store: Store, tmp_path: Path

@@ -76,6 +76,7 @@ class RefusedError(Exception):
 _BROKEN_OFF = {"error", "network_error", "insufficient_system_resource"}
 # Marks of possible errors in replies of status 200, which gateways send; `read_error` decides.
 _MARKS = (b'"error"', b'"base_resp"', b'"network_error"', b'"insufficient_system_resource"', b'"failed"')
+_OF_ANSWERS = (b'"choices"', b'"output"')
 
 
 def read_error(
@@ -114,6 +115,8 @@ def read_error(
     code = str(inner.get("code") or inner.get("type") or "").lower()
     param = inner["param"] if isinstance(inner.get("param"), str) else None
     meaning = _meaning(status, codes, message, text, param or "", wait_s)
+    if status < 300 and meaning == "request":  # it means nothing known: the reply is just no answer
+        return None
     return RefusedError(meaning, status, message, code, param, wait_s, headers)
 
 
@@ -151,6 +154,8 @@ def _error_object(document: Any, status: int) -> tuple[Mapping[str, Any] | None,
         return {"message": error}, status if status >= 300 else 404
     if isinstance(error, Mapping) and error:
         return error, status if status >= 300 else _status_of(error, status)
+    if status < 300 and "choices" not in document and isinstance(document.get("message", document.get("detail")), str):
+        return document, _status_of(document, status)  # some gateways send an error of theirs so
     return (document if status >= 300 else None), status
 
 
@@ -178,11 +183,12 @@ _QUOTA_CODES = {
 _QUOTA_WORDS = re.compile(
     r"balance (is|was|has been) .{0,20}(low|negative|insufficient|zero)|negative balance|(no|insufficient) (account )?(balance|funds)"
     r"|insufficient (credits?|quota)|not enough (credits?|balance)|out of (credits?|call volume quota)"
-    r"|no (remaining|more|available) credits?|no credits? (left|remaining|available)"
+    r"|no (remaining|more|available) credits?|no credits? (left|remaining|available)|have any credits"
     r"|(credits?|balance|quota|allowance) (has|have|is|are|was) (been )?(exhausted|depleted|used up|exceeded)"
-    r"|key limit exceeded|(quota|credits?) (used|exhausted|depleted)|add (more )?credits|purchase credits|more credits|billing (hard )?limit"
+    r"|key (usage )?limit exceeded|(quota|credits?) (used|exhausted|depleted)|add (more )?credits|purchase credits|more credits|billing (hard )?limit"
     r"|spend(ing)? (limit|cap)|(recharge|top[ -]?up) your|please (recharge|top[ -]?up)"
-    r"|(budget (has been )?|over |crossed |exceeded ?)(exceeded|budget)|account .{0,60}(is|was) suspended|free tier .{0,40}exhausted",
+    r"|(budget (has been )?|over |crossed |exceeded ?)(exceeded|budget)|account .{0,60}(is|was) suspended|free tier .{0,40}exhausted"
+    r"|overdue (balance|bill)|quota for the (day|month) was reached|exhausted its .{0,20}quota|reached the set .{0,20}limit",
     re.IGNORECASE,
 )
 _CURRENT_QUOTA = re.compile(
@@ -197,21 +203,23 @@ _A_DAY = re.compile(
 )
 # Google's words for a quota, also inside a gateway's message.
 _QUOTA_OF_A_DAY = re.compile(r"quota_?id\W{1,8}\w*per_?(day|month)|\blimit: 0,", re.IGNORECASE)
-_A_MINUTE = re.compile(r"(per|/)[ _-]?(minute|min|second)\b|per ?minute|\b[TR]PM\b|per ?second", re.IGNORECASE)
+_A_MINUTE = re.compile(
+    r"(per|/)[ _-]?(minute|min|second)\b|per ?minute|\b[TR]PM\b|per ?second|\bthrottling\.", re.IGNORECASE
+)
 _FILTER_CODES = {
     "content_filter", "content_policy_violation", "responsibleaipolicyviolation", "data_inspection_failed", "invalid_prompt",
     "content_filtered", "moderation_blocked", "safety", "prohibited_content", "sensitive_content", "sensitivecontentdetected", "1301",
 }  # fmt: skip
 _FILTER_WORDS = re.compile(
     r"content (management|filter|policy|policies|moderation|exists risk)|(input|prompt|content|request) (was|has been|is) (flagged|blocked|filtered)"
-    r"|usage (polic|guideline)|guardrails? .{0,20}(triggered|intervened|block|violat)|(by|violat\w*) .{0,20}guardrail|\bunsafe\b|harmful|敏感"
+    r"|usage (polic|guideline)|guardrails? .{0,40}(triggered|intervened|block|violat|failed)|(by|violat\w*) .{0,20}guardrail|\bunsafe\b|harmful|敏感"
     r"|moderation (policy|layer|system|filter|service|check)|(by|requires|failed) (our |the )?moderation|violat.{0,40}polic|safety[ _](check|system|filter|setting|polic)|prohibited content|inappropriate content|sensitive (content|information)",
     re.IGNORECASE,
 )
 # Words that mark a refusal of a parameter or an account, where other words match those of content filters.
 _NOT_THE_QUESTION = re.compile(
     r"(unknown|unrecognized|unsupported|invalid) (name|param|field|arg)|extra inputs"
-    r"|\b(account|organi[sz]ation|team|project|key)\b.{0,80}(suspend|disabled|banned|deactivated|terminated|permission|verif)",
+    r"|\b(account|organi[sz]ation|team|project|key|token|signature)\b.{0,80}(suspend|disabled|banned|deactivated|terminated|permission|verif|expired|leaked|revoked)",
     re.IGNORECASE,
 )
 _BAD_ANSWER_CODES = {"json_validate_failed", "tool_use_failed", "output_parse_failed"}
@@ -219,7 +227,7 @@ _MODEL_CODES = {
     "model_not_found", "invalid_model", "unknown_model", "model_not_available", "deploymentnotfound", "model_not_supported",
 }  # fmt: skip
 _NO_MODEL = re.compile(
-    r"not a valid model|no models? loaded|models?\b.{0,80}\b(does not exist|not found|is not found|not available)|no such model"
+    r"not a valid model|invalid model name|no models? loaded|models?\b.{0,80}\b(does not exist|not found|is not found|not available)|no such model"
     r"|no endpoints found",
     re.IGNORECASE,
 )
@@ -235,7 +243,7 @@ _KEY_WORDS = re.compile(
     r"api[ _-]?key (is )?(not valid|invalid|incorrect|expired)|(invalid|incorrect) (x-)?api[ _-]?key", re.IGNORECASE
 )
 _FORM_WORDS = re.compile(
-    r"response_?format|json_?schema|json_?object|json mode|structured outputs?|text\.format|grammar|guided",
+    r"response_?(format|schema)|json[_ ]?schema|json_?object|json mode|structured outputs?|text\.format|grammar|guided",
     re.IGNORECASE,
 )
 
@@ -245,13 +253,15 @@ def _meaning(status: int, codes: set[str], message: str, text: str, param: str, 
     if status == 402 or codes & _QUOTA_CODES:
         return "quota"
     # Check filters before quota: "no credits were charged" may be part of a filter's message.
-    filtered = status in {400, 403, 422, 451, 498} and _FILTER_WORDS.search(message)
+    filtered = status in {400, 403, 422, 446, 451, 498} and _FILTER_WORDS.search(message)
     if codes & _FILTER_CODES or (filtered and not _NOT_THE_QUESTION.search(message)):
         return "content-filter"
     # Skip statuses whose messages may quote the question.
     if status not in {404, 413, 415, 422} and _QUOTA_WORDS.search(message):
         return "quota"
-    rewritten = status != 422 and (_CURRENT_QUOTA.search(message) or (status >= 500 and _RATE.search(message)))
+    rewritten = status != 422 and (
+        _CURRENT_QUOTA.search(message) or (not 300 <= status < 500 and _RATE.search(message))
+    )
     if status == 429 and _TOO_LARGE.search(message):
         return "request"
     if status == 429 or (status == 403 and wait_s) or rewritten:
@@ -272,7 +282,7 @@ def _meaning(status: int, codes: set[str], message: str, text: str, param: str, 
         return "model"
     if bad and (_FORM_WORDS.search(message) or param.startswith(("response_format", "text"))):
         return "form"
-    return "passing" if status in {408, 409, 424, 425, 499} or (status >= 500 and status != 501) else "request"
+    return "passing" if status in {408, 409, 424, 425, 498, 499} or (status >= 500 and status != 501) else "request"
 
 
 _RETRY_IN = re.compile(
@@ -379,7 +389,8 @@ def raise_for_error(response: HttpReply) -> None:
     Raises:
         RefusedError: It is an error.
     """
-    if response.status != 200 or any(mark in response.content for mark in _MARKS):
+    answers = any(mark in response.content for mark in _OF_ANSWERS)
+    if response.status != 200 or not answers or any(mark in response.content for mark in _MARKS):
         error = read_error(response.status, response.headers, response.content)
         if error is not None:
             raise error
