@@ -16,14 +16,19 @@ import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from relabel.errors import DataError, UsageError
+from relabel.errors import DataError, UsageError, first_error
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 # On a system without file locks, filelock warns, and takes the existence of a file for a lock.
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from filelock import FileLock, Timeout
+
+M = TypeVar("M", bound="BaseModel")
 
 _LOCK = ".lock"
 # Pattern of allowed names in folders from others: no paths, no hidden files, no characters special to terminals or pages.
@@ -202,3 +207,28 @@ def read_user_toml(path: Path, form: str) -> dict[str, Any]:
         raise DataError(f"{path} is not valid TOML: {error}; {form} shows the form") from error
     except RecursionError as error:
         raise DataError(f"{path} is nested too deeply; {form} shows the form") from error
+
+
+def read_user_entries(path: Path, name: str, model: type[M], form: str) -> dict[str, M]:
+    """Read the entries `[[name]]` of a TOML file that holds nothing else, by their `id`.
+
+    Raises:
+        DataError: The file cannot be read or is not TOML, or an entry lacks a key, has a bad value or occurs twice.
+    """
+    from pydantic import ValidationError
+
+    document = read_user_toml(path, form)
+    entries = document.get(name)
+    if not isinstance(entries, list) or set(document) != {name}:
+        raise DataError(f"{path} must hold [[{name}]] entries and nothing else; {form} shows the form")
+    found: dict[str, M] = {}
+    for number, entry in enumerate(cast("list[Any]", entries), start=1):
+        about = str(entry.get("id", number) if isinstance(entry, dict) else number)
+        try:
+            read = model.model_validate(entry)
+        except ValidationError as error:
+            raise DataError(f"{path}, entry {about!r}: {first_error(error)}; correct the file") from error
+        if about in found:
+            raise DataError(f"{path} has two entries with the id {about!r}; keep one")
+        found[about] = read
+    return found

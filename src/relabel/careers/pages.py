@@ -13,13 +13,13 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, Self
 
 import pandas as pd
 from pydantic import ConfigDict, Field, ValidationError, computed_field, model_validator
 
 from relabel.errors import DataError, first_error
-from relabel.files import read_user_toml
+from relabel.files import read_user_entries, read_user_toml
 from relabel.scoring.table import MIN_COVERAGE
 from relabel.settings import Frozen, asset_dir
 from relabel.sources.fetch import SourceUse
@@ -69,40 +69,18 @@ def load_families(path: Path | None = None) -> tuple[Family, ...]:
             twice.
     """
     path = path or asset_dir("data") / "families.toml"
-    document = read_user_toml(path, "data/families.toml")
-    entries: object = document.get("family")
-    if not isinstance(entries, list) or not entries or set(document) != {"family"}:
-        raise DataError(f"the job families {path} must hold [[family]] entries and nothing else; correct the file")
-    families = tuple(_parse(path, number, entry) for number, entry in enumerate(cast("list[Any]", entries), start=1))
-    _check_once(path, families)
-    return families
-
-
-def _parse(path: Path, number: int, entry: object) -> Family:
-    try:
-        return Family.model_validate(entry)
-    except ValidationError as error:
-        fields = cast("dict[str, Any]", entry) if isinstance(entry, dict) else {}
-        about = f"entry {fields.get('id', number)!r}: {first_error(error)}"
-        raise DataError(f"the job families {path}, {about}; correct the file") from error
-
-
-def _check_once(path: Path, families: Sequence[Family]) -> None:
-    ids: set[str] = set()
+    families = tuple(read_user_entries(path, "family", Family, "data/families.toml").values())
     owner: dict[str, str] = {}
-    for family in families:
-        if family.id in ids:
-            raise DataError(f"the job families {path} have two entries with the id {family.id!r}; keep one")
-        ids.add(family.id)
-        for code in family.codes:
-            # A six-digit code includes its detailed ones, so having both would count an occupation twice.
-            clash = next((c for c in owner if c == code or c == code[:7] or c[:7] == code), None)
-            if clash is not None:
-                raise DataError(
-                    f"the job families {path} have {code} twice, in {owner[clash]!r} and in {family.id!r}; an occupation "
-                    "belongs to one family, so keep one"
-                )
-            owner[code] = family.id
+    for family, code in ((of, code) for of in families for code in of.codes):
+        # A six-digit code includes its detailed ones, so having both would count an occupation twice.
+        clash = next((c for c in owner if c == code or c == code[:7] or c[:7] == code), None)
+        if clash is not None:
+            raise DataError(
+                f"the job families {path} have {code} twice, in {owner[clash]!r} and in {family.id!r}; an occupation "
+                "belongs to one family, so keep one"
+            )
+        owner[code] = family.id
+    return families
 
 
 class ResiliencePart(Frozen):

@@ -44,7 +44,7 @@ _FLAGS = {"*": "not-available", "**": "not-available", "#": "top-coded"}
 WAGES: Schema = {
     "soc2018": Column(SOC, header="OCC_CODE"),
     "title": Column(r"\S", header="OCC_TITLE"),
-    "group": Column(among=("total", "major", "minor", "broad", "detailed")),
+    "group": Column(among=("total", "major", "minor", "broad", "detailed"), header="O_GROUP"),
     "employment": _figure("TOT_EMP", ("", "*", "**")),
     **{
         name: column
@@ -237,12 +237,7 @@ def read_wages(release: str = "bls-oews-2024") -> pd.DataFrame:
         a lower bound, `not-available` if it gives nothing; the wage is then missing.
     """
     path = locate_role(release, "wages")
-    # The column had another name until May 2018.
-    named = {"O_GROUP": "group", "OCC_GROUP": "older"}
-    frame = read_columns(path, header_names(WAGES), optional=named)
-    frame["group"] = frame["group"].mask(frame["group"] == "", frame["older"])
-    if not frame["group"].any():
-        raise DataError(f"{path} has no column 'O_GROUP'; check that it is the right file and release")
+    frame = read_columns(path, header_names(WAGES))
     frame["hourly_only"] = frame["hourly_only"].str.upper() == "TRUE"
     for rate in RATES:
         frame[f"annual_{rate}_flag"] = frame[f"annual_{rate}_usd"].map(_FLAGS).astype("str")

@@ -85,13 +85,11 @@ def validated(path: Path, frame: pd.DataFrame, schema: Schema, unique: Sequence[
     return frame
 
 
-def read_columns(
-    path: Path, columns: Mapping[str, str], *, sheet: str | None = None, optional: Mapping[str, str] | None = None
-) -> pd.DataFrame:
+def read_columns(path: Path, columns: Mapping[str, str], *, sheet: str | None = None) -> pd.DataFrame:
     """Like `relabel.sources.tables.text_columns`, as a frame of `str` columns without missing values."""
     import pandas as pd
 
-    return pd.DataFrame(text_columns(path, columns, sheet=sheet, optional=optional), dtype="str")
+    return pd.DataFrame(text_columns(path, columns, sheet=sheet), dtype="str")
 
 
 def cache_table(path: Path, table: pyarrow.Table) -> None:

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Annotated, Literal, Self
 
-from pydantic import ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
-from relabel.errors import DataError, plain_fault
-from relabel.files import read_user_toml
+from relabel.errors import DataError
+from relabel.files import read_user_entries
 from relabel.settings import Frozen, asset_dir, settings
 
 CopyStatus = Literal["official", "rebuilt", "derived"]
@@ -175,39 +175,4 @@ def _read(path: Path) -> Mapping[str, Source]:
 @lru_cache(maxsize=8)
 def _parsed(path: Path, version: tuple[int, int] | None) -> Mapping[str, Source]:
     del version  # part of the cache key, so that a changed file is read again
-    document = read_user_toml(path, "data/sources.toml")
-    entries: object = document.get("source")
-    if not isinstance(entries, list) or set(document) != {"source"}:
-        strange = sorted(set(document) - {"source"})
-        found = f"found the key {strange[0]!r}" if strange else "there is none"
-        raise DataError(f"the source registry {path} must hold [[source]] entries and nothing else; {found}")
-    registry: dict[str, Source] = {}
-    for number, entry in enumerate(cast("list[Any]", entries), start=1):
-        source = _parse(path, number, entry)
-        if source.id in registry:
-            raise DataError(f"the source registry {path} has two entries with the id {source.id!r}; keep one")
-        registry[source.id] = source
-    return registry
-
-
-def _parse(path: Path, number: int, entry: object) -> Source:
-    try:
-        return Source.model_validate(entry)
-    except ValidationError as error:
-        fields = cast("dict[str, Any]", entry) if isinstance(entry, dict) else {}
-        first = error.errors(include_url=False)[0]
-        where = f"entry {fields.get('id', number)!r}"
-        location = list(first["loc"])
-        if location[:1] == ["file"] and len(location) > 1:
-            where += f", file {_file_name(fields, location[1])}"
-            location = location[2:]
-        key = f", key {'.'.join(map(str, location))!r}" if location else ""
-        problem = "is missing" if first["type"] == "missing" else plain_fault(first)
-        raise DataError(f"the source registry {path}, {where}{key}: {problem}; correct the file") from error
-
-
-def _file_name(fields: dict[str, Any], index: int | str) -> str:
-    try:
-        return repr(fields["file"][index]["name"])
-    except (KeyError, IndexError, TypeError):
-        return f"number {int(index) + 1}" if isinstance(index, int) else str(index)
+    return read_user_entries(path, "source", Source, "data/sources.toml")

@@ -11,21 +11,15 @@ import datetime
 import io
 import math
 import re
-import sys
 import warnings
-import zipfile
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from relabel.errors import ColumnError, DataError
 from relabel.files import os_errors
-
-if TYPE_CHECKING:
-    from openpyxl import Workbook
 
 # Accepted names of a column, by its content, if there are several. Case, blanks and signs are ignored, so that O*NET's
 # `Task ID`, `O*NET-SOC Code` and `Task` match.
@@ -358,12 +352,17 @@ def read_rows(path: Path, sheet: str | None = None) -> Rows:
     Raises:
         DataError: The file is not a workbook or has no such sheet.
     """
-    from xlrd.biffh import XLRDError
+    import pandas as pd
 
     try:
-        return (_rows_of_xls if path.suffix.lower() == ".xls" else _rows_of_xlsx)(path, sheet)
-    except (zipfile.BadZipFile, KeyError, ValueError, XLRDError, OSError) as error:
+        with warnings.catch_warnings():
+            # openpyxl warns about styles and extensions in publishers' workbooks that it ignores.
+            warnings.simplefilter("ignore")
+            which = 0 if sheet is None else sheet
+            frame = pd.read_excel(path, sheet_name=which, header=None, dtype="object", na_filter=False)
+    except Exception as error:  # openpyxl and xlrd raise many kinds for a damaged workbook
         raise DataError(f"{path} cannot be read as a workbook ({error}); check that it is the right file") from error
+    return frame.to_numpy().tolist()
 
 
 def cell_text(cell: object) -> str:
@@ -379,55 +378,19 @@ def cell_text(cell: object) -> str:
     return str(cell)
 
 
-def _rows_of_xlsx(path: Path, sheet: str | None) -> Rows:
-    with warnings.catch_warnings():
-        # openpyxl warns about styles and extensions in publishers' workbooks that it ignores.
-        warnings.simplefilter("ignore", UserWarning)
-        book = _workbook(path, path.stat().st_mtime_ns)
-        if sheet is not None and sheet not in book.sheetnames:
-            raise _no_sheet(path, sheet, book.sheetnames)
-        leaf = book.worksheets[0] if sheet is None else book[sheet]
-        return [list(row) for row in leaf.iter_rows(values_only=True)]
-
-
-@lru_cache(maxsize=1)  # a reader may need several sheets, and opening a workbook is slow
-def _workbook(path: Path, changed: int) -> Workbook:  # pyright: ignore[reportUnusedParameter]  key of the cache
-    import openpyxl
-
-    return openpyxl.load_workbook(path, read_only=True, data_only=True)
-
-
-def _rows_of_xls(path: Path, sheet: str | None) -> Rows:
-    import xlrd
-
-    with xlrd.open_workbook(str(path), on_demand=True) as book:
-        if sheet is not None and sheet not in book.sheet_names():
-            raise _no_sheet(path, sheet, book.sheet_names())
-        leaf = book.sheet_by_index(0) if sheet is None else book.sheet_by_name(sheet)
-        return [list(leaf.row_values(row)) for row in range(leaf.nrows)]
-
-
-def _no_sheet(path: Path, sheet: str, present: Sequence[str]) -> DataError:
-    shown = ", ".join(map(repr, present))
-    return DataError(f"{path} has no sheet {sheet!r} (it has {shown}); check that it is the right file and release")
-
-
 TASK_ID = r"^\d+$"
 SOC = r"^\d{2}-\d{4}$"
 UK_SOC_UNIT = r"^\d{4}$"
 
 
-def text_columns(
-    path: Path, columns: Mapping[str, str], *, sheet: str | None = None, optional: Mapping[str, str] | None = None
-) -> dict[str, list[str]]:
+def text_columns(path: Path, columns: Mapping[str, str], *, sheet: str | None = None) -> dict[str, list[str]]:
     """Read columns of a publisher's file as text.
 
     Args:
-        path: A `.txt` file (separated by tabs, quotes are ordinary characters, as in O*NET), a `.tsv` or `.csv` file in
-            UTF-8, or a workbook, whose header is the first row that contains the first of the columns.
+        path: A `.txt` file (separated by tabs, quotes are ordinary characters, as in O*NET), a `.tsv` or `.csv` file, or a
+            workbook. The header is the first row that contains the first of the columns.
         columns: New column names by the names in the file, ignoring case, blanks and signs; other columns are dropped.
         sheet: Name of the worksheet; by default the first.
-        optional: Like `columns`, for columns that may be absent; they are then filled with empty strings.
 
     Returns:
         The cells of each column, stripped of surrounding white space; empty cells are empty strings, whole numbers have no
@@ -438,70 +401,34 @@ def text_columns(
         DataError: The file cannot be read as a table, or has no such sheet.
     """
     if path.suffix.lower() in (".xlsx", ".xls"):
-        return pick_columns(path, read_rows(path, sheet), columns, optional=optional)
-    delimiter = "," if path.suffix.lower() == ".csv" else "\t"
-    quoting = csv.QUOTE_NONE if path.suffix.lower() == ".txt" else csv.QUOTE_MINIMAL
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = _rows_of_one_width(path, csv.reader(file, delimiter=delimiter, quoting=quoting, strict=True))
-            return pick_columns(path, rows, columns, optional=optional, header_first=True)
-    except (csv.Error, UnicodeDecodeError, OSError) as error:
-        raise DataError(f"{path} cannot be read as a table: {error}; check that it is the right file") from error
+        return pick_columns(path, read_rows(path, sheet), columns)
+    separator = "," if path.suffix.lower() == ".csv" else "\t"
+    rows = [row for _, row in _records(path, _text(path, "check that it is the right file"), separator)]
+    if odd := next((row for row in rows if any(row[len(rows[0]) :])), None):
+        raise DataError(
+            f"{path} has a row of {len(odd)} cells where the header has {len(rows[0])}; check that it is the right file"
+        )
+    return pick_columns(path, rows, columns)
 
 
-def _rows_of_one_width(path: Path, rows: Iterable[list[str]]) -> Iterator[list[str]]:
-    """The rows, of which there must be at least one, and none longer than the first.
-
-    Raises:
-        DataError: They are not such rows.
-    """
-    width = 0
-    for number, row in enumerate(rows, start=1):
-        width = width or len(row)
-        if len(row) > width and any(row[width:]):
-            found = f"row {number} has {len(row)} cells where the header has {width}"
-            raise DataError(f"{path} cannot be read as a table: {found}; check that it is the right file")
-        yield row
-    if not width:
-        raise DataError(f"{path} cannot be read as a table: it is empty; check that it is the right file")
-
-
-def pick_columns(
-    path: Path,
-    rows: Iterable[Sequence[Any]],
-    columns: Mapping[str, str],
-    *,
-    optional: Mapping[str, str] | None = None,
-    header_first: bool = False,
-) -> dict[str, list[str]]:
-    """Select columns from raw rows, see `text_columns`; with `header_first` the first row must be the header."""
-    first = next(iter(columns))
-    header: list[str] | None = None
-    skipped: list[Sequence[Any]] = []
-    rows = iter(rows)
-    for row in rows:
-        names = [" ".join(cell_text(cell).split()) for cell in row]
-        if plain_name(first) in map(plain_name, names):
-            header = names
-            break
-        skipped.append(row)
-        if header_first:
-            break
-    if header is None:
-        widest = max(skipped[:20], key=lambda row: sum(cell is not None and cell != "" for cell in row), default=[])
-        raise ColumnError(path, first, [name for name in map(cell_text, widest) if name])
+def pick_columns(path: Path, rows: Sequence[Sequence[Any]], columns: Mapping[str, str]) -> dict[str, list[str]]:
+    """Select columns from raw rows, see `text_columns`."""
+    first = plain_name(next(iter(columns)))
+    top = next((at for at, row in enumerate(rows) if first in map(plain_name, map(cell_text, row))), None)
+    if top is None:
+        widest = max(rows[:20], key=lambda row: sum(cell not in ("", None) for cell in row), default=[])
+        raise ColumnError(path, next(iter(columns)), [name for name in map(cell_text, widest) if name])
+    header = [" ".join(cell_text(cell).split()) for cell in rows[top]]
     places: list[int] = []
-    for wanted in {**columns, **(optional or {})}:
-        found = find_column([wanted], header, path)
-        if found is None and wanted in columns:
+    for wanted in columns:
+        if (found := find_column([wanted], header, path)) is None:
             raise ColumnError(path, wanted, [name for name in header if name])
-        places.append(sys.maxsize if found is None else header.index(found))
-    picked: list[list[str]] = [[] for _ in places]
-    for row in rows:
-        if any(row) or 0 in row:
-            for place, cells in zip(places, picked, strict=True):
-                cells.append(cell_text(row[place]).strip() if place < len(row) else "")
-    return dict(zip([*columns.values(), *(optional or {}).values()], picked, strict=True))
+        places.append(header.index(found))
+    filled = [row for row in rows[top + 1 :] if any(row) or 0 in row]
+    return {
+        name: [cell_text(row[place]).strip() if place < len(row) else "" for row in filled]
+        for name, place in zip(columns.values(), places, strict=True)
+    }
 
 
 @dataclass(frozen=True)
