@@ -193,7 +193,7 @@ def test_scores_by_onet_code_and_job_families_need_no_file_that_is_fetched_by_ha
     assert capsys.readouterr().err.splitlines()[0] == f"written: {out}"
     assert run_app(["score", "eloundou-2023:gpt4"]) == 3
     said = capsys.readouterr().err
-    assert "'2019_to_SOC_Crosswalk.xlsx' by hand from https://www.onetcenter.org" in said
+    assert "2019_to_SOC_Crosswalk.xlsx cannot be fetched automatically: get it by hand, see https://www.onetcenter.org" in said
     assert "or score by O*NET code, which does not need it: --taxonomy onet-soc" in said
     export = ["export", "eloundou-2023:gpt4", "--draws", "0", "--out", str(tmp_path / "export")]
     assert run_app(export) == 3

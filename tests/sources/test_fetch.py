@@ -87,14 +87,6 @@ def test_a_cut_or_changed_file_in_the_mirror_is_refused_with_both_checksums(
     assert sha256(changed) in str(caught.value)
 
 
-def test_a_file_cut_short_is_said_to_be_cut_short(job_builders: Workshop) -> None:
-    job_builders.register("s", {"name": "t.tsv", "sha256": sha256(CONTENT), "bytes": len(CONTENT)})
-    job_builders.put("s", "t.tsv", CONTENT[:10])
-
-    with pytest.raises(ChecksumError, match=f"it has 10 of {len(CONTENT)} bytes and looks cut short"):
-        fetch.locate("s", "t.tsv")
-
-
 def test_a_file_that_changes_under_way_is_noticed(job_builders: Workshop) -> None:
     path = job_builders.give("s", "t", "t.tsv", CONTENT)
     fetch.locate("s", "t.tsv")
@@ -154,7 +146,7 @@ def test_a_connection_that_breaks_off_leaves_nothing_behind(job_builders: Worksh
     job_builders.register("s", one_file(publisher))
     publisher.cut_after = 5
 
-    with pytest.raises(DataError, match=r"could not be fetched from .* \((the connection broke off|no connection)\)"):
+    with pytest.raises(DataError, match=r"could not be fetched from .* \(no connection, or it broke off\)"):
         fetch.locate("s", "t.tsv")
     assert list((job_builders.cache / "s").iterdir()) == []
 
@@ -166,13 +158,6 @@ def test_one_archive_gives_all_members_of_its_source(job_builders: Workshop, pub
     assert fetch.locate("s", "b.txt").read_bytes() == OTHER
     assert publisher.asked == ["/db.zip"]
     assert sorted(path.name for path in (job_builders.cache / "s").iterdir()) == ["a.txt", "b.txt"]
-
-
-def test_a_member_is_found_when_the_publisher_renames_its_folder(job_builders: Workshop, publisher: Publisher) -> None:
-    job_builders.register("s", *two_members(publisher))
-    publisher.pages["/db.zip"] = archive(db_new__a_dot_txt=CONTENT)
-
-    assert fetch.locate("s", "a.txt").read_bytes() == CONTENT
 
 
 def test_an_archive_without_the_member_is_named(job_builders: Workshop, publisher: Publisher) -> None:
@@ -287,7 +272,7 @@ def test_a_file_behind_a_page_says_which_page_and_where_to_put_it(job_builders: 
         fetch.locate("s", "t.tsv")
 
     assert str(caught.value) == (
-        f"s/t.tsv cannot be fetched automatically; download 't.tsv' by hand from {page} "
+        f"s/t.tsv cannot be fetched automatically: get it by hand, see {page}, "
         f"and put it into {job_builders.cache / 's'}, or set RELABEL_DATA_MIRROR"
     )
 
@@ -297,16 +282,17 @@ def test_a_derived_file_says_what_it_was_taken_from_and_that_it_is_optional(job_
         fetch.locate("ons-ashe-2025-medians", "ashe-2025-uk.json")
 
     assert str(caught.value) == (
-        "ons-ashe-2025-medians/ashe-2025-uk.json is a derived extract that the publisher does not offer; no address gives "
-        "ons-ashe-2025-medians/ashe-2025-uk.json (optional: only --pay ons-ashe-2025-medians needs it): what it was taken "
-        "from is at https://www.ons.gov.uk/employmentandlabourmarket/peopleinwork/earningsandworkinghours/datasets/"
-        f"occupation4digitsoc2010ashetable14; put it into {job_builders.cache / 'ons-ashe-2025-medians'}, or set "
-        "RELABEL_DATA_MIRROR"
+        "ons-ashe-2025-medians/ashe-2025-uk.json (optional: only --pay ons-ashe-2025-medians needs it) cannot be fetched "
+        "automatically: get it by hand, see https://www.ons.gov.uk/employmentandlabourmarket/peopleinwork/"
+        "earningsandworkinghours/datasets/occupation4digitsoc2010ashetable14, and put it into "
+        f"{job_builders.cache / 'ons-ashe-2025-medians'}, or set RELABEL_DATA_MIRROR"
     )
 
 
 def test_a_source_without_official_address_says_where_to_look(job_builders: Workshop) -> None:
-    with pytest.raises(DataError, match=r"optional: only `relabel import .*: see https://github\.com/danparshall/"):
+    with pytest.raises(
+        DataError, match=r"optional: only `relabel import .* by hand, see https://github\.com/danparshall/"
+    ):
         fetch.locate("relabels-2026", "o1.csv")
 
 
@@ -359,7 +345,9 @@ def test_pull_fetches_what_is_missing_or_damaged_and_leaves_the_mirror(
         ("nowhere", "missing", None),
     ]
     assert said == ["s/b.txt", "s/t.tsv"]
-    assert "no address gives s/nowhere: see https://example.org/about" in checks[3].message
+    assert (
+        "s/nowhere cannot be fetched automatically: get it by hand, see https://example.org/about" in checks[3].message
+    )
 
 
 def test_pull_reports_a_failure_and_goes_on(job_builders: Workshop, publisher: Publisher) -> None:

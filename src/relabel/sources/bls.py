@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from relabel.errors import ColumnError, DataError, UsageError
+from relabel.errors import DataError, UsageError
 from relabel.settings import settings
 from relabel.sources.fetch import locate_role
 from relabel.sources.frames import cached, read_columns, validated
 from relabel.sources.registry import Source, load_registry
-from relabel.sources.tables import SOC, Column, Schema, cell_text, header_names, pick_columns, read_rows
+from relabel.sources.tables import SOC, Column, Schema, cell_text, header_names, read_rows
 
 _CAP = re.compile(r"equal to or greater than .*\$([\d,]+) per year")
 # The BLS appends this mark to titles of groups without a counterpart of their own in 2018.
@@ -109,10 +109,15 @@ def projection_release() -> ProjectionRelease:
         DataError: An entry does not give its years.
         UsageError: `RELABEL_US_RELEASES` names an unknown source.
     """
-    found = _registered("projections", r"(?<!\d)((?:19|20)\d\d)\D+(\d\d(?:\d\d)?)(?!\d)")
     chosen = _chosen("projections")
-    source, (start, end) = max(found, key=lambda entry: (entry[0].id == chosen, entry[1][0]))
-    return ProjectionRelease(source.id, int(start), int(start[: 4 - len(end)] + end))
+    return max(_projections(), key=lambda release: (release.source == chosen, release.start))
+
+
+def _projections() -> list[ProjectionRelease]:
+    found = _registered("projections", r"(?<!\d)((?:19|20)\d\d)\D+(\d\d(?:\d\d)?)(?!\d)")
+    return [
+        ProjectionRelease(source.id, int(start), int(start[: 4 - len(end)] + end)) for source, (start, end) in found
+    ]
 
 
 def _chosen(role: str) -> str | None:
@@ -179,7 +184,7 @@ def read_projections(release: str = "bls-ep-2024-34") -> pd.DataFrame:
     """Employment projections by occupation: table 1.2.
 
     Args:
-        release: Id of a source with a projections workbook; the years in the column names follow the workbook.
+        release: Id of a source with a projections workbook, whose release names the first and the last year.
 
     Returns:
         One row per code and kind, 1,113 for 2024-34 (832 line items, 281 summaries): `soc2018, title, kind` (`line-item`
@@ -188,19 +193,8 @@ def read_projections(release: str = "bls-ep-2024-34") -> pd.DataFrame:
         is needed).
     """
     path = locate_role(release, "projections")
-    rows = read_rows(path, "Table 1.2")
-    written = [" ".join(cell_text(cell).split()) for row in rows[:5] for cell in row]
-    years = [match[1] for header in written if (match := re.fullmatch(r"Employment, (\d{4})", header))]
-    if len(years) != 2:
-        raise ColumnError(path, "Employment, YEAR", [header for header in written if header])
-    start, end = years
-    said = next((r for r in [projection_release()] if r.source == release), None)
-    if said is not None and (said.start, said.end) != (int(start), int(end)):
-        raise DataError(
-            f"{path} projects from {start} to {end}, but {release} is registered as {said.start}-{said.end}; correct the release "
-            "in your RELABEL_SOURCES file"
-        )
-    span, dash = f"{start}–{end[2:]}", ("", "—")
+    start, end = next((of.start, of.end) for of in _projections() if of.source == release)
+    span, dash = f"{start}–{end % 100:02}", ("", "—")
     needs = {
         "education": "Typical education needed for entry",
         "experience": "Work experience in a related occupation",
@@ -216,7 +210,7 @@ def read_projections(release: str = "bls-ep-2024-34") -> pd.DataFrame:
         "openings_thousands": _figure(f"Occupational openings, {span} annual average", dash),
         **{need: Column(r"\S", nullable=True, header=header, gaps=dash) for need, header in needs.items()},
     }
-    frame = pd.DataFrame(pick_columns(path, rows, header_names(schema)), dtype="str")
+    frame = read_columns(path, header_names(schema), sheet="Table 1.2")
     # Skip the footnotes below the table, which fill only the first column.
     frame = frame[frame["kind"] != ""].reset_index(drop=True)
     frame["kind"] = frame["kind"].str.lower().str.replace(" ", "-")
@@ -255,10 +249,9 @@ def read_wage_cap(release: str = "bls-oews-2024") -> pd.DataFrame:
         One row: `annual_usd`, from the workbook's field descriptions; 239,200 in May 2023 and May 2024.
     """
     path = locate_role(release, "wages")
-    for row in read_rows(path, "Field Descriptions"):
-        for cell in row:
-            if match := _CAP.search(cell_text(cell)):
-                return pd.DataFrame({"annual_usd": [float(match[1].replace(",", ""))]})
+    told = "\n".join(cell_text(cell) for row in read_rows(path, "Field Descriptions") for cell in row)
+    if match := _CAP.search(told):
+        return pd.DataFrame({"annual_usd": [float(match[1].replace(",", ""))]})
     raise DataError(
         f"{path} does not say from which wage on it gives none (a line such as `$239,200 per year` on the sheet Field "
         "Descriptions); check that it is the right file and release"

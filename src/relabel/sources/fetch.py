@@ -231,29 +231,18 @@ def _verify(source: Source, entry: SourceFile, path: Path, where: Where) -> tupl
     if by_pin and found == pin:
         return found, "official"
     wanted = pin if pin is not None and (where != "mirror" or entry.sha256 is None) else entry.sha256
-    advice = _mismatch_advice(source, entry, path, where, pinned=wanted == pin)
+    advice = _mismatch_advice(source, entry, where, pinned=wanted == pin)
     raise ChecksumError(Path(source.id) / entry.name if fetched else path, wanted or "", found, advice)
 
 
-def _mismatch_advice(source: Source, entry: SourceFile, path: Path, where: Where, *, pinned: bool) -> str:
-    if where == "download":
-        forget = f"`relabel data unpin {source.id}` forgets the checksum that was pinned at first use"
-        advice = forget if pinned else "register it as your own release in a RELABEL_SOURCES file"
-        return f"it came from {entry.url}, where the publisher may have replaced it: {advice}"
-    size = path.stat().st_size
-    reason = ""
-    if entry.bytes is not None and size < entry.bytes and entry.copy_status == "official":
-        reason = f"it has {size:,} of {entry.bytes:,} bytes and looks cut short, "
+def _mismatch_advice(source: Source, entry: SourceFile, where: Where, *, pinned: bool) -> str:
+    came = f"it came from {entry.url}, where the publisher may have replaced it: " if where == "download" else ""
     if pinned:
-        return (
-            f"{reason}that checksum was pinned at first use: if this file is the right one, `relabel data unpin {source.id}` "
-            "forgets it"
-        )
-    if where == "mirror":
-        return f"{reason}copy the file into the mirror again or register your own release in a RELABEL_SOURCES file"
-    if entry.can_fetch:
-        return f"{reason}run `relabel data pull {source.id}` to fetch it again"
-    return f"{reason}delete it and put the registered file in its place"
+        right = "if this file is the right one, "
+        return f"{came}{right}`relabel data unpin {source.id}` forgets the checksum that was pinned at first use"
+    if where == "cache" and entry.can_fetch:
+        return f"run `relabel data pull {source.id}` to fetch it again"
+    return f"{came}put the registered file in its place, or register this release in a RELABEL_SOURCES file"
 
 
 def _check_local(source: Source, entry: SourceFile) -> FileCheck:
@@ -313,16 +302,11 @@ def how_to_get(source: Source, entry: SourceFile) -> str:
     place = f"{source.id}/{entry.name}"
     if entry.can_fetch:
         return f"set RELABEL_DATA_MIRROR to a folder that holds {place}, or run `relabel data pull {source.id}`"
-    if entry.download == "page":
-        return (
-            f"download {entry.name!r} by hand from {entry.url} and put it into {cached_path(source, entry).parent}, "
-            "or set RELABEL_DATA_MIRROR"
-        )
     about = f" ({source.use})" if source.use else ""
-    kind = "what it was taken from is at" if entry.copy_status == "derived" else "see"
     folder = cached_path(source, entry).parent
     return (
-        f"no address gives {place}{about}: {kind} {source.homepage}; put it into {folder}, or set RELABEL_DATA_MIRROR"
+        f"{place}{about} cannot be fetched automatically: get it by hand, see {entry.url or source.homepage}, and put it "
+        f"into {folder}, or set RELABEL_DATA_MIRROR"
     )
 
 
@@ -342,10 +326,7 @@ def download(source: Source, entry: SourceFile) -> Path:
         DataError: What was sent is not an archive, or lacks the file.
     """
     if entry.url is None or not entry.can_fetch:
-        derived = entry.copy_status == "derived"
-        why = "is a derived extract that the publisher does not offer" if derived else "has no official address"
-        why = "cannot be fetched automatically" if entry.download == "page" else why
-        raise SourceMissingError(f"{source.id}/{entry.name} {why}; {how_to_get(source, entry)}")
+        raise SourceMissingError(how_to_get(source, entry))
     import pooch
 
     folder = cached_path(source, entry).parent
@@ -379,15 +360,15 @@ def _unpack(source: Source, entry: SourceFile, archive: Path) -> None:
     try:
         with zipfile.ZipFile(archive) as bundle:
             for other in (*beside, entry):
-                member = _member(bundle, other.member or other.name)
-                if member is None and other == entry:
+                member = other.member or other.name
+                if member not in bundle.namelist():
+                    if other != entry:
+                        continue
                     inside = ", ".join(bundle.namelist()[:8])
                     raise DataError(
-                        f"the archive at {entry.url} has no member {other.member!r} (it has {inside}); "
+                        f"the archive at {entry.url} has no member {member!r} (it has {inside}); "
                         f"correct the member of {source.id!r} in a RELABEL_SOURCES file"
                     )
-                if member is None:
-                    continue
                 # Use a separate path for each, because checksums are cached by path, time and size.
                 unpacked = archive.parent / "members" / other.name
                 unpacked.parent.mkdir(exist_ok=True)
@@ -401,15 +382,6 @@ def _unpack(source: Source, entry: SourceFile, archive: Path) -> None:
             "try again later",
             why="the reply is not a zip archive",
         ) from error
-
-
-def _member(bundle: zipfile.ZipFile, wanted: str) -> str | None:
-    """The name of a member in the archive; its folder may differ, because publishers rename folders, but not files."""
-    names = bundle.namelist()
-    if wanted in names:
-        return wanted
-    same = [name for name in names if name.rsplit("/", 1)[-1] == wanted.rsplit("/", 1)[-1]]
-    return same[0] if len(same) == 1 else None
 
 
 def _move_to_cache(source: Source, entry: SourceFile, got: Path) -> None:
@@ -529,9 +501,4 @@ def _failure_reason(error: OSError) -> str:
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status is not None:
         return f"the server answered {status}"
-    return error.strerror or {
-        "ConnectionError": "no connection",
-        "ConnectTimeout": "no connection in time",
-        "ReadTimeout": "no answer in time",
-        "ChunkedEncodingError": "the connection broke off",
-    }.get(type(error).__name__, type(error).__name__)
+    return error.strerror or "no connection, or it broke off"

@@ -6,11 +6,11 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pandas as pd
 
-from relabel.errors import ColumnError, DataError
+from relabel.errors import DataError
 from relabel.sources.fetch import locate_role
 from relabel.sources.frames import cached, numbers, read_columns, validated
 from relabel.sources.registry import get_source
@@ -166,11 +166,14 @@ def read_ashe_medians(release: str = "ons-ashe-2025-medians") -> pd.DataFrame:
         rows).
     """
     path = locate_role(release, "quartiles")
-    groups = _json_object(path)
-    for entry in groups.values():
-        if "p50" not in entry:
-            raise ColumnError(path, "p50", sorted(entry))
-    frame = pd.DataFrame({"soc2020": list(groups), "median_pay_gbp": [entry["p50"] for entry in groups.values()]})
+    try:
+        groups: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+        medians = {code: entry["p50"] for code, entry in groups.items()}
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise DataError(
+            f"{path} is not a JSON object with the median p50 of each group ({error}); check that it is the right file"
+        ) from error
+    frame = pd.DataFrame({"soc2020": list(medians), "median_pay_gbp": list(medians.values())})
     return validated(path, frame.astype({"soc2020": "str"}), ASHE_MEDIANS)
 
 
@@ -185,13 +188,3 @@ def _band(cv: pd.Series, withheld: pd.Series) -> pd.Series:
     """The publisher's quality rating for a coefficient of variation in percent."""
     bands = pd.cut(cv, [0, 5, 10, 20, float("inf")], labels=list(_BANDS), include_lowest=True).astype("str")
     return bands.mask(withheld, _BANDS[-1])
-
-
-def _json_object(path: Path) -> dict[str, Any]:
-    try:
-        document: object = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise DataError(f"{path} is not readable JSON ({error}); check that it is the right file") from error
-    if not isinstance(document, dict):
-        raise DataError(f"{path} holds no JSON object; check that it is the right file")
-    return cast("dict[str, Any]", document)
