@@ -283,7 +283,9 @@ def test_an_incoherent_pair_counts_as_e1(make_run: MakeRun, task_file: TaskFile)
 
 def test_a_list_without_any_rating_refuses_importance(make_run: MakeRun, task_file: TaskFile) -> None:
     tasks = task_file([{"task_id": "1", "onet_soc_code": A, "importance": None}])
-    with pytest.raises(UsageError, match="no importance ratings; choose --weights core or equal"):
+    with pytest.raises(
+        UsageError, match="no values of importance, which --weights importance needs; choose other --weights"
+    ):
         score_table(make_run({(A, "1"): E1}), taxonomy="onet-soc", tasks=tasks)
 
 

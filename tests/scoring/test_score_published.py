@@ -271,7 +271,7 @@ def test_core_weights_take_the_labels_own_list_unasked(scored: Scored) -> None:
 
 
 def test_a_list_without_ratings_refuses_importance_weights(scored: Scored) -> None:
-    with pytest.raises(UsageError, match="choose --weights core or equal, or --tasks onet-30"):
+    with pytest.raises(UsageError, match="choose other --weights, such as equal, or --tasks onet-30"):
         scored(tasks="eloundou-2023")
 
 

@@ -103,7 +103,7 @@ def test_pay_of_another_year_is_an_entry_and_every_row_names_its_year(register: 
 def test_core_weights_need_task_types(tmp_path: Path) -> None:
     tasks = tmp_path / "tasks.csv"
     tasks.write_text("Task ID,O*NET-SOC Code,Title,Task\n8823,11-1011.00,Chief Executives,Lead.\n")
-    with pytest.raises(UsageError, match="has no task types"):
+    with pytest.raises(UsageError, match="has no values of task_type"):
         score_table(open_run("eloundou-2023:gpt4"), taxonomy="onet-soc", weights="core", tasks=str(tasks))
 
 

@@ -131,13 +131,13 @@ def test_a_score_table_keeps_its_columns_and_gets_those_of_the_bls(scored: Score
         assert len(table.frame) == len(plain.frame) == rows
         assert list(table.frame.columns)[: len(plain.frame.columns)] == list(plain.frame.columns)
         assert {"bls-oews-2023", "bls-oews-2024", "bls-ep-2024-34"} <= {use.source for use in table.sources}
-    with pytest.raises(UsageError, match="onet-soc and soc2018 only, not for isco08"):
+    with pytest.raises(UsageError, match="onet-soc and soc2018 only, not for other classifications"):
         with_us_figures(scored(taxonomy="isco08"))
 
 
 def test_the_sample_says_nothing_about_us_jobs(capsys: pytest.CaptureFixture[str]) -> None:
     table = score_table(open_run("sample"), taxonomy="onet-soc")
-    with pytest.raises(UsageError, match="the sample's tasks are invented"):
+    with pytest.raises(UsageError, match="and the invented sample"):
         with_us_figures(table)
     assert run_app(["score", "sample", "--taxonomy", "onet-soc"]) == 0
     capsys.readouterr()
@@ -193,7 +193,10 @@ def test_scores_by_onet_code_and_job_families_need_no_file_that_is_fetched_by_ha
     assert capsys.readouterr().err.splitlines()[0] == f"written: {out}"
     assert run_app(["score", "eloundou-2023:gpt4"]) == 3
     said = capsys.readouterr().err
-    assert "2019_to_SOC_Crosswalk.xlsx cannot be fetched automatically: get it by hand, see https://www.onetcenter.org" in said
+    assert (
+        "2019_to_SOC_Crosswalk.xlsx cannot be fetched automatically: get it by hand, see https://www.onetcenter.org"
+        in said
+    )
     assert "or score by O*NET code, which does not need it: --taxonomy onet-soc" in said
     export = ["export", "eloundou-2023:gpt4", "--draws", "0", "--out", str(tmp_path / "export")]
     assert run_app(export) == 3

@@ -235,7 +235,7 @@ def _show(table: relabel.ScoreTable, major_groups: Sequence[Mapping[str, Any]] |
     rows = table.frame[table.frame["status"].str.startswith("scored")]
     rows = rows.sort_values(["gamma", "alpha", "code"], ascending=[False, False, True])
     found = table.intervals
-    if found is not None and not found.by_rater.empty and len(rows):
+    if found is not None and found.by_rater and len(rows):
         _show_raters(found.by_rater, frozenset(str(code) for code in rows["code"]))
     if len(rows):
         _highest_and_lowest(rows, table).show()
@@ -271,9 +271,11 @@ def _highest_and_lowest(rows: pd.DataFrame, table: relabel.ScoreTable) -> Table:
     return _scores(title, ends, ("alpha", "gamma"), bounded=True, other=(other.name, other.whose), counts=False)
 
 
-def _show_raters(by_rater: pd.DataFrame, codes: frozenset[str]) -> None:
+def _show_raters(by_rater: Sequence[Mapping[str, Any]], codes: frozenset[str]) -> None:
     """The mean score by each rater alone, and pooled, over the groups that are scored for all raters."""
-    rows = by_rater[by_rater["code"].isin(codes)]
+    import pandas as pd
+
+    rows = pd.DataFrame([row for row in by_rater if row["code"] in codes]).astype(dict.fromkeys(_MEASURES, "float64"))
     lacking = set(rows.loc[rows[list(_MEASURES)].isna().all(axis=1), "code"])
     rows = rows[~rows["code"].isin(lacking)]
     over = f"the groups that all raters score ({rows['code'].nunique():,})" if lacking else "groups"

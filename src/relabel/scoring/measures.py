@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -22,6 +23,8 @@ from relabel.task import TASK_KEY, is_onet_release, other_statements, replaced, 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.intp]
 
+# Columns that weights are computed from.
+WEIGHT_COLUMNS: Mapping[Weights, str] = {"importance": "importance", "core": "task_type"}
 _RATED_LIST = "onet-30.2"
 _CORE_WEIGHT = 2.0
 _ROUNDING = 1e-12
@@ -68,7 +71,7 @@ def default_tasks(run: Run, weights: Weights, taxonomy: Taxonomy) -> str:
         return own if weights == "core" and taxonomy == "onet-soc" else _RATED_LIST
     if own is None or own == SAMPLE:
         return own or _RATED_LIST
-    lacks = {"importance": "importance", "core": "task_type"}.get(weights)
+    lacks = WEIGHT_COLUMNS.get(weights)
     return _RATED_LIST if lacks is not None and task_table(own)[lacks].isna().all() else own
 
 
@@ -240,26 +243,19 @@ def labelled_tasks(
     if len(lacks) == len(MEASURES):
         raise DataError(f"the run {run.ref} gives no measure to score: {next(iter(lacks.values()))}")
     listed = task_table(tasks).reset_index(drop=True)
-    if weights == "importance" and listed["importance"].isna().all():
+    column = WEIGHT_COLUMNS.get(weights)
+    if column is not None and listed[column].isna().all():
         raise UsageError(
-            f"the task list {tasks} has no importance ratings; choose --weights core or equal, or --tasks onet-30.2"
-        )
-    if weights == "core" and listed["task_type"].isna().all():
-        raise UsageError(
-            f"the task list {tasks} has no task types (a column task_type with Core or Supplemental); choose --weights equal or "
-            "importance, or --tasks onet-30.2"
+            f"the task list {tasks} has no values of {column}, which --weights {weights} needs; choose other --weights, such as "
+            "equal, or --tasks onet-30.2"
         )
     given = coded_tasks(run, repeats)
     joined = _join_labels(listed, given, run, by_id=by_id)
-    if not joined["labelled"].any() and joined["replaced"].any():
-        raise DataError(
-            f"the ids of the task list {tasks} are not those that {run.ref} labelled: all {int(joined['replaced'].sum()):,} tasks "
-            f"that both have are other statements in {run.manifest.tasks}; give the list that the run labelled with --tasks"
-        )
     if not joined["labelled"].any():
+        others = int(joined["replaced"].sum())
         raise DataError(
-            f"none of the {len(given):,} labelled tasks of {run.ref} is in the task list {tasks}; the run labelled "
-            f"{run.manifest.tasks}, so give the list that fits with --tasks"
+            f"none of the {len(given):,} labelled tasks of {run.ref} is in the task list {tasks} (of the ids there, {others:,} are "
+            f"of other statements); the run labelled {run.manifest.tasks}, so give the list that fits with --tasks"
         )
     joined["code"] = joined["code"].astype("string")
     joined["incoherent"] = joined["incoherent"].astype("boolean").fillna(False).astype(bool)

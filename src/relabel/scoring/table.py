@@ -361,7 +361,7 @@ def table_json(table: ScoreTable) -> dict[str, Any]:
     """
     document = table.describe() | {"rows": records(table.frame)}
     if table.intervals is not None:
-        document |= {"intervals": table.intervals.describe(), "by_rater": records(table.intervals.by_rater)}
+        document |= {"intervals": table.intervals.describe(), "by_rater": list(table.intervals.by_rater)}
     return document
 
 

@@ -26,8 +26,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pandera.pandas as pa
-import pyarrow as pyarrow_lib
-import pyarrow.parquet as pq
 
 from relabel.errors import DataError, UsageError
 from relabel.rubric import MEASURES, Measure
@@ -36,8 +34,8 @@ from relabel.scoring.measures import Floats
 from relabel.scoring.options import SAMPLE
 from relabel.scoring.options import Noise as NoiseChoice
 from relabel.scoring.table import ScoreTable, insert_columns
-from relabel.settings import settings
-from relabel.sources.frames import cache_table
+from relabel.settings import Frozen, settings
+from relabel.sources.frames import cached_frame
 from relabel.tabular import CLEAN, half_up_all, records
 from relabel.task import TASK_KEY
 
@@ -68,8 +66,7 @@ _Totals = dict[str, dict[str, float]]
 POOLED = "pooled"
 
 
-@dataclasses.dataclass(frozen=True)
-class Estimate:
+class Estimate(Frozen):
     """What a set of interval columns estimates.
 
     Attributes:
@@ -94,31 +91,30 @@ class Estimate:
 
     def describe(self) -> dict[str, Any]:
         """As plain values; `name` is called `columns`, and omitted if empty."""
-        told = dataclasses.asdict(self)
+        told = self.model_dump()
         name = told.pop("name")
         return {"columns": name} | told if name else told
 
 
-@dataclasses.dataclass(frozen=True)
-class Intervals:
+class Intervals(Frozen):
     """What the interval columns of a score table estimate.
 
     Attributes:
+        draws: Number of draws.
+        seed: Seed of the draws.
         own: The score's own interval.
         other: The estimate for a gold, or for all raters; None if there is none.
         why_no_other: Why there is no other estimate; empty if there is one, or none was requested.
-        draws: Number of draws.
-        seed: Seed of the draws.
-        by_rater: For several raters, `code, rater, alpha, beta, gamma`, with their mean as the rater `pooled`; otherwise
-            empty.
+        by_rater: For several raters, rows of `code, rater, alpha, beta, gamma`, with their mean as the rater `pooled`;
+            otherwise empty.
     """
 
+    draws: int
+    seed: int
     own: Estimate
     other: Estimate | None
     why_no_other: str
-    draws: int
-    seed: int
-    by_rater: pd.DataFrame
+    by_rater: tuple[dict[str, Any], ...]
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -127,14 +123,8 @@ class Intervals:
 
     def describe(self) -> dict[str, Any]:
         """Everything except the bounds of single groups, as plain values."""
-        return {
-            "level": LEVEL,
-            "draws": self.draws,
-            "seed": self.seed,
-            "own": self.own.describe(),
-            "other": self.other and self.other.describe(),
-            "why_no_other": self.why_no_other,
-        }
+        told = {"level": LEVEL} | self.model_dump(exclude={"by_rater"})
+        return told | {"own": self.own.describe(), "other": self.other and self.other.describe()}
 
 
 def with_intervals(
@@ -176,20 +166,24 @@ def with_intervals(
     if not others and noise in ("auto", "confusion"):
         with contextlib.suppress(DataError, UsageError):  # `_simulate` says why there is none
             others = [_default_gold(run)]
-    kept = _cache_path(table, [run, *others], [noise, gold is not None, draws, seed])
-    found = _read_cache(kept, table.frame.index)
-    if found is None:
-        found = _simulate(table, run, noise, gold, raters, draws, seed)
-        _check(insert_columns(table.frame, found[0]), found[1])
-        _write_cache(kept, *found)
-    added, intervals = found
+    path = _cache_path(table, [run, *others], [noise, gold is not None, draws, seed])
+
+    def make() -> pd.DataFrame:
+        added, found = _simulate(table, run, noise, gold, raters, draws, seed)
+        _check(insert_columns(table.frame, added), found)
+        return pd.DataFrame(added).assign(about=found.model_dump_json())
+
+    added = cached_frame(path, make).set_axis(table.frame.index)
+    intervals = Intervals.model_validate_json(added.pop("about").iloc[0])
     notes = (*table.notes, *intervals.notes)
     frame = table.frame.assign(note=pd.Series("; ".join(notes), index=table.frame.index, dtype="str"))
-    return dataclasses.replace(table, frame=insert_columns(frame, added), notes=notes, intervals=intervals)
+    return dataclasses.replace(
+        table, frame=insert_columns(frame, {str(name): added[name] for name in added}), notes=notes, intervals=intervals
+    )
 
 
 # Increased when the computation of intervals changes, so that earlier cache entries are ignored.
-_CACHE_VERSION = 4
+_CACHE_VERSION = 5
 
 
 def _cache_path(table: ScoreTable, runs: Sequence[Run], choices: Sequence[object]) -> Path:
@@ -214,26 +208,6 @@ def _cache_path(table: ScoreTable, runs: Sequence[Run], choices: Sequence[object
     return settings().download_dir / "intervals" / f"{key.hexdigest()}.parquet"
 
 
-def _read_cache(path: Path, index: pd.Index) -> tuple[dict[str, pd.Series], Intervals] | None:
-    """Cached intervals; None if there are none, or their file is damaged."""
-    try:
-        held = pq.read_table(path, page_checksum_verification=True)
-        about = json.loads((held.schema.metadata or {})[b"relabel"])
-        about |= {name: about[name] and Estimate(**about[name]) for name in ("own", "other")}
-        about["by_rater"] = pd.DataFrame(about["by_rater"], columns=["code", "rater", *MEASURES])
-        frame = held.to_pandas().set_axis(index)
-        return {str(name): frame[name] for name in frame.columns}, Intervals(**about)
-    except (pyarrow_lib.ArrowException, OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _write_cache(path: Path, added: Mapping[str, pd.Series], found: Intervals) -> None:
-    about = dataclasses.asdict(found) | {"by_rater": records(found.by_rater)}
-    made = pyarrow_lib.Table.from_pandas(pd.DataFrame(dict(added)), preserve_index=False)
-    metadata = (made.schema.metadata or {}) | {b"relabel": json.dumps(about).encode()}
-    cache_table(path, made.replace_schema_metadata(metadata))
-
-
 def _simulate(
     table: ScoreTable,
     run: Run,
@@ -253,11 +227,9 @@ def _simulate(
     else:
         model = ResponseNoise(run, table.task_values)
         if noise == "repeats" and not model.repeated:
-            cached = run.repeats_from_cache
-            again = "switch the gateway's cache off and label again" if cached else "run it with --samples 5"
-            counts = " that counts, as the others are from a cache" if cached else ""
             raise UsageError(
-                f"{run.name} has one answer a task{counts}, so it shows no scatter; {again}, or remove --noise"
+                f"{run.name} has one answer a task (others from a gateway's cache do not count), so it shows no scatter; run it "
+                "with --samples 5, or remove --noise"
             )
         try:
             other = _other_model(table, run, noise, gold, raters)
@@ -274,23 +246,22 @@ def _simulate(
         if table.spread is not None:
             note += "; the spread over bridges is added to those of scores and wage exposure"
     added, totals = _own_bounds(table, _draw(model, table, draws, seed), error)
-    own, estimate = Estimate("", model.name, None, note, totals), None
+    own, estimate = Estimate(name="", noise=model.name, of=None, note=note, totals=totals), None
     if other is not None:
         drawn = _draw(other, table, draws, seed)
         suffix, centre = ("pooled", other.pooled) if isinstance(other, Raters) else ("gold", drawn.mean(axis=2))
         columns, totals = _estimates(table, drawn, centre, suffix)
         added |= columns
         note = f"columns _{suffix}: {other.estimand}; the score shown may lie outside their intervals"
-        estimate = Estimate(suffix, other.name, other.of, note, totals)
+        estimate = Estimate(name=suffix, noise=other.name, of=other.of, note=note, totals=totals)
     by_rater = [
         pd.DataFrame({"code": table.frame["code"], "rater": name, **dict(zip(MEASURES, scores, strict=True))})
         for by in (model, other)
         if isinstance(by, Raters)
         for name, scores in [*zip(by.names, by.scores, strict=True), ("pooled", by.pooled)]
     ]
-    none = pd.DataFrame(columns=["code", "rater", *MEASURES])
-    rated = pd.concat(by_rater, ignore_index=True) if by_rater else none
-    return added, Intervals(own, estimate, why, draws, seed, rated)
+    rated = tuple(row for frame in by_rater for row in records(frame))
+    return added, Intervals(draws=draws, seed=seed, own=own, other=estimate, why_no_other=why, by_rater=rated)
 
 
 def _check(frame: pd.DataFrame, found: Intervals) -> None:
@@ -312,12 +283,9 @@ def _draw(model: Noise, table: ScoreTable, draws: int, seed: int) -> Floats:
 def _other_model(
     table: ScoreTable, run: Run, noise: NoiseChoice, gold: Run | None, raters: Sequence[Run]
 ) -> Confusion | Raters | None:
-    if gold is not None and noise not in ("auto", "confusion"):
-        raise UsageError(f"--gold does not apply to --noise {noise}; remove it, or give --noise confusion")
-    if raters and noise not in ("auto", "raters"):
-        raise UsageError(f"--rater does not apply to --noise {noise}; remove it, or give --noise raters")
-    if gold is not None and raters:
-        raise UsageError("--rater and --gold estimate two different figures; remove one of them")
+    fitting = {"confusion"} if gold is not None else {"raters"} if raters else {noise}
+    if noise not in fitting | {"auto"} or (gold is not None and raters):
+        raise UsageError("--gold goes with --noise confusion, --rater with --noise raters; remove what does not fit")
     if noise == "repeats":
         return None
     if noise == "raters" or raters:

@@ -120,12 +120,11 @@ def with_us_figures(table: ScoreTable) -> ScoreTable:
         SourceMissingError: A source file cannot be obtained.
         DataError: A source file is damaged or malformed.
     """
-    if table.taxonomy not in TAXONOMIES:
-        raise UsageError(f"US figures exist for {' and '.join(TAXONOMIES)} only, not for {table.taxonomy}; remove --us")
-    if table.tasks == SAMPLE:
-        raise UsageError("the sample's tasks are invented and say nothing about real US jobs; remove --us")
-    if not table.frame["code"].str.match(r"\d{2}-\d{4}").all():
-        raise UsageError("the task list has codes of another classification, without US figures; remove --us")
+    if not has_us_figures(table):
+        raise UsageError(
+            f"US figures exist for {' and '.join(TAXONOMIES)} only, not for other classifications and the invented sample; remove "
+            "--us"
+        )
     try:
         figures = us_figures([str(code) for code in table.frame["code"]])
     except SourceMissingError:

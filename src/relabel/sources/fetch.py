@@ -305,8 +305,8 @@ def how_to_get(source: Source, entry: SourceFile) -> str:
     about = f" ({source.use})" if source.use else ""
     folder = cached_path(source, entry).parent
     return (
-        f"{place}{about} cannot be fetched automatically: get it by hand, see {entry.url or source.homepage}, and put it "
-        f"into {folder}, or set RELABEL_DATA_MIRROR"
+        f"{place} cannot be fetched automatically: get it by hand, see {entry.url or source.homepage}, and put it "
+        f"into {folder}, or set RELABEL_DATA_MIRROR{about}"
     )
 
 

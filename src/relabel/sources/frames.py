@@ -20,7 +20,6 @@ from relabel.sources.tables import Schema, require_columns, text_columns
 
 if TYPE_CHECKING:  # importing a reader must not import these
     import pandas as pd
-    import pyarrow
 
 P = ParamSpec("P")
 
@@ -92,16 +91,21 @@ def read_columns(path: Path, columns: Mapping[str, str], *, sheet: str | None = 
     return pd.DataFrame(text_columns(path, columns, sheet=sheet), dtype="str")
 
 
-def cache_table(path: Path, table: pyarrow.Table) -> None:
-    """Write a table to the download cache; failure is ignored, because it only costs time."""
+def cached_frame(path: Path, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+    """A table of the download cache, made if it is not there or damaged; failure to write it only costs time."""
     import pyarrow
     import pyarrow.parquet as pq
 
     with contextlib.suppress(pyarrow.ArrowException, OSError):
+        return pq.read_table(path, page_checksum_verification=True).to_pandas()
+    frame = make().reset_index(drop=True)
+    with contextlib.suppress(pyarrow.ArrowException, OSError):
         make_private_dir(path.parent)
         with replacing(path) as temporary:
             temporary.touch(mode=0o600)
+            table = pyarrow.Table.from_pandas(frame, preserve_index=False)
             pq.write_table(table, temporary, write_page_checksum=True)
+    return frame
 
 
 _CACHE = ".tables"
@@ -123,9 +127,6 @@ def cached(*roles: str, source: str | None = None) -> Callable[[Callable[P, pd.D
 
         @wraps(read)
         def once(*args: P.args, **kwargs: P.kwargs) -> pd.DataFrame:
-            import pyarrow
-            import pyarrow.parquet as pq
-
             bound = signature.bind(*args, **kwargs)
             bound.apply_defaults()
             entry = get_source(source or bound.arguments["release"])
@@ -133,12 +134,10 @@ def cached(*roles: str, source: str | None = None) -> Callable[[Callable[P, pd.D
             asked = json.dumps([entry.model_dump_json(), files, _code_checksum()])
             name = f"{read.__module__.rpartition('.')[2]}.{read.__name__}.{entry.id}"
             path = settings().download_dir / _CACHE / f"{name}.{hashlib.sha256(asked.encode()).hexdigest()}.parquet"
-            with contextlib.suppress(pyarrow.ArrowException, OSError):
-                return pq.read_table(path, page_checksum_verification=True).to_pandas()
-            frame = read(*args, **kwargs).reset_index(drop=True)
+            known = path.exists()
+            frame = cached_frame(path, lambda: read(*args, **kwargs))
             with contextlib.suppress(OSError):
-                cache_table(path, pyarrow.Table.from_pandas(frame, preserve_index=False))
-                for old in path.parent.glob(f"{name}.*.parquet"):
+                for old in () if known else path.parent.glob(f"{name}.*.parquet"):
                     if old != path:
                         old.unlink(missing_ok=True)
             return frame

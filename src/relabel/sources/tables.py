@@ -325,11 +325,6 @@ def _records(path: Path, text: str, separator: str) -> Iterator[tuple[int, list[
                 yield start, cells
             start = reader.line_num + 1
     except csv.Error as error:
-        if "field limit" in str(error):
-            most = f"{csv.field_size_limit():,} characters"
-            raise DataError(
-                f"{path} line {start} has a cell of over {most}; shorten it, or close its quotes"
-            ) from error
         raise DataError(f"{path} line {start} is not CSV ({error}); correct the line") from error
 
 
