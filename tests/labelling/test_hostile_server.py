@@ -140,6 +140,12 @@ async def test_a_byte_order_mark_is_no_part_of_a_reply(store: Store, tmp_path: P
         assert (await label_all(make_job(url), store, tmp_path / "run")).complete
 
 
+async def test_a_header_of_a_gateway_may_be_long(store: Store, tmp_path: Path) -> None:
+    with raw_server(lambda n: reply(content_security_policy="https://example.org " * 1000)) as (url, seen):
+        assert (await label_all(make_job(url), store, tmp_path / "run")).complete
+    assert len(seen) == 10
+
+
 async def test_a_packed_reply_is_unpacked(store: Store, tmp_path: Path) -> None:
     with raw_server(lambda n: reply(gzip.compress(GOOD), content_encoding="gzip"), closes=False) as (url, _):
         assert (await label_all(make_job(url), store, tmp_path / "run")).complete

@@ -335,6 +335,23 @@ async def test_an_answer_that_the_server_has_parsed_already_is_read(store: Store
     assert [(row.label, row.repaired) for row in outcome.labels] == [("exposed", False)] * 2
 
 
+async def test_line_breaks_that_a_model_did_not_escape_are_read(store: Store, tmp_path: Path) -> None:
+    written = '{"rationale": "First.\n\tSecond.", "label": "exposed"}'
+    with provider(lambda seen: Reply(body=chat(written))) as fake:
+        outcome = await label_all(make_job(fake.base_url, 1), store, tmp_path / "run")
+    assert [(row.rationale, row.repaired, row.unwrapped) for row in outcome.labels] == [
+        ("First.\n\tSecond.", False, False)
+    ] * 2
+
+
+async def test_an_answer_that_ran_away_is_not_sent_back_whole(store: Store, tmp_path: Path) -> None:
+    endless = '{"rationale": "x", "label": ' + " " * 200_000
+    with provider(lambda seen: Reply(body=chat(endless)) if len(seen.messages) == 2 else judged()) as fake:
+        outcome = await label_all(make_job(fake.base_url, 1), store, tmp_path / "run")
+        assert max(len(message["content"]) for seen in fake.seen for message in seen.messages[2:]) < 5000
+    assert [row.repaired for row in outcome.labels] == [True] * 2
+
+
 async def test_where_an_empty_answer_went_is_said(store: Store, tmp_path: Path) -> None:
     body = chat(None)
     body["choices"][0]["message"]["reasoning_content"] = JSON
@@ -617,6 +634,14 @@ def test_a_key_goes_to_its_own_provider_alone(monkeypatch: pytest.MonkeyPatch) -
         "vllm": "sk-openai",
         "unknown": "sk-openai",
     }
+
+
+@pytest.mark.parametrize("option", ["--base-url", "--provider"])
+def test_an_address_from_a_variable_that_is_not_set_is_not_openai(
+    option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_app(["run", "--model", "m", option, "", "--tasks", "sample", "--dry-run"]) == 2
+    assert "--base-url or --provider is empty" in capsys.readouterr().err
 
 
 def test_a_missing_key_is_one_sentence(

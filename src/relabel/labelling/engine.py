@@ -41,7 +41,7 @@ from relabel.labelling.transport import (
     require_key,
 )
 from relabel.labelling.wire import PATHS, Api, NotAReplyError, messages_of, output_bound, read, with_messages
-from relabel.labels import Answer
+from relabel.labels import MAX_RATIONALE, Answer
 from relabel.redaction import clean, clean_document, may_hold_secret
 from relabel.settings import settings
 
@@ -432,7 +432,7 @@ def _server_wait(error: BaseException) -> float:
 
 def _repaired(body: Mapping[str, Any], repair: Repair) -> dict[str, Any]:
     said = f"That answer cannot be used: {repair.reason}. Answer again, with the JSON object that was asked for and nothing else."
-    answer = repair.answer if repair.answer.strip() else "(no answer)"  # several providers refuse an empty turn
+    answer = repair.answer.strip()[:MAX_RATIONALE] or "(no answer)"  # several providers refuse an empty turn
     turns = [*messages_of(body), {"role": "assistant", "content": answer}, {"role": "user", "content": said}]
     return with_messages(body, turns)
 

@@ -141,6 +141,8 @@ class RunOptions:
         """
         if not self.model.strip() or self.model == "local:":
             raise UsageError("--model is empty; name a model at the provider, local, or local:FILE.gguf")
+        if "" in (self.base_url, self.provider):  # as an unset variable gives it: tasks must not go to OpenAI instead
+            raise UsageError("--base-url or --provider is empty; name one, or leave the option out")
         if self.decide == "logprob" and (self.pack > 1 or self.api == "responses"):
             raise UsageError("--decide logprob asks one token about one task by chat; remove --pack and --api")
         named = provider_of("", self.provider) if self.provider else None

@@ -47,6 +47,8 @@ CONNECT_TIMEOUT_S = 20.0
 
 # Maximum number of bytes read of a reply; an answer about a task is never longer.
 LARGEST_REPLY = 16 * 2**20
+# Maximum number of bytes of a header; gateways send lists of allowed sources that are longer than aiohttp's 8,190.
+LARGEST_HEADER = 2**16
 # Prefixes of the names of headers that are used.
 _WORTH_KEEPING = ("x-ratelimit-", "retry-after", "location", "content-type", *UPSTREAM_HEADERS)
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
@@ -394,6 +396,7 @@ class Http:
             connector=_connector_class()(limit=0, keepalive_timeout=30, ssl=self._trusted),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
             cookie_jar=aiohttp.DummyCookieJar(),
+            max_field_size=LARGEST_HEADER,
         )
 
 
