@@ -94,15 +94,14 @@ class Imported:
 
 @dataclass
 class _Reading:
-    """State while a file is read: its columns, and the line of each label so far."""
+    """State while a file is read: its columns, those of labels with their settings, and the line of each label so far."""
 
     file: Table
     rubric: Rubric
-    columns: Columns
-    setting: str | None
     mapping: Mapping[str, str]
     sha256: str
-    found: dict[str, str] = field(default_factory=dict[str, str])
+    columns: Mapping[str, str]
+    labels: Sequence[tuple[str | None, str]]
     seen: dict[tuple[str, str, str, int], int] = field(default_factory=dict[tuple[str, str, str, int], int])
     mapped: dict[str, int] = field(default_factory=dict[str, int])
 
@@ -146,9 +145,9 @@ def import_labels(
     if (out / "manifest.json").exists() and read_manifest(out).engine != ENGINE:
         raise UsageError(f"{out} already holds a run; give a new folder to --out")
     file = read_table(path, rows_are="each label", advice="give the path of a CSV or Excel file of labels")
-    reading = _Reading(file, rubric, columns, setting, mapping, sha256_of(path))
+    reading = _Reading(file, rubric, mapping, sha256_of(path), *_find_columns(file, rubric, columns, setting))
     tasks, listed = _task_list(reading, tasks)
-    if rubric.unit == "task" and _column(reading, "code") is None:
+    if "code" not in reading.columns:
         _confirm_ids(reading, tasks, listed)
     started = _now()
     labels = list(_labels(reading, tasks, listed, started))
@@ -165,7 +164,7 @@ def import_labels(
         settings=tuple(s for s in rubric.settings if any(label.setting == s for label in labels)),
         parameters={
             "imported": True,
-            "columns": reading.found,
+            "columns": dict(reading.columns),
             "map": dict(mapping),
             "samples": len({label.sample for label in labels}),
             "sample": len(known) if random_sample else None,
@@ -179,7 +178,7 @@ def import_labels(
     with writing(out):
         write_run(out, manifest, labels, [])
     unlisted = known.difference(listed[TASK_KEY].itertuples(index=False, name=None))
-    note = _title_note(reading) if "code" in reading.found else _chance_note(labels, tasks)
+    note = _title_note(reading) if "code" in reading.columns else _chance_note(labels, tasks)
     return Imported(out, tasks, len(labels), len(known), reading.mapped, len(unlisted), (note,) if note else ())
 
 
@@ -200,7 +199,7 @@ def _task_list(reading: _Reading, wanted: str | None) -> tuple[str, pd.DataFrame
     unit = reading.rubric.unit
     if wanted is not None:
         return wanted, task_table(wanted, unit)
-    column = _id_column(reading)
+    column = reading.columns["id"]
     ids = {reading.file.task_id(line, cells[column].strip()) for line, cells in reading.file.rows}
     found: list[tuple[int, str, pd.DataFrame]] = []
     lists = tuple(dict.fromkeys([*_LISTS[unit], *onet_releases()]))
@@ -223,7 +222,7 @@ def _confirm_ids(reading: _Reading, tasks: str, listed: pd.DataFrame) -> None:
     Raises:
         DataError: The statements differ from the list's, or there are none and the ids are consecutive numbers.
     """
-    file, column = reading.file, _id_column(reading)
+    file, column = reading.file, reading.columns["id"]
     ids = [(line, file.task_id(line, cells[column]), cells) for line, cells in file.rows]
     advice = "add a column of O*NET-SOC codes (--code-column), or name the column of O*NET's Task ID with --id-column"
     if (text := file.column("text")) is None:
@@ -250,7 +249,7 @@ def _by_id(listed: pd.DataFrame, column: str) -> dict[str, list[str]]:
 
 def _title_note(reading: _Reading) -> str:
     """A warning, if titles in the file disagree with their codes."""
-    title, code = reading.file.column("title"), reading.found["code"]
+    title, code = reading.file.column("title"), reading.columns["code"]
     return disputed_titles((row[code].strip(), row[title].strip()) for _, row in reading.file.rows) if title else ""
 
 
@@ -278,9 +277,7 @@ def _chance_note(labels: Sequence[Label], tasks: str) -> str:
 
 def _labels(reading: _Reading, tasks: str, listed: pd.DataFrame, created: str) -> Iterator[Label]:
     file, codes, settings = reading.file, _by_id(listed, "onet_soc_code"), reading.rubric.settings
-    columns = {name: _column(reading, name) for name in ("code", "sample", "rationale", "probability")}
-    columns["id"] = _id_column(reading)
-    label_columns, columns["setting"] = _label_columns(reading)
+    columns = {name: reading.columns.get(name) for name in _KNOWN_NAMES}
     for line, cells in file.rows:
         row = {name: cells[column].strip() if column else "" for name, column in columns.items()}
         where = f"{file.path} line {line}"
@@ -294,7 +291,7 @@ def _labels(reading: _Reading, tasks: str, listed: pd.DataFrame, created: str) -
         probability = file.number(row["probability"])
         if row["probability"] and (probability is None or probability > 1):
             raise DataError(f"{where}: probability must be from 0 to 1 or empty, not {row['probability'][:40]!r}")
-        for fixed, column in label_columns:
+        for fixed, column in reading.labels:
             if (setting := fixed or row["setting"]) not in settings:
                 known = ", ".join(settings)
                 raise DataError(f"{where}: {setting[:40]!r} is not a setting of the rubric; use {known}")
@@ -316,55 +313,40 @@ def _labels(reading: _Reading, tasks: str, listed: pd.DataFrame, created: str) -
             )
 
 
-def _id_column(reading: _Reading) -> str:
-    return _required(reading, "id" if reading.rubric.unit == "task" else "code")
-
-
-def _required(reading: _Reading, holds: str) -> str:
-    if (column := _column(reading, holds)) is not None:
-        return column
-    advice = f"name the column with --{holds}-column"
-    if holds == "label":
-        advice += ", or the rubric that the labels are of with --rubric"
-        known = {*reading.rubric.labels, *reading.mapping, ""}
-        cells = {name: {row[name].strip() for _, row in reading.file.rows} for name in reading.file.header}
-        fitting = [name for name, values in cells.items() if values <= known and values != {""}]
-        if fitting:
-            advice = f"{' and '.join(map(repr, fitting))} hold labels of the rubric: choose one with --label-column"
-    raise ColumnError(reading.file.path, _KNOWN_NAMES[holds][0], reading.file.header, advice=advice)
-
-
-def _column(reading: _Reading, holds: str, wanted: str | None = None) -> str | None:
-    if wanted is None and isinstance(given := reading.columns.get(holds), str):
-        wanted = given
-    column = reading.file.find(*([wanted] if wanted else _KNOWN_NAMES[holds]))
-    if column is not None:
-        reading.found[holds] = column
-    elif wanted:
-        raise ColumnError(reading.file.path, wanted, reading.file.header)
-    return column
-
-
-def _label_columns(reading: _Reading) -> tuple[Sequence[tuple[str | None, str]], str | None]:
-    """Columns of labels, each with its setting where that is known, and the column that gives it where not."""
-    rubric, named = reading.rubric, reading.columns.get("label")
-    if named is None and reading.setting is None and _column(reading, "label") is None:
-        by_setting = {name: column for name in rubric.settings if (column := reading.file.find(name)) is not None}
-        named = by_setting if len(by_setting) == len(rubric.settings) else None
-    if named and not isinstance(named, str):
-        names = named.items()
-        return [(setting, _column(reading, f"label {setting}", name) or name) for setting, name in names], None
-    column = _required(reading, "label")
-    if reading.setting is not None:
-        return [(reading.setting, column)], None
-    if (setting_column := _column(reading, "setting")) is not None:
-        return [(None, column)], setting_column
-    if len(rubric.settings) > 1:
+def _find_columns(
+    file: Table, rubric: Rubric, given: Columns, setting: str | None
+) -> tuple[dict[str, str], Sequence[tuple[str | None, str]]]:
+    """Columns by what they hold; and the columns of labels, each with its setting where no column gives that."""
+    names: dict[str, Sequence[str]] = {}
+    for holds, known in _KNOWN_NAMES.items():
+        if isinstance(wanted := given.get(holds), Mapping):
+            names |= {f"label {answered}": (column,) for answered, column in wanted.items()}
+        else:
+            names[holds] = (wanted,) if wanted else known
+    found = {holds: column for holds, any_of in names.items() if (column := file.find(*any_of)) is not None}
+    for holds in names.keys() - found.keys():
+        if names[holds] is not _KNOWN_NAMES.get(holds):
+            raise ColumnError(file.path, names[holds][0], file.header)
+    if "label" in names and "label" not in found and setting is None:
+        by_setting = {f"label {name}": at for name in rubric.settings if (at := file.find(name)) is not None}
+        found |= by_setting if len(by_setting) == len(rubric.settings) else {}
+    labels = [(holds.removeprefix("label "), at) for holds, at in found.items() if holds.startswith("label ")]
+    for holds in ("id" if rubric.unit == "task" else "code", *([] if labels else ["label"])):
+        if holds not in found:
+            other = ", or the rubric of the labels with --rubric" if holds == "label" else ""
+            advice = f"name the column with --{holds}-column{other}"
+            raise ColumnError(file.path, _KNOWN_NAMES[holds][0], file.header, advice=advice)
+    if rubric.unit == "occupation":
+        found["id"] = found["code"]
+    if labels or setting is not None:
+        found.pop("setting", None)
+    elif "setting" not in found and len(rubric.settings) > 1:
         raise UsageError(
             f"the rubric {rubric.id} has the settings {', '.join(rubric.settings)}: say which one the labels answer with "
             "--setting, or name a column with --setting-column, or give --label-column SETTING=COLUMN for each"
         )
-    return [(next(iter(rubric.settings)), column)], None
+    fixed = None if "setting" in found else setting or next(iter(rubric.settings))
+    return found, labels or [(fixed, found["label"])]
 
 
 def _only(codes: Sequence[str], where: str, task: str, tasks: str) -> str:
