@@ -7,6 +7,7 @@ and measures. Published label sets such as `eloundou-2023:gpt4` are read as runs
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -417,40 +418,27 @@ class Run:
 
 
 def changed_rubrics(*given: Run | None) -> list[str]:
-    """Warnings about runs whose rubric was changed without a new id or version; empty if there are none.
+    """Warnings about rubrics that were changed without a new id or version; empty if there are none.
 
-    Rubrics are compared by the hash of their file: each run's with those of the other runs, and with the one that relabel
-    ships under its id.
+    Rubrics are compared by the hash of their file: those of the runs with each other, and with the one that relabel ships
+    under their id.
     """
+    texts: dict[tuple[str, int], dict[str, list[str]]] = {}
+    for run in given:
+        if run is not None and (text := run.manifest.rubric_sha256):
+            texts.setdefault((run.rubric.id, run.rubric.version), {}).setdefault(text, []).append(run.ref)
     said: list[str] = []
-    runs = [run for run in given if run is not None]
-    for at, run in enumerate(runs):
-        mine = run.manifest
-        for other in (r for r in runs[:at] if _rubric_changed(r, run)):
+    for (name, version), users in texts.items():
+        with suppress(RelabelError):  # a rubric of the user's own
+            if (shipped := load_rubric(name)).version == version:
+                users.setdefault(shipped.sha256, []).append("relabel itself")
+        if len(users) > 1:
+            each = ", ".join(f"{text[:12]} in {' and '.join(dict.fromkeys(refs))}" for text, refs in users.items())
             said.append(
-                f"The rubric {mine.rubric.id} was changed under its old version {mine.rubric.version}: {other.ref} was "
-                f"labelled under the text {other.manifest.rubric_sha256[:12]}, {run.ref} under {mine.rubric_sha256[:12]}; "
-                "a difference between them may be the rubric's."
-            )
-        if run.folder is None or any(_rubric_changed(r, run) for r in runs[:at]):
-            continue
-        try:
-            shipped = load_rubric(mine.rubric.id)
-        except RelabelError:
-            continue
-        if shipped.version == mine.rubric.version and shipped.sha256 != mine.rubric_sha256:
-            said.append(
-                f"{run.ref} was labelled under another text of the rubric {mine.rubric.id}, version {mine.rubric.version}, "
-                f"than relabel has now ({mine.rubric_sha256[:12]}, now {shipped.sha256[:12]}): compare it with runs under "
-                "the same text only."
+                f"The rubric {name} was changed under its old version {version}: its text is {each}; a difference between labels "
+                "under these texts may be the rubric's."
             )
     return said
-
-
-def _rubric_changed(first: Run, second: Run) -> bool:
-    a, b = first.manifest, second.manifest
-    same = (a.rubric.id, a.rubric.version) == (b.rubric.id, b.rubric.version)
-    return same and a.rubric_sha256 != b.rubric_sha256 and bool(a.rubric_sha256) and bool(b.rubric_sha256)
 
 
 def open_run(ref: str, *, runs_dir: Path = Path("runs")) -> Run:

@@ -247,10 +247,9 @@ def test_a_rubric_that_was_changed_under_its_old_version_is_said_first(
     assert evaluate(other, gold, draws=0, yardsticks=False).warnings[0].startswith("The rubric eloundou was changed")
     # Against a file there is only the rubric that is shipped under this id and version to compare with.
     file = read_gold_csv(write_gold(f"task_id,onet_soc_code,code\n1,{A},E1\n2,{A},E0\n"))
-    assert (
-        "another text of the rubric eloundou"
-        in evaluate(other, file, draws=0, yardsticks=False).verdict.splitlines()[0]
-    )
+    against_file = evaluate(other, file, draws=0, yardsticks=False).verdict.splitlines()[0]
+    assert "its text is ffffffffffff in " in against_file
+    assert "in relabel itself" in against_file
     suite = Suite.model_validate(
         {
             "name": "s",
@@ -281,7 +280,6 @@ def test_the_terminal_says_of_a_suite_first_that_the_rubric_was_changed(
     run_app(["eval", str(second.folder), "--suite", str(suite)])
     said = " ".join(capsys.readouterr().out.split())
     assert "Verdict The rubric eloundou was changed under its old version" in said
-    assert said.count("was changed under its old version") == 1
     assert json.loads((tmp_path / "eval.json").read_text())["warnings"][0].startswith("The rubric eloundou was changed")
 
 
