@@ -71,10 +71,10 @@ def test_several_occupations_share_a_request_by_number() -> None:
         (
             "unit: occupation",
             "unit: occupation\nmeasures: {alpha: {E0: 0}}",
-            "measures: applies to the unit task only",
+            "measures: applies to labels of exposure",
         ),
-        ("unit: occupation", "unit: occupation\ncodes: {E1: {hope: '1'}}", "codes: applies to the unit task only"),
-        ("unit: occupation", "unit: occupation\nincoherent: {hope: '1'}", "incoherent: applies to the unit task only"),
+        ("unit: occupation", "unit: occupation\ncodes: {E1: {hope: '1'}}", "codes: applies to labels of exposure"),
+        ("unit: occupation", "unit: occupation\nincoherent: {hope: '1'}", "incoherent: applies to labels of exposure"),
         ('  "1": The work hardly', "  1: The work hardly", "(YAML reads bare digits as a number: put it in quotes)"),
         ('  "1": The work hardly', '  "one": The work hardly', "settings.empathy.anchors: must name each label once"),
         (

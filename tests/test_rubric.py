@@ -25,7 +25,7 @@ def test_automation_has_no_codes_of_exposure(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     text = rubric_path("automation").read_text()
     path.write_text(text + "codes: {E1: {automation: T4}}\n")
-    with pytest.raises(RubricError, match="codes: automation labels have no measures of exposure"):
+    with pytest.raises(RubricError, match="codes: applies to labels of exposure"):
         load_rubric(str(path))
     assert load_rubric("automation").code({"automation": "T4"}) is None
 

@@ -207,19 +207,14 @@ class Rubric(_Part):
             self._check_labels(f"examples.{number}.labels", example.labels)
 
     def _check_codes(self) -> None:
-        if self.unit == "occupation":
-            for key in ("codes", "measures", "incoherent"):
-                if getattr(self, key):
-                    raise ValueError(f"{key}: applies to the unit task only; the unit of this rubric is {self.unit}")
-            return
-        if set(self.settings) == {AUTOMATION}:
-            for key in ("codes", "measures"):
-                if getattr(self, key):
-                    raise ValueError(f"{key}: automation labels have no measures of exposure; remove it")
-            return
-        for key in ("codes", "measures"):
-            if not getattr(self, key):
+        exposure = self.unit == "task" and set(self.settings) != {AUTOMATION}
+        for key in ("codes", "measures", "incoherent"):
+            if not exposure and getattr(self, key):
+                raise ValueError(f"{key}: applies to labels of exposure, and not to ratings or automation; remove it")
+            if exposure and key != "incoherent" and not getattr(self, key):
                 raise ValueError(f"{key}: is missing")
+        if not exposure:
+            return
         for code, conditions in self.codes.items():
             self._check_labels(f"codes.{code}", conditions)
         if self.incoherent is not None:
