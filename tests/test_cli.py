@@ -18,6 +18,7 @@ from relabel.errors import DataError
 from server import FakeProvider, Reply, Seen, judged, provider, refused
 
 KEY = "sk-planted-0123456789abcdef"
+LONG = "a" * 300 + ".yaml"
 
 
 @pytest.fixture(autouse=True)
@@ -213,6 +214,14 @@ def test_a_folder_below_a_file_is_said_before_anything_is_asked(capsys: pytest.C
         )
         assert fake.seen == []
     assert "cannot write into file/r" in said(capsys)
+
+
+@pytest.mark.parametrize(
+    "words", [["eval", "sample", "--suite", LONG], ["rubric", "check", LONG], ["study", "init", LONG]]
+)
+def test_a_path_that_the_system_refuses_is_one_sentence(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_app(words) == 3
+    assert f"{LONG} (File name too long); check the path" in said(capsys)
 
 
 def test_a_broken_rubric_names_its_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

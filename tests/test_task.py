@@ -88,6 +88,8 @@ def test_a_users_file_needs_four_columns_only(tmp_path: Path) -> None:
         (HEAD + "1,11-1011.00,T,Do.,Core,high\n", "line 2: importance must be a number"),
         (HEAD + "1,11-1011.00,T,Do.,,\n1,11-1011.00,T,Do it.,,\n", "line 3 repeats the task id '1'"),
         (HEAD + "1,11-1011.00,T,,,\n", "line 2 has no task_id or no text"),
+        (HEAD + "1,11-1011.00,T,nan,,\n", "line 2 has no task_id or no text, or a mark such as nan"),
+        (HEAD + "1,11-1011.00,T,#REF!,,\n", "line 2 has no task_id or no text, or a mark such as nan"),
     ],
 )
 def test_a_bad_file_is_refused_by_line(text: str, words: str, tmp_path: Path) -> None:

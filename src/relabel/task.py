@@ -19,7 +19,7 @@ from relabel.rubric import Unit
 from relabel.settings import Settings, asset_dir, settings
 from relabel.sources import fetch, registry
 from relabel.sources.onet import LABELS_OF_2023, occupation_columns, task_columns
-from relabel.sources.tables import OCCUPATION_CODE, TASK_TYPES, Table, is_table_file, read_table
+from relabel.sources.tables import MISSING_MARKS, OCCUPATION_CODE, TASK_TYPES, Table, is_table_file, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -277,8 +277,9 @@ def _read_list(path: Path, unit: Unit) -> Columns:
     rows: list[dict[str, object]] = []
     for line, cells in file.rows:
         row = {holds: cells[column] for holds, column in columns.items()}
-        if not all(row[name].strip() for name in must):
-            raise DataError(f"{path} line {line} has no {' or no '.join(must)}; fill both or remove the line")
+        if any(row[name].strip().lower() in MISSING_MARKS for name in must):
+            lacking = f"{' or no '.join(must)}, or a mark such as nan or #REF! in its place"
+            raise DataError(f"{path} line {line} has no {lacking}; fill both or remove the line")
         # Files of an export are named after the code, so nothing but a code may pass.
         code = (file.occupation_code if free else file.onet_soc_code)(line, row[code_in])
         task_id = code if by_code else file.task_id(line, row["task_id"])

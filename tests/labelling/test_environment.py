@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -168,3 +170,13 @@ def test_a_server_whose_replies_all_have_one_name_is_believed(tmp_path: Path) ->
     with provider(lambda seen: same) as fake:
         assert run(fake.base_url, "--concurrency", "1") == 0
         assert len(fake.seen) == 5  # the second was asked for again, over a new connection
+
+
+def test_a_low_limit_of_open_files_is_raised_where_the_system_allows_it() -> None:
+    """As on macOS, where it is 256."""
+    with provider(lambda seen: Reply(body=judged().body, delay=2.0 if len(fake.seen) > 1 else 0.0)) as fake:
+        words = ["--base-url", fake.base_url, "--tasks", "sample", "--concurrency", "100", "--out", "r", "--quiet"]
+        line = 'ulimit -S -n 48; exec "$0" -m relabel run --model m "$@"'
+        done = subprocess.run(["bash", "-c", line, sys.executable, *words], capture_output=True, text=True, check=False)
+        assert fake.most_at_once > 48
+    assert done.returncode == 0, done.stderr

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import sys
@@ -148,8 +147,9 @@ def run_app(arguments: Sequence[str] | None = None) -> int:
             return error.exit_code
         if os.environ.get("RELABEL_DEBUG"):
             raise
-        if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EIO, errno.EDQUOT}:
-            _say(f"cannot write the output ({error.strerror}); free some space and try again")
+        if isinstance(error, OSError) and error.strerror:
+            what = error.filename or "a file"
+            _say(f"cannot use {what} ({error.strerror}); check the path, its permissions and the free space")
             return 3
         _say(f"internal error ({type(error).__name__}: {error}); please report it; RELABEL_DEBUG=1 shows where")
         return 1

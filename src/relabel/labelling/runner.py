@@ -540,4 +540,4 @@ def _reason(error: BaseException | None, otherwise: str = _NOT_ASKED) -> str:
     """Why a label is missing, in words; those of a fault of this program are not known to be fit for a file."""
     if error is None or isinstance(error, asyncio.CancelledError):
         return otherwise
-    return str(error) if isinstance(error, RelabelError) else f"internal error ({type(error).__name__})"
+    return str(error) if isinstance(error, RelabelError | OSError) else f"internal error ({type(error).__name__})"

@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT_S = 20.0
 
 
+# More than the most requests in flight, and less than macOS grants.
+MOST_OPEN_FILES = 8192
 # Maximum number of bytes read of a reply; an answer about a task is never longer.
 LARGEST_REPLY = 16 * 2**20
 # Maximum number of bytes of a header; gateways send lists of allowed sources that are longer than aiohttp's 8,190.
@@ -391,6 +393,7 @@ class Http:
     def _opened(self) -> aiohttp.ClientSession:
         import aiohttp
 
+        _allow_open_files()
         # The caller limits the total time.
         return aiohttp.ClientSession(
             connector=_connector_class()(limit=0, keepalive_timeout=30, ssl=self._trusted),
@@ -398,6 +401,17 @@ class Http:
             cookie_jar=aiohttp.DummyCookieJar(),
             max_field_size=LARGEST_HEADER,
         )
+
+
+def _allow_open_files() -> None:
+    """Raise the limit of open files, which is 256 on macOS, as far as the system lets us: each connection is one."""
+    with suppress(ImportError, ValueError, OSError):
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        most = hard if 0 <= hard < MOST_OPEN_FILES else MOST_OPEN_FILES
+        if 0 <= soft < most:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 async def _content(reply: aiohttp.ClientResponse) -> bytes:

@@ -31,8 +31,8 @@ COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {
 }
 
 TASK_TYPES = ("Core", "Supplemental")
-# Texts that O*NET uses for a missing value.
-MISSING_MARKS = ("", "n/a")
+# Texts that O*NET, pandas and spreadsheets write for a missing value, in lower case; not `NA` and `None`, which may be words.
+MISSING_MARKS = ("", "n/a", "nan", "<na>", "#n/a", "#ref!", "#name?", "#value!", "#div/0!")
 
 ONET_SOC = r"^\d{2}-\d{4}\.\d{2}$"
 
