@@ -13,7 +13,7 @@ import sys
 
 ANSWER = json.dumps(
     {
-        "id": "chatcmpl-1",
+        "id": "chatcmpl-########",
         "object": "chat.completion",
         "created": 1,
         "model": "mock-2026",
@@ -44,7 +44,7 @@ def _reply(body: bytes) -> bytes:
     return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body) + body
 
 
-REPLY = _reply(ANSWER)
+HEAD, TAIL = _reply(ANSWER).split(b"########")
 
 
 class Provider(asyncio.Protocol):
@@ -79,7 +79,7 @@ class Provider(asyncio.Protocol):
                 asyncio.get_running_loop().call_later(self.latency, self._answer)
 
     def _answer(self) -> None:
-        Provider.answered += self._write(REPLY)
+        Provider.answered += self._write(b"%b%08d%b" % (HEAD, Provider.answered, TAIL))
 
     def _write(self, reply: bytes) -> bool:
         if self._transport is None or self._transport.is_closing():
