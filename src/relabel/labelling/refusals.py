@@ -115,7 +115,7 @@ def read_error(
     code = str(inner.get("code") or inner.get("type") or "").lower()
     param = inner["param"] if isinstance(inner.get("param"), str) else None
     meaning = _meaning(status, codes, message, text, param or "", wait_s)
-    if status < 300 and meaning == "request":  # it means nothing known: the reply is just no answer
+    if 200 <= status < 300 and meaning == "request":  # it means nothing known: the reply is just no answer
         return None
     return RefusedError(meaning, status, message, code, param, wait_s, headers)
 
