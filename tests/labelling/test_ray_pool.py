@@ -49,7 +49,7 @@ class Worker:
         self.provider = provider
         self.posts = 0
         self.dead: WorkerLostError | None = None
-        self.hello: tuple[str, str, bool] | DataError | None = None
+        self.hello: tuple[str, str] | DataError | None = None
         self.restart()
 
     def restart(self) -> None:
@@ -189,21 +189,15 @@ async def test_faults_keep_their_kind(raised: Exception, seen: type[Exception]) 
     assert type(caught.value) is seen
 
 
-async def test_other_versions_missing_keys_and_missing_files_end_the_start() -> None:
-    async def start(worker: Worker, url: str = "http://x/v1") -> None:
-        async with Pool(worker, url=url):
+async def test_other_versions_and_missing_files_end_the_start() -> None:
+    async def start(worker: Worker) -> None:
+        async with Pool(worker):
             pass
 
     worker = Worker(Provider())
-    node, version, _ = await worker.sender.hello()
-    worker.hello = ("far", "0.0.1", True)
+    worker.hello = ("far", "0.0.1")
     with pytest.raises(ProviderError, match=r"the node far runs relabel 0\.0\.1 and this machine .* on every node"):
         await start(worker)
-    worker.hello = (node, version, False)
-    with pytest.raises(ProviderError, match="no key for OpenAI, neither here nor on the node"):
-        await start(worker, "https://api.openai.com/v1")
-    with pytest.raises(ProviderError, match=r"no key for Groq, neither here nor on the node .* set GROQ_API_KEY"):
-        await start(worker, "https://api.groq.com/openai/v1")
     worker.hello = DataError("model file x.gguf was not found")
     with pytest.raises(DataError, match=r"model file x\.gguf was not found"):
         await start(worker)

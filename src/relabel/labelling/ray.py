@@ -30,7 +30,6 @@ from relabel.errors import DataError, ProviderError, RelabelError, UsageError
 from relabel.labelling.engine import OnlineEngine
 from relabel.labelling.limiter import Budget, Limiter
 from relabel.labelling.local import SLOTS, find_weights, is_local, local_endpoint, serve
-from relabel.labelling.providers import UNKNOWN, Provider
 from relabel.labelling.transport import (
     BrokenError,
     Connection,
@@ -197,17 +196,13 @@ def _reach(address: str) -> None:
 
 
 def _explained(error: Exception, address: str | None) -> ProviderError:
-    text = " ".join(str(error).split())
-    if "ersion mismatch" in text:
-        found = text.split("The cluster was started with:")[-1].strip()[:300]
-        return ProviderError(
-            f"the Ray cluster at {address} runs other versions than this machine ({found}); use the same Ray and Python on both"
-        )
-    advice = "run this on a node of the cluster, with the address that `ray start` printed"
-    what = f"cannot join the Ray cluster at {address}"
+    said = " ".join(str(error).split())[:300]
     if address is None or address == "local":
-        what, advice = "Ray does not start on this machine", "remove --engine ray"
-    return ProviderError(f"{what} ({text[:300]}); {advice}")
+        return ProviderError(f"Ray does not start on this machine ({said}); remove --engine ray")
+    return ProviderError(
+        f"cannot join the Ray cluster at {address} ({said}); run this on a node of the cluster, with its versions of Ray and Python and "
+        "the address that `ray start` printed"
+    )
 
 
 class Sender:
@@ -224,16 +219,15 @@ class Sender:
         self._transport: Http | None = None
         self._open = ExitStack()
 
-    async def hello(self, provider: Provider = UNKNOWN) -> tuple[str, str, bool]:
-        """The node's host name, its version of relabel, and whether it has an API key. Starts the server of a local model first.
+    async def hello(self) -> tuple[str, str]:
+        """The node's host name and its version of relabel. Starts the server of a local model first.
 
         Raises:
             DataError: The model's file is missing on this node, or is a different one.
         """
         if self._model and self._transport is None:
             self._transport = Http(await asyncio.to_thread(self._serve), "")
-        key = key_for(provider, settings())
-        return socket.gethostname(), __version__, bool(key and key.get_secret_value())
+        return socket.gethostname(), __version__
 
     def _serve(self) -> str:
         weights = find_weights(self._model, settings().models_dir)
@@ -305,7 +299,7 @@ class RayTransport:
             wait_s: Most seconds to wait for all workers; if none is up by then, as long again for the first.
 
         Raises:
-            ProviderError: No worker came up, or one has another version of relabel or no key.
+            ProviderError: No worker came up, or one has another version of relabel.
             DataError: A worker lacks the model's file.
         """
         if not (await self._wait(len(self._workers), wait_s) or await self._wait(1, wait_s)):
@@ -368,7 +362,11 @@ class RayTransport:
         """Call a worker again and again until it answers, after its start or its restart by the cluster."""
         while not worker.up and not worker.gone and self._fatal is None:
             try:
-                self._check(*await worker.call("hello", self._known.provider))
+                node, version = await worker.call("hello")
+                if version != __version__:
+                    raise ProviderError(
+                        f"the node {node} runs relabel {version} and this machine {__version__}; install the same version on every node"
+                    )
             except WorkerLostError as error:
                 self._mark_lost(worker, error)
                 await asyncio.sleep(_AGAIN_S)
@@ -377,18 +375,6 @@ class RayTransport:
             else:
                 worker.up = True
             self._changed.set()
-
-    def _check(self, node: str, version: str, has_key: bool) -> None:
-        if version != __version__:
-            raise ProviderError(
-                f"the node {node} runs relabel {version} and this machine {__version__}; install the same version on every node"
-            )
-        provider = self._known.provider
-        if provider.key_env and not self._known.secret and not has_key:
-            raise ProviderError(
-                f"no key for {provider.name}, neither here nor on the node {node}: set {provider.key_env[0]}, or name another "
-                "server with --base-url"
-            )
 
 
 class RayEngine(OnlineEngine):
