@@ -13,13 +13,14 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from labelling import Mock, cpu, job, measured
-from relabel.labelling.engine import Engine, OnInFlight, OnlineEngine, Repair
+from relabel.labelling.engine import Engine, OnInFlight, OnlineEngine
 from relabel.labelling.estimate import estimate
 from relabel.labelling.job import Job, Stop
 from relabel.labelling.limiter import Budget, Limiter
@@ -49,7 +50,7 @@ class Simulated(Engine):
     name = "online"
 
     async def ask(
-        self, request: Request, repair: Repair | None = None, *, on_in_flight: OnInFlight | None = None
+        self, request: Request, repair: Mapping[str, Any] | None = None, *, on_in_flight: OnInFlight | None = None
     ) -> Answer:
         del repair
         if on_in_flight is not None:
@@ -156,7 +157,11 @@ def on_ray_until(requests: int, answers: int) -> dict[str, float]:
                 asked = 0
 
                 async def ask(
-                    self, request: Request, repair: Repair | None = None, *, on_in_flight: OnInFlight | None = None
+                    self,
+                    request: Request,
+                    repair: Mapping[str, Any] | None = None,
+                    *,
+                    on_in_flight: OnInFlight | None = None,
                 ) -> Answer:
                     self.asked += 1
                     if self.asked % LOOK_EVERY == 0:

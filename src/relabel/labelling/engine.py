@@ -59,14 +59,6 @@ _SPELLING = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 _READER = json.JSONDecoder(parse_constant=lambda _: None)
 
 
-@dataclass(frozen=True, slots=True)
-class Repair:
-    """For a second attempt: the invalid answer, and why it is invalid."""
-
-    answer: str
-    reason: str
-
-
 # Called with True before a request is sent, and with False when it has ended, in whatever way.
 #
 # If it raises an exception at True, the request is not sent.
@@ -91,13 +83,13 @@ class Engine:
         self.limiter, self.budget = limiter or Limiter(16), budget or Budget(None, None)
 
     async def ask(
-        self, request: Request, repair: Repair | None = None, *, on_in_flight: OnInFlight | None = None
+        self, request: Request, repair: Mapping[str, Any] | None = None, *, on_in_flight: OnInFlight | None = None
     ) -> Answer:
         """Get the answer to one request.
 
         Args:
             request: The request.
-            repair: An earlier, invalid answer; the model is shown it with the error.
+            repair: The document to post in a second attempt; see `repaired`.
             on_in_flight: Called when the request is sent and when it ends. In between, it waits for its turn, and can be
                 cancelled without loss.
 
@@ -210,7 +202,7 @@ class OnlineEngine(Engine):
         return self._exit.enter_context(serve(weights, self.connection.endpoint.model)).base_url
 
     async def ask(
-        self, request: Request, repair: Repair | None = None, *, on_in_flight: OnInFlight | None = None
+        self, request: Request, repair: Mapping[str, Any] | None = None, *, on_in_flight: OnInFlight | None = None
     ) -> Answer:
         """Get the answer to one request; see `Engine.ask`.
 
@@ -220,7 +212,7 @@ class OnlineEngine(Engine):
         if self._transport is None:
             self._opening = self._opening or asyncio.create_task(self._open())
             await asyncio.shield(self._opening)  # all waiting requests share a failure
-        body = request.body if repair is None else _repaired(request.body, repair)
+        body = repair or request.body
         written = sum(len(message["content"]) for message in messages_of(body))
         tokens = written / _CHARACTERS_A_TOKEN + min(output_bound(body) or _USUAL_ANSWER, _USUAL_ANSWER)
         sending = _Sending(request, body, tokens, repair is not None, on_in_flight or (lambda _: None))
@@ -430,9 +422,12 @@ def _server_wait(error: BaseException) -> float:
     return (error.wait_s or 0.0) if isinstance(error, RefusedError) and error.meaning == "passing" else 0.0
 
 
-def _repaired(body: Mapping[str, Any], repair: Repair) -> dict[str, Any]:
-    said = f"That answer cannot be used: {repair.reason}. Answer again, with the JSON object that was asked for and nothing else."
-    answer = repair.answer.strip()[:MAX_RATIONALE] or "(no answer)"  # several providers refuse an empty turn
+def repaired(body: Mapping[str, Any], answer: str, reason: str) -> dict[str, Any]:
+    """A posted document for a second attempt, which shows the model its invalid answer and why it is invalid."""
+    said = (
+        f"That answer cannot be used: {reason}. Answer again, with the JSON object that was asked for and nothing else."
+    )
+    answer = answer.strip()[:MAX_RATIONALE] or "(no answer)"  # several providers refuse an empty turn
     turns = [*messages_of(body), {"role": "assistant", "content": answer}, {"role": "user", "content": said}]
     return with_messages(body, turns)
 

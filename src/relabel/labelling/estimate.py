@@ -143,8 +143,6 @@ class _Asked:
     pieces: float = 0.0
     # Tokens of the answer per task, by the key of the stored request.
     completion: dict[str, float] = field(default_factory=dict[str, float])
-    # Names of the parameters in which other stored answers to these prompts differ.
-    others: set[str] = field(default_factory=set[str])
 
     @property
     def from_answers(self) -> bool:
@@ -219,14 +217,11 @@ def _read_about_other_tasks(
         shared = by_hash.get(messages[0].get("sha256", ""))
         if shared is None or len(messages) != 2:
             continue
-        asked, parameters = settings[shared.setting], _parameters(body)
-        if parameters == shared.parameters:
-            asked.add(key, row.answer.usage, shared.pieces + pieces(messages[1]["content"]), 1)
+        if _parameters(body) == shared.parameters:
+            size = shared.pieces + pieces(messages[1]["content"])
+            settings[shared.setting].add(key, row.answer.usage, size, 1)
             if not any(each.wants_more for each in wanting):
                 break
-        else:
-            names = {*parameters, *shared.parameters}
-            asked.others |= {name for name in names if parameters.get(name) != shared.parameters.get(name)}
 
 
 def _parameters(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -328,11 +323,6 @@ def _basis(model: str, settings: Mapping[str, _Asked]) -> str:
             f"{name}: from {len(asked.completion):,} stored answers to the same prompt" for name, asked in known.items()
         ]
         words = "; ".join([*each, f"{', '.join(name for name in settings if name not in known)}: {words}"])
-    others = sorted(set().union(*(asked.others for name, asked in settings.items() if name not in known)))
-    if others:
-        words += (
-            f"; stored answers to these prompts were made with other parameters ({', '.join(others)}) and are not used"
-        )
     if reasons(model):
         words += (
             f"; {model} thinks before it answers: hidden tokens, billed as output, are not included; a pilot "

@@ -159,7 +159,6 @@ class _File(Frozen):
 
 
 M = TypeVar("M", bound=Frozen)
-_KEY_PREFIX = "relabel-"
 # The assumed properties of an unknown address.
 UNKNOWN = Provider(id="unknown", name="an unknown provider")
 
@@ -190,23 +189,6 @@ def provider_of(base_url: str, name: str | None = None) -> Provider:
 def providers() -> tuple[Provider, ...]:
     """All known providers, the user's first."""
     return _known().provider
-
-
-def without_cache_fields(body: Mapping[str, Any]) -> dict[str, Any]:
-    """A posted body without the fields added by `Provider.posted`, as hashed for the request's key."""
-    ours = {name for name, value in body.items() if isinstance(value, str) and value.startswith(_KEY_PREFIX)}
-    plain = {name: value for name, value in body.items() if name not in ours}
-    messages = [dict(message) for message in messages_of(body)]
-    for message in messages:
-        match message.get("content"):
-            case [{"prompt_cache_breakpoint": _, "text": str(text)}]:
-                plain.pop("prompt_cache_options", None)
-                message["content"] = text
-            case [{"cache_control": _, "text": str(text)}]:
-                message["content"] = text
-            case _:
-                pass
-    return with_messages(plain, messages)
 
 
 def token_ratio(model: str) -> TokenRatio:
@@ -257,7 +239,7 @@ def _marked(api: Api, text: str, mark: str) -> dict[str, Any]:
 
 @cache
 def _cache_key(model: str, prefix: str) -> str:
-    return _KEY_PREFIX + hashlib.sha256(f"{model}\0{prefix}".encode()).hexdigest()[:32]
+    return "relabel-" + hashlib.sha256(f"{model}\0{prefix}".encode()).hexdigest()[:32]
 
 
 # Suffixes of headers in which gateways state the cost of an answer, such as LiteLLM's `x-litellm-response-cost`.
@@ -408,35 +390,30 @@ def find_price(model: str, base_url: str | None) -> Price | None:
     from genai_prices import Usage as PriceUsage
     from genai_prices import calc_price
 
-    million = 1_000_000
-
-    def of(**tokens: int) -> tuple[float, Any]:
-        found = calc_price(PriceUsage(**tokens), model_ref=model, provider_api_url=base_url or OPENAI_URL)
-        return float(found.total_price), found
-
     try:
-        if of()[0]:
-            return None
-        fresh, found = of(input_tokens=million)
-        cached, _ = of(input_tokens=million, cache_read_tokens=million)
-        written, _ = of(input_tokens=million, cache_write_tokens=million)
-        output, _ = of(output_tokens=million)
+        found = calc_price(PriceUsage(), model_ref=model, provider_api_url=base_url or OPENAI_URL)
     except (LookupError, ValueError):
         return None
-    # A table of tiers has other prices for long prompts; a labelling prompt is short, so the price of one is what counts.
-    short, _ = of(input_tokens=1000)
-    scale = short * 1000 / fresh if fresh else 1.0
-    # The table carries no date of its own; its version is what dates it.
-    source = f"{_TABLE} {version('genai-prices')}, {found.provider.name} {found.model.name or found.model.id}"
+
+    def usd(name: str, otherwise: float) -> float:
+        """A price of the table; of one in tiers, that of short prompts, as a labelling prompt is short."""
+        price: Any = getattr(found.model_price, name)
+        return otherwise if price is None else float(getattr(price, "base", price))
+
+    if found.total_price:
+        return None
+    fresh = usd("input_mtok", 0.0)
+    cached, written = usd("cache_read_mtok", fresh), usd("cache_write_mtok", fresh)
     rule = provider_of(base_url or OPENAI_URL).prefix_cache(model)
     if rule is not None and rule.read is not None and cached == fresh:
         cached = fresh * rule.read
     return Price(
-        input=fresh * scale,
-        cached=cached * scale,
-        written=written * scale if written > fresh else None,
-        output=output,
-        source=source,
+        input=fresh,
+        cached=cached,
+        written=written if written > fresh else None,
+        output=usd("output_mtok", 0.0),
+        # The table carries no date of its own; its version is what dates it.
+        source=f"{_TABLE} {version('genai-prices')}, {found.provider.name} {found.model.name or found.model.id}",
     )
 
 

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import groupby, islice, takewhile
@@ -15,11 +15,11 @@ from typing import Any
 
 from relabel.errors import ProviderError, RelabelError, RubricError
 from relabel.labelling.collector import Progress
-from relabel.labelling.engine import Engine, Repair
+from relabel.labelling.engine import Engine, repaired
 from relabel.labelling.job import Job, Stop, response_format_note, with_known_format
 from relabel.labelling.refusals import NoAnswerError
-from relabel.labelling.request import WorkItem
-from relabel.labelling.session import Outcome, RunSession, labels_there, open_session
+from relabel.labelling.request import UNPLANNED, WorkItem
+from relabel.labelling.session import Outcome, RunSession, labels_there
 from relabel.labelling.store import Store
 from relabel.labelling.wire import FORMS, messages_of
 from relabel.labels import InvalidAnswerError
@@ -98,7 +98,7 @@ async def run_job(
     """
     async with AsyncExitStack() as at_end:
         at_end.push_async_callback(engine.close)
-        session = at_end.enter_context(open_session(job, store, out, engine.name, progress=progress))
+        session = at_end.enter_context(RunSession(job, store, out, engine.name, progress=progress))
         engine.budget.before_usd += session.spent_before
         pool = WorkerPool(session.job, engine, session, stop or Stop())
         session.begin(await pool.probe())
@@ -201,9 +201,8 @@ class WorkerPool:
         except Exception as error:  # noqa: BLE001  the caller raises it once the folder is written
             self._end(error)
         finally:
-            self.job = (
-                found or strictest
-            )  # if every format is refused, something else is wrong, and the run will report it
+            # If every format is refused, something else is wrong, and the run will report it.
+            self.job = found or strictest
             self.leases.release(name)
 
     async def _tried(self, strictest: Job, name: str) -> Job | None:
@@ -244,7 +243,7 @@ class WorkerPool:
                 item, fresh = next(self._items, None), self._progress.fresh
                 if item is None:
                     return
-                await self._one(self._planned(item))
+                await self._one(item)
             except Exception as error:  # noqa: BLE001  kept for the caller, who raises it once what is on the wire is in
                 self._end(error)
                 return
@@ -255,16 +254,11 @@ class WorkerPool:
                     await asyncio.sleep(0)
                 self._last_rest = time.perf_counter()
 
-    def _planned(self, item: WorkItem) -> WorkItem:
-        try:
-            return self.job.planner.planned(item)
-        except RubricError as error:
-            self.collector.fail(item, "provider", str(error), 0)
-            raise
-
     async def _one(self, item: WorkItem) -> None:
         """Turn a work item into a label or a failure."""
         try:
+            if item.request is UNPLANNED:
+                item = self.job.planner.planned(item)
             rest = self.collector.take(item)
             if rest is None:
                 rest = await self._once(item, self._ask)
@@ -360,7 +354,7 @@ class WorkerPool:
             except InvalidAnswerError as error:
                 if error.kind not in _REPAIRABLE or self.job.decide == "logprob" or self.stop.asked.is_set():
                     raise
-                repair = Repair(answer.content or "", error.reason)
+                repair = repaired(item.request.body, answer.content or "", error.reason)
             again = await self.engine.ask(item.request, repair, on_in_flight=on_in_flight)
             attempts += again.attempts
             return self.collector.buy(item, again.model_copy(update={"attempts": attempts}))
@@ -401,8 +395,7 @@ class WorkerPool:
         self._progress.doing = "naming"
         leave_at = None
         for number, item in enumerate(self._items):
-            with suppress(RubricError):  # what cannot even be asked is recorded as missing
-                self._give_up((self._planned(item),), reason)
+            self._give_up((item,), reason)
             now = time.perf_counter()
             if number % _NAMED_AT_ONCE or now - self._last_rest < MAX_BLOCKING_S:
                 continue
@@ -418,9 +411,9 @@ class WorkerPool:
         """Label work items from the store, and record the rest as missing."""
         for item in rest:
             try:
-                for wanted in self.collector.wanted(item):
+                for wanted in self.collector.wanted(self.job.planner.planned(item)):
                     self.collector.fail(wanted, "provider", reason, 0)
-            except RubricError as error:
+            except RubricError as error:  # what cannot even be asked is recorded as missing
                 self.collector.fail(item, "provider", str(error), 0)
 
 

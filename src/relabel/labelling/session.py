@@ -7,12 +7,12 @@ import json
 import os
 import subprocess
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from relabel import __version__
 from relabel.errors import DataError
@@ -58,7 +58,19 @@ class Outcome:
 
 
 class RunSession:
-    """One start of a run, from the check of its folder to its manifest. Created by `open_session`.
+    """One start of a run, from the check of its folder to its manifest. The folder is locked until the session is closed.
+
+    Args:
+        job: What is labelled.
+        store: Keeps answers.
+        out: The run folder.
+        engine: Name of the engine.
+        progress: Updated by the job.
+        now: The time of day.
+
+    Raises:
+        DataError: The folder holds another run or cannot be written, or another process writes it.
+        UsageError: It is a file, or holds other things.
 
     Attributes:
         collector: Collects labels and failures.
@@ -69,44 +81,58 @@ class RunSession:
     """
 
     def __init__(
-        self, job: Job, store: Store, out: Path, engine: str, progress: Progress, now: Callable[[], datetime]
+        self,
+        job: Job,
+        store: Store,
+        out: Path,
+        engine: str,
+        *,
+        progress: Progress | None = None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self.out, self._engine, self._now = out, engine, now
-        self.job = job_for_folder(out, job)
-        self.collector = LabelCollector(self.job, store, progress)
-        self.journal = Journal(out / JOURNAL)
-        self._killed = unfinished(job, store, out)
-        self.spent_before = spent_before(out, self._killed)
-        self._started = now()
-        self._manifest: Manifest | None = None
-        if self._killed is None:  # else the file tells of it until the manifest does
-            self.journal.restart(self._started)
-        self.leases = Leases(None if store.read_only else store.folder, on_beat=store.sync)
+        require_writable(out)
+        with ExitStack() as opened:
+            opened.enter_context(writing(out))
+            self.out, self._engine, self._now = out, engine, now
+            self.job = job_for_folder(out, job)
+            self.collector = LabelCollector(self.job, store, progress or Progress(asked=job.size))
+            self._started = now()
+            self._manifest: Manifest | None = None
+            killed = unfinished(job, store, out)
+            self.spent_before = spent_before(out, killed)
+            if killed is not None:  # the manifest tells of it before a new journal replaces the one that does
+                self._note(killed)
+            self.journal = Journal(out / JOURNAL, self._started)
+            self.leases = Leases(None if store.read_only else store.folder, on_beat=store.sync)
+            self._open = opened.pop_all()
+
+    def _note(self, killed: Session) -> None:
+        bought, lost = killed.counts.fresh, killed.perhaps_charged.requests
+        self.collector.notes.append(
+            f"the attempt started at {killed.started_at} was killed: its {bought:,} paid answers and its {lost:,} "
+            "requests in flight are counted under `sessions`"
+            + ("; its batches continue at the provider" if self._engine == "batch" else "")
+        )
+        there = manifest_there(self.out) or manifest_of(self.job, self._engine, self._started)
+        write_manifest(self.out, there.model_copy(update={"sessions": (*there.sessions, killed)}))
 
     def begin(self, job: Job) -> None:
         """Set the job, in its final response format, and write the first manifest."""
         self.collector.job = job
         self._manifest = manifest_of(job, self._engine, self._started)
-        exists = (self.out / "manifest.json").exists()
-        there = read_manifest(self.out) if exists else self._manifest
-        if self._killed is not None:
-            bought, lost = self._killed.counts.fresh, self._killed.perhaps_charged.requests
-            self.collector.notes.append(
-                f"the attempt started at {self._killed.started_at} was killed: its {bought:,} paid answers and its {lost:,} "
-                "requests in flight are counted under `sessions`"
-                + ("; its batches continue at the provider" if self._engine == "batch" else "")
-            )
-            write_manifest(self.out, there.model_copy(update={"sessions": (*there.sessions, self._killed)}))
-            self.journal.restart(self._started)
-        elif not exists:
-            write_manifest(self.out, there)
+        if manifest_there(self.out) is None:
+            write_manifest(self.out, self._manifest)
 
-    def leave(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Release the folder. A start that never began leaves nothing there; one that did not finish leaves its journal."""
-        self.leases.close()
-        self.journal.close()
-        if self._manifest is None and self._killed is None:
-            self.journal.remove()
+        with self._open:
+            self.leases.close()
+            self.journal.close()
+            if self._manifest is None:
+                self.journal.remove()
 
     def finish(self, *, interrupted: bool, fatal: Exception | None, record: Mapping[str, Any] | None = None) -> Outcome:
         """Write the run folder; if it already has more labels, only record this start.
@@ -125,7 +151,7 @@ class RunSession:
         collector = self.collector
         ended = self._ended(self._manifest, interrupted, fatal, record or {})
         session = Session.model_validate({name: getattr(ended, name) for name in Session.model_fields})
-        before = read_manifest(self.out) if (self.out / "manifest.json").exists() else ended
+        before = manifest_there(self.out) or ended
         ended = ended.model_copy(update={"sessions": (*before.sessions, session)})
         there, found = labels_there(self.out), len(collector.labels)
         if there <= found:
@@ -187,39 +213,6 @@ class RunSession:
         )
 
 
-@contextmanager
-def open_session(
-    job: Job,
-    store: Store,
-    out: Path,
-    engine: str,
-    *,
-    progress: Progress | None = None,
-    now: Callable[[], datetime] = lambda: datetime.now(UTC),
-) -> Generator[RunSession]:
-    """Open and lock a run folder for one start of a run.
-
-    Args:
-        job: What is labelled.
-        store: Keeps answers.
-        out: The run folder.
-        engine: Name of the engine.
-        progress: Updated by the job.
-        now: The time of day.
-
-    Raises:
-        DataError: The folder holds another run or cannot be written, or another process writes it.
-        UsageError: It is a file, or holds other things.
-    """
-    require_writable(out)
-    with writing(out):
-        session = RunSession(job, store, out, engine, progress or Progress(asked=job.size), now)
-        try:
-            yield session
-        finally:
-            session.leave()
-
-
 class Journal:
     """A file that survives a SIGKILL, with requests sent and ended.
 
@@ -227,49 +220,21 @@ class Journal:
     answer, `= ID` for a batch at the provider, whose answers count when they are collected.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, started: datetime) -> None:
         require_own(path)
         self._path = path
-        self._lines: list[str] | None = []
         self._file: int | None = None
+        head = {"started_at": started.isoformat(timespec="microseconds")}
+        with suppress(OSError):
+            path.unlink(missing_ok=True)  # it may be another name of a file of the user's
+            self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+            os.write(self._file, f"{json.dumps(head)}\n".encode())
 
     def note(self, mark: str, key: str) -> None:
         """Record an event. Errors in writing are ignored, because only a sum of costs depends on it."""
-        line = f"{mark} {key}\n"
-        if self._lines is not None:
-            self._lines.append(line)
         if self._file is not None:
             with suppress(OSError):
-                os.write(self._file, line.encode())
-
-    def read(self) -> tuple[str, Counter[str], set[str], datetime] | None:
-        """The journal of a killed start: when that began, number of unanswered requests by key, all keys, and time of the last entry.
-
-        None if the last start finished.
-        """
-        try:
-            head, *lines = self._path.read_text(encoding="ascii").splitlines()
-            last = datetime.fromtimestamp(self._path.stat().st_mtime, UTC)
-            started = json.loads(head)["started_at"]
-            datetime.fromisoformat(started)
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-        unanswered: Counter[str] = Counter()
-        asked: set[str] = set()
-        for mark, _, key in (line.partition(" ") for line in lines):
-            unanswered[key] += {">": 1, "<": -1, "?": 1}.get(mark, 0)
-            asked.add(key)
-        return started, +unanswered, asked, last
-
-    def restart(self, started: datetime) -> None:
-        """Start a new file, with the entries of this start so far."""
-        head = {"started_at": started.isoformat(timespec="microseconds")}
-        content = json.dumps(head) + "\n" + "".join(self._lines or ())
-        with suppress(OSError):
-            self._path.unlink(missing_ok=True)  # it may be another name of a file of the user's
-            self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
-            os.write(self._file, content.encode())
-        self._lines = None
+                os.write(self._file, f"{mark} {key}\n".encode())
 
     def close(self) -> None:
         """Close the file."""
@@ -284,13 +249,33 @@ class Journal:
             self._path.unlink(missing_ok=True)
 
 
+def _read_journal(path: Path) -> tuple[str, Counter[str], set[str], datetime] | None:
+    """The journal of a killed start: when that began, number of unanswered requests by key, all keys, and time of the last entry.
+
+    None if the last start finished.
+    """
+    require_own(path)
+    try:
+        head, *lines = path.read_text(encoding="ascii").splitlines()
+        last = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+        started = json.loads(head)["started_at"]
+        datetime.fromisoformat(started)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    unanswered, asked = Counter[str](), set[str]()
+    for mark, _, key in (line.partition(" ") for line in lines):
+        unanswered[key] += {">": 1, "<": -1, "?": 1}.get(mark, 0)
+        asked.add(key)
+    return started, +unanswered, asked, last
+
+
 def unfinished(job: Job, store: Store, out: Path) -> Session | None:
     """What the last start of a run bought and has in flight, where it was killed before it could say so, or is under way."""
-    found = Journal(out / JOURNAL).read()
+    found, there = _read_journal(out / JOURNAL), manifest_there(out)
     if found is None or not found[2]:
         return None
     started, unanswered, asked, last = found
-    if (out / "manifest.json").exists() and started in {session.started_at for session in read_manifest(out).sessions}:
+    if there is not None and started in {session.started_at for session in there.sessions}:
         return None  # it was killed when all was written
     bought = [answer for key in asked if (answer := store.get(key)) is not None]  # asked, so new when it was stored
     rejected = [row.answer for key in store.rejected_keys(asked) if (row := store.checked(key)) is not None]
@@ -327,9 +312,8 @@ def job_for_folder(out: Path, job: Job) -> Job:
     Raises:
         DataError: The folder holds another run.
     """
-    if not (out / "manifest.json").exists():
+    if (there := manifest_there(out)) is None:
         return job
-    there = read_manifest(out)
     if job.probe and labels_there(out):
         job = next((job.in_form(form) for form in FORMS if form == there.response_form), job)
     now = manifest_of(job, "", datetime.now(UTC))
@@ -347,9 +331,14 @@ def spent_before(out: Path, killed: Session | None = None) -> float:
         out: The run folder.
         killed: From `unfinished`: a killed start that is not in the manifest.
     """
-    there = read_manifest(out).sessions if (out / "manifest.json").exists() else ()
-    sessions = [*there, *([] if killed is None else [killed])]
+    there = manifest_there(out)
+    sessions = [*(there.sessions if there else ()), *([] if killed is None else [killed])]
     return sum((session.cost_usd or 0.0) + (session.perhaps_charged.usd or 0.0) for session in sessions)
+
+
+def manifest_there(out: Path) -> Manifest | None:
+    """The manifest in a run folder; None if there is none yet."""
+    return read_manifest(out) if (out / "manifest.json").exists() else None
 
 
 def labels_there(out: Path) -> int:

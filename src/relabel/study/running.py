@@ -21,7 +21,7 @@ from relabel.files import require_own, writing
 from relabel.importing import import_labels
 from relabel.labelling.batch.provider import batch_provider
 from relabel.labelling.batch.runner import run_batch
-from relabel.labelling.batch.state import BatchOptions, batches_of, unaccounted_usd
+from relabel.labelling.batch.state import BatchFolder, BatchOptions, run_id, unaccounted_usd
 from relabel.labelling.collector import Progress
 from relabel.labelling.estimate import BATCH_WINDOW_H, Estimate, Limit, estimate, limits
 from relabel.labelling.job import Job, Stop, with_known_format
@@ -30,9 +30,8 @@ from relabel.labelling.local import is_local
 from relabel.labelling.options import Prepared, RunOptions, checked_parameters, default_name
 from relabel.labelling.providers import UNKNOWN, Price, given_price, provider_of
 from relabel.labelling.runner import run_job
-from relabel.labelling.session import Outcome, labels_there, spent_before, unfinished
+from relabel.labelling.session import Outcome, labels_there, manifest_there, spent_before, unfinished
 from relabel.labelling.store import Store, store_so_far
-from relabel.manifest import read_manifest
 from relabel.rubric import Rubric, load_rubric
 from relabel.run import Run, open_run
 from relabel.settings import Settings, settings
@@ -195,11 +194,12 @@ def _rater_state(one: RaterRun, job: Job, store: Store | None, batches: Path) ->
         if state == "running":
             with suppress(DataError), writing(one.out):  # if it can be locked, its process was killed
                 state = "interrupted"
-    starts = [killed, *reversed(manifest.sessions if (manifest := _manifest(one.out)) else ())]
+    starts = [killed, *reversed(manifest.sessions if (manifest := manifest_there(one.out)) else ())]
     last = next((start for start in starts if start is not None and start.counts.fresh and start.ended_at), None)
     if labels < job.size and last is not None:
         hours = (job.size - labels) / last.counts.fresh * _hours(last.started_at, last.ended_at)
-    sent = batches_of(batches, job) if state != "complete" else []
+    in_batches = BatchFolder(batches, run_id(job)).load() if state != "complete" else None
+    sent = in_batches.at_provider if in_batches else []
     if sent:
         state = "in batches"
         first = min(str(chunk.submitted_at) for chunk in sent)
@@ -210,10 +210,6 @@ def _rater_state(one: RaterRun, job: Job, store: Store | None, batches: Path) ->
 
 def _hours(start: str | None, end: str | None) -> float:
     return (datetime.fromisoformat(str(end)) - datetime.fromisoformat(str(start))).total_seconds() / 3600
-
-
-def _manifest(out: Path) -> Any:
-    return read_manifest(out) if (out / "manifest.json").exists() else None
 
 
 def study_tasks(opened: OpenStudy) -> list[Task]:
@@ -260,10 +256,10 @@ def plan(opened: OpenStudy) -> list[RaterRun]:
         folder = opened.runs / f"{rater.name}-{default_name(model.job).rpartition('-')[2]}"
         found.append(RaterRun(rater, str(folder), model, Progress(asked=model.job.size)))
     for one in found:
-        manifest = _manifest(one.out)
+        manifest = manifest_there(one.out)
         if one.model is None:
             one.state = "complete" if one.rater.run is not None or manifest is not None else "not started"
-        elif manifest is not None:
+        elif manifest is not None and manifest.status != "published":
             one.state = manifest.status
     return found
 

@@ -26,9 +26,8 @@ from relabel.labelling.batch.state import BatchFolder, BatchOptions, BatchState,
 from relabel.labelling.collector import LabelCollector
 from relabel.labelling.engine import answer_to
 from relabel.labelling.job import Stop
-from relabel.labelling.providers import without_cache_fields
 from relabel.labelling.refusals import RefusedError, read_error
-from relabel.labelling.request import Request, WorkItem
+from relabel.labelling.request import WorkItem
 from relabel.labelling.session import RunSession
 from relabel.labelling.wire import PATHS, NotAReplyError
 from relabel.labels import Answer, FailureKind, InvalidAnswerError
@@ -152,7 +151,7 @@ class OpenRequests(dict[str, OpenRequest]):
         if key in self:
             self._buy(key, answer)
             return True, answer.cost_usd
-        return self._store.get(key) is not None or self._keep(chunk, key, answer), answer.cost_usd
+        return self._store.get(key) is not None, answer.cost_usd
 
     def _answer(self, chunk: Chunk, result: Result, number: int) -> Answer:
         # Use the time at which the batch was seen to have ended, plus a microsecond per line: reading a line again gives the same
@@ -176,20 +175,6 @@ class OpenRequests(dict[str, OpenRequest]):
         except InvalidAnswerError as error:
             if not self.is_here(key):  # another run may have bought one in the meantime
                 self.fail(key, error.kind, error.reason)
-
-    def _keep(self, chunk: Chunk, key: str, answer: Answer) -> bool:
-        """Store an answer that no label of this job waits for: an earlier relabel may have worded its requests differently."""
-        line = self._folder.line_of(chunk, key)
-        if line is None:
-            return False
-        body, endpoint = without_cache_fields(json.loads(line)["body"]), self._job.endpoint
-        for sample in range(self._job.samples):
-            request = Request(endpoint.host, body, sample, endpoint.api)
-            if request.key == key:
-                self._collector.progress.bought(answer)
-                self._store.put(request, answer)
-                return True
-        return False
 
     def _no_answer(self, key: str, error: RefusedError) -> None:
         said = f"HTTP {error.status}: {error.message}" if error.status else error.message

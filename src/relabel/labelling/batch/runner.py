@@ -22,7 +22,7 @@ from relabel.labelling.job import Job, Stop, with_known_format
 from relabel.labelling.leases import BEAT_S, GONE_BEATS
 from relabel.labelling.limiter import Budget
 from relabel.labelling.runner import in_a_batch
-from relabel.labelling.session import Outcome, open_session
+from relabel.labelling.session import Outcome, RunSession
 from relabel.labelling.store import Store
 from relabel.labels import FailureKind
 
@@ -65,7 +65,7 @@ async def run_batch(
     folder = BatchFolder(batches, run_id(job))
     async with AsyncExitStack() as at_end:
         at_end.push_async_callback(provider.close)
-        session = at_end.enter_context(open_session(job, store, out, "batch", progress=progress, now=options.now))
+        session = at_end.enter_context(RunSession(job, store, out, "batch", progress=progress, now=options.now))
         at_end.enter_context(folder.locked())
         before = folder.load()
         folder.save_job(job)

@@ -268,14 +268,6 @@ class BatchFolder:
         found = [(chunk, self.keys(chunk)) for chunk in state.open]
         return {key: chunk for chunk, keys in found for key in keys or ()}, all(keys is not None for _, keys in found)
 
-    def line_of(self, chunk: Chunk, key: str) -> str | None:
-        """The line that was sent under a key; None if it no longer exists."""
-        try:
-            with self.path_of(chunk).open(encoding="utf-8") as lines:
-                return next((line for line in lines if line[_KEY] == key), None)
-        except OSError:
-            return None
-
     def tidy(self, state: BatchState) -> None:
         """Remove files of chunks that are not open, as their results are in the store, and half-written files of earlier processes."""
         known = {self.path_of(chunk) for chunk in state.open}
@@ -341,12 +333,6 @@ def unaccounted_usd(batches: Path, job: Job) -> float:
     """The most that the batches of a job may cost, in USD, whose cost is in no manifest: mainly those in flight."""
     state = BatchFolder(batches, run_id(job)).load()
     return 0.0 if state is None else state.unaccounted_usd
-
-
-def batches_of(batches: Path, job: Job) -> list[Chunk]:
-    """The open chunks of a job that have a batch at the provider."""
-    state = BatchFolder(batches, run_id(job)).load()
-    return [] if state is None else state.at_provider
 
 
 def known_states(batches: Path) -> tuple[list[BatchState], dict[str, str]]:
