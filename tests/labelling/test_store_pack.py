@@ -74,13 +74,13 @@ async def test_the_same_rows_give_the_same_bytes(store: Store, tmp_path: Path) -
 
 async def test_a_store_without_the_runs_answers_is_said(store: Store, tmp_path: Path) -> None:
     await packed(store, tmp_path)
-    with Store(tmp_path / "empty") as empty, pytest.raises(DataError, match="lacks the answer"):
+    with Store(tmp_path / "empty") as empty, pytest.raises(DataError, match="lacks the answers to"):
         pack(empty, tmp_path / "x.gz", open_run(str(tmp_path / "run")))
     assert not (tmp_path / "x.gz").exists()
 
 
 def test_published_labels_have_no_answers_to_pack(store: Store, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="sample has no answers in a store: 120 of its 120 labels were made elsewhere"):
+    with pytest.raises(DataError, match="lacks the answers to 120 of 120 labels of sample"):
         pack(store, tmp_path / "x.gz", open_run("sample"))
     assert not (tmp_path / "x.gz").exists()
 
@@ -92,7 +92,7 @@ def test_imported_labels_have_no_answers_to_pack(store: Store, tmp_path: Path) -
     import_labels(
         tmp_path / "theirs.csv", model="them", rubric=load_rubric("eloundou"), out=tmp_path / "run", tasks="sample"
     )
-    with pytest.raises(DataError, match="run has no answers in a store: 60 of its 60 labels were made elsewhere"):
+    with pytest.raises(DataError, match="lacks the answers to 60 of 60 labels of run"):
         pack(store, tmp_path / "x.gz", open_run(str(tmp_path / "run")))
 
 

@@ -124,7 +124,6 @@ HOSTILE: list[tuple[Api, Any]] = [
     ("responses", {"output": None}),
     ("responses", {"output": ["hello"]}),
     ("responses", {"output": [{"type": "message", "content": [{"type": "output_text"}]}]}),
-    ("responses", responses(GOOD, reason=["a", "list"])),
 ]
 
 

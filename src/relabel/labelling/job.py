@@ -237,16 +237,11 @@ class Stop:
 
 
 _FIELDS = {"model": "--model", "base_url": "--base-url", "api": "--api", "tasks": "--tasks", "settings": "--setting"}
-_OPTIONS: Mapping[str, str] = {
-    "sample": "--sample",
-    "seed": "--seed",
+# What parameters are called in messages, where that is not the option of their name.
+_PARAMETERS: Mapping[str, str] = {
     "occupations": "--occupation",
-    "samples": "--samples",
-    "variants": "--variants",
+    "variant_seed": "--seed",
     "orders": "--seed, which draws the orders of --variants,",
-    "examples": "--examples",
-    "pack": "--pack",
-    "decide": "--decide",
     "calibrate": "calibration over the run, which relabel no longer does,",
     "wire_model": "the model's name at the server",
     "headers": "--header",
@@ -291,7 +286,7 @@ def _options(there: Manifest, now: Manifest) -> Iterator[str]:
             before = before or None
         # A model that has another name has another one on the wire, too.
         if name != "wire_model" or there.model == now.model:
-            yield from _differs(_OPTIONS.get(name, name), before, after)
+            yield from _differs(_PARAMETERS.get(name, f"--{name}"), before, after)
     sent, to_send = there.parameters.get("params") or {}, now.parameters.get("params") or {}
     for name in sorted({*sent, *to_send}):
         option = "--max-tokens" if name in _BOUNDS else f"--param {name}"

@@ -231,8 +231,6 @@ def selection(
 
 FORMAT = "relabel store"
 VERSION = 1
-# A request's key.
-_REQUEST_KEY = re.compile(r"[0-9a-f]{64}")
 # Rows written in one transaction; other processes wait meanwhile.
 _AT_ONCE = 500
 _PLAIN = re.compile(r"[^\w.-]")
@@ -305,21 +303,13 @@ def unpack(store: Store, source: Path) -> tuple[int, int]:
 
 
 def _keys_of(run: Run, store: Store) -> set[str]:
-    keys = list(run.labels["request_key"])
-    # Published and imported labels have no key, or one that points to a line of a file.
-    elsewhere = sum(not (isinstance(key, str) and _REQUEST_KEY.fullmatch(key)) for key in keys)
-    if elsewhere:
+    keys = [str(key) for key in run.labels["request_key"]]
+    if lacking := sum(not store.has(key) for key in keys):
         raise DataError(
-            f"{run.name} has no answers in a store: {elsewhere:,} of its {len(keys):,} labels were made elsewhere; "
-            "give a run that `relabel run` made"
+            f"the store {store.folder} lacks the answers to {lacking:,} of {len(keys):,} labels of {run.name}; use the store that it was made "
+            "with; labels made elsewhere have no answers"
         )
-    answered = set(keys)
-    for key in sorted(answered):
-        if not store.has(key):
-            raise DataError(
-                f"the store {store.folder} lacks the answer {key} of the run; use the store that the run was made with"
-            )
-    return answered | {failure.request_key for failure in run.failures()}
+    return {*keys, *(failure.request_key for failure in run.failures())}
 
 
 def _chosen(store: Store, wanted: set[str] | None) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -309,15 +309,15 @@ def read_concurrency(text: str) -> int | None:
 
 def _value(item: str, name: str, text: str) -> Any:
     try:
-        value = json.loads(text)
-    except ValueError:
-        value = text
-    except RecursionError:
-        raise UsageError(f"--param {name} is nested too deep to be sent; give a simpler value") from None
-    try:
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
         canonical_json({name: value})
-    except ValueError:  # what JSON has no word for: NaN, what is beyond all numbers, half a character
-        raise UsageError(f"--param {item!r} cannot be sent as JSON; use a finite number, or valid text") from None
+    except (ValueError, RecursionError):  # what JSON has no word for: NaN, what is beyond all numbers, half a character
+        raise UsageError(
+            f"--param {item[:100]!r} cannot be sent as JSON; use a finite number, valid text, or a simpler value"
+        ) from None
     return value
 
 

@@ -10,9 +10,7 @@ diskcache is used for writing only, because it cannot open a read-only folder.
 from __future__ import annotations
 
 import os
-import shutil
 import sqlite3
-import tempfile
 from collections import Counter
 from collections.abc import Container, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
@@ -356,30 +354,23 @@ class Store:
 
     def stats(self) -> StoreStats:
         """Count the content of the store; reads every row."""
-        models: Counter[str] = Counter()
-        packs: Counter[str] = Counter()
-        rejected = unknown = 0
-        cost = 0.0
+        models, packs = Counter[str](), Counter[str]()
+        costs: list[float | None] = []
+        rejected = 0
         for _, row in self.answers():
-            answer = row.answer
-            if row.rejected:
-                rejected += 1
-            else:
-                models[answer.model_returned or "unknown"] += 1
-            if row.origin is not None:
-                packs[row.origin] += 1
-            elif answer.cost_usd is None:
-                unknown += 1
-            else:
-                cost += answer.cost_usd
+            rejected += row.rejected is not None
+            models[row.answer.model_returned or "unknown"] += row.rejected is None
+            packs[row.origin or ""] += 1
+            costs += [row.answer.cost_usd] if row.origin is None else []
+        del packs[""]
         return StoreStats(
             folder=str(self.folder),
             answers=models.total(),
             rejected=rejected,
-            by_model=dict(models.most_common()),
+            by_model=dict((+models).most_common()),
             bytes=sum(p.stat().st_size for p in self.folder.rglob("*") if p.is_file()),
-            cost_usd=cost,
-            cost_unknown=unknown,
+            cost_usd=sum(cost or 0.0 for cost in costs),
+            cost_unknown=costs.count(None),
             from_packs=dict(packs.most_common()),
             damaged=len(self.damaged),
             aside=sum(1 for _ in self.keys(rows.ASIDE)),
@@ -511,12 +502,9 @@ def _reading(database: Path, *, writable: bool) -> Generator[sqlite3.Connection]
         if database.exists():
             if not writable and not os.access(database.parent, os.W_OK):
                 beside = database.with_name("cache.db-wal")
-                if beside.exists() and beside.stat().st_size:  # SQLite would have to write beside it to read it
-                    folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="relabel-")))
-                    for path in (database, beside):
-                        shutil.copyfile(path, folder / path.name)
-                    database = folder / database.name
-                else:
+                if (
+                    not beside.exists() or not beside.stat().st_size
+                ):  # otherwise SQLite needs what another process has beside it
                     parameters = "mode=ro&immutable=1"
             uri = f"{database.absolute().as_uri()}?{parameters}"
         db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=60, check_same_thread=False)

@@ -116,14 +116,10 @@ _FINISH: Mapping[str, str] = {
 
 def _finish(word: Any) -> str | None:
     said = _text(word)
-    if said is None:
-        return None
-    lower = said.lower()
-    return (
-        "content_filter"
-        if lower.startswith("content_filter")
-        else _FINISH.get(lower, lower if said.isupper() else said)
-    )
+    lower = (said or "").lower()
+    if lower.startswith("content_filter"):
+        return "content_filter"
+    return _FINISH.get(lower, lower if said and said.isupper() else said)
 
 
 def _read_chat(raw: Any) -> Reply:
@@ -169,14 +165,11 @@ def _read_responses(raw: Any) -> Reply:
             elif part["type"] == "refusal":
                 refusals.append(part["refusal"])
     reason = (raw.get("incomplete_details") or {}).get("reason")
-    status = _text(raw.get("status"))
-    finish = (
-        {"max_output_tokens": "length"}.get(reason, reason) if reason else ("stop" if status == "completed" else status)
-    )
+    status = raw.get("status")
     return Reply(
         content=_text("".join(texts)) if texts else None,
         refusal=_text("".join(refusals)) or None,
-        finish_reason=_finish(finish),
+        finish_reason=_finish(reason or ("stop" if status == "completed" else status)),
         model_returned=_text(raw.get("model")),
         usage=_usage(raw.get("usage"), wrote=bool(texts)),
         logprobs=_logprobs(tokens or None),
