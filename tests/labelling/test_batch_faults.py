@@ -247,6 +247,17 @@ async def test_a_chunk_too_large_for_the_queue_is_halved(store: Store, tmp_path:
     books_balance(fake, store)
 
 
+async def test_a_chunk_too_large_for_a_gateway_is_halved(store: Store, tmp_path: Path) -> None:
+    with batch_provider(by_number, Fate()) as fake:
+        turns = iter(range(100))
+        page = Reply(413, "<html><title>413 Request Entity Too Large</title></html>")
+        fake.trouble = lambda call: page if (call.method, call.path) == ("POST", "/files") and next(turns) < 2 else None
+        outcome = await batch(make_job(fake.base_url, 4), store, tmp_path)
+        assert outcome.complete
+        assert [len(body.splitlines()) for body in fake.bodies] == [2] * 4
+        books_balance(fake, store)
+
+
 async def test_a_queue_that_others_fill_is_waited_for_with_the_same_file(store: Store, tmp_path: Path) -> None:
     with batch_provider(by_number, *[no_room()] * 12, Fate()) as fake:
         outcome = await batch(make_job(fake.base_url, 4), store, tmp_path)

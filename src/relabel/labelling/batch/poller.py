@@ -277,7 +277,13 @@ class BatchPoller:
         for look in range(READY_LOOKS):
             fresh = chunk.file_id is None
             if chunk.file_id is None:
-                chunk.file_id = await self._provider.upload(self._folder.path_of(chunk))
+                try:
+                    chunk.file_id = await self._provider.upload(self._folder.path_of(chunk))
+                except ProviderError as error:
+                    if getattr(error.__cause__, "status", 0) != 413 or chunk.requests == 1:
+                        raise
+                    await self._halve(chunk, "too large for an upload")
+                    return None
                 self._options.step("uploaded")
                 self.save("file noted")
             known, since = chunk.creating_since is not None, chunk.creating_since or self._options.now().timestamp()
@@ -332,8 +338,7 @@ class BatchPoller:
         limit = _QUEUE_LIMIT.search(said)
         tokens = int(limit[1].replace(",", "")) if limit else None
         if not ours and tokens is not None and chunk.requests > 1 and chunk.bytes / _BYTES_A_TOKEN > tokens / 4:
-            self._state.max_requests = max(1, chunk.requests // 2)
-            await self._drop(chunk, "too large for the queue")
+            await self._halve(chunk, "too large for the queue")
             return
         refusals = self._room.get(chunk.number, (0, 0, 0))[1] + 1
         chunk.batch_id = chunk.ended_at = chunk.creating_since = None
@@ -490,6 +495,11 @@ class BatchPoller:
                 chunk.failed[key] = failed
         self._requests.fatal = self._requests.fatal or (self._provider.fatal(error, "/batches") if error else None)
         await self._close(chunk, "refusal noted")
+
+    async def _halve(self, chunk: Chunk, status: str) -> None:
+        """Drop a chunk that the provider cannot take; its requests, and all others, go into chunks of half the size."""
+        self._state.max_requests = max(1, chunk.requests // 2)
+        await self._drop(chunk, status)
 
     async def _drop(self, chunk: Chunk, status: str) -> None:
         """Drop a chunk whose batch will not answer; its requests may be sent in another one."""

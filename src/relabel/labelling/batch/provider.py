@@ -38,7 +38,7 @@ from relabel.labelling.wire import PATHS, Api, NotAReplyError, object_of
 from relabel.redaction import api_version, clean
 from relabel.settings import Settings
 
-# Timeout of one call, in seconds; enough to upload a chunk of 200 MB.
+# Timeout of one call, in seconds; enough to upload a chunk of 100 MB.
 TIMEOUT_S = 600.0
 # Maximum difference between the provider's clock and ours, in seconds, when searching for a batch.
 CLOCK_SKEW_S = 3600.0

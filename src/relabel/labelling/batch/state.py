@@ -34,8 +34,8 @@ from relabel.labels import FailureKind
 # Version of the state; version 1 did not store the job.
 FORMAT = 2
 MAX_REQUESTS = 50_000
-# Most lines and bytes of one input file, by the Batch API's documentation.
-MAX_BYTES = 200_000_000
+# Most lines and bytes of one input file by the documentation of OpenAI and Together; the latter takes the fewest bytes.
+MAX_BYTES = 100_000_000
 # Seconds before the first poll; later pauses are longer.
 POLL_S = 10.0
 _ID_LENGTH = 12
