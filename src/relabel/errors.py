@@ -31,6 +31,7 @@ from relabel.redaction import clean
 _PATTERNS = {
     r"^[a-z0-9][a-z0-9-]*$": "must consist of lower-case letters, digits and hyphens, without a hyphen in front",
     r"^[a-z0-9][a-z0-9._-]*$": "must consist of lower-case letters, digits and . _ -, with a letter or digit in front",
+    r"^\d\d$": "must be a SOC major group of two digits, such as 15",
     r"^[0-9a-f]{64}$": "must be a sha256 of 64 digits and letters from a to f",
 }
 

@@ -169,7 +169,7 @@ _LATEX = str.maketrans(
     }
 )
 _MARKDOWN = str.maketrans(
-    {**{char: f"\\{char}" for char in "\\`*_[]|#"}, "<": "&lt;", ">": "&gt;", "&": "&amp;", "@": "&#64;"}
+    {**{char: f"\\{char}" for char in "\\`*_[]|#"}, "<": "&lt;", ">": "&gt;", "&": "&amp;", "@": "&#64;", "\n": " "}
 )
 
 
@@ -203,12 +203,17 @@ def _latex(of: Table) -> str:
     return "\n".join(lines) + "\n"
 
 
+def markdown_safe(text: str) -> str:
+    """A text without markup or line breaks, for Markdown."""
+    return text.translate(_MARKDOWN)
+
+
 def _markdown(of: Table) -> str:
     rule = ["---"] * of.left + ["---:"] * (len(of.columns) - of.left)
-    head = [f"### {of.title.translate(_MARKDOWN)}", ""] if of.title else []
-    body = [[cell_text(cell).translate(_MARKDOWN) for cell in cells] for cells in of.rows]
-    rows = [[name.translate(_MARKDOWN) for name in of.columns], rule, *body]
-    notes = ["", *(note.translate(_MARKDOWN) for note in of.notes)] if of.notes else []
+    head = [f"### {markdown_safe(of.title)}", ""] if of.title else []
+    body = [[markdown_safe(cell_text(cell)) for cell in cells] for cells in of.rows]
+    rows = [[markdown_safe(name) for name in of.columns], rule, *body]
+    notes = ["", *(markdown_safe(note) for note in of.notes)] if of.notes else []
     return "\n".join([*head, *(f"| {' | '.join(cells)} |" for cells in rows), *notes]) + "\n"
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import NormalDist
 from typing import Any
 
@@ -70,21 +70,18 @@ def judge(suite: Suite, run: Run, gold: Gold, baseline: Run | None, details: pd.
     pin = None if baseline is None else labels_sha256(baseline)
     _check_pins(suite, gold, pin)
     alone = match(run, gold).with_draws(suite.draws, suite.seed)
-    results: dict[str, list[GateResult]] = {}
-    for gate in suite.gates:
-        found = _figure(gate, suite, run, alone, details)
-        if found is not None and gold.is_run(run):
-            # A gold used as a run agrees with itself exactly; there is no sampling error.
-            found = replace(found, exact=True)
-        results[gate.id] = list(_bounds_of(gate, found, suite.level))
     drops: Mapping[str, GateResult] = {}
     size = None
     if baseline is not None and any(gate.max_drop is not None for gate in suite.gates):
         pair = align([run, baseline], gold)
         drops, size = against_baseline(suite, pair, details), size_needed(pair, suite)
-        for name, drop in drops.items():
-            results[name].append(drop)
-    every = tuple(result for gate in suite.gates for result in results[gate.id])
+    results: list[GateResult] = []
+    for gate in suite.gates:
+        found = _figure(gate, suite, run, alone, details)
+        if found is not None and gold.is_run(run):
+            # A gold used as a run agrees with itself exactly; there is no sampling error.
+            found = replace(found, exact=True)
+        results += [*_bounds_of(gate, found, suite.level), *([drops[gate.id]] if gate.id in drops else [])]
     return SuiteResult(
         suite=suite.name,
         title=suite.title,
@@ -96,8 +93,8 @@ def judge(suite: Suite, run: Run, gold: Gold, baseline: Run | None, details: pd.
         family=family_in_words(suite, len(drops)),
         size=size,
         warnings=(*changed_rubrics(gold.run, baseline, run), *_few_occupations(suite, alone, details), *run.warnings()),
-        passed=all(result.passed for result in every),
-        results=every,
+        passed=all(result.passed for result in results),
+        results=tuple(results),
     )
 
 
@@ -126,21 +123,15 @@ def against_baseline(
     """
     aligned = aligned.with_draws(suite.draws, suite.seed)
     falls = [_Fall.of(gate, suite, aligned, details) for gate in suite.gates if gate.max_drop is not None]
-    adjusted = _adjusted_p(falls, suite)
-    return {fall.gate.id: fall.result(suite.level, p) for fall, p in zip(falls, adjusted, strict=True)}
-
-
-def _adjusted_p(falls: Sequence[_Fall], suite: Suite) -> list[float]:
-    """P-values of the `max_drop` gates, adjusted for multiple testing by the suite's rule."""
-    alone = [fall.p for fall in falls]
-    if suite.family == "bonferroni":
-        return [min(p * len(falls), 1.0) for p in alone]
+    adjusted = [fall.p for fall in falls]
     swaps = {place: fall.swaps for place, fall in enumerate(falls) if fall.swaps is not None}
-    if suite.family == "joint" and len(swaps) > 1:
+    if suite.family == "bonferroni":
+        adjusted = [min(p * len(falls), 1.0) for p in adjusted]
+    elif suite.family == "joint" and len(swaps) > 1:
         for place, p in zip(swaps, joint_p(list(swaps.values()), seed=suite.seed), strict=True):
             # Where its own test tries all swaps and the joint one draws them, the gate's own p-value is the exact one.
-            alone[place] = max(alone[place], p)
-    return alone
+            adjusted[place] = max(adjusted[place], p)
+    return {fall.gate.id: fall.result(suite.level, p) for fall, p in zip(falls, adjusted, strict=True)}
 
 
 def family_in_words(suite: Suite, drops: int) -> str:
@@ -276,7 +267,7 @@ def gold_size(level: float, churn: float, clustering: float = _USUAL_CLUSTERING,
 
 def _pair(gate: Gate, suite: Suite, aligned: AlignedLabels, rater: int, details: pd.DataFrame | None) -> Pair | None:
     """Labels of a rater and the gold for a gate's figure; None if no task has both."""
-    about = gate.setting or gate.measure
+    about = gate.about
     if about is None or (about not in aligned.labels and about not in aligned.values):
         return None
     keep = aligned.known(about)
@@ -357,15 +348,14 @@ class _Fall:
     Attributes:
         gate: The gate.
         moved: The paired change; None if no task has the figure.
-        baseline, run: The figures.
+        figures: The change, and the figures of run and baseline.
         p: One-sided p-value of a fall by more than is allowed; 1 if it cannot be tested.
         swaps: Data of the test; None if it cannot be tested.
     """
 
     gate: Gate
     moved: Figure | None = None
-    baseline: float = math.nan
-    run: float = math.nan
+    figures: Mapping[str, float] = field(default_factory=dict)
     p: float = 1.0
     swaps: Swaps | None = None
 
@@ -381,7 +371,8 @@ class _Fall:
         old, new = (run.draws.by_occupation(pair.sums.each) for pair in (baseline, run))
         share = run.draws.by_occupation(run.weight) / len(run)
         swaps = Swaps(old, new, metrics.figure_formula(_metric(gate), run.scale), share, gate.max_drop or 0.0)
-        return cls(gate, moved, before.value, after.value, joint_p([swaps], suite.seed)[0], swaps)
+        figures = {"value": moved.value, "run": after.value, "baseline": before.value}
+        return cls(gate, moved, figures, joint_p([swaps], suite.seed)[0], swaps)
 
     def result(self, level: float, adjusted: float) -> GateResult:
         """The outcome at this level, by the adjusted p-value."""
@@ -394,13 +385,12 @@ class _Fall:
         interval = "" if bounds is None else f"{_percent(level)} interval {bounds[0]:+.3f} to {bounds[1]:+.3f}, "
         alone, together = ("under .001" if p < 0.001 else shown(p) for p in (self.p, adjusted))
         said = (
-            f"{'falls' if fell else 'goes'} from {shown(self.baseline)} to {shown(self.run)}, change {moved.value:+.3f} "
+            f"{'falls' if fell else 'goes'} from {shown(self.figures['baseline'])} to {shown(self.figures['run'])}, change {moved.value:+.3f} "
             f"({interval}{moved.n:,} tasks; sign-flip test by occupation p {alone}"
             f"{'' if together == alone else f', with all gates {together}'}){'' if fell else ': no significant fall'}"
             f"{f'; a drop of {shown(allowed)} is allowed' if allowed else ''}"
         )
-        figures = {"value": moved.value, "run": self.run, "baseline": self.baseline}
-        figures |= {"p": self.p, "p_adjusted": adjusted}
+        figures = {**self.figures, "p": self.p, "p_adjusted": adjusted}
         return _result(self.gate, "max_drop", moved.n, said, bounds, level, passed=not fell, **figures)
 
 
@@ -426,23 +416,19 @@ def _bounds_of(gate: Gate, found: Figure | None, level: float) -> Iterator[GateR
 
 
 def _unjudged(gate: Gate, kind: Kind, found: Figure | None, level: float) -> GateResult:
-    n = 0 if found is None else found.n
-    value = None if found is None else metrics.known(found.value)
-    bounds = None if found is None else found.interval(level)
-    if found is None:
-        reason = "no task has this figure"
-    elif value is None:
-        reason = f"it is undefined on these {n:,} tasks, as where one label only is used"
-    elif found.occupations < 2 and not found.change:
-        reason = f"its {n:,} tasks are of one occupation, which gives no interval"
-    elif bounds is not None:
-        ends = " to ".join(f"{end:+.3f}" if found.change else shown(end) for end in bounds)
-        reason = (
-            f"{n:,} tasks of {found.occupations} occupation{'' if found.occupations == 1 else 's'} leave it an error as large "
-            f"as its range ({_percent(level)} interval {ends}); use a larger gold"
-        )
-    else:
-        reason = f"its {n:,} tasks are of {found.occupations} occupations, and too many draws leave it undefined"
+    n, value, bounds = 0, None, None
+    reason = "no task has this figure"
+    if found is not None:
+        n, value, bounds = found.n, metrics.known(found.value), found.interval(level)
+        over = f"{n:,} tasks of {found.occupations} occupation{'' if found.occupations == 1 else 's'}"
+        reason = f"{over} give it no interval"
+        if value is None:
+            reason = f"it is undefined on these {n:,} tasks, as where one label only is used"
+        elif bounds is not None:
+            ends = " to ".join(f"{end:+.3f}" if found.change else shown(end) for end in bounds)
+            reason = (
+                f"{over} leave it an error as large as its range ({_percent(level)} interval {ends}); use a larger gold"
+            )
     said = f"cannot be judged: {reason}"
     return _result(gate, kind, n, said, bounds, bounds and level, passed=False, judged=False, value=value)
 
@@ -457,8 +443,7 @@ def _result(
 
 
 def _what(gate: Gate) -> str:
-    about = gate.setting or gate.measure
-    said = gate.metric if about is None else f"{gate.metric} of {about}"
+    said = gate.metric if gate.about is None else f"{gate.metric} of {gate.about}"
     return said if gate.slice is None else f"{said}, slice {gate.slice}"
 
 

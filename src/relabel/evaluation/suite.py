@@ -8,11 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 from xml.etree import ElementTree as ET
 
 from jinja2 import Environment, PackageLoader
-from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from relabel.errors import DataError, first_error
 from relabel.evaluation.document import SCALES, SettingName
@@ -20,17 +20,16 @@ from relabel.evaluation.statistics import FIGURES
 from relabel.rubric import Measure
 from relabel.settings import Frozen, asset_dir
 from relabel.tabular import figure as shown
-from relabel.tabular import signed
+from relabel.tabular import markdown_safe, signed
 from relabel.yaml_files import read_user_yaml
 
-MeasureMetric = Literal["agreement", "pearson", "mean", "mean_difference"]
-CountMetric = Literal["coverage", "incoherent"]
 FamilyRule = Literal["joint", "bonferroni", "none"]
 TaskType = Literal["Core", "Supplemental"]
 
 Kind = Literal["min", "max", "max_drop"]
 
-COUNTS: tuple[CountMetric, ...] = ("coverage", "incoherent")
+COUNTS = ("coverage", "incoherent")
+MEASURE_METRICS = ("agreement", "pearson", "mean", "mean_difference")
 
 # Error texts by pydantic's error type, where pydantic's own text is too technical.
 _PLAINLY: Mapping[str, str] = {
@@ -52,21 +51,10 @@ class Slice(Frozen):
         max_importance: Highest importance rating, exclusive.
     """
 
-    soc_major: tuple[str, ...] = ()
+    soc_major: tuple[Annotated[str, BeforeValidator(str), Field(pattern=r"^\d\d$")], ...] = ()
     task_type: tuple[TaskType, ...] = ()
     importance: float | None = Field(default=None, ge=1, le=5)
     max_importance: float | None = Field(default=None, ge=1, le=5)
-
-    @field_validator("soc_major", mode="before")
-    @classmethod
-    def _two_digits(cls, value: Any) -> Any:
-        if not isinstance(value, list):
-            raise ValueError('must be a list such as ["11", "13"]')
-        groups = [str(group) for group in value]
-        for group in groups:
-            if len(group) != 2 or not group.isdecimal():
-                raise ValueError(f"{group!r} is not a SOC major group; give two digits, such as 15")
-        return tuple(groups)
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
@@ -121,27 +109,33 @@ class Gate(Frozen):
     @model_validator(mode="after")
     def _validate_consistency(self) -> Self:
         if self.metric in COUNTS:
-            if self.measure is not None or (self.metric == "incoherent" and self.setting is not None):
-                raise ValueError(f"{self.metric} is a share of the run's tasks; remove measure and setting")
-            if self.max_drop is not None or self.slice is not None:
-                raise ValueError(f"{self.metric} is a count over the whole run; give min or max, and no slice")
-        elif self.setting is not None and self.measure is not None:
-            raise ValueError("has both setting and measure; keep the one that the metric goes with")
-        elif self.setting is None and self.measure is None:
-            _name_what_is_missing(self.metric)
-        elif self.setting is not None:
-            _check_setting_metric(self.metric, self.setting)
-        elif self.metric not in MeasureMetric.__args__:
+            if self.measure or self.slice or self.max_drop is not None or (self.setting and self.metric != "coverage"):
+                raise ValueError(
+                    f"{self.metric} is counted over the whole run; give min or max, and no measure or slice"
+                )
+        elif (self.setting is None) == (self.measure is None):
             raise ValueError(
-                f"metric: {self.metric!r} is not a figure of a measure; use {_either(MeasureMetric.__args__)}"
+                f"{self.metric} needs a setting such as three-way, or a measure such as beta, and not both"
             )
+        elif self.metric not in (known := _figures_of(self.setting)):
+            raise ValueError(f"metric: {self.metric!r} is not a figure of {self.about}; use one of {', '.join(known)}")
         if self.min is None and self.max is None and self.max_drop is None:
             raise ValueError("has no threshold; give min, max or max_drop")
-        if self.min is not None and self.max is not None and self.min > self.max:
-            raise ValueError(f"min {self.min} is above max {self.max}, so that no run can pass; change one of them")
         if self.metric == "mean_difference" and self.max_drop is not None:
             raise ValueError("max_drop has no meaning for mean_difference, of which 0 is best; give min and max")
         return self
+
+    @property
+    def about(self) -> SettingName | Measure | None:
+        """Its setting or measure."""
+        return self.setting or self.measure
+
+
+def _figures_of(setting: SettingName | None) -> tuple[str, ...]:
+    """Names of the figures of a setting, or of a measure."""
+    if setting is None:
+        return MEASURE_METRICS
+    return (*FIGURES, *(f"{kind}:{label}" for kind in ("f1", "precision", "recall") for label in SCALES[setting]))
 
 
 class Suite(Frozen):
@@ -190,24 +184,12 @@ class Suite(Frozen):
                 raise ValueError(f"{where}: slice {gate.slice!r} is not among the suite's slices ({known})")
             if gate.max_drop is not None and self.baseline is None:
                 raise ValueError(f"{where}: max_drop needs a baseline; name a run under baseline: run")
-            about = (gate.metric, gate.setting, gate.measure, gate.slice)
-            for other in self.gates[:number]:
-                if about != (other.metric, other.setting, other.measure, other.slice):
-                    continue
-                if _above(gate.min, other.max) or _above(other.min, gate.max):
-                    raise ValueError(
-                        f"{where}: contradicts the gate {other.id}: no figure is above one's min and below the other's max"
-                    )
         return self
 
     def beside(self, ref: str) -> str:
         """Resolve a path in the suite: relative to its file if that exists, otherwise unchanged."""
         near = self.path.parent / ref
         return str(near) if near.exists() else ref
-
-
-def _above(low: float | None, high: float | None) -> bool:
-    return low is not None and high is not None and low > high
 
 
 def load_suite(ref: str) -> Suite:
@@ -238,34 +220,6 @@ def _path(ref: str) -> Path:
         return shipped
     names = ", ".join(sorted(p.stem for p in asset_dir("evals").glob("*.yaml")))
     raise DataError(f"unknown suite {ref!r}; give the path of a YAML file, or one of {names}")
-
-
-def _name_what_is_missing(metric: str) -> None:
-    """Say what a gate with neither setting nor measure lacks."""
-    if metric in MeasureMetric.__args__:
-        raise ValueError(f"{metric} needs a measure: alpha, beta or gamma")
-    if metric in FIGURES or metric.partition(":")[0] in _BY_LABEL:
-        raise ValueError(f"{metric} needs a setting: strict, with-tools or three-way")
-    known = (*COUNTS, *FIGURES, *(f"{name}:LABEL" for name in _BY_LABEL), *MeasureMetric.__args__)
-    raise ValueError(f"metric: {metric!r} is not a figure; use {_either(known)}")
-
-
-_BY_LABEL = ("f1", "precision", "recall")
-
-
-def _check_setting_metric(metric: str, setting: SettingName) -> None:
-    kind, colon, label = metric.partition(":")
-    if colon and kind in _BY_LABEL:
-        labels = SCALES[setting]
-        if label not in labels:
-            raise ValueError(f"metric: {label!r} is not a label of {setting}; use {_either(labels)}")
-    elif metric not in FIGURES:
-        known = (*FIGURES, *(f"{name}:LABEL" for name in _BY_LABEL))
-        raise ValueError(f"metric: {metric!r} is not a figure of a setting; use {_either(known)}")
-
-
-def _either(names: tuple[str, ...]) -> str:
-    return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
 class GateResult(Frozen):
@@ -362,17 +316,6 @@ def gate_error(failures: Iterable[GateResult]) -> str:
 
 # Control characters that XML 1.0 cannot hold, in whatever escape.
 _ILLEGAL = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-_ESCAPED = str.maketrans(
-    {
-        **{char: f"\\{char}" for char in "\\`*_{}[]()#+!|~"},
-        "<": "&lt;",
-        ">": "&gt;",
-        "&": "&amp;",
-        "@": "&#64;",  # else a run's name could call on somebody
-        "\n": " ",
-        "\r": " ",
-    }
-)
 
 
 def markdown(result: SuiteResult, verdict: str = "") -> str:
@@ -387,7 +330,7 @@ def markdown(result: SuiteResult, verdict: str = "") -> str:
     """
     loader = PackageLoader("relabel.evaluation", "templates")
     environment = Environment(loader=loader, trim_blocks=True, lstrip_blocks=True)  # noqa: S701  the filter `text` escapes
-    environment.filters.update(text=_text, fig=shown, signed=signed, count="{:,}".format)
+    environment.filters.update(text=markdown_safe, fig=shown, signed=signed, count="{:,}".format)
     page = environment.get_template("gates.md.jinja").render(result=result, verdict=verdict)
     return re.sub(r"\n{3,}", "\n\n", page.strip()) + "\n"
 
@@ -402,10 +345,6 @@ def github_annotations(result: SuiteResult) -> list[str]:
         f"::error title={_property(f'relabel {result.suite}: {gate.id}')}::{_message(gate.message)}"
         for gate in result.failures
     ]
-
-
-def _text(said: str) -> str:
-    return said.translate(_ESCAPED)
 
 
 def _message(said: str) -> str:
