@@ -80,8 +80,8 @@ def test_byte_order_mark_windows_line_ends_blank_lines_and_other_columns_are_tak
         ("task_id,code,weight\n1,E0,2\n2,E1,0\n", "line 3: weight must be a number above 0, not '0'"),
         ("task_id,code,weight\n1,E0,2\n2,E1,\n", "line 3 has no weight, other lines do"),
         ("task_id,code,weight,reviewer\n1,,,\n2,,,\n3,E1,2,a\n4,E0,,a\n", "line 5 has no weight, other lines do"),
-        ("id,label\n1,T0\n2,E1\n", "line 3: 'E1' is not a level of automation"),
-        ("id,label,automation\n1,T0,T1\n", "line 2: label says T0, automation T1"),
+        ("id,label\n1,T0\n2,E1\n", "line 3: give one level of automation, T0 to T4, or an empty cell, not 'E1'"),
+        ("id,label,automation\n1,T0,T1\n", "line 2: give one level of automation, .* not 'T0' and 'T1'"),
         ("id,task_id,label\n1,1,E0\n", "the column 'task_id' more than once"),
         ("task_id,code\n", "a header but no row below it; write one line for each labelled task"),
     ],
@@ -150,8 +150,8 @@ def test_a_gold_s_labels_are_people_s_only_where_it_says_so(write_gold: WriteGol
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
-        ("id,label,made_by\n1,E0,gpt\n", "line 2: made_by is 'gpt'; use people, model or unknown"),
-        ("id,label,made_by\n1,E0,people\n2,E1,model\n", "line 3 is made by model, line 2 by people"),
+        ("id,label,made_by\n1,E0,gpt\n", "line 2: made_by must be people, model or unknown"),
+        ("id,label,made_by\n1,E0,people\n2,E1,model\n", "line 3: made_by must be .* the same on each line"),
     ],
 )
 def test_a_gold_by_several_makers_is_refused(write_gold: WriteGold, lines: str, said: str) -> None:

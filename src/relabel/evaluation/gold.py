@@ -371,7 +371,7 @@ def read_gold_csv(path: Path, rule: GoldRule = "majority") -> Gold:
     said = [cells[header["code"]].strip() for _, cells in file.rows] if "code" in header else []
     levels = next((cell for cell in said if cell), "") in LEVELS
     advice = "ids must be unique" + (" within an occupation" if coded else ", or the file needs a column onet_soc_code")
-    rows: list[tuple[object, ...]] = []
+    rows: list[dict[str, object]] = []
     seen: dict[tuple[str, ...], int] = {}
     reviewed: list[Mapping[str, str]] = []
     selected = False
@@ -384,24 +384,19 @@ def read_gold_csv(path: Path, rule: GoldRule = "majority") -> Gold:
                 continue
             reviewed.append(row)
         code = file.onet_soc_code(number, row["onet_soc_code"]) if coded else ""
-        key = (code, file.task_id(number, row["task_id"]))
-        who = row["annotator"] if several else ""
-        if several and not who:
+        key = (code, file.task_id(number, row["task_id"]), row.get("annotator", ""))
+        if several and not key[2]:
             raise DataError(f"{path} line {number} has no annotator; fill it or remove the line")
-        if (*key, who) in seen:
-            same = f" by {who!r}" if several else ""
-            raise DataError(
-                f"{path} line {number} repeats the task id {key[1]!r}{same} of line {seen[*key, who]}; {advice}"
-            )
-        seen[*key, who] = number
+        if key in seen:
+            same = f" by {key[2]!r}" if several else ""
+            raise DataError(f"{path} line {number} repeats the task id {key[1]!r}{same} of line {seen[key]}; {advice}")
+        seen[key] = number
         level = _level(path, number, row.pop("code", "") if levels else "", row.get(AUTOMATION, ""))
-        exposure = _labels(path, number, row)
-        design, text = _design(file, number, row), row.get("text") or None
-        rows.append((key[1], key[0] or None, *exposure, level, *design, text, *([who] if several else [])))
+        known = _labels(path, number, row) | _design(file, number, row) | {AUTOMATION: level, "annotator": key[2]}
+        rows.append({"onet_soc_code": code or None, "task_id": key[1], "text": row.get("text") or None, **known})
     if not coded and "text" not in header:
         file.refuse_row_numbers([task for _, task, _ in seen], "add a column onet_soc_code, or O*NET's own Task ID")
-    columns = ["task_id", "onet_soc_code", *_LABEL_COLUMNS, *_DESIGN, "text", *(["annotator"] if several else [])]
-    table = pd.DataFrame(rows, columns=columns).astype({"task_id": "str", "onet_soc_code": "str"})
+    table = pd.DataFrame(rows, columns=[*LABELLED, "annotator"]).astype({"task_id": "str", "onet_soc_code": "str"})
     if "weight" in header and (gaps := table["weight"].isna()).any():
         # Not of the file's rows: those that a reviewer has not filled in are left out of the table.
         line = list(seen.values())[int(gaps.to_numpy().argmax())]
@@ -417,19 +412,15 @@ def read_gold_csv(path: Path, rule: GoldRule = "majority") -> Gold:
 
 def _declared_maker(file: Table, header: Mapping[str, str]) -> Maker | None:
     """Who made the labels, by the column `made_by`; None where it says nothing."""
-    first: tuple[int, Maker] | None = None
-    for line, cells in file.rows if _MADE_BY in header else ():
-        if not (said := cells[header[_MADE_BY]].strip().lower()):
-            continue
-        if (maker := _MAKERS.get(said)) is None:
-            raise DataError(f"{file.path} line {line}: made_by is {said[:40]!r}; use people, model or unknown")
-        first = first or (line, maker)
-        if maker != first[1]:
-            raise DataError(
-                f"{file.path} line {line} is made by {maker}, line {first[0]} by {first[1]}; give labels of each in a gold of "
-                "their own"
-            )
-    return first and first[1]
+    column = header.get(_MADE_BY)
+    said = {} if column is None else {cells[column].strip().lower(): line for line, cells in reversed(file.rows)}
+    makers: dict[Maker | None, int] = {_MAKERS.get(word): line for word, line in said.items() if word}
+    if None in makers or len(makers) > 1:
+        raise DataError(
+            f"{file.path} line {makers.get(None, max(makers.values()))}: made_by must be people, model or unknown, and the "
+            "same on each line; give labels of each in a gold of their own"
+        )
+    return next(iter(makers), None)
 
 
 def _reviewed_source(path: Path, source: SourceUse, rows: Sequence[Mapping[str, str]], *, of: int) -> SourceUse:
@@ -478,42 +469,36 @@ def _columns(file: Table) -> dict[str, str]:
 
 
 def _level(path: Path, number: int, label: str, automation: str) -> str | None:
-    for said in (label, automation):
-        if said and said not in LEVELS:
-            raise DataError(
-                f"{path} line {number}: {said[:40]!r} is not a level of automation; use T0 to T4, or leave the cell empty"
-            )
-    if label and automation and label != automation:
-        raise DataError(f"{path} line {number}: label says {label}, automation {automation}; correct one of them")
-    return label or automation or None
+    said = {label, automation} - {""}
+    if len(said) > 1 or not said <= {*LEVELS}:
+        found = " and ".join(repr(word[:40]) for word in sorted(said))
+        raise DataError(f"{path} line {number}: give one level of automation, T0 to T4, or an empty cell, not {found}")
+    return next(iter(said), None)
 
 
-def _design(file: Table, number: int, row: Mapping[str, str]) -> tuple[float | None, str | None]:
+def _design(file: Table, number: int, row: Mapping[str, str]) -> dict[str, object]:
     written = row.get("weight", "")
     weight = file.number(written) if written else None
     if written and not weight:
         raise DataError(f"{file.path} line {number}: weight must be a number above 0, not {written[:40]!r}; correct it")
-    return weight, row.get("stratum") or None
+    return {"weight": weight, "stratum": row.get("stratum") or None}
 
 
-def _labels(path: Path, number: int, row: Mapping[str, str]) -> tuple[str | None, bool | None, bool | None]:
-    said = row.get("code", "")
+def _labels(path: Path, number: int, row: Mapping[str, str]) -> dict[str, object]:
+    said, settings = row.get("code", ""), ("strict", "with_tools")
     if said and said not in _BY_CODE:
         raise DataError(f"{path} line {number}: {said[:40]!r} is not a code; use E0, E1 or E2, or leave the cell empty")
-    for setting in ("strict", "with_tools"):
+    for setting in settings:
         if row.get(setting, "") not in _EXPOSED:
             found = f"{setting} is {row[setting][:40]!r}"
             raise DataError(f"{path} line {number}: {found}; use exposed or not-exposed, or leave it empty")
-    strict, with_tools = (_EXPOSED[row.get(setting, "")] for setting in ("strict", "with_tools"))
-    if said:
-        implied = _BY_CODE[said]
-        strict = implied[0] if strict is None else strict
-        with_tools = implied[1] if with_tools is None else with_tools
-    code = _CODE_OF.get((strict, with_tools))
+    given, implied = [_EXPOSED[row.get(setting, "")] for setting in settings], _BY_CODE.get(said, (None, None))
+    read = tuple(own if known is None else known for known, own in zip(given, implied, strict=True))
+    code = _CODE_OF.get(read)
     if said and said != code:
         clash = f"the code {said} contradicts strict and with_tools, which give {code}"
         raise DataError(f"{path} line {number}: {clash}; correct one of them")
-    return code, strict, with_tools
+    return {"code": code, **dict(zip(settings, read, strict=True))}
 
 
 def labels_hash(table: pd.DataFrame) -> str:
