@@ -142,6 +142,5 @@ def test_missing_answers_are_shown_to_people(app: typer.Typer, make_run: MakeRun
     result = CliRunner().invoke(
         app, ["eval", str(run.folder), "--gold", str(write_gold("task_id,code\n1,E1\n2,E2\n3,E0\n4,E0\n"))]
     )
-    assert "2 of 4 asked tasks have no with-tools label in the run" in result.stdout.splitlines()
     lines = result.stdout.splitlines()
-    assert "50% of the asked tasks have no with-tools label" in lines[lines.index("Verdict") + 1]
+    assert "Of 4 asked tasks, 2 (50%) have no with-tools label" in lines[lines.index("Verdict") + 1]

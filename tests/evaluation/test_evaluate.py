@@ -243,10 +243,9 @@ def test_missing_answers_are_counted_by_setting(make_run: MakeRun, write_gold: W
     document = evaluate(make_run(answers, failed=failed), read_gold_csv(write_gold(gold_of("E2 E2 E0 E0 E1 E0"))))
     assert document.asked == 6
     assert document.unanswered == {"strict": 1, "with-tools": 4, "three-way": 4}
-    assert document.verdict.splitlines()[:2] == [
-        "17% of the asked tasks have no strict label: the figures describe the rest only.",
-        "67% of the asked tasks have no with-tools label: the figures describe the rest only.",
-    ]
+    assert document.verdict.splitlines()[0].startswith(
+        "Of 6 asked tasks, 1 (17%) have no strict label, 4 (67%) have no with-tools label, 4 (67%) have no three-way label"
+    )
 
 
 def test_tasks_that_a_stopped_run_never_got_to_are_missing_answers(make_run: MakeRun, write_gold: WriteGold) -> None:

@@ -220,13 +220,7 @@ def _show(document: relabel.EvalDocument, tables: list[Table], outcome: SuiteRes
         say(f"{why}: {listed}{more}; all are in --json", indent=2, hang=0)
     if document.text_changed:
         typer.echo(f"{document.text_changed:,} of the matched tasks have different texts in the run and the gold")
-    for setting, count in document.unanswered.items():
-        if count:
-            typer.echo(f"{count:,} of {document.asked:,} asked tasks have no {setting} label in the run")
     show_verdict(document.verdict, tables)
-    coherence = document.coherence
-    if coherence.of:
-        typer.echo(f"\nContradicting pairs of answers in the run: {coherence.incoherent:,} of {coherence.of:,}")
     if outcome is None:
         return
     signs = {(True, True): "ok", (False, True): "FAILED", (False, False): "?"}
@@ -260,7 +254,7 @@ def eval_tables(document: relabel.EvalDocument, *, page: bool = False) -> Iterat
         notes += ["They describe doubtful tasks only, not the run as a whole."] if document.selected else []
     table = _across(f"Agreement {of_gold}, by setting", _FIGURES, settings, notes=notes, key="agreement")
     step = 2 if "95%" in table.columns else 1
-    always = [x for name in settings for x in (majority[name].accuracy if name in majority else None, None)[:step]]
+    always = [x for name in settings for x in (majority[name].accuracy, None)[:step]]
     rows = [*table.rows[:2], ["majority label", *always], *table.rows[2:]]
     yield replace(table, rows=rows)
     for name, found in settings.items():

@@ -78,6 +78,12 @@ class NamedTask(Frozen):
     text: str = ""
 
 
+class Bounded(Frozen):
+    """Figures with their 95% intervals."""
+
+    ci95: Intervals95 = NO_INTERVALS
+
+
 class LabelMetrics(Frozen):
     """Agreement on one label, with the gold as the truth.
 
@@ -101,7 +107,7 @@ class Prevalence(Frozen):
     run: Mapping[str, float]
 
 
-class SliceFigures(Frozen):
+class SliceFigures(Bounded):
     """Figures of one setting, on all or some of the compared tasks; see `SettingMetrics`."""
 
     n: int
@@ -112,7 +118,6 @@ class SliceFigures(Frozen):
     krippendorff_ordinal: float | None
     ac1: float | None
     macro_f1: float | None
-    ci95: Intervals95 = NO_INTERVALS
 
 
 class SettingMetrics(SliceFigures):
@@ -138,7 +143,14 @@ class SettingMetrics(SliceFigures):
     prevalence: Prevalence
 
 
-class MeasureAgreement(Frozen):
+class SliceMeans(Bounded):
+    """Means of a measure."""
+
+    mean: float | None
+    gold_mean: float | None
+
+
+class MeasureAgreement(SliceMeans):
     """Agreement on a measure's task values (0-1).
 
     The values of both sides are computed from their codes by the run's rubric, as in a score: an incoherent pair is E1.
@@ -154,13 +166,10 @@ class MeasureAgreement(Frozen):
 
     agreement: float | None
     pearson: float | None
-    mean: float | None
-    gold_mean: float | None
     difference: float | None = None
-    ci95: Intervals95 = NO_INTERVALS
 
 
-class OccupationAgreement(Frozen):
+class OccupationAgreement(Bounded):
     """Agreement on a measure's occupation means.
 
     Attributes:
@@ -173,7 +182,6 @@ class OccupationAgreement(Frozen):
     pearson: float | None
     spearman: float | None
     mean_abs_difference: float | None
-    ci95: Intervals95 = NO_INTERVALS
 
 
 class Occupations(Frozen):
@@ -207,14 +215,6 @@ class Coherence(Frozen):
     of: int
 
 
-class SliceMeans(Frozen):
-    """Means of a measure within a slice."""
-
-    mean: float | None
-    gold_mean: float | None
-    ci95: Intervals95 = NO_INTERVALS
-
-
 class Slice(Frozen):
     """A subset of the compared tasks.
 
@@ -235,7 +235,7 @@ class Slice(Frozen):
     measures: Mapping[Measure, SliceMeans]
 
 
-class Estimate(Frozen):
+class Estimate(Bounded):
     """Mean exposure of a group of tasks, estimated in three ways.
 
     Attributes:
@@ -259,7 +259,6 @@ class Estimate(Frozen):
     gold: float | None
     ppi: float | None
     power: float | None
-    ci95: Intervals95 = NO_INTERVALS
     note: str | None = None
 
 
@@ -275,7 +274,7 @@ class Debiased(Frozen):
     note: str
 
 
-class ReliabilityBin(Frozen):
+class ReliabilityBin(Bounded):
     """Labels with a probability above `low` and up to `high`."""
 
     low: float
@@ -283,10 +282,9 @@ class ReliabilityBin(Frozen):
     n: int
     probability: float
     accuracy: float
-    ci95: Intervals95 = NO_INTERVALS
 
 
-class Calibration(Frozen):
+class Calibration(Bounded):
     """Calibration of the run's probabilities, with the gold as the truth.
 
     Attributes:
@@ -305,10 +303,9 @@ class Calibration(Frozen):
     probability: float
     accuracy: float
     bins: tuple[ReliabilityBin, ...]
-    ci95: Intervals95 = NO_INTERVALS
 
 
-class MajorityClass(Frozen):
+class MajorityClass(Bounded):
     """The baseline of always giving the gold's most frequent label.
 
     Attributes:
@@ -326,10 +323,9 @@ class MajorityClass(Frozen):
     kappa: float | None
     difference: float
     difference_se: float | None
-    ci95: Intervals95 = NO_INTERVALS
 
 
-class Yardstick(Frozen):
+class Yardstick(Bounded):
     """Agreement of another labelling of the same tasks, for comparison.
 
     Attributes:
@@ -346,25 +342,6 @@ class Yardstick(Frozen):
     kappa: float | None
     accuracy_difference: float | None
     kappa_difference: float | None
-    ci95: Intervals95 = NO_INTERVALS
-
-
-class TextClassifier(Frozen):
-    """A simple text classifier, cross-validated by occupation.
-
-    Attributes:
-        trained_on: Number of tasks in each training set, capped so that golds can be compared.
-        folds: Number of groups of occupations, each labelled by a classifier trained on the others.
-        seed: Seed of folds and training sets.
-        settings: Its agreement with the gold, by setting.
-        note: Why it is missing, or None.
-    """
-
-    trained_on: int
-    folds: int
-    seed: int
-    settings: Mapping[SettingName, Yardstick]
-    note: str | None = None
 
 
 class Raters(Frozen):
@@ -379,7 +356,23 @@ class Raters(Frozen):
     note: str | None = None
 
 
-class PairAgreement(Frozen):
+class TextClassifier(Raters):
+    """A simple text classifier, cross-validated by occupation.
+
+    Attributes:
+        trained_on: Number of tasks in each training set, capped so that golds can be compared.
+        folds: Number of groups of occupations, each labelled by a classifier trained on the others.
+        seed: Seed of folds and training sets.
+        settings: Its agreement with the gold, by setting.
+        note: Why it is missing, or None.
+    """
+
+    trained_on: int
+    folds: int
+    seed: int
+
+
+class PairAgreement(Bounded):
     """Agreement within pairs of tasks or of repeats.
 
     Attributes:
@@ -392,7 +385,6 @@ class PairAgreement(Frozen):
     pairs: int
     run: float | None
     gold: float | None = None
-    ci95: Intervals95 = NO_INTERVALS
 
 
 class Consistency(Frozen):

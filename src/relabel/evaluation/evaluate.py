@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
 
@@ -83,26 +83,14 @@ def evaluate(
     refuse_worked_examples(run, gold)
     aligned = match(run, gold).with_draws(draws, seed)
     pairs: dict[SettingName, Pair] = {s: aligned.pair(s) for s in aligned.labels}
-    filled: dict[SettingName, Pair] = {s: pair for s, pair in pairs.items() if len(pair)}
     values: dict[Measure, Pair] = {m: aligned.pair(m) for m in aligned.values}
     settings: dict[SettingName, doc.SettingMetrics] = {s: _setting_metrics(pair) for s, pair in pairs.items()}
     facts = task_facts(run, gold, aligned)
-    beside = all_yardsticks(run, gold, aligned, filled, facts.get("text"), seed=seed, trivial=not yardsticks)
+    beside = all_yardsticks(run, gold, aligned, pairs, facts.get("text"), seed=seed, trivial=not yardsticks)
     total, unanswered = asked(run)
     incoherent, both = (0, 0) if run.rubric.incoherent is None else incoherent_pairs(run)
-    coherence = doc.Coherence(incoherent=incoherent, of=both)
-    doubts = (*changed_rubrics(gold.run, run), *_doubtful_ids(gold, run, pairs))
-    warnings = (*gold.caveats, *doubts, *aligned.warnings, *run.warnings())
-    words = verdict(
-        settings,
-        beside,
-        model=run.manifest.model,
-        is_gold=gold.is_run(run),
-        unanswered={s: count / total for s, count in unanswered.items() if count},
-        coherence=coherence,
-        warnings=warnings,
-    )
-    return doc.EvalDocument(
+    doubts = (*changed_rubrics(gold.run, run), *_doubtful_ids(gold, aligned))
+    document = doc.EvalDocument(
         run=run.ref,
         gold=gold.name,
         gold_sha256=gold.sha256,
@@ -119,7 +107,7 @@ def evaluate(
             {"n": aligned.occupations}
             | {m: _occupation_agreement(aligned.codes[pair.tasks], pair) for m, pair in values.items()}
         ),
-        coherence=coherence,
+        coherence=doc.Coherence(incoherent=incoherent, of=both),
         yardsticks=beside,
         model=run.manifest.model,
         weighted=gold.weighted,
@@ -127,16 +115,17 @@ def evaluate(
         intervals=doc.IntervalMethod(draws=draws, seed=seed, units=aligned.occupations, note=aligned.few_occupations)
         if draws
         else None,
-        slices=slices(facts, filled, values),
+        slices=slices(facts, pairs, values),
         debiased=debiased(run, gold, aligned),
         calibration=calibration(run, aligned),
         sources=doc.Sources(run=run.manifest.sources, gold=(gold.source,)),
-        warnings=warnings,
+        warnings=(*gold.caveats, *doubts, *aligned.warnings, *run.warnings()),
         models=run.models(),
         by_model=_by_model(run, gold, draws, seed) if by_model else None,
         repeats_from_cache=run.repeats_from_cache,
-        verdict=words,
+        verdict="",
     )
+    return document.model_copy(update={"verdict": verdict(document, is_gold=gold.is_run(run))})
 
 
 def refuse_worked_examples(run: Run, gold: Gold) -> None:
@@ -164,26 +153,13 @@ def refuse_worked_examples(run: Run, gold: Gold) -> None:
         )
 
 
-def _doubtful_ids(gold: Gold, run: Run, pairs: Mapping[SettingName, Pair]) -> list[str]:
-    """A warning about ids that were matched without codes and agree by chance only: they may be row numbers.
-
-    Raises:
-        DataError: They are 1, 2, 3 and so on, and the run's list is O*NET's.
-    """
-    table = gold.table
-    main = next(pairs[s] for s in MAIN if s in pairs)
-    if table["onet_soc_code"].notna().any() or table["text"].notna().any() or len(main) < _FEW_IDS:
+def _doubtful_ids(gold: Gold, aligned: AlignedLabels) -> list[str]:
+    """A warning about ids that were matched without codes and agree by chance only: they may be row numbers."""
+    main = aligned.pair(aligned.main)
+    if len(main) < _FEW_IDS or gold.table[["onet_soc_code", "text"]].notna().any(axis=None):
         return []
-    kappa = main.figure("kappa").value
-    if kappa > _CHANCE:
+    if (kappa := main.figure("kappa").value) > _CHANCE:
         return []
-    ids = sorted(int(x) for x in table["task_id"] if x.isdecimal())
-    rows = len(ids) == len(table) and ids == list(range(ids[0], ids[0] + len(ids))) and ids[0] in (0, 1, 2)
-    if rows and run.manifest.tasks.startswith(("onet-", "eloundou-")):
-        raise DataError(
-            f"the ids of the gold {gold.name} run from {ids[0]} to {ids[-1]} like row numbers, and its labels agree with "
-            f"the run's by chance only (kappa {kappa:.2f}); give it O*NET task ids, with a column onet_soc_code"
-        )
     return [
         f"The gold has no occupation codes, and its labels agree with the run's by chance only (kappa {kappa:.2f}): check "
         "that its task_id holds the ids of these tasks."
@@ -198,7 +174,7 @@ def _by_model(run: Run, gold: Gold, draws: int, seed: int) -> dict[str, dict[Set
             aligned = match(part, gold).with_draws(draws, seed)
         except DataError:
             continue  # none of this model's labels has a counterpart in the gold
-        pairs: dict[SettingName, Pair] = {s: pair for s in aligned.labels if len(pair := aligned.pair(s))}
+        pairs: dict[SettingName, Pair] = {s: aligned.pair(s) for s in aligned.labels}
         found[model] = {s: doc.SliceFigures(n=len(p), **p.stated(metrics.FIGURES)) for s, p in pairs.items()}
     return found
 
@@ -308,45 +284,34 @@ def strength(kappa: float) -> str:
     return next((word for bound, word in _STRENGTH if kappa <= bound), "almost perfect")
 
 
-def verdict(
-    settings: Mapping[SettingName, doc.SettingMetrics],
-    yardsticks: doc.Yardsticks,
-    *,
-    model: str,
-    is_gold: bool = False,
-    unanswered: Mapping[SettingName, float] | None = None,
-    coherence: doc.Coherence | None = None,
-    warnings: Sequence[str] = (),
-) -> str:
-    """Say what the figures mean.
+def verdict(document: doc.EvalDocument, *, is_gold: bool = False) -> str:
+    """Say what the figures of a document mean, one sentence a line.
 
     Args:
-        settings: Figures by setting.
-        yardsticks: What the run must beat, and how steady it is.
-        model: The run's model; `local` is the embedded one.
+        document: The evaluation.
         is_gold: True when the run is the gold itself.
-        unanswered: Share (0-1) of the asked tasks without a label, by setting; settings that lack none may be absent.
-        coherence: Contradictions within the run.
-        warnings: What is said first.
-
-    Returns:
-        One sentence a line.
     """
     if is_gold:
         return "The run is the gold itself: full agreement says nothing about it."
-    majority = yardsticks.majority
-    said = list(warnings)
-    said += _gaps(unanswered or {})
-    if model == EMBEDDED:
+    settings, majority = document.settings, document.yardsticks.majority
+    said = list(document.warnings)
+    lacking = [
+        f"{count:,} ({f'{100 * count / document.asked:.0f}%' if count >= document.asked / 100 else 'under 1%'}) have no {s} label"
+        for s, count in document.unanswered.items()
+        if count
+    ]
+    if lacking:
+        said.append(f"Of {document.asked:,} asked tasks, {', '.join(lacking)}: the figures describe the rest only.")
+    if document.model == EMBEDDED:
         said.append("The embedded model only tests the pipeline: its labels are no better than guessing.")
-    for name, found in settings.items():
-        words = _setting(found, majority[name]) if name in majority else "no task has a label on both sides"
-        said.append(f"{name}: {words}.")
-    said += _yardstick_sentences(settings, yardsticks)
-    if coherence is not None and coherence.of and coherence.incoherent:
-        share = f"{100 * coherence.incoherent / coherence.of:.1f}%"
-        said.append(f"The two settings contradict each other on {coherence.incoherent:,} tasks ({share}).")
-    few = min((found.n for name, found in settings.items() if name in majority), default=0)
+    said += [f"{name}: {_setting(found, majority[name])}." for name, found in settings.items()]
+    said += _yardstick_sentences(settings, document.yardsticks)
+    if document.coherence.incoherent:
+        count = document.coherence.incoherent
+        said.append(
+            f"The two settings contradict each other on {count:,} tasks ({100 * count / document.coherence.of:.1f}%)."
+        )
+    few = min(found.n for found in settings.values())
     if few < FEW_TASKS:
         said.append(f"The figures are rough: they rest on {few} task{'' if few == 1 else 's'}.")
     return "\n".join(said)
@@ -354,10 +319,7 @@ def verdict(
 
 def _yardstick_sentences(settings: Mapping[SettingName, doc.SettingMetrics], yardsticks: doc.Yardsticks) -> list[str]:
     """Sentences on the run among the yardsticks, for the main setting."""
-    main: SettingName | None = next((name for name in MAIN if name in settings), None)
-    if main is None:
-        return []
-    said: list[str] = []
+    main, said = next(name for name in MAIN if name in settings), list[str]()
     classifier = yardsticks.text_classifier
     floor = 0 if classifier is None else classifier.trained_on
     for group, words, labels in (
@@ -394,11 +356,7 @@ def _against(setting: SettingName, words: str, found: doc.Yardstick, *, floor: i
         why = (
             "kappa is undefined where one label only is used"
             if found.kappa_difference is None
-            else "no interval was requested"
-            if not found.ci95
-            else "all tasks are of one occupation, which gives no interval"
-            if found.ci95.get("accuracy") is None
-            else "too many bootstrap draws have no kappa"
+            else "it has no interval"
         )
         how = f"reaches {reached}; whether the run beats it" if floor else f"at {reached}; how the run compares"
         return f"{setting}: {words} {how} cannot be said: {why}."
@@ -408,19 +366,6 @@ def _against(setting: SettingName, words: str, found: doc.Yardstick, *, floor: i
         nothing = lost if place == worse else ""
     apart = f"difference in kappa {figure(found.kappa_difference)}, 95% {figure(bounds[0])} to {figure(bounds[1])}"
     return f"{setting}: {place} {words} ({reached}; {apart}){nothing}."
-
-
-def _gaps(unanswered: Mapping[SettingName, float]) -> list[str]:
-    """Sentences on missing labels by setting, or one where all settings lack the same."""
-    missing = {f"{name} ": share for name, share in unanswered.items() if share > 0}
-    if {"strict ", "with-tools "} <= set(missing) and len(set(missing.values())) == 1:
-        missing = {"": next(iter(missing.values()))}
-    return [
-        f"{f'{100 * share:.0f}%' if share >= 0.01 else 'Under 1%'} of the asked tasks have no {setting}label: the figures "
-        "describe the rest only."
-        for setting, share in missing.items()
-        if setting != "three-way " or len(missing) == 1
-    ]
 
 
 def _setting(found: doc.SettingMetrics, majority: doc.MajorityClass) -> str:

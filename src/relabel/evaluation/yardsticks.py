@@ -390,30 +390,28 @@ def reliability(probability: Array, right: np.ndarray, weight: Array, draws: Dra
     # The upper bound belongs to a bin, so that a probability of 1 falls into the last one.
     bin_of = np.clip(np.ceil(probability * BINS).astype(int) - 1, 0, BINS - 1)
 
-    def mean(values: Array, part: npt.NDArray[np.bool_]) -> Figure:
-        return Sums(np.stack([weight * values, weight], axis=1)[part], draws and draws.of(part)).figure(mean_of)
-
-    whole = np.ones(len(hit), dtype=bool)
-    figures = {"brier": mean((probability - hit) ** 2, whole), "probability": mean(probability, whole)}
-    figures["accuracy"] = mean(hit, whole)
+    shares = {"brier": (probability - hit) ** 2, "probability": probability, "accuracy": hit}
+    terms = {name: np.stack([weight * values, weight], axis=1) for name, values in shares.items()}
+    figures = {name: Sums(each, draws).figure(mean_of) for name, each in terms.items()}
     # By task: what probability exceeds the hit by, in its bin, and the weight.
     gaps = np.zeros((len(hit), BINS + 1))
     gaps[np.arange(len(hit)), bin_of], gaps[:, BINS] = weight * (probability - hit), weight
     figures["ece"] = Sums(gaps, draws).figure(
         lambda of: metrics.ratio(np.abs(of[..., :BINS]).sum(axis=-1), of[..., BINS])
     )
-    curve: list[doc.ReliabilityBin] = []
-    for place in np.unique(bin_of):
-        here = bin_of == place
-        inside = mean(hit, here)
-        curve.append(
-            doc.ReliabilityBin(
-                low=place / BINS,
-                high=(place + 1) / BINS,
-                n=int(here.sum()),
-                probability=mean(probability, here).value,
-                accuracy=inside.value,
-                ci95={} if draws is None else {"accuracy": inside.interval()},
-            )
+    binned = (
+        Sums(terms[name], draws, group=bin_of, groups=BINS).figures(mean_of) for name in ("probability", "accuracy")
+    )
+    curve = tuple(
+        doc.ReliabilityBin(
+            low=place / BINS,
+            high=(place + 1) / BINS,
+            n=share.n,
+            probability=said.value,
+            accuracy=share.value,
+            ci95=ci95({"accuracy": share}, draws),
         )
-    return doc.Calibration(n=len(hit), bins=tuple(curve), **stated(figures, draws))
+        for place, (said, share) in enumerate(zip(*binned, strict=True))
+        if share.n
+    )
+    return doc.Calibration(n=len(hit), bins=curve, **stated(figures, draws))
