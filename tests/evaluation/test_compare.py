@@ -147,18 +147,15 @@ def test_runs_without_a_common_task_are_told_why(make_run: MakeRun) -> None:
     first = run("a", "1", tasks="onet-30.2", parameters=drawn)
     other_seed = run("b", "2", tasks="onet-30.2", parameters=drawn | {"seed": 0})
     with pytest.raises(
-        DataError, match=r"though both are on onet-30\.2: their samples differ .*--seed 1; .*--seed 0\); "
+        DataError, match=r"150 --seed 1\) and .*b \(tasks onet-30\.2 --sample 150 --seed 0\) share no task"
     ):
         compare(first, other_seed)
     in_part = run("c", "3", tasks="onet-30.2", parameters={"occupations": ["11-1011"]})
-    with pytest.raises(DataError, match=r"\(--sample 150 --seed 1; --occupation 11-1011\)"):
+    with pytest.raises(DataError, match=r"\(tasks onet-30\.2 --occupation 11-1011\)"):
         compare(first, in_part)
     other_list = run("d", "4", tasks="eloundou-2023", parameters=drawn)
-    with pytest.raises(DataError, match=r"\(tasks onet-30\.2\) and .*\(tasks eloundou-2023\) share no task"):
+    with pytest.raises(DataError, match=r"\(tasks onet-30\.2 .*\(tasks eloundou-2023 .* share no task"):
         compare(first, other_list)
-    same_draw = run("e", "5", tasks="onet-30.2", parameters=drawn)
-    with pytest.raises(DataError, match="they hold different tasks of it"):
-        compare(first, same_draw)
 
 
 def test_runs_of_both_rubrics_meet_in_what_they_share(make_run: MakeRun) -> None:

@@ -83,11 +83,9 @@ def compare_runs(
         return
     which = " and ".join(document.runs) if len(runs) == 2 else f"{len(runs)} runs"
     typer.echo(f"{which}: {document.common:,} common tasks")
-    only = document.only if document.kind == "pair" else document.alone  # pyright: ignore[reportAttributeAccessIssue]  the kind tells which
-    for run, alone in zip(document.runs, only, strict=True):
-        what = f"tasks not common: in {run} only, or not in all others" if len(runs) > 2 else f"tasks only in {run}"
+    for run, alone in zip(document.runs, getattr(document, "only", ()), strict=False):
         if alone:
-            typer.echo(f"{alone:,} {what}")
+            typer.echo(f"{alone:,} tasks only in {run}")
     show_verdict(document.verdict, tables)
     if gold is None:
         say_next(f"relabel compare {' '.join(runs)} --gold G says which run is closer to reference labels G")

@@ -18,8 +18,7 @@ from relabel.evaluation import statistics as metrics
 from relabel.evaluation.document import SCALES, ReplacedText, SettingName, UnmatchedReason
 from relabel.evaluation.gold import COLUMNS, Gold, asked_tasks, coded_table, full_codes, places, run_settings
 from relabel.evaluation.statistics import Array, Draws, Figure, Places, Sums
-from relabel.manifest import TASK_FILE
-from relabel.rubric import AUTOMATION, MEASURES, Measure
+from relabel.rubric import MEASURES, Measure
 from relabel.run import Run, measures_of
 from relabel.sources.tables import is_table_file
 from relabel.task import TASK_KEY, local_tasks, replaced, task_table, text_similarity
@@ -258,7 +257,10 @@ def align(runs: Sequence[Run], gold: Gold | None = None) -> AlignedLabels:
     for run, table in zip(runs[1:], tables[1:], strict=True):
         index = index.intersection(table.index, sort=False)
         if not len(index):
-            raise DataError(_no_common_task(runs[0], run))
+            raise DataError(
+                f"{runs[0].ref} (tasks {_drawn(runs[0])}) and {run.ref} (tasks {_drawn(run)}) share no task; compare runs "
+                "of the same list, --sample, --seed and --occupation"
+            )
         _, other = _changed_texts(index, runs[0].manifest.tasks, run.manifest.tasks, None)
         index = index.difference(_keys(other), sort=False)
         others += other
@@ -320,8 +322,8 @@ def match(run: Run, gold: Gold) -> AlignedLabels:
         DataError: As for `align`; or they share no setting or no task with a label on both sides.
     """
     found = align([run], gold)
-    settings = {s: table for s, table in found.labels.items() if (table[:, GOLD] >= 0).any()}
-    usable = np.any([(table >= 0).all(axis=1) for table in settings.values()], axis=0)
+    settings = {s: table for s, table in found.labels.items() if found.known(s).any()}
+    usable = np.any([found.known(s) for s in settings], axis=0)
     values = {m: table for m, table in found.values.items() if _NEEDS[m] in settings}
     return replace(found, labels=settings, values=values).part(usable)
 
@@ -505,8 +507,8 @@ def _unmatched(run: Run, ours: pd.DataFrame, theirs: pd.DataFrame, gold: Gold) -
     settings: list[SettingName] = [s for s in run_settings(run) if theirs[COLUMNS[s]].notna().any()]
     if not settings:
         raise DataError(
-            f"the gold {gold.name} has no label for the settings of the run ({', '.join(run_settings(run))})"
-            f"{_other_question(run, gold)}; use another --gold, or label in a setting that it has"
+            f"the gold {gold.name} has no label for the settings of the run ({', '.join(run_settings(run))}); use another "
+            "--gold, or label in a setting that it has"
         )
     columns = [COLUMNS[s] for s in settings]
     first, second = (side.reindex(shared)[columns].notna().to_numpy() for side in (ours, theirs))
@@ -526,37 +528,12 @@ def _unmatched(run: Run, ours: pd.DataFrame, theirs: pd.DataFrame, gold: Gold) -
     return unmatched
 
 
-def _no_common_task(first: Run, second: Run) -> str:
-    lists = [
-        (run.list_name, {u.sha256 for u in run.manifest.sources if u.source == TASK_FILE}) for run in (first, second)
-    ]
-    if lists[0] != lists[1]:
-        return (
-            f"{first.ref} (tasks {lists[0][0]}) and {second.ref} (tasks {lists[1][0]}) share no task; compare runs on the "
-            "same task list"
-        )
-    same = f"{first.ref} and {second.ref} share no task, though both are on {lists[0][0]}"
-    drawn = [_drawn(run) for run in (first, second)]
-    if drawn[0] == drawn[1]:
-        return f"{same}: they hold different tasks of it; compare runs of the same tasks"
-    return (
-        f"{same}: their samples differ ({drawn[0]}; {drawn[1]}); label both with the same --sample and --seed, and the same "
-        "--occupation if there is one"
-    )
-
-
 def _drawn(run: Run) -> str:
-    """The options that say which tasks of its list a run asked about."""
+    """The list of a run's tasks, with the options that chose among them."""
     said = run.manifest.parameters
     parts = [f"--occupation {code}" for code in said.get("occupations") or ()]
     parts += [f"--sample {said['sample']} --seed {said.get('seed') or 0}"] if said.get("sample") else []
-    return " ".join(parts) or "the whole list"
-
-
-def _other_question(run: Run, gold: Gold) -> str:
-    if (AUTOMATION in run.rubric.settings) == bool(gold.table[AUTOMATION].notna().any()):
-        return ""
-    return ": automation is what a model does by itself, exposure what a worker gains from it"
+    return " ".join([run.list_name, *parts])
 
 
 def _such_as(table: pd.DataFrame) -> str:

@@ -34,22 +34,25 @@ class Difference(Frozen):
     ci95: Bounds | None
 
 
-class SettingComparison(Frozen):
+class Agreement(Frozen):
+    """Share of equal labels, and Cohen's kappa between two runs, on n tasks with a label of both."""
+
+    n: int
+    agreement: float | None
+    agreement_ci95: Bounds | None
+    kappa: float | None
+
+
+class SettingComparison(Agreement):
     """Changes of the labels in one setting.
 
     Attributes:
-        n: Number of tasks with a label in both runs.
         changed: Number of tasks whose label changed.
-        agreement, kappa: Share of equal labels, and Cohen's kappa between the runs, with their intervals.
         transitions: Counts by label of the first run, then by label of the second.
         prevalence: Share of each label, by run.
     """
 
-    n: int
     changed: int
-    agreement: float | None
-    agreement_ci95: Bounds | None
-    kappa: float | None
     kappa_ci95: Bounds | None
     transitions: Mapping[str, Mapping[str, int]]
     prevalence: Mapping[str, Difference]
@@ -101,14 +104,10 @@ class OccupationMove(Frozen):
     move: float
 
 
-class SliceAgreement(Frozen):
+class SliceAgreement(Agreement):
     """Agreement of the runs on some of the tasks."""
 
-    n: int
     occupations: int
-    agreement: float | None
-    agreement_ci95: Bounds | None
-    kappa: float | None
     difference: float | None
     difference_ci95: Bounds | None
 
@@ -160,15 +159,11 @@ class CompareDocument(Comparison):
     slices: Mapping[str, Mapping[str, SliceAgreement]]
 
 
-class RaterPair(Frozen):
+class RaterPair(Agreement):
     """Agreement of two raters; `first` and `second` are the numbers of the runs, from 0."""
 
     first: int
     second: int
-    n: int
-    agreement: float | None
-    agreement_ci95: Bounds | None
-    kappa: float | None
     kappa_ci95: Bounds | None
     kappa_quadratic: float | None
 
@@ -457,25 +452,21 @@ def _verdict(
     for measure, moved in measures.items():
         if moved.difference is None:
             continue
-        means = f"from {shown(moved.first)} to {shown(moved.second)}"
-        if moved.difference == 0:
-            how = f"is the same in both runs ({shown(moved.first)})"
-        elif moved.ci95 is None:
-            how = f"goes {means}; all tasks are of one occupation, which gives no interval"
-        else:
-            low, high = moved.ci95
-            goes = "falls" if high < 0 else "rises" if low > 0 else "goes"
-            chance = ", which may be chance" if goes == "goes" else ""
-            how = f"{goes} {means}{chance} ({moved.difference:+.3f}, 95% interval {low:+.3f} to {high:+.3f})"
-        said.append(f"Mean {measure} {how}.")
+        low, high = moved.ci95 or (0, 0)
+        how = "falls" if high < 0 else "rises" if low > 0 else "goes"
+        chance = ", which may be chance" if how == "goes" and moved.difference else ""
+        bounds = f"95% interval {low:+.3f} to {high:+.3f}" if moved.ci95 else "without an interval"
+        said.append(
+            f"Mean {measure} {how} from {shown(moved.first)} to {shown(moved.second)}{chance} "
+            f"({moved.difference:+.3f}, {bounds})."
+        )
     if aligned.main in against and (lead := against[aligned.main].metrics["accuracy"]).ci95 is not None:
         low, high = lead.ci95
-        by = f"(accuracy {shown(lead.second)} against {shown(lead.first)}, change {low:+.3f} to {high:+.3f})"
-        better = "worse" if high < 0 else "better" if low > 0 else ""
-        how = f"the second run is {better} than the first {by}" if better else f"neither run is shown to be better {by}"
-        if low == high == 0:
-            how = f"both runs are equally good (accuracy {shown(lead.first)})"
-        said.append(f"Against the gold {how}.")
+        how = "neither run is shown to be better"
+        if high < 0 or low > 0:
+            how = f"the second run is {'worse' if high < 0 else 'better'} than the first"
+        by = f"accuracy {shown(lead.second)} against {shown(lead.first)}, change {low:+.3f} to {high:+.3f}"
+        said.append(f"Against the gold {how} ({by}).")
     return said
 
 
