@@ -207,18 +207,13 @@ def _estimates(raters: list[RaterRun], opened: OpenStudy) -> None:
 
 
 async def _shown(work: Coroutine[object, object, None], raters: list[RaterRun], *, quiet: bool) -> None:
-    """Await the raters, showing a line for each on a terminal, and otherwise a line when one ends."""
+    """Await the raters; on a terminal, show a line for each meanwhile."""
     import asyncio
     import sys
 
-    task = asyncio.ensure_future(work)
     asked = [one for one in raters if one.model is not None and one.state != "complete"]
     if quiet or not asked or not sys.stderr.isatty():
-        await task
-        if not quiet:
-            for one in asked:
-                p = one.progress
-                typer.echo(f"{one.rater.name}: {one.state}, {p.from_store + p.fresh:,} of {p.asked:,} labels", err=True)
+        await work
         return
     from rich.live import Live
 
@@ -235,6 +230,7 @@ async def _shown(work: Coroutine[object, object, None], raters: list[RaterRun], 
         ]
         return Table("", ["rater", "state", "labels", "failed", "cost"], rows, left=2).drawn(console)
 
+    task = asyncio.ensure_future(work)
     with Live(look(), console=console, transient=True, refresh_per_second=4) as live:
         while not task.done():
             await asyncio.wait({task}, timeout=0.25)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from relabel.errors import DataError, first_error
@@ -186,10 +185,10 @@ def read_study(path: Path) -> Study:
         path: The YAML file; paths in it are relative to its folder.
 
     Raises:
-        DataError: The file is missing or invalid; the message names line, key and reason.
+        DataError: The file is missing or invalid; the message names key and reason.
         UsageError: Its scoring options cannot be combined.
     """
-    data, raw = read_user_yaml(path, refuse=DataError)
+    data, _ = read_user_yaml(path, refuse=DataError)
     if not isinstance(data, dict):
         raise DataError(
             f"{path}: a study is a mapping of keys such as title, tasks and raters; `relabel study init` writes one"
@@ -197,29 +196,10 @@ def read_study(path: Path) -> Study:
     try:
         study = Study.model_validate(data)
     except ValidationError as error:
-        at = error.errors(include_url=False)[0]["loc"]
-        raise DataError(f"{path} line {_line(raw, at)}: {first_error(error, _ERROR_TEXTS)}") from error
+        raise DataError(f"{path}: {first_error(error, _ERROR_TEXTS)}") from error
     if study.scoring is not None:
         _ = study.scoring.choices
     return study
-
-
-def _line(raw: bytes, at: Sequence[str | int]) -> int:
-    """The line of a key, or of its closest parent in the file."""
-    node: Any = yaml.compose(raw.decode("utf-8-sig"), yaml.SafeLoader)
-    line = 1
-    for part in at:
-        if isinstance(node, yaml.MappingNode):
-            found = next(((key, value) for key, value in node.value if key.value == str(part)), None)
-            if found is None:
-                break
-            line, node = found[0].start_mark.line + 1, found[1]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-            node = node.value[part]
-            line = node.start_mark.line + 1
-        else:
-            break
-    return line
 
 
 def schema() -> str:

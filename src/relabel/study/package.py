@@ -86,12 +86,9 @@ def _inputs(opened: OpenStudy, folder: Path) -> tuple[dict[str, Any], list[str]]
     copied: dict[str, str] = {}
 
     def relocated(ref: str) -> str:
-        beside = opened.file.parent / ref
-        if not beside.exists():
-            return ref
         if ref not in copied:
-            name = f"inputs/{len(copied) + 1}/{beside.name}"
-            copied[ref] = name
+            beside = opened.file.parent / ref
+            copied[ref] = name = f"inputs/{len(copied) + 1}/{beside.name}"
             (folder / name).parent.mkdir(parents=True)
             for path in (beside, *beside.rglob("*")):
                 require_own(path)  # a link in a study from elsewhere could put any file of the user into the package
@@ -101,18 +98,7 @@ def _inputs(opened: OpenStudy, folder: Path) -> tuple[dict[str, Any], list[str]]
                 shutil.copyfile(beside, folder / name)
         return copied[ref]
 
-    data = opened.study.model_dump(mode="json", exclude_unset=True)
-    for holder, keys in (
-        (data, ("rubric", "prompt", "suite")),
-        (data.get("tasks") or {}, ("list",)),
-        (data.get("scoring") or {}, ("pay", "bridge")),
-        *((rater, ("run", "labels", "rubric")) for rater in data["raters"]),
-    ):
-        for key in keys:
-            if isinstance(holder.get(key), str):
-                holder[key] = relocated(holder[key])
-    data["golds"] = [relocated(ref) for ref in opened.study.golds]
-    return data, sorted(copied)
+    return opened.content(relocated, exclude_unset=True), sorted(copied)
 
 
 def checksums(opened: OpenStudy) -> Iterator[tuple[str, str]]:
@@ -125,13 +111,9 @@ def checksums(opened: OpenStudy) -> Iterator[tuple[str, str]]:
 
 def _constraints() -> str:
     """The exact versions of Python and of all installed packages except relabel."""
-    found = {d.metadata["Name"]: d.version for d in metadata.distributions() if d.metadata["Name"]}
-    lines = [
-        f"{name}=={version}"
-        for name, version in sorted(found.items(), key=lambda x: x[0].lower())
-        if not name.startswith("relabel")
-    ]
-    return f"# Python {sys.version.split()[0]}\n" + "\n".join(lines) + "\n"
+    known = {d.name: d.version for d in metadata.distributions() if d.name}
+    lines = [f"{name}=={known[name]}" for name in sorted(known, key=str.lower) if not name.startswith("relabel")]
+    return "\n".join([f"# Python {sys.version.split()[0]}", *lines, ""])
 
 
 def _data_statement(opened: OpenStudy, copied: list[str]) -> str:

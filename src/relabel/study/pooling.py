@@ -266,22 +266,23 @@ def pooled_mean(rater: str, values: Array, codes: npt.ArrayLike, *, draws: int, 
     y, raters = values[keep], values.shape[1]
     if not len(y):
         return Mean(rater, float("nan"), None, 0)
-    by_task = y.mean(axis=1)
+    by_task, interval = y.mean(axis=1), None
     mean = float(by_task.mean())
-    if not draws:
-        return Mean(rater, mean, None, len(y))
-    drawn = occupation_draws(np.asarray(codes)[keep], draws, seed)
-    figure = Sums(np.column_stack([by_task, np.ones(len(y))]), drawn).figure(lambda of: ratio(of[..., 0], of[..., 1]))
-    if raters == 1:
-        return Mean(rater, mean, figure.interval(), len(y))
-    if (others := drawn.occupations - 1) < 1:
-        return Mean(rater, mean, None, len(y))
-    apart = float(y.mean(axis=0).var(ddof=1)) / raters
-    error = float(figure.draws.std(ddof=1)) * math.sqrt(drawn.occupations / others)
-    if not (total := apart + error**2):
-        return Mean(rater, mean, None, len(y))
-    degrees = total**2 / (apart**2 / (raters - 1) + error**4 / others)
-    return Mean(rater, mean, on_scale(mean, student_t(0.95, max(degrees, 1)) * total**0.5, SHARE), len(y))
+    if draws:
+        drawn = occupation_draws(np.asarray(codes)[keep], draws, seed)
+        figure = Sums(np.column_stack([by_task, np.ones(len(y))]), drawn).figure(
+            lambda of: ratio(of[..., 0], of[..., 1])
+        )
+        others = drawn.occupations - 1
+        if raters == 1:
+            interval = figure.interval()
+        elif others:
+            apart = float(y.mean(axis=0).var(ddof=1)) / raters
+            error = float(figure.draws.std(ddof=1)) * math.sqrt(drawn.occupations / others)
+            if total := apart + error**2:
+                degrees = total**2 / (apart**2 / (raters - 1) + error**4 / others)
+                interval = on_scale(mean, student_t(0.95, max(degrees, 1)) * total**0.5, SHARE)
+    return Mean(rater, mean, interval, len(y))
 
 
 def leave_one_out_means(votes: Votes, measure: Measure) -> dict[str, float]:

@@ -130,21 +130,14 @@ def _on_tasks(runs: Mapping[str, Run], tasks: Sequence[Task]) -> dict[str, Run]:
     return {name: replace(run, labels=run.labels[kept[name]].reset_index(drop=True)) for name, run in runs.items()}
 
 
-def _portable(opened: OpenStudy) -> Any:
+def _portable(opened: OpenStudy) -> dict[str, Any]:
     """The study without what differs between machines: files are replaced by their hash, addresses are left out."""
 
-    def portable(value: Any) -> Any:
-        if isinstance(value, list):
-            return [portable(each) for each in value]
-        if isinstance(value, dict):
-            kept = {key: each for key, each in value.items() if key != "base_url"}
-            return {key: each if key in ("title", "name") else portable(each) for key, each in kept.items()}
-        path = opened.file.parent / value if isinstance(value, str) and value else None
-        if path is None or not path.exists():
-            return value
+    def hashed(ref: str) -> str:
+        path = opened.file.parent / ref
         return f"sha256:{sha256_of(path / 'labels.parquet' if path.is_dir() else path)}"
 
-    return portable(opened.study.model_dump(mode="json"))
+    return opened.content(hashed, exclude={"raters": {"__all__": {"base_url"}}})
 
 
 def _write(folder: Path, made: Mapping[str, bytes]) -> None:
@@ -493,13 +486,10 @@ def _verdict(
     if several and None not in alphas:
         nominal, ordinal = alphas
         same = float((both.max(axis=1) == both.sum(axis=1)).mean())
-        common = f"{len(votes.names)} raters labelled {several:,} tasks in common: {100 * same:.0f}% of these have one label from all"
-        if all_of_them < several:
-            common = (
-                f"{len(votes.names)} raters labelled {all_of_them:,} tasks in common. {several:,} tasks have labels of two or more: "
-                f"{100 * same:.0f}% of these have one label"
-            )
-        yield f"{common}, and Krippendorff's alpha is {nominal:.2f} (ordinal {ordinal:.2f})."
+        yield (
+            f"{len(votes.names)} raters labelled {all_of_them:,} tasks in common. {100 * same:.0f}% of the {several:,} tasks with "
+            f"two labels or more have one label from all, and Krippendorff's alpha is {nominal:.2f} (ordinal {ordinal:.2f})."
+        )
     by_kappa = sorted(pairs.ranges(), key=lambda row: row[1])
     if len(by_kappa) > 1:
         (worst, low, _), (best, high, _) = by_kappa[0], by_kappa[-1]

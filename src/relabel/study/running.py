@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections.abc import Collection, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
@@ -39,6 +39,8 @@ from relabel.sources.fetch import sha256_of
 from relabel.study.file import Rater, Study, read_study
 from relabel.task import Task, load_tasks
 
+# Keys of a study file whose values may name a file.
+_FILES = {"list", "rubric", "prompt", "run", "labels", "golds", "suite", "pay", "bridge"}
 State = Literal["complete", "incomplete", "interrupted", "failed", "not started", "running", "in batches"]
 
 
@@ -80,6 +82,24 @@ class OpenStudy:
         """Resolve a path relative to the study file; names that are not paths are unchanged."""
         beside = self.file.parent / ref
         return str(beside) if beside.exists() else ref
+
+    def content(self, of_file: Callable[[str], str], **how: Any) -> dict[str, Any]:
+        """The study as plain values, with `of_file` in place of each name of a file or folder beside it.
+
+        Args:
+            of_file: Called with the name.
+            how: Options of pydantic's `model_dump`.
+        """
+
+        def changed(value: Any, key: str = "") -> Any:
+            if isinstance(value, dict):
+                return {name: changed(each, name) for name, each in value.items()}
+            if isinstance(value, list):
+                return [changed(each, key) for each in value]
+            names_file = key in _FILES and isinstance(value, str) and value
+            return of_file(value) if names_file and (self.file.parent / value).exists() else value
+
+        return changed(self.study.model_dump(mode="json", **how))
 
 
 def open_study(file: Path) -> OpenStudy:
