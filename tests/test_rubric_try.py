@@ -337,10 +337,10 @@ def test_labels_of_one_setting_are_compared_in_that_setting(capsys: pytest.Captu
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        ([], "--model to label with, or --labels"),
-        (["--labels", "l.csv", "--model", "m"], "--model to label with, or --labels"),
-        (["--labels", "l.csv", "--labels", "l.csv"], "one --labels for each"),
-        (["--labels", "l.csv", "--sample", "3"], "--sample applies to --model only"),
+        ([], "give either --model, or a --labels FILE for each"),
+        (["--labels", "l.csv", "--model", "m"], "give either --model, or a --labels FILE for each"),
+        (["--labels", "l.csv", "--labels", "l.csv"], "give either --model, or a --labels FILE for each"),
+        (["--labels", "l.csv", "--sample", "3"], "for each rubric and no --sample"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(

@@ -166,12 +166,8 @@ def try_rubrics(
     from relabel.evaluation.trial import FIRST_LOOK, trial
     from relabel.labelling.options import RunOptions
 
-    if (model is None) == (not labels):
-        raise UsageError("give either --model to label with, or --labels with one file for each rubric")
-    if labels and len(labels) != len(files):
-        raise UsageError(f"give one --labels for each rubric: {len(files)}, not {len(labels)}")
-    if labels and sample is not None:
-        raise UsageError("--sample applies to --model only; remove it or --labels")
+    if (model is None) == (not labels) or (labels and (len(labels) != len(files) or sample is not None)):
+        raise UsageError("give either --model, or a --labels FILE for each rubric and no --sample, not both")
     rubrics = _named([relabel.load_rubric(file) for file in files])
     usual = ["sample"] if tasks == "sample" else ["eloundou-2023:human", "eloundou-2023:gpt4"]
     golds = [relabel.load_gold(name, made_by=gold_by) for name in gold or usual]
@@ -241,17 +237,18 @@ def _trial_name(rubrics: Mapping[str, relabel.Rubric], model: str, half: str | N
 
 def _keep_final_trial(folder: Path, rubrics: Mapping[str, relabel.Rubric], *, final: bool) -> None:
     """Check that a trial on the final half is not overwritten by one with other tasks or another wording."""
+    from relabel.evaluation.trial import TrialDocument
+
     known = folder / "trial.json"
     if not known.is_file():
         return
     try:
-        before = json.loads(known.read_text(encoding="utf-8"))
-        used, wordings = before["final"], {of["wording"] for of in before["rubrics"]}
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        before = TrialDocument.model_validate_json(known.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise DataError(f"{known} is not a readable trial; use another --out") from error
-    if used and (not final or wordings != {of.wording for of in rubrics.values()}):
+    if before.final and (not final or {of.wording for of in before.rubrics} != {of.wording for of in rubrics.values()}):
         raise UsageError(
-            f"{known} is the trial of the final half of {before['started_at'][:10]}, and this would overwrite it with another "
+            f"{known} is the trial of the final half of {before.started_at[:10]}, and this would overwrite it with another "
             f"{'wording' if final else 'half'}; give --out another folder and report both"
         )
 
@@ -321,11 +318,6 @@ def _record_look(new: Sequence[Mapping[str, str]], when: str, folder: Path) -> N
             lines.writelines(json.dumps({**of, **about}) + "\n" for of in new)
 
 
-# Advice that names options of `relabel import`.
-_OF_IMPORT = re.compile(r"[;,:] [^;,:]*--(map|rubric|setting|[a-z]+-column)\b.*", re.DOTALL)
-_COLUMNS = "; rubric try reads the columns task_id, setting and label, in the words of the rubric"
-
-
 def _imported(
     rubrics: Mapping[str, relabel.Rubric], files: Sequence[Path], tasks: str | None, folder: Path, *, final: bool
 ) -> dict[str, relabel.Run]:
@@ -340,9 +332,11 @@ def _imported(
         try:
             done = import_labels(path, model=path.stem, rubric=rubric, out=folder / name, tasks=tasks)
         except (DataError, UsageError) as error:
-            said, others = _OF_IMPORT.subn("", str(error))
-            kind = UsageError if isinstance(error, UsageError) else DataError
-            raise kind(said + _COLUMNS * bool(others)) from error
+            # Advice on options of `relabel import` would mislead here.
+            said = str(error).partition(";")[0] if "--" in str(error) else str(error)
+            raise DataError(
+                f"{said}; rubric try reads the columns task_id, setting and label, in the words of the rubric"
+            ) from error
         run = relabel.open_run(str(done.folder))
         if final:
             run = replace(run, labels=run.labels[run.labels["task_id"].map(half_of) == "final"].reset_index(drop=True))
