@@ -322,7 +322,7 @@ def match(run: Run, gold: Gold) -> AlignedLabels:
         DataError: As for `align`; or they share no setting or no task with a label on both sides.
     """
     found = align([run], gold)
-    settings = {s: table for s, table in found.labels.items() if found.known(s).any()}
+    settings: dict[SettingName, Places] = {s: table for s, table in found.labels.items() if found.known(s).any()}
     usable = np.any([found.known(s) for s in settings], axis=0)
     values = {m: table for m, table in found.values.items() if _NEEDS[m] in settings}
     return replace(found, labels=settings, values=values).part(usable)

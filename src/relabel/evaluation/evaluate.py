@@ -34,16 +34,6 @@ CLEAR = 2.0
 # Name of the embedded model.
 EMBEDDED = "local"
 
-# Words for a run compared with a baseline that it must beat (True) or not (False): equal, better, worse, uncertain.
-_STANDING = {
-    True: ("exactly as good as", "better than", "below", "cannot be distinguished from"),
-    False: (
-        "exactly as close to the gold as",
-        "closer to the gold than",
-        "further from the gold than",
-        "about as close to the gold as",
-    ),
-}
 _STRENGTH = ((0.2, "slight"), (0.4, "fair"), (0.6, "moderate"), (0.8, "substantial"))
 # Release whose importance ratings are used for lists without any.
 RATED_BY = "onet-30.2"
@@ -53,8 +43,6 @@ _LENGTH = (60, 100, 150)
 _FEW_IDS = 20
 # Number of blocks in which draws are ranked, so that each fits in the processor's cache.
 _BLOCKS = 8
-# Highest kappa at which ids matched without codes are suspected to be row numbers.
-_CHANCE = 0.05
 
 
 def evaluate(
@@ -158,7 +146,7 @@ def _doubtful_ids(gold: Gold, aligned: AlignedLabels) -> list[str]:
     main = aligned.pair(aligned.main)
     if len(main) < _FEW_IDS or gold.table[["onet_soc_code", "text"]].notna().any(axis=None):
         return []
-    if (kappa := main.figure("kappa").value) > _CHANCE:
+    if (kappa := main.figure("kappa").value) > NO_AGREEMENT:
         return []
     return [
         f"The gold has no occupation codes, and its labels agree with the run's by chance only (kappa {kappa:.2f}): check "
@@ -319,7 +307,8 @@ def verdict(document: doc.EvalDocument, *, is_gold: bool = False) -> str:
 
 def _yardstick_sentences(settings: Mapping[SettingName, doc.SettingMetrics], yardsticks: doc.Yardsticks) -> list[str]:
     """Sentences on the run among the yardsticks, for the main setting."""
-    main, said = next(name for name in MAIN if name in settings), list[str]()
+    main: SettingName = next(name for name in MAIN if name in settings)
+    said: list[str] = []
     classifier = yardsticks.text_classifier
     floor = 0 if classifier is None else classifier.trained_on
     for group, words, labels in (
@@ -346,25 +335,21 @@ def _against(setting: SettingName, words: str, found: doc.Yardstick, *, floor: i
 
     `floor` is the number of labels behind a yardstick that a run must beat; 0 for one that it is only compared with.
     """
-    same, better, worse, alike = _STANDING[bool(floor)]
-    reached = f"kappa {figure(found.kappa)}, accuracy {figure(found.accuracy)}"
+    reached, difference = f"kappa {figure(found.kappa)}, accuracy {figure(found.accuracy)}", found.kappa_difference
     nothing = ": it is not shown to add anything" if floor else ""
-    if found.kappa_difference == 0 and found.accuracy_difference == 0:
-        return f"{setting}: {same} {words} ({reached}){nothing}."
+    if difference == found.accuracy_difference == 0:
+        return f"{setting}: exactly as close to the gold as {words} ({reached}){nothing}."
     bounds = found.ci95.get("kappa_difference")
-    if bounds is None or found.kappa_difference is None:
-        why = (
-            "kappa is undefined where one label only is used"
-            if found.kappa_difference is None
-            else "it has no interval"
-        )
-        how = f"reaches {reached}; whether the run beats it" if floor else f"at {reached}; how the run compares"
-        return f"{setting}: {words} {how} cannot be said: {why}."
-    place = better if bounds[0] > 0 else worse if bounds[1] < 0 else alike
-    if floor and place != alike:
-        lost = f": by this gold, the run adds nothing to {floor:,} gold labels and a word count"
-        nothing = lost if place == worse else ""
-    apart = f"difference in kappa {figure(found.kappa_difference)}, 95% {figure(bounds[0])} to {figure(bounds[1])}"
+    if bounds is None or difference is None:
+        why = "kappa is undefined where one label only is used" if difference is None else "it has no interval"
+        return f"{setting}: whether it is closer to the gold than {words} ({reached}) cannot be said: {why}."
+    place, (low, high) = "about as close to the gold as", bounds
+    if low > 0:
+        place, nothing = "closer to the gold than", ""
+    elif high < 0:
+        place = "further from the gold than"
+        nothing = f": by this gold, the run adds nothing to {floor:,} gold labels and a word count" if floor else ""
+    apart = f"difference in kappa {figure(difference)}, 95% {figure(low)} to {figure(high)}"
     return f"{setting}: {place} {words} ({reached}; {apart}){nothing}."
 
 
