@@ -58,12 +58,6 @@ _CALIBRATION = {
     "Brier score": "brier",
     "calibration error": "ece",
 }
-_SLICES = {
-    "major-group": "SOC major group",
-    "task-type": "task type",
-    "importance": "importance",
-    "text-length": "text length",
-}
 _LISTED = 10
 
 app = Commands()
@@ -122,12 +116,9 @@ def evaluate_run(
         raise UsageError("--junit reports on a suite; add --suite FILE")
     from relabel.evaluation.alignment import task_details
     from relabel.evaluation.gold import default_gold
+    from relabel.evaluation.suite import load_suite
 
-    judged_by = None
-    if suite is not None:
-        from relabel.evaluation.suite import load_suite
-
-        judged_by = load_suite(suite)
+    judged_by = None if suite is None else load_suite(suite)
     with doing("reading labels and gold"):
         opened = relabel.open_run(run)
         if gold is None and judged_by is not None and judged_by.gold is not None:
@@ -330,7 +321,8 @@ def _slice_tables(document: relabel.EvalDocument) -> Iterator[Table]:
             for part in parts
             if (of := part.settings.get(setting)) is not None
         ]
-        yield Table(f"Agreement in {setting}, by {_SLICES[by]}", columns, rows, key=f"slices-{by}")
+        part = by.replace("-", " ").replace("major", "SOC major")
+        yield Table(f"Agreement in {setting}, by {part}", columns, rows, key=f"slices-{by}")
 
 
 def _show_paper(document: PaperDocument, tables: list[Table]) -> None:

@@ -15,24 +15,22 @@ from typing import Any, cast
 import altair as alt
 import pandas as pd
 import vl_convert
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from relabel import __version__
 from relabel.evaluation.alignment import GOLD, MAIN, AlignedLabels, TaskTexts, match, rationales
 from relabel.evaluation.compare import CompareDocument, Flip, PairwiseDocument, flips_of
 from relabel.evaluation.document import Bounds, EvalDocument, ReliabilityBin, SettingName, label_in_words
 from relabel.evaluation.gold import Gold
-from relabel.evaluation.suite import SuiteResult
+from relabel.evaluation.suite import SuiteResult, render
 from relabel.rubric import Measure
 from relabel.run import Run
-from relabel.tabular import Cell, Signed, Table, figure, signed
+from relabel.tabular import Cell, Signed, Table
 from relabel.task import TASK_KEY
 
 # Most tasks that a page lists; the JSON document has all of them.
 SHOWN = 25
 
-_INK, _ACCENT, _OTHER = "currentColor", "var(--accent)", "var(--other)"
+_INK, _ACCENT = "currentColor", "var(--accent)"
 _FONT = "system-ui, sans-serif"
 _AXIS: Mapping[str, Any] = {
     **dict.fromkeys(("labelColor", "titleColor", "domainColor", "tickColor", "gridColor"), _INK),
@@ -101,9 +99,9 @@ def eval_page(
     if differences := [of for of in flips_of(aligned, GOLD, 0, TaskTexts(details)) if of.effect]:
         found = _flip_table(differences, ("gold", "run"), {"run": run}, aligned.main_measure)
         sections.append(("differences", replace(found, title="Where run and gold differ most"), None))
-    return _render(
+    return render(
         "eval.html.jinja",
-        f"{document.run} against the gold {document.gold}"
+        title=f"{document.run} against the gold {document.gold}"
         + (", on tasks chosen because they were doubtful" if document.selected else ""),
         verdict=document.verdict.splitlines(),
         parts_of=sections,
@@ -152,8 +150,10 @@ def compare_page(
                 overall = document.settings[document.main_setting].agreement
                 svg = charts.ranges(table.key, ranges, title="agreement", mark=overall)
             elif kind == "occupations":
-                named: list[Any] = [(shorten(str(row[0]), 42, placeholder="…"), row[3], row[4]) for row in table.rows]
-                svg = charts.moves(table.key, named, title=f"mean {document.main_measure}")
+                moved = [(shorten(str(row[0]), 42, placeholder="…"), *row[3:5]) for row in table.rows]
+                ends: list[Any] = [(name, second, (first, second)) for name, first, second in moved]
+                title = f"mean {document.main_measure}, from the first run to the second (point)"
+                svg = charts.ranges(table.key, ends, title=title)
             elif kind == "flips":
                 with_words = {"first": runs[0], "second": runs[1]}
                 whole = _flip_table(document.flips, ("first", "second"), with_words, document.main_measure)
@@ -200,7 +200,7 @@ def tables_page(
     Returns:
         One HTML document.
     """
-    return _render("tables.html.jinja", title, verdict=verdict, parts_of=sections, about=about, foot=foot)
+    return render("tables.html.jinja", title=title, verdict=verdict, parts_of=sections, about=about, foot=foot)
 
 
 _TAG = re.compile(r"<[a-zA-Z][^>]*>")
@@ -219,17 +219,6 @@ def _opaque(tag: str) -> str:
     return _PAINT.sub(mixed, _OPACITY.sub("", tag))
 
 
-def _render(template: str, title: str, **context: Any) -> str:
-    """Render a template from `templates/` as one HTML document."""
-    loader = PackageLoader("relabel.evaluation", "templates")
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(fig=figure, signed=signed, count="{:,}".format)
-    page = environment.get_template(template)
-    return page.render(title=title, version=__version__, **context).strip() + "\n"
-
-
 def _names(order: Sequence[str]) -> alt.Axis:
     """An axis of names with room for the longest one."""
     room = max((len(name) for name in order), default=0) * _WIDEST
@@ -243,10 +232,10 @@ class Charts:
         self._drawn: dict[str, str] = {}
 
     def files(self) -> dict[str, bytes]:
-        """The charts as SVG and PDF files for a paper, by file name; in black, blue and grey on white."""
+        """The charts as SVG and PDF files for a paper, by file name; in black and blue on white."""
         found: dict[str, bytes] = {}
         for name, spec in self._drawn.items():
-            for ink, colour in {_INK: "#1a1a1a", _ACCENT: "#0b5cad", _OTHER: "#777777", "transparent": "white"}.items():
+            for ink, colour in {_INK: "#1a1a1a", _ACCENT: "#0b5cad", "transparent": "white"}.items():
                 spec = spec.replace(f'"{ink}"', f'"{colour}"')  # noqa: PLW2901  one colour after another
             svg = _TAG.sub(lambda tag: _opaque(tag[0]), vl_convert.vegalite_to_svg(spec))
             found |= {f"{name}.svg": svg.encode(), f"{name}.pdf": vl_convert.svg_to_pdf(svg)}
@@ -332,27 +321,6 @@ class Charts:
         size = alt.Size("n:Q", legend=None, scale=alt.Scale(range=[30, 220]))
         points = base.mark_circle(color=_ACCENT, opacity=1).encode(size=size)
         return self._square(name, bars, base.mark_line(color=_ACCENT, opacity=0.6), points)
-
-    def moves(self, name: str, rows: Sequence[tuple[str, float, float]], *, title: str) -> Markup:
-        """The first and second value of each occupation, one occupation per line.
-
-        Args:
-            name: As for `matrix`.
-            rows: Name, first and second value (0-1).
-            title: What the value is.
-        """
-        order = [name for name, *_ in rows]
-        table = pd.DataFrame(rows, columns=["name", "a", "b"])
-        y = alt.Y("name:N", sort=order, title=None, axis=_names(order))
-        base = alt.Chart(table).encode(y=y)
-        lines = base.mark_rule(color=_INK, opacity=0.5).encode(
-            x=alt.X("a:Q", title=title, scale=alt.Scale(domain=[0, 1])), x2="b:Q"
-        )
-        shape = alt.Shape("side:N", scale=alt.Scale(domain=["a", "b"], range=["circle", "diamond"]), legend=None)
-        color = alt.Color("side:N", scale=alt.Scale(domain=["a", "b"], range=[_OTHER, _ACCENT]), legend=None)
-        ends = alt.Chart(table.melt("name", var_name="side")).mark_point(filled=True, size=60, opacity=1)
-        ends = ends.encode(x="value:Q", y=y, shape=shape, color=color)
-        return self._svg(name, (lines + ends).properties(width=360, height=alt.Step(20)))
 
     def _square(self, name: str, *layers: alt.Chart) -> Markup:
         """Layers on two axes from 0 to 1, drawn over the line of equality."""

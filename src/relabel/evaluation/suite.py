@@ -8,12 +8,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from xml.etree import ElementTree as ET
 
-from jinja2 import Environment, PackageLoader
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
+from relabel import __version__
 from relabel.errors import DataError, first_error
 from relabel.evaluation.document import SCALES, SettingName
 from relabel.evaluation.statistics import FIGURES
@@ -328,11 +329,20 @@ def markdown(result: SuiteResult, verdict: str = "") -> str:
     Returns:
         GitHub-flavoured Markdown. Names and words from outside stand in it as text, never as markup.
     """
-    loader = PackageLoader("relabel.evaluation", "templates")
-    environment = Environment(loader=loader, trim_blocks=True, lstrip_blocks=True)  # noqa: S701  the filter `text` escapes
+    return re.sub(r"\n{3,}", "\n\n", render("gates.md.jinja", result=result, verdict=verdict))
+
+
+def render(template: str, **context: Any) -> str:
+    """Fill in a template from `templates/`; a page escapes all texts, Markdown those with the filter `text`."""
+    environment = Environment(
+        loader=PackageLoader("relabel.evaluation", "templates"),
+        autoescape=select_autoescape(["html.jinja"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters.update(text=markdown_safe, fig=shown, signed=signed, count="{:,}".format)
-    page = environment.get_template("gates.md.jinja").render(result=result, verdict=verdict)
-    return re.sub(r"\n{3,}", "\n\n", page.strip()) + "\n"
+    return environment.get_template(template).render(version=__version__, **context).strip() + "\n"
 
 
 def github_annotations(result: SuiteResult) -> list[str]:
