@@ -97,7 +97,7 @@ def test_the_interval_of_the_pooled_mean_covers_the_mean_of_all_raters() -> None
         codes = np.repeat(np.arange(occupations), 8)
         chance = np.clip(level[codes][:, None] + lean, 0, 1)
         y = (rng.random(chance.shape) < chance).astype(float)
-        low, high = pooled_mean("pooled", y, codes.astype(str), draws=200, seed=trial).interval or (1, 0)
+        low, high = pooled_mean(y, codes.astype(str), draws=200, seed=trial).interval or (1, 0)
         inside += low <= 0.45 <= high
     assert 0.92 <= inside / trials <= 0.99
 
@@ -119,8 +119,8 @@ def test_corrected_outcomes_are_right_on_average_whatever_the_errors() -> None:
 
 def test_a_mean_without_spread_or_labels_has_no_interval() -> None:
     codes = np.array(["a", "b"])
-    assert pooled_mean("x", np.array([[np.nan], [np.nan]]), codes, draws=100, seed=0).tasks == 0
-    assert pooled_mean("x", np.array([[1.0], [np.nan]]), codes, draws=100, seed=0).interval is None
+    assert pooled_mean(np.array([[np.nan], [np.nan]]), codes, draws=100, seed=0).tasks == 0
+    assert pooled_mean(np.array([[1.0], [np.nan]]), codes, draws=100, seed=0).interval is None
 
 
 def test_a_rater_s_own_mean_has_the_interval_of_the_evaluation() -> None:
@@ -129,16 +129,16 @@ def test_a_rater_s_own_mean_has_the_interval_of_the_evaluation() -> None:
     error = 0.3 / 3**0.5
     reach = 4.302653 * error / 0.25  # on the logit at .5
     ends = [1 / (1 + np.exp(reach)), 1 / (1 + np.exp(-reach))]
-    assert pooled_mean("m", values, codes, draws=20_000, seed=0).interval == pytest.approx(ends, abs=0.01)
+    assert pooled_mean(values, codes, draws=20_000, seed=0).interval == pytest.approx(ends, abs=0.01)
     # None of four occupations is exposed: another may be, by the exact bound of Clopper and Pearson.
-    nothing = pooled_mean("m", np.zeros((6, 1)), np.array(["a", "a", "b", "b", "c", "d"]), draws=500, seed=0)
+    nothing = pooled_mean(np.zeros((6, 1)), np.array(["a", "a", "b", "b", "c", "d"]), draws=500, seed=0)
     assert nothing.interval == pytest.approx((0, 1 - 0.025**0.25))
 
 
 def test_the_pooled_mean_of_a_few_occupations_allows_for_their_number() -> None:
     # Raters agree on the mean, so only occupations spread: as above, with the same t.
     codes, values = np.array(["a", "b", "c"]), np.array([[0.2, 0.2], [0.5, 0.5], [0.8, 0.8]])
-    assert pooled_mean("m", values, codes, draws=20_000, seed=0).interval == pytest.approx(
-        pooled_mean("m", values[:, :1], codes, draws=20_000, seed=0).interval
+    assert pooled_mean(values, codes, draws=20_000, seed=0).interval == pytest.approx(
+        pooled_mean(values[:, :1], codes, draws=20_000, seed=0).interval
     )
-    assert pooled_mean("m", values, np.array(["a"] * 3), draws=500, seed=0).interval is None
+    assert pooled_mean(values, np.array(["a"] * 3), draws=500, seed=0).interval is None

@@ -185,24 +185,21 @@ def _table(raters: list[RaterRun], found: dict[str, RaterState], kappas: dict[st
 def _estimates(raters: list[RaterRun], opened: OpenStudy) -> None:
     from relabel.study.running import estimates
 
-    rows: list[list[str]] = []
-    low = high = hours = 0.0
-    unknown = False
-    for name, (found, bounds) in estimates(raters, opened).items():
-        cost = found.cost_usd
-        unknown |= cost is None
-        low, high = low + (cost or (0, 0))[0], high + (cost or (0, 0))[1]
-        longest = bounds[0].hours[1] if bounds else None
-        hours = max(hours, longest or 0.0)
-        shown = "not known" if cost is None else f"${cost[0]:,.4f} to ${cost[1]:,.4f}"
-        at_most = "-" if longest is None else f"{longest:,.2f}"
-        rows.append([name, f"{found.labels:,}", f"{found.to_ask:,}", shown, at_most])
+    found, rows = estimates(raters, opened), list[list[str]]()
+    costs = [of.cost_usd for of, _ in found.values()]
+    longest = {name: bounds[0].hours[1] for name, (_, bounds) in found.items() if bounds}
+    for name, (of, _) in found.items():
+        cost = "not known" if of.cost_usd is None else f"${of.cost_usd[0]:,.4f} to ${of.cost_usd[1]:,.4f}"
+        at_most = f"{longest[name]:,.2f}" if name in longest else "-"
+        rows.append([name, f"{of.labels:,}", f"{of.to_ask:,}", cost, at_most])
     if not rows:
         say("Every rater is complete; nothing would be sent.")
         return
     Table("", ["rater", "labels", "requests to send", "cost", "hours at most"], rows).show()
-    more = ", without raters of unknown price" if unknown else ""
+    more = ", without raters of unknown price" if None in costs else ""
+    hours = max(longest.values(), default=0)
     time = f"up to {hours:,.2f} hours side by side" if hours else "hours unknown, as no rater has rpm or tpm"
+    low, high = (sum(cost[end] for cost in costs if cost) for end in (0, 1))
     say(f"All raters: ${low:,.4f} to ${high:,.4f}{more}; {time}.")
 
 

@@ -242,13 +242,12 @@ def _variance_shares(sums: Array, raters: int, repeated: bool) -> Array:
 class Mean:
     """A mean over tasks (0-1), its 95% interval (None if it cannot be computed), and the number of tasks."""
 
-    rater: str
     mean: float
     interval: Bounds | None
     tasks: int
 
 
-def pooled_mean(rater: str, values: Array, codes: npt.ArrayLike, *, draws: int, seed: int) -> Mean:
+def pooled_mean(values: Array, codes: npt.ArrayLike, *, draws: int, seed: int) -> Mean:
     """The mean over raters and over the tasks that all of them labelled, with raters and occupations as random samples.
 
     Its variance is the variance between the raters' means, divided by R, plus the bootstrap variance over occupations. The
@@ -256,7 +255,6 @@ def pooled_mean(rater: str, values: Array, codes: npt.ArrayLike, *, draws: int, 
     is the interval of `relabel eval`. With only one occupation, there is no interval.
 
     Args:
-        rater: Name for the mean.
         values: Value of each task by each rater, shape (n, R); NaN if missing.
         codes: Occupation of each task, shape (n,).
         draws: Number of bootstrap draws of occupations; 0 for no interval.
@@ -265,7 +263,7 @@ def pooled_mean(rater: str, values: Array, codes: npt.ArrayLike, *, draws: int, 
     keep = np.isfinite(values).all(axis=1)
     y, raters = values[keep], values.shape[1]
     if not len(y):
-        return Mean(rater, float("nan"), None, 0)
+        return Mean(float("nan"), None, 0)
     by_task, interval = y.mean(axis=1), None
     mean = float(by_task.mean())
     if draws:
@@ -282,7 +280,7 @@ def pooled_mean(rater: str, values: Array, codes: npt.ArrayLike, *, draws: int, 
             if total := apart + error**2:
                 degrees = total**2 / (apart**2 / (raters - 1) + error**4 / others)
                 interval = on_scale(mean, student_t(0.95, max(degrees, 1)) * total**0.5, SHARE)
-    return Mean(rater, mean, interval, len(y))
+    return Mean(mean, interval, len(y))
 
 
 def leave_one_out_means(votes: Votes, measure: Measure) -> dict[str, float]:

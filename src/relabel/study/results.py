@@ -230,7 +230,7 @@ def _means(study: Study, votes: Votes, classes: LatentClasses | None) -> Table:
     draws = {"draws": study.draws, "seed": study.seed}
 
     def row(name: str, raters: Sequence[int]) -> list[Cell]:
-        means = [pooling.pooled_mean(name, values[:, raters], votes.codes, **draws) for values in votes.values.values()]
+        means = [pooling.pooled_mean(values[:, raters], votes.codes, **draws) for values in votes.values.values()]
         return [name, means[0].tasks, *(cell for of in means for cell in (known(of.mean), of.interval))]
 
     notes = ["Means over tasks, each alike.", *_intervals_note(study)]
