@@ -20,7 +20,7 @@ from site_builders import CLOSING, HOSTILE, hostile_site, sample_site, tasks_on
 from relabel.careers.pages import FamilyPage
 from relabel.errors import DataError, UsageError
 from relabel.publishing.export import export_run
-from relabel.publishing.methodology import load_bands
+from relabel.publishing.methodology import BANDS
 from relabel.publishing.site.build import Site, build_site, site_server
 from relabel.publishing.site.figures import money
 from relabel.run import open_run
@@ -160,13 +160,12 @@ def made_thin(make: MakeRun, folder: Path, *thin: str) -> Site:
 
 def test_a_thin_score_is_a_grey_figure_without_band_meaning_or_advice(sample_run: MakeRun, tmp_path: Path) -> None:
     built = made_thin(sample_run, tmp_path, "11-3051.00")
-    bands = load_bands().bands
     page = (built.folder / "occupations/1121.html").read_text(encoding="utf-8")
     text = " ".join(Seen(built.folder / "occupations/1121.html").text.split())
     assert text.count(" of 10, thin") == 2
     assert page.count('card thin"') == 2
     assert 'class="meter"' not in page
-    for said in ("What this score means", "can do now", "Higher than", *(band.label for band in bands)):
+    for said in ("What this score means", "can do now", "Higher than", *(band["label"] for band in BANDS)):
         assert said not in text, said
     assert "(thin)" in page.split('name="description"')[1].split(">")[0]
     assert "of the group's task weight has labels" in text

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relabel.publishing.site.figures import Box, change, log_axis, money, percent, signed, squarified, tenth, whole
+from relabel.publishing.site.figures import Box, change, money, percent, signed, squarified, tenth, whole
+from relabel.publishing.site.views import scatter
 
 
 @given(
@@ -47,12 +48,15 @@ def test_the_example_of_the_papers_authors_comes_out_as_printed() -> None:
 
 
 def test_an_axis_holds_all_values_and_marks_round_ones() -> None:
-    axis = log_axis([8_500, 52_885, 96_000], 880)
-    assert 0 < axis.at(8_500) < axis.at(52_885) < axis.at(96_000) < 880
-    assert axis.at(axis.low) == 0
-    assert axis.at(axis.high) == pytest.approx(880)
-    assert 20_000 in axis.ticks
-    assert all(axis.low <= tick <= axis.high for tick in axis.ticks)
+    plot = scatter(
+        [{"pay": pay, "code": "1", "strict_10": 1, "with_tools_10": 2, "title": "A"} for pay in (8_500, 96_000)]
+    )
+    low, high = (dot["x"] for dot in plot["dots"])
+    assert 0 < low < high < 100
+    ticks = {tick["value"]: tick["x"] for tick in plot["ticks"]}
+    assert list(ticks) == [10_000, 20_000, 30_000, 50_000, 70_000, 100_000]
+    assert low < ticks[20_000] < ticks[70_000] < high
+    assert ticks[100_000] - ticks[50_000] == pytest.approx(ticks[20_000] - ticks[10_000], abs=0.02)
 
 
 @pytest.mark.parametrize(

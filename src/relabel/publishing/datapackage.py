@@ -124,12 +124,10 @@ _FORMATS = {
 
 # A Table Schema field without its name: type, title, description, optionally unit and constraints; see `columns.toml`.
 Column = Mapping[str, Any]
-_FILES = resources.files("relabel.publishing")
-_COLUMNS: Mapping[str, Mapping[str, Column]] = tomllib.loads(
-    _FILES.joinpath("columns.toml").read_text(encoding="utf-8")
-)
+FILES = resources.files("relabel.publishing")
+_COLUMNS: Mapping[str, Mapping[str, Column]] = tomllib.loads(FILES.joinpath("columns.toml").read_text(encoding="utf-8"))
 # Texts of exports and pages, see `words.yaml`.
-WORDS: Mapping[str, Any] = yaml.safe_load(_FILES.joinpath("words.yaml").read_text(encoding="utf-8"))
+WORDS: Mapping[str, Any] = yaml.safe_load(FILES.joinpath("words.yaml").read_text(encoding="utf-8"))
 _INTERVAL_SETS = {"bounded": BOUNDED, "measures": MEASURES, "estimated": ESTIMATED}
 
 

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from functools import cache
-from importlib import resources
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, model_validator
 
 from relabel.manifest import PUBLISHED, Manifest
-from relabel.publishing.datapackage import OCCUPATION_COLUMNS, WORDS
+from relabel.publishing.datapackage import FILES, OCCUPATION_COLUMNS, WORDS
 from relabel.run import Run
 from relabel.scoring.options import SYSTEM_NAMES, UNRATED_NOTES, WEIGHT_NOTES
 from relabel.scoring.table import MIN_COVERAGE, ScoreTable
 from relabel.scoring.uncertainty import Estimate
-from relabel.settings import Frozen
 from relabel.sources import registry
 from relabel.sources.fetch import SourceUse
 from relabel.sources.tables import is_table_file
@@ -34,65 +30,22 @@ def model_name(model: str) -> str:
     return PUBLISHED[model][1] if model in PUBLISHED else model
 
 
-class ReadingWords(Frozen):
-    """Texts on a page for a band under one reading.
-
-    Attributes:
-        meaning: What the score means.
-        now: What someone in the role can do now; one sentence each.
-    """
-
-    meaning: str
-    now: tuple[str, ...]
+# Bands of scores, lowest first, with their texts; see `bands.yaml`.
+BANDS: Sequence[Mapping[str, Any]] = yaml.safe_load(FILES.joinpath("bands.yaml").read_text(encoding="utf-8"))["bands"]
 
 
-class Band(Frozen):
-    """A band of scores.
-
-    Attributes:
-        start: Lowest score (0-10) of the band.
-        low: Whether pages also list the most important tasks, and whether they still need a person.
-    """
-
-    id: str
-    start: float = Field(alias="from", ge=0, le=10)
-    label: str
-    low: bool
-    strict: ReadingWords
-    with_tools: ReadingWords
+def band_of(score_10: float) -> Mapping[str, Any]:
+    """The band of a score (0-10)."""
+    return next(band for band in reversed(BANDS) if score_10 >= band["from"])
 
 
-class Bands(Frozen):
-    """All bands, lowest first."""
-
-    version: int
-    bands: tuple[Band, ...]
-
-    @model_validator(mode="after")
-    def _cover_all_scores(self) -> Bands:
-        starts = [band.start for band in self.bands]
-        if not starts or starts[0] != 0 or starts != sorted(set(starts)):
-            raise ValueError("bands must begin at 0 and rise")
-        return self
-
-    def of(self, score_10: float) -> Band:
-        """The band of a score (0-10)."""
-        return next(band for band in reversed(self.bands) if score_10 >= band.start)
-
-    def cut_points(self) -> list[dict[str, Any]]:
-        """The bands without their texts, for the export: `id, label, from, below`."""
-        ends = [*(band.start for band in self.bands[1:]), None]
-        return [
-            {"id": band.id, "label": band.label, "from": band.start, "below": end}
-            for band, end in zip(self.bands, ends, strict=True)
-        ]
-
-
-@cache
-def load_bands() -> Bands:
-    """The built-in bands."""
-    text = resources.files("relabel.publishing").joinpath("bands.yaml").read_text(encoding="utf-8")
-    return Bands.model_validate(yaml.safe_load(text))
+def _cut_points() -> list[dict[str, Any]]:
+    """The bands without their texts: `id, label, from, below`."""
+    ends = [float(band["from"]) for band in BANDS]
+    return [
+        {"id": band["id"], "label": band["label"], "from": start, "below": end}
+        for band, start, end in zip(BANDS, ends, [*ends[1:], None], strict=True)
+    ]
 
 
 def other_words(table: ScoreTable, other: Estimate) -> dict[str, str]:
@@ -271,7 +224,7 @@ def methodology(run: Run, table: ScoreTable) -> dict[str, Any]:
                 for name, column in OCCUPATION_COLUMNS.items()
                 if name in table.frame.columns
             },
-            "bands": load_bands().cut_points(),
+            "bands": _cut_points(),
             "readings": dict(READING_NAMES),
             "caution": WORDS["caution"],
         },

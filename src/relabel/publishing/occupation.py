@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from relabel.publishing.methodology import READING_NAMES, Reading, load_bands, other_words
+from relabel.publishing.methodology import READING_NAMES, Reading, band_of, other_words
 from relabel.rubric import Measure
 from relabel.scoring.explain import READING_LABELS, TaskKey
 from relabel.scoring.options import SAMPLE
@@ -255,8 +255,8 @@ def _reading_section(reading: Reading, score: Row, counts: Row, tasks: Sequence[
     measure, ten = _SCORE_COLUMNS[reading]
     if score[ten] is None:
         return None
-    band = None if _is_thin(score) else load_bands().of(score[ten])
-    words = None if band is None else getattr(band, reading)
+    band = None if _is_thin(score) else band_of(score[ten])
+    words = band and band[reading]
     percentile = score[f"percentile_{measure}"]
     doable = (task for task in tasks if _is_exposed(task, reading))
     return {
@@ -265,10 +265,10 @@ def _reading_section(reading: Reading, score: Row, counts: Row, tasks: Sequence[
         "low_10": score.get(f"{ten}_low"),
         "high_10": score.get(f"{ten}_high"),
         "other": _other_estimate(score, measure, ten, table),
-        "band": band and band.id,
-        "band_label": band and band.label,
-        "meaning": words and words.meaning,
-        "now": list(words.now) if words else [],
+        "band": band and band["id"],
+        "band_label": band and band["label"],
+        "meaning": words and words["meaning"],
+        "now": words["now"] if words else [],
         "percentile": percentile,
         "higher_than": None if percentile is None else _standing(percentile, score, measure, table),
         "wage_exposure_gbp": score[f"wage_exposure_{measure}_gbp"],
@@ -303,7 +303,7 @@ def _other_estimate(score: Row, measure: str, ten: str, table: ScoreTable) -> Ro
 
 
 def _most_important(score: Row, tasks: Sequence[Row]) -> list[Row] | None:
-    if score["strict_10"] is None or _is_thin(score) or not load_bands().of(score["strict_10"]).low:
+    if score["strict_10"] is None or _is_thin(score) or not band_of(score["strict_10"])["low"]:
         return None
     return [
         {"task_id": task["task_id"], "onet_soc_code": task["onet_soc_code"], "needs": _help_needed(task)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from datetime import date
@@ -167,36 +166,3 @@ def _place_row(row: Sequence[float], free: Box) -> tuple[list[Box], Box]:
     lengths = [value / depth if depth else 0 for value in row]
     boxes = [Box(x, top, depth, length) for top, length in zip(accumulate(lengths, initial=y), lengths, strict=False)]
     return boxes, Box(x + depth, y, max(width - depth, 0), height)
-
-
-class Axis(NamedTuple):
-    """A logarithmic axis.
-
-    Attributes:
-        low: Value at its start.
-        high: Value at its end.
-        length: Its length, in any unit.
-        ticks: Round values on it.
-    """
-
-    low: float
-    high: float
-    length: float
-    ticks: tuple[float, ...]
-
-    def at(self, value: float) -> float:
-        """Position of a value on the axis, from its start."""
-        return self.length * math.log(value / self.low) / math.log(self.high / self.low)
-
-
-def log_axis(values: Sequence[float], length: float) -> Axis:
-    """A logarithmic axis that covers values.
-
-    Args:
-        values: Above 0, at least one.
-        length: Length of the axis.
-    """
-    low, high = min(values) * 0.92, max(values) * 1.08
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    ticks = [step * 10**decade for decade in decades for step in (1, 2, 3, 5, 7)]
-    return Axis(low, high, length, tuple(tick for tick in ticks if low <= tick <= high))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,7 @@ from statistics import fmean, linear_regression
 from typing import Any
 
 from relabel.publishing.datapackage import WORDS, ExportBundle
-from relabel.publishing.site.figures import Box, for_readers, log_axis, squarified, warning
+from relabel.publishing.site.figures import Box, for_readers, squarified, warning
 from relabel.sources.tables import is_table_file
 
 Row = dict[str, Any]
@@ -286,17 +287,23 @@ def scatter(paid: Sequence[Row]) -> Row:
     """
     if not paid:
         return {"ticks": [], "dots": [], "named": []}
-    axis = log_axis([row["pay"] for row in paid], 100)
+    low, high = min(row["pay"] for row in paid) * 0.92, max(row["pay"] for row in paid) * 1.08
+
+    def along(pay: float) -> float:
+        """Position on the logarithmic axis of pay."""
+        return round(100 * math.log(pay / low) / math.log(high / low), 2)
+
     dots = [
         {
             "row": row,
-            "x": round(axis.at(row["pay"]), 2),
+            "x": along(row["pay"]),
             "strict": _chart_y(row["strict_10"]),
             "with_tools": _chart_y(row["with_tools_10"]),
         }
         for row in sorted(paid, key=lambda row: (row["pay"], row["code"]))
     ]
-    ticks = [{"value": tick, "x": round(axis.at(tick), 2)} for tick in axis.ticks]
+    round_ones = (step * 10**decade for decade in range(10) for step in (1, 2, 3, 5, 7))
+    ticks = [{"value": tick, "x": along(tick)} for tick in round_ones if low <= tick <= high]
     return {"ticks": ticks, "dots": dots, "named": [*_outliers(dots, "strict"), *_outliers(dots, "with_tools")]}
 
 
