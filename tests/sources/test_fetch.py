@@ -393,7 +393,7 @@ PAGE = b"<!doctype html><html><title>Access Denied</title></html>"
         ("t.xlsx", "wages", b"Error 503", "not xlsx by its first bytes"),
         ("t.txt", "tasks", b"Please enable cookies.\n", "not a table"),
         ("t.txt", "tasks", b"Code\tTitle\n1\t2\n", "not a table with the column 'Task ID'"),
-        ("t.json", "", b"Too many requests", "not JSON"),
+        ("t.json", "", b"Too many requests", "not json"),
     ],
 )
 def test_what_is_no_data_is_neither_kept_nor_pinned(

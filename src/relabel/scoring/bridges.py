@@ -256,29 +256,19 @@ def make_bridge(
         return Bridge("none", taxonomy, (), _titles(occupations, "onet_soc_code", "title"))
     if tasks == SAMPLE:
         return _sample_bridge(taxonomy)
-    return _public_bridge(
-        method, taxonomy, links or DEFAULT_LINKS, frozenset() if method == "site-2026" else frozenset(donors)
-    )
-
-
-def _first_step() -> tuple[Step, pd.DataFrame]:
-    """Step from O*NET-SOC 2019 to SOC 2018, and the titles of SOC 2018."""
+    links, published = links or DEFAULT_LINKS, method == "site-2026"
     crosswalk = onet.read_onet_to_soc2018()
-    links = equal_links(crosswalk, "onet_soc_code", "soc2018")
     origin = "O*NET-SOC 2019 to SOC 2018 crosswalk; plain mean over the detailed codes"
-    return Step("onet-soc", "soc2018", links, origin), _titles(crosswalk, "soc2018", "soc2018_title")
-
-
-def _public_bridge(method: Method, taxonomy: Taxonomy, links: Links, donors: frozenset[str]) -> Bridge:
-    first, titles = _first_step()
+    first = Step("onet-soc", "soc2018", equal_links(crosswalk, "onet_soc_code", "soc2018"), origin)
+    titles = _titles(crosswalk, "soc2018", "soc2018_title")
     if taxonomy == "soc2018":
         return Bridge(method, taxonomy, (first,), titles, _FILES[:1])
-    published, isco = method == "site-2026", bls.read_isco08_soc2010()
+    isco, lenders = bls.read_isco08_soc2010(), frozenset[str]() if published else frozenset(donors)
     steps, files = _site_steps(isco) if published else _steps(isco, codes_of(titles), links)
     if taxonomy == "isco08":
         # Two rows of the crosswalk name a three-digit group, which cannot have a score.
         units = isco[isco["isco08"].str.len() == _ISCO_UNIT]
-        return Bridge(method, taxonomy, (first, *steps), _titles(units, "isco08", "isco08_title"), files, donors)
+        return Bridge(method, taxonomy, (first, *steps), _titles(units, "isco08", "isco08_title"), files, lenders)
     entries = index_entries(ons.read_coding_index())
     if published:
         entries = most_frequent(entries)
@@ -290,7 +280,7 @@ def _public_bridge(method: Method, taxonomy: Taxonomy, links: Links, donors: fro
         how = "all alike" if links == "equal" else "weighted by index entries"
         origin = f"all ISCO-08 codes of the group in the ONS coding index, {how}"
     last = Step("isco08", "uk-soc2020", entries, origin)
-    return Bridge(method, taxonomy, (first, *steps, last), _uk_titles(), files + _UK_FILES, donors)
+    return Bridge(method, taxonomy, (first, *steps, last), _uk_titles(), files + _UK_FILES, lenders)
 
 
 def _site_steps(isco: pd.DataFrame) -> tuple[tuple[Step, ...], tuple[tuple[str, str], ...]]:

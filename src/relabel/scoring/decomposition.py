@@ -226,10 +226,33 @@ def decompose(before: ScoreTable, after: ScoreTable) -> Decomposition:
     }
     split = split_by_order(states)
     missing: dict[Measure, str] = {**before.missing_measures, **after.missing_measures}
-    rows = [
-        _changes(before, after, measure, hybrids.codes, states, split) for measure in MEASURES if measure not in missing
-    ]
-    frame = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=list(CHANGES.columns))
+    codes = hybrids.codes
+    titles = pd.concat([after.frame, before.frame]).drop_duplicates("code").set_index("code")["title"].reindex(codes)
+    parts: list[pd.DataFrame] = []
+    for column, measure in enumerate(MEASURES):
+        if measure in missing:
+            continue
+        shown = [
+            table.frame.set_index("code")[measure].reindex(codes).to_numpy(dtype="float64") for table in (before, after)
+        ]
+        exact = [states[state][:, column] for state in (_BEFORE, _AFTER)]
+        separable = ~np.isnan(split[:, :, column]).any(axis=0)
+        rounding = (shown[1] - exact[1]) - (shown[0] - exact[0])
+        changes = {
+            "code": codes.astype("str"),
+            "title": titles.to_numpy(),
+            "measure": measure,
+            "before": shown[0],
+            "after": shown[1],
+            "change": shown[1] - shown[0],
+            **{factor: np.where(separable, split[number, :, column], 0.0) for number, factor in enumerate(FACTORS)},
+            # Differences this small are floating-point noise.
+            "rounding": np.where(np.abs(rounding) > _CLOSE / 1000, rounding, 0.0),
+            "undivided": np.where(separable, 0.0, exact[1] - exact[0]),
+        }
+        parts.append(pd.DataFrame(changes)[np.isfinite(shown[0]) & np.isfinite(shown[1])])
+    frame = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(CHANGES.columns))
+    frame = frame.astype({"code": "str", "title": "str", "measure": "str"})
     return Decomposition(
         frame=CHANGES.validate(frame.sort_values(["code", "measure"], ignore_index=True)),
         appeared=_scored_only_in(after, before),
@@ -237,40 +260,6 @@ def decompose(before: ScoreTable, after: ScoreTable) -> Decomposition:
         missing=missing,
         _hybrids=hybrids,
     )
-
-
-def _changes(
-    before: ScoreTable,
-    after: ScoreTable,
-    measure: Measure,
-    codes: pd.Index,
-    states: Mapping[State, Floats],
-    split: Floats,
-) -> pd.DataFrame:
-    column = MEASURES.index(measure)
-    shown = [
-        table.frame.set_index("code")[measure].reindex(codes).to_numpy(dtype="float64") for table in (before, after)
-    ]
-    exact = [states[state][:, column] for state in (_BEFORE, _AFTER)]
-    titles = pd.concat([after.frame, before.frame]).drop_duplicates("code").set_index("code")["title"]
-    separable = ~np.isnan(split[:, :, column]).any(axis=0)
-    frame = pd.DataFrame(
-        {
-            "code": codes.astype("str"),
-            "title": titles.reindex(codes).to_numpy(),
-            "measure": measure,
-            "before": shown[0],
-            "after": shown[1],
-            "change": shown[1] - shown[0],
-            **{factor: np.where(separable, split[number, :, column], 0.0) for number, factor in enumerate(FACTORS)},
-            "rounding": (shown[1] - exact[1]) - (shown[0] - exact[0]),
-            "undivided": np.where(separable, 0.0, exact[1] - exact[0]),
-        }
-    )
-    # Differences this small are floating-point noise.
-    frame["rounding"] = frame["rounding"].where(frame["rounding"].abs() > _CLOSE / 1000, 0.0)
-    frame = frame.astype({"code": "str", "title": "str", "measure": "str"})
-    return frame[np.isfinite(shown[0]) & np.isfinite(shown[1])]
 
 
 def _scored_only_in(table: ScoreTable, other: ScoreTable) -> pd.DataFrame:

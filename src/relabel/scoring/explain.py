@@ -8,7 +8,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
@@ -180,11 +180,12 @@ def explain(table: ScoreTable, run: Run, code: str) -> Explanation:
     of_group = table.map.scores(table.task_values)[:, table.map.codes.get_loc(code)]
     scores: dict[Measure, float] = dict(zip(MEASURES, map(float, of_group), strict=True))
     listed = [str(c) for c in table.occupations.index[table.occupations["listed"] > 0]]
-    path = _trace_back(table.bridge, code, listed, _titles(table.bridge, table.occupation_titles))
+    titles = _titles(table.bridge, table.occupation_titles)
+    links, borrowed, occupations = _trace_back(table.bridge, code, listed, titles)
     own = table.shares[table.shares["code"] == code]
     behind = dict(zip(codes_of(own, "onet_soc_code"), own["share"].tolist(), strict=True))
     # Linked codes without labels are shown too.
-    linked = path.occupations | set(behind)
+    linked = occupations | set(behind)
     return Explanation(
         code=code,
         title=row["title"],
@@ -199,11 +200,11 @@ def explain(table: ScoreTable, run: Run, code: str) -> Explanation:
         estimates_of=other and other.of,
         estimates_name=other and other.whose,
         note=table.note,
-        borrowed=path.borrowed,
+        borrowed=borrowed,
         steps=tuple(f"{SYSTEM_NAMES[s.source]} to {SYSTEM_NAMES[s.target]}: {s.origin}" for s in table.bridge.steps),
         path=tuple(
             Link.model_validate(link | {"system": SYSTEM_NAMES[link["system"]]})
-            for link in records(path.links[list(Link.model_fields)])
+            for link in records(links[list(Link.model_fields)])
         ),
         occupations=_occupations(table, behind, linked),
         tasks=_tasks(table, run, linked, table.map.task_parts(code), scores),
@@ -365,8 +366,8 @@ def find_path(
             ["onet_soc_code", "own", "share", "code"], ascending=[True, False, False, True]
         )
         forward = _forward(found.assign(system=taxonomy), titles)
-        path = _trace_back(bridge, code, listed, titles)
-        return CodePath(taxonomy, code, titles[taxonomy][code], bridge, path.borrowed, path.links, forward)
+        back, borrowed, _ = _trace_back(bridge, code, listed, titles)
+        return CodePath(taxonomy, code, titles[taxonomy][code], bridge, borrowed, back, forward)
     if code in titles["onet-soc"]:
         mine = pd.concat([level.assign(system=system) for system, level in bridge.levels(listed)])
         mine = mine[mine["onet_soc_code"] == code]
@@ -383,17 +384,10 @@ _NO_LINKS = pd.DataFrame(
 )
 
 
-class _Trace(NamedTuple):
-    """The links behind a group: `CodePath.back`, `CodePath.borrowed`, and the O*NET-SOC codes with tasks behind it."""
-
-    links: pd.DataFrame
-    borrowed: bool
-    occupations: set[str]
-
-
 def _trace_back(
     bridge: Bridge, code: str, listed: Collection[str], titles: Mapping[System, Mapping[str, str]]
-) -> _Trace:
+) -> tuple[pd.DataFrame, bool, set[str]]:
+    """The links behind a group (`CodePath.back`), whether it borrows, and the O*NET-SOC codes with tasks behind it."""
     tables = [step.links for step in bridge.steps]
     borrows = bool(bridge.donors) and code not in _codes_with_tasks(tables, bridge.donors)[-1]
     if borrows:
@@ -412,7 +406,7 @@ def _trace_back(
         rows.append(here.sort_values(["share", "code"], ascending=[False, True])[list(_NO_LINKS.columns)])
         owed = {str(source): float(share) for source, share in here.groupby("source")["share"].sum().items()}
     links = pd.concat(rows, ignore_index=True) if rows else _NO_LINKS
-    return _Trace(links, borrows and code in alive[-1], set(owed) & alive[0])
+    return links, borrows and code in alive[-1], set(owed) & alive[0]
 
 
 def _codes_with_tasks(tables: Sequence[pd.DataFrame], listed: Collection[str]) -> list[set[str]]:

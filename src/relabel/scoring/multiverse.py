@@ -24,7 +24,7 @@ from relabel.errors import UsageError
 from relabel.rubric import MEASURES
 from relabel.run import Run, open_run
 from relabel.scoring.bridges import Bridge, make_bridge
-from relabel.scoring.measures import Floats, occupation_scores, score_map, scored_codes, task_weights
+from relabel.scoring.measures import Floats, occupation_scores, task_weights
 from relabel.scoring.options import SAMPLE, UNWEIGHTED, Links, Method, Unrated, Weights
 from relabel.scoring.table import MIN_COVERAGE, ScoreTable, covered_parts, insert_columns
 from relabel.tabular import CLEAN, records
@@ -101,8 +101,7 @@ def multiverse(table: ScoreTable, run: Run, raters: Sequence[Run]) -> Multiverse
         DataError: A rater labelled none of the tasks, or the files of a bridge cannot be obtained.
     """
     labelled = table.tasks_by_rater(run, raters)
-    codes, left_out = pd.Index(table.frame["code"]), list[str]()
-    bridges = _bridges(table)
+    bridges, left_out = _bridges(table), list[str]()
     weights = list(_WEIGHTS)
     if table.task_values["importance"].isna().all():
         weights.remove("importance")
@@ -114,13 +113,14 @@ def multiverse(table: ScoreTable, run: Run, raters: Sequence[Run]) -> Multiverse
         if key not in scores:
             tasks = labelled[rater.name]
             tasks = tasks.assign(weight=task_weights(tasks, weight, unrated=key[2]))
-            mapped = score_map(tasks, bridges[bridge].shares(scored_codes(tasks)), codes)
+            mapped = table.map_of(tasks, bridges[bridge])
             coverage = occupation_scores(tasks, mapped)["coverage"]
-            covered, linked = covered_parts(bridges[bridge], codes, mapped.occupations, coverage)
+            covered, linked = covered_parts(bridges[bridge], mapped.codes, mapped.occupations, coverage)
             if bridge == "site-2026":  # judged as published, see `SCORES`
                 covered = _safe_divide(covered, linked)
             scores[key] = mapped.scores(tasks), covered.round(CLEAN) >= MIN_COVERAGE
-        rows.append((rater.name, *_rater_and_rubric(rater), weight, rule, bridge, *scores[key]))
+        named = _PUBLISHED.get(rater.ref, (rater.manifest.model, f"{rater.rubric.id} {rater.rubric.version}"))
+        rows.append((rater.name, *named, weight, rule, bridge, *scores[key]))
     base = pd.DataFrame(rows, columns=["labels", "rater", "rubric", "weights", "unrated", "bridge", "scores", "enough"])
     cube, enough = (np.stack(base.pop(name).tolist()) for name in ("scores", "enough"))
     universes = _universes(base, np.where(enough[:, None], cube, np.nan), table)
@@ -133,10 +133,6 @@ def multiverse(table: ScoreTable, run: Run, raters: Sequence[Run]) -> Multiverse
         headline=_headline(universes, effects, own),
         left_out=tuple(left_out),
     )
-
-
-def _rater_and_rubric(run: Run) -> tuple[str, str]:
-    return _PUBLISHED.get(run.ref, (run.manifest.model, f"{run.rubric.id} {run.rubric.version}"))
 
 
 def _name(method: Method, links: Links | None) -> str:
@@ -177,14 +173,15 @@ def with_spread(table: ScoreTable) -> ScoreTable:
         raise UsageError(
             "--spread needs several bridges: give --method bridge and --taxonomy uk-soc2020 or isco08, or remove it"
         )
-    codes, done = pd.Index(table.frame["code"]), scored_codes(table.task_values)
     bridges = {table.links or table.bridge.name: table.bridge} | {
         links: _bridge(table, "bridge", links) for links in _SPREAD if links != table.links
     }
     parts: list[pd.DataFrame] = []
     for name, bridge in bridges.items():
-        scores = score_map(table.task_values, bridge.shares(done), codes).scores(table.task_values)
-        parts.append(pd.DataFrame({"code": codes, "bridge": name, **dict(zip(MEASURES, scores, strict=True))}))
+        scores = table.map_of(table.task_values, bridge).scores(table.task_values)
+        parts.append(
+            pd.DataFrame({"code": table.frame["code"], "bridge": name, **dict(zip(MEASURES, scores, strict=True))})
+        )
     spread = pd.concat(parts, ignore_index=True)
     ends = spread.groupby("code", sort=False)[list(MEASURES)].agg(["min", "max"])
     added: dict[str, pd.Series] = {}

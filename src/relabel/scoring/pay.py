@@ -100,27 +100,23 @@ def read_pay(ref: str, known: Collection[str]) -> Pay:
         UsageError: There is no such source of pay.
         DataError: A file is missing or malformed; for a user's file, the message names line and column.
     """
-    source = registry.load_registry().get(ref)
-    if source is not None and source.find_role("pay") is not None:
-        frame, workforce = _ashe(source)
-        roles = ["pay", *(["pay-quality"] if source.find_role("pay-quality") else [])]
-        return Pay(
-            ref, PAY.validate(frame), tuple(fetch.source_use(ref, role) for role in roles), workforce, ASHE_POPULATION
-        )
-    if source is not None and source.find_role("quartiles") is not None:
-        uses = tuple(fetch.source_use(*file) for file in ((ref, "quartiles"), (ASHE, "pay"), (ASHE, "pay-quality")))
-        frame, workforce = _newer_medians(source)
+    known_sources = registry.load_registry()
+    source = known_sources.get(ref)
+    if source is not None and (source.find_role("pay") or source.find_role("quartiles")):
+        newer = source.find_role("pay") is None
+        frame, workforce = _newer_medians(source) if newer else _ashe(source)
+        files = [(ref, role) for role in ("quartiles", "pay", "pay-quality") if source.find_role(role) is not None]
+        files += [(ASHE, "pay"), (ASHE, "pay-quality")] if newer else []
+        uses = tuple(fetch.source_use(*file) for file in files)
         return Pay(ref, PAY.validate(frame), uses, workforce, ASHE_POPULATION)
     if ref == SAMPLE:
         path = asset_dir("data") / SAMPLE / "pay.csv"
         return Pay(ref, _read_file(path, known, "SAMPLE: invented"), (file_use(path, SAMPLE),))
     path = Path(ref)
     if not is_table_file(path):
-        known_names = ", ".join(
-            s.id for s in registry.load_registry().values() if s.find_role("pay") or s.find_role("quartiles")
-        )
+        able = [s.id for s in known_sources.values() if s.find_role("pay") or s.find_role("quartiles")]
         raise UsageError(
-            f"unknown source of pay {ref!r}; use one of {known_names}, or the path of a CSV or Excel file; another year of "
+            f"unknown source of pay {ref!r}; use one of {', '.join(able)}, or the path of a CSV or Excel file; another year of "
             "ASHE table 14.7 is an entry with the roles pay and pay-quality in your RELABEL_SOURCES file"
         )
     return Pay(path.name, _read_file(path, known, f"file {path.name}"), (file_use(path, "pay-file"),))

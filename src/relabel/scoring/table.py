@@ -206,9 +206,10 @@ class ScoreTable:
         """The map as if all tasks of the list were labelled."""
         return self.map_of(self.task_values.assign(labelled=True))
 
-    def map_of(self, tasks: pd.DataFrame) -> measures.ScoreMap:
-        """The map for other labels or weights of the same tasks."""
-        return measures.score_map(tasks, self.bridge.shares(measures.scored_codes(tasks)), self.map.codes)
+    def map_of(self, tasks: pd.DataFrame, bridge: Bridge | None = None) -> measures.ScoreMap:
+        """The map for other labels or weights of the same tasks, or another bridge to the same groups."""
+        shares = (bridge or self.bridge).shares(measures.scored_codes(tasks))
+        return measures.score_map(tasks, shares, self.map.codes)
 
     def tasks_by_rater(self, run: Run, others: Sequence[Run]) -> dict[str, pd.DataFrame]:
         """The tasks with the labels of the table's run and of each other run, by run name.
