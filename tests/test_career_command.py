@@ -146,7 +146,11 @@ def test_a_rated_family_is_shown_in_full_and_written_down(tmp_path: Path, capsys
     [
         (["resilience", "sample", "produktion"], 2, "unknown job family 'produktion'"),
         (["resilience", "sample", "--out", "x.txt"], 2, "end the name of --out in .csv, .parquet or .json"),
-        (["resilience", "sample", "--epoch", "sample"], 2, "labels tasks (rubric exposure) and rates no occupations"),
+        (
+            ["resilience", "sample", "--epoch", "sample"],
+            2,
+            "(rubric exposure) does not rate occupations with sums from 5 to 25",
+        ),
         (["resilience", "sample", "--cuts", "none.toml"], 3, "none.toml cannot be read"),
         (["families", "--families", "none.toml"], 3, "none.toml cannot be read"),
     ],

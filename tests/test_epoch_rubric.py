@@ -163,7 +163,10 @@ def test_a_release_of_onet_lists_every_occupation_with_its_description() -> None
     ("text", "words"),
     [
         ("onet_soc_code,title\n11-1011.00,A\n", "no column 'description'"),
-        ("onet_soc_code,title,description\n11-1011,A,B\n", "line 2: '11-1011' is a SOC code cut to six digits"),
+        (
+            "onet_soc_code,title,description\n11-1011,A,B\n",
+            "line 2: '11-1011' is not an O.NET-SOC code; write it in full",
+        ),
         ("onet_soc_code,title,description\n11-1011.00,A,\n", "line 2 has no title or no description"),
         (
             "onet_soc_code,title,description\n11-1011.00,A,B\n11-1011.00,A,B\n",

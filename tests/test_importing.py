@@ -138,7 +138,7 @@ def test_two_settings_come_as_lines_or_as_columns(write: Write, tmp_path: Path) 
         (f"{HEAD}\n,{A},E0\n", "line 2 has no task_id"),
         (f"{HEAD}\n=1+1,{A},E0\n", r"line 2: task_id '=1\+1' is a formula"),
         (f"{HEAD}\n8823.0,{A},E0\n8823,{A},E0\n", "line 3 repeats the task 8823"),
-        (f"{HEAD}\nS001,11-3051,E0\n", "'11-3051' is a SOC code cut to six digits"),
+        (f"{HEAD}\nS001,11-3051,E0\n", "'11-3051' is not an O.NET-SOC code; write it in full"),
         ("task_id,label\nS999,E0\n", "line 2: the task id 'S999' is not in sample"),
         (f"{HEAD},sample\nS001,{A},E0,x\n", "line 2: sample must be a whole number"),
         (f"{HEAD},probability\nS001,{A},E0,1.5\n", "line 2: probability must be from 0 to 1"),

@@ -69,10 +69,13 @@ def test_a_users_file_needs_four_columns_only(tmp_path: Path) -> None:
         (HEAD + "1,11-1011.00,T,Do this, then that.,Core,3\n", "line 2 has 7 cells"),
         ("task_id,onet_soc_code,title,text,text\n1,11-1011.00,T,A,B\n", "column 'text' more than once"),
         ("task_id, onet_soc_code,title,text\n1,11-1011.00,T,A\n", "' onet_soc_code' has blanks around its name"),
-        (HEAD + "1,../../../etc/x,T,Do.,Core,3\n", "line 2: '../../../etc/x' is not an O.NET-SOC code; write it like"),
+        (
+            HEAD + "1,../../../etc/x,T,Do.,Core,3\n",
+            "line 2: '../../../etc/x' is not an O.NET-SOC code; write it in full",
+        ),
         (
             HEAD + "1,11-1011.00,T,Do.,Core,3\n2,11-1011,T,Do.,Core,3\n",
-            "line 3: '11-1011' is a SOC code cut to six digits",
+            "line 3: '11-1011' is not an O.NET-SOC code; write it in full",
         ),
         (HEAD + '1,"11-10\n11.00",T,Do.,Core,3\n', "line 2: .* is not an O.NET-SOC code"),
         (HEAD + "1,１１-1011.00,T,Do.,Core,3\n", "line 2: '１１-1011.00' is not"),

@@ -196,9 +196,9 @@ def test_ratings_on_another_scale_are_refused(tmp_path: Path) -> None:
     from relabel.rubric import load_rubric
 
     run = a_run(tmp_path / "r", [a_label("a", "hope", "9", code=WEB)], rubric=load_rubric(str(path)))
-    with pytest.raises(UsageError, match="add up to 0 to 9, and resilience is scored on 5 to 25"):
+    with pytest.raises(UsageError, match="does not rate occupations with sums from 5 to 25"):
         occupation_ratings(run)
-    with pytest.raises(UsageError, match="labels tasks \\(rubric exposure\\) and rates no occupations"):
+    with pytest.raises(UsageError, match="\\(rubric exposure\\) does not rate occupations"):
         occupation_ratings(open_run("sample"))
 
 

@@ -59,16 +59,11 @@ def occupation_ratings(run: Run) -> pd.DataFrame:
         UsageError: The run labelled tasks, or the sums of its ratings have another scale.
     """
     rubric = run.rubric
-    if rubric.unit != "occupation":
+    rated = [int(label) for label in rubric.labels] if rubric.unit == "occupation" else [0]
+    if [len(rubric.settings) * bound for bound in (min(rated), max(rated))] != [LOWEST, HIGHEST]:
         raise UsageError(
-            f"the run {run.ref} labels tasks (rubric {rubric.id}) and rates no occupations; give a run of "
+            f"the run {run.ref} (rubric {rubric.id}) does not rate occupations with sums from {LOWEST} to {HIGHEST}; give a run of "
             "`relabel run --rubric epoch` to --epoch"
-        )
-    scale = [len(rubric.settings) * bound(int(label) for label in rubric.labels) for bound in (min, max)]
-    if scale != [LOWEST, HIGHEST]:
-        raise UsageError(
-            f"the ratings of the rubric {rubric.id} add up to {scale[0]} to {scale[1]}, and resilience is scored on "
-            f"{LOWEST} to {HIGHEST}; give a run of the rubric epoch to --epoch"
         )
     labels = run.labels.assign(rating=run.labels["label"].astype("float64"))
     wide = labels.pivot_table(index="onet_soc_code", columns="setting", values="rating", aggfunc="mean")

@@ -173,8 +173,6 @@ def _reasons(by_figure: dict[str, pd.Series]) -> pd.Series:
 
 def _read_file(path: Path, known: Collection[str], origin: str) -> pd.DataFrame:
     advice = "give a CSV or Excel file with columns code, employees, median_pay_gbp"
-    if not path.is_file():
-        raise DataError(f"pay file {path} was not found; {advice}")
     file = read_table(path, rows_are="each group", advice=advice)
     key = file.find("uk_soc2020") if file.find("code") is None else None
     key = key or file.columns("code")["code"]

@@ -145,9 +145,19 @@ def unpin(source_id: str, file: str | None = None) -> list[str]:
     """
     source = get_source(source_id)
     entries = source.files if file is None else (source.file(file),)
-    if forgotten := [entry.name for entry in entries if _remove_pin(source, entry)]:
-        return forgotten
-    raise DataError(f"no file of {source_id} is pinned; `relabel data verify` shows what is")
+    forgotten: list[str] = []
+    for entry in entries:
+        pin = _pin_path(source, entry)
+        with os_errors(f"the pin {pin} cannot be removed", "check its permissions"):
+            if not pin.exists():
+                continue
+            if entry.can_fetch:
+                cached_path(source, entry).unlink(missing_ok=True)
+            pin.unlink()
+        forgotten.append(entry.name)
+    if not forgotten:
+        raise DataError(f"no file of {source_id} is pinned; `relabel data verify` shows what is")
+    return forgotten
 
 
 def pull(
@@ -474,22 +484,6 @@ def write_pin(source: Source, entry: SourceFile, path: Path, came_from: str) -> 
             scratch.touch(mode=0o600)
             scratch.write_text(f"{found}  {entry.name}\n", encoding="utf-8")
     return found
-
-
-def _remove_pin(source: Source, entry: SourceFile) -> bool:
-    """Remove the pin of a file, and its cached copy if it can be fetched again.
-
-    Returns:
-        Whether there was a pin.
-    """
-    try:
-        pinned = _pin_path(source, entry).exists()
-        if pinned and entry.can_fetch:
-            cached_path(source, entry).unlink(missing_ok=True)
-        _pin_path(source, entry).unlink(missing_ok=True)
-    except OSError as error:
-        raise DataError(f"the pin of {source.id}/{entry.name} cannot be removed ({error.strerror})") from error
-    return pinned
 
 
 def _failure_reason(error: OSError) -> str:

@@ -40,7 +40,6 @@ ONET_SOC = r"^\d{2}-\d{4}\.\d{2}$"
 OCCUPATION_CODE = r"^[A-Za-z0-9][A-Za-z0-9.-]{0,29}$"
 
 _CODE = re.compile(ONET_SOC, re.ASCII)
-_CUT_CODE = re.compile(r"\d{2}-\d{4}", re.ASCII)
 _ANY_CODE = re.compile(OCCUPATION_CODE, re.ASCII)
 _PLAIN_NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
 _DECIMAL_COMMA = re.compile(r"[0-9]+,([0-9]{1,2}|[0-9]{4,})")
@@ -162,11 +161,10 @@ class Table:
         value = plain_id(written).removeprefix("'") if written.startswith("'-") else plain_id(written)
         if not value:
             raise DataError(f"{self.path} line {line} has no task_id; fill it or remove the line")
-        if value[0] in "=+@" or (value[0] == "-" and not written.startswith("'-")):
-            raise DataError(f"{self.path} line {line}: task_id {value[:40]!r} is a formula; save the values instead")
-        if _SPREADSHEET_NUMBER.fullmatch(value):
+        formula = value[0] in "=+@" or (value[0] == "-" and not written.startswith("'-"))
+        if formula or _SPREADSHEET_NUMBER.fullmatch(value):
             raise DataError(
-                f"{self.path} line {line}: task_id {value[:40]!r} was rewritten by a spreadsheet; write it in plain digits"
+                f"{self.path} line {line}: task_id {value[:40]!r} is a formula or was rewritten by a spreadsheet; save plain ids"
             )
         return value
 
@@ -180,10 +178,8 @@ class Table:
         if not value:
             raise DataError(f"{self.path} line {line} has no onet_soc_code; fill it or remove the line")
         if not _CODE.fullmatch(value):
-            cut = _CUT_CODE.fullmatch(value)
-            how = f"a SOC code cut to six digits; write it in full, such as {value}.00" if cut else ""
             raise DataError(
-                f"{self.path} line {line}: {value[:40]!r} is {how or 'not an O*NET-SOC code; write it like 11-3051.00'}"
+                f"{self.path} line {line}: {value[:40]!r} is not an O*NET-SOC code; write it in full, like 11-3051.00"
             )
         return value
 
