@@ -107,6 +107,13 @@ def test_separators_encodings_and_workbooks_give_the_same_table(tmp_path: Path) 
     assert read_table(book, rows_are="each thing", advice="give another").rows == wanted
 
 
+def test_an_error_cell_of_a_workbook_stays_an_error(tmp_path: Path) -> None:
+    book = sheet(tmp_path / "mine.xlsx", ["code", "jobs"], ["1121", "#DIV/0!"])
+    assert read_table(book, rows_are="each thing", advice="give another").rows == (
+        (2, {"code": "1121", "jobs": "#N/A"}),
+    )
+
+
 def test_quotes_are_plain_characters_in_the_text_edition_of_onet(tmp_path: Path) -> None:
     path = tmp_path / "Task Statements.txt"
     path.write_text('Task ID\tTask\r\n1\t"Lead" the firm.\r\n', encoding="utf-8")

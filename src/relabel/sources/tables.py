@@ -362,6 +362,8 @@ def cell_text(cell: object) -> str:
         return cell
     if cell is None:
         return ""
+    if cell != cell:  # noqa: PLR0124  pandas reads an error cell of a workbook as NaN, which is not itself
+        return "#N/A"
     if isinstance(cell, float) and cell.is_integer():
         return str(int(cell))
     if isinstance(cell, datetime.datetime) and cell.time() == datetime.time():
