@@ -23,7 +23,7 @@ from labelling import Mock, cpu, job, measured
 from relabel.labelling.engine import Engine, OnInFlight, OnlineEngine
 from relabel.labelling.estimate import estimate
 from relabel.labelling.job import Job, Stop
-from relabel.labelling.limiter import Budget, Limiter
+from relabel.labelling.limits import Budget, Limiter
 from relabel.labelling.ray import ClusterOptions, RayEngine
 from relabel.labelling.request import Request
 from relabel.labelling.runner import run_job

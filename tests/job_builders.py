@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from relabel.labelling.engine import OnlineEngine
 from relabel.labelling.job import Job, Stop
-from relabel.labelling.limiter import Budget, Limiter
+from relabel.labelling.limits import Budget, Limiter
 from relabel.labelling.request import Endpoint, host_of, load_prompt
 from relabel.labelling.runner import run_job
 from relabel.labelling.session import Outcome

@@ -16,7 +16,7 @@ from pydantic import SecretStr
 
 from job_builders import KEY
 from relabel.labelling.job import Job, Stop
-from relabel.labelling.limiter import Budget, Limiter
+from relabel.labelling.limits import Budget, Limiter
 from relabel.labelling.ray import ClusterOptions, RayEngine
 from relabel.labelling.runner import run_job
 from relabel.labelling.session import Outcome

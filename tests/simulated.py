@@ -10,8 +10,8 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-from relabel.labelling.limiter import Limiter
-from relabel.labelling.refusals import retry_after
+from relabel.labelling.limits import Limiter
+from relabel.labelling.provider_errors import retry_after
 
 T = TypeVar("T")
 Clock = Callable[[], float]

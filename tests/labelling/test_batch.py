@@ -16,7 +16,7 @@ from job_builders import KEY, label_all, make_job
 from relabel.errors import DataError
 from relabel.labelling.batch.state import BatchFolder, run_id, unaccounted_usd
 from relabel.labelling.job import Job
-from relabel.labelling.limiter import Budget
+from relabel.labelling.limits import Budget
 from relabel.labelling.providers import Price
 from relabel.labelling.request import Endpoint, canonical_json, host_of
 from relabel.labelling.session import spent_before

@@ -17,7 +17,7 @@ from job_builders import KEY, make_job, no_sleep
 from relabel.cli.app import run_app
 from relabel.labelling.engine import OnlineEngine
 from relabel.labelling.job import Job
-from relabel.labelling.limiter import Budget, Limiter, NoBudgetError
+from relabel.labelling.limits import Budget, Limiter, NoBudgetError
 from relabel.labelling.providers import Price
 from relabel.labelling.request import Endpoint, host_of
 from relabel.labelling.runner import run_job

@@ -18,7 +18,7 @@ from relabel.cli.display import Bar, PlainLines, duration, line, money, panel, p
 from relabel.errors import ProviderError
 from relabel.labelling.collector import Progress, RateEstimator
 from relabel.labelling.engine import OnlineEngine
-from relabel.labelling.limiter import Limiter
+from relabel.labelling.limits import Limiter
 from relabel.labelling.request import Request
 from relabel.labelling.runner import run_job
 from relabel.labelling.store import Store

@@ -13,7 +13,7 @@ import pytest
 from job_builders import KEY, make_job, no_sleep
 from relabel.cli.app import run_app
 from relabel.labelling.engine import OnlineEngine
-from relabel.labelling.limiter import AnswerWait, Budget, Limiter
+from relabel.labelling.limits import AnswerWait, Budget, Limiter
 from relabel.labelling.providers import Price, stated_cost
 from relabel.labelling.runner import run_job
 from relabel.labelling.store import Store

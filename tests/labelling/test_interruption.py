@@ -27,7 +27,7 @@ from relabel.labelling.collector import LabelCollector, Progress
 from relabel.labelling.engine import OnlineEngine
 from relabel.labelling.job import Stop
 from relabel.labelling.leases import Leases
-from relabel.labelling.limiter import Limiter
+from relabel.labelling.limits import Limiter
 from relabel.labelling.local import serve
 from relabel.labelling.request import Prompt, Request, WorkItem, load_prompt
 from relabel.labelling.runner import run_job
@@ -461,7 +461,7 @@ def test_a_run_folder_where_none_can_be_is_one_sentence(capsys: pytest.CaptureFi
 async def test_requests_that_are_never_answered_do_not_hold_up_the_others(
     fault: Any, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("relabel.labelling.refusals.ATTEMPTS", 2)
+    monkeypatch.setattr("relabel.labelling.provider_errors.ATTEMPTS", 2)
 
     def script(seen: Seen) -> Reply:
         stuck = "number 3." in seen.prompt or "number 7." in seen.prompt

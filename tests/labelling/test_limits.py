@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from job_builders import FakeTime
-from relabel.labelling.limiter import Limiter, Ticket, parse_seconds
-from relabel.labelling.refusals import retry_after
+from relabel.labelling.limits import Limiter, Ticket, parse_seconds
+from relabel.labelling.provider_errors import retry_after
 from simulated import Clock, FixedWindow, LeakyBucket, Provider, Traffic, simulate, talk
 
 

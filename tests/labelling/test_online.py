@@ -12,9 +12,9 @@ from pydantic import SecretStr
 from job_builders import KEY, FakeTime, no_sleep
 from relabel.errors import ProviderError
 from relabel.labelling.engine import UNREACHED_S, OnlineEngine
-from relabel.labelling.limiter import Limiter
+from relabel.labelling.limits import Limiter
+from relabel.labelling.provider_errors import ATTEMPTS, NoAnswerError
 from relabel.labelling.providers import find_price
-from relabel.labelling.refusals import ATTEMPTS, NoAnswerError
 from relabel.labelling.request import Endpoint, Planner, Request, load_prompt
 from relabel.labelling.transport import Connection, Timeouts
 from relabel.labels import Answer

@@ -18,7 +18,7 @@ from relabel.errors import DataError, UsageError
 from relabel.labelling.engine import Engine, OnlineEngine
 from relabel.labelling.estimate import cost_at_a_glance, estimate, pieces
 from relabel.labelling.job import Job, Stop
-from relabel.labelling.limiter import Budget, Limiter
+from relabel.labelling.limits import Budget, Limiter
 from relabel.labelling.providers import Price, find_price, provider_of, token_ratio
 from relabel.labelling.request import Endpoint, Request, host_of
 from relabel.labelling.runner import run_job

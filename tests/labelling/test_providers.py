@@ -15,9 +15,9 @@ from relabel.cli.app import run_app
 from relabel.errors import ProviderError
 from relabel.labelling.collector import shared_answers
 from relabel.labelling.engine import OnlineEngine
-from relabel.labelling.limiter import Budget, Limiter
+from relabel.labelling.limits import Budget, Limiter
+from relabel.labelling.provider_errors import ErrorMeaning, read_error
 from relabel.labelling.providers import UNKNOWN, Price, provider_of
-from relabel.labelling.refusals import ErrorMeaning, read_error
 from relabel.labelling.request import Endpoint, host_of
 from relabel.labelling.runner import run_job
 from relabel.labelling.store import Store

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from relabel.cli.terminal import clean_text, make_console
 from relabel.labelling.collector import Progress, RateEstimator
-from relabel.labelling.limiter import Limiter
+from relabel.labelling.limits import Limiter
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, Group, RenderResult

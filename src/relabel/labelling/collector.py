@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from relabel.labelling.job import Job
-from relabel.labelling.limiter import Limiter
+from relabel.labelling.limits import Limiter
 from relabel.labelling.request import WorkItem, letters
 from relabel.labelling.store import Store
 from relabel.labelling.wire import Api, NotAReplyError, read

@@ -17,10 +17,9 @@ from functools import partial
 from typing import Any
 
 from relabel.errors import ProviderError
-from relabel.labelling.limiter import AnswerWait, Budget, Limiter, NoBudgetError, Ticket
+from relabel.labelling.limits import AnswerWait, Budget, Limiter, NoBudgetError, Ticket
 from relabel.labelling.local import find_weights, is_local, serve
-from relabel.labelling.providers import Price, stated_cost, tier_of, upstream_of
-from relabel.labelling.refusals import (
+from relabel.labelling.provider_errors import (
     NoAnswerError,
     RefusedError,
     RetryPolicy,
@@ -29,6 +28,7 @@ from relabel.labelling.refusals import (
     raise_for_error,
     refusal,
 )
+from relabel.labelling.providers import Price, stated_cost, tier_of, upstream_of
 from relabel.labelling.request import Request
 from relabel.labelling.transport import (
     BrokenError,

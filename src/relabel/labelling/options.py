@@ -14,7 +14,7 @@ from relabel.errors import UsageError
 from relabel.labelling.batch.state import unaccounted_usd
 from relabel.labelling.engine import Engine, OnlineEngine
 from relabel.labelling.job import Job
-from relabel.labelling.limiter import LARGEST_LIMIT, Budget, Limiter
+from relabel.labelling.limits import LARGEST_LIMIT, Budget, Limiter
 from relabel.labelling.local import SLOTS, is_local, local_endpoint
 from relabel.labelling.providers import FREE, OPENAI_URL, Price, find_price, provider_of
 from relabel.labelling.request import ONE_TOKEN, Decide, Endpoint, canonical_json, host_of, load_prompt

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 from relabel import __version__
 from relabel.errors import DataError, ProviderError, RelabelError, UsageError
 from relabel.labelling.engine import OnlineEngine
-from relabel.labelling.limiter import Budget, Limiter
+from relabel.labelling.limits import Budget, Limiter
 from relabel.labelling.local import SLOTS, find_weights, is_local, local_endpoint, serve
 from relabel.labelling.transport import (
     BrokenError,

@@ -17,7 +17,7 @@ from relabel.errors import ProviderError, RelabelError, RubricError
 from relabel.labelling.collector import Progress
 from relabel.labelling.engine import Engine, repaired
 from relabel.labelling.job import Job, Stop, response_format_note, with_known_format
-from relabel.labelling.refusals import NoAnswerError
+from relabel.labelling.provider_errors import NoAnswerError
 from relabel.labelling.request import UNPLANNED, WorkItem
 from relabel.labelling.session import Outcome, RunSession, labels_there
 from relabel.labelling.store import Store

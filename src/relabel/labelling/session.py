@@ -20,7 +20,7 @@ from relabel.files import require_own, require_writable, writing
 from relabel.labelling.collector import LabelCollector, Progress, shared_answers
 from relabel.labelling.job import Job, differences, with_known_format
 from relabel.labelling.leases import Leases
-from relabel.labelling.limiter import Budget
+from relabel.labelling.limits import Budget
 from relabel.labelling.request import canonical_json
 from relabel.labelling.store import Store
 from relabel.labelling.wire import FORMS

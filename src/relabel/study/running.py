@@ -25,7 +25,7 @@ from relabel.labelling.batch.state import BatchFolder, BatchOptions, run_id, una
 from relabel.labelling.collector import Progress
 from relabel.labelling.estimate import BATCH_WINDOW_H, Estimate, Limit, estimate, limits
 from relabel.labelling.job import Job, Stop, with_known_format
-from relabel.labelling.limiter import Budget
+from relabel.labelling.limits import Budget
 from relabel.labelling.local import is_local
 from relabel.labelling.options import Prepared, RunOptions, checked_parameters, default_name
 from relabel.labelling.providers import UNKNOWN, Price, given_price, provider_of

@@ -26,7 +26,7 @@ from relabel.labelling.batch.state import BatchFolder, BatchOptions, BatchState,
 from relabel.labelling.collector import LabelCollector
 from relabel.labelling.engine import answer_to
 from relabel.labelling.job import Stop
-from relabel.labelling.refusals import RefusedError, read_error
+from relabel.labelling.provider_errors import RefusedError, read_error
 from relabel.labelling.request import WorkItem
 from relabel.labelling.session import RunSession
 from relabel.labelling.wire import PATHS, NotAReplyError

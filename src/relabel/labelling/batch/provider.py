@@ -24,14 +24,14 @@ from relabel.errors import DataError, ProviderError
 from relabel.files import os_errors, replacing
 from relabel.labelling.engine import parsed
 from relabel.labelling.job import Job
-from relabel.labelling.providers import UNKNOWN, Provider
-from relabel.labelling.refusals import (
+from relabel.labelling.provider_errors import (
     ATTEMPTS,
     RefusedError,
     RetryPolicy,
     fatal_refusal,
     read_error,
 )
+from relabel.labelling.providers import UNKNOWN, Provider
 from relabel.labelling.request import Request
 from relabel.labelling.transport import Http, TransportError, UnreachableError, key_for, require_key
 from relabel.labelling.wire import PATHS, Api, NotAReplyError, object_of

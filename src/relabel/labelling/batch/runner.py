@@ -20,7 +20,7 @@ from relabel.labelling.batch.state import BatchFolder, BatchOptions, BatchState,
 from relabel.labelling.collector import Progress
 from relabel.labelling.job import Job, Stop, with_known_format
 from relabel.labelling.leases import BEAT_S, GONE_BEATS
-from relabel.labelling.limiter import Budget
+from relabel.labelling.limits import Budget
 from relabel.labelling.runner import in_a_batch
 from relabel.labelling.session import Outcome, RunSession
 from relabel.labelling.store import Store

@@ -15,7 +15,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from relabel.errors import ProviderError
-from relabel.labelling.limiter import DURATION, LONGEST_WAIT_S, limit_in_headers, parse_seconds
+from relabel.labelling.limits import DURATION, LONGEST_WAIT_S, limit_in_headers, parse_seconds
 from relabel.labelling.providers import provider_of
 from relabel.labelling.transport import BrokenError, HttpReply, UnreachableError
 from relabel.labelling.wire import object_of
@@ -498,14 +498,12 @@ class RetryPolicy:
         except Exception as error:
             if not is_transient(error):
                 raise
-            first: Exception | None = error
+            failed = [error]
         import tenacity
 
         async def attempt() -> T:
-            nonlocal first
-            if first is not None:  # so that tenacity counts the attempt that has failed
-                error, first = first, None
-                raise error
+            if failed:  # so that tenacity counts the attempt that has failed
+                raise failed.pop()
             return await once()
 
         retrying = tenacity.AsyncRetrying(
