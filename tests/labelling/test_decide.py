@@ -196,6 +196,19 @@ async def test_probabilities_of_written_labels_reach_the_table(store: Store, tmp
     assert open_run(str(tmp_path / "run")).labels["probability"].tolist() == pytest.approx([0.7] * 4)
 
 
+@pytest.mark.parametrize(("of_token", "of_other", "known"), [(None, 0.0, False), ("x", 0.0, False), (-0.5, None, True)])
+async def test_odd_log_probabilities_lose_no_label(
+    of_token: Any, of_other: Any, known: bool, store: Store, tmp_path: Path
+) -> None:
+    one = token('{"rationale": "x", "label": "exposed"}', 0.3, other=0.1)
+    one["logprob"], one["top_logprobs"][1]["logprob"] = of_token, of_other
+    with provider(lambda seen: Reply(body=spoken(one["token"], [one]))) as fake:
+        endpoint = Endpoint(host=host_of(fake.base_url), model="m", params={"logprobs": True})
+        outcome = await label_all(make_job(fake.base_url, 1, endpoint=endpoint), store, tmp_path / "run")
+        assert len(fake.seen) == 2
+    assert [row.probability is not None for row in outcome.labels] == [known] * 2
+
+
 async def test_repeats_are_distinct_questions_and_their_share_is_the_probability(store: Store, tmp_path: Path) -> None:
     counts: dict[str, int] = {}
 

@@ -218,13 +218,17 @@ def _is_count(value: Any) -> bool:
 
 
 def _logprobs(tokens: Any) -> tuple[tuple[str, float, Mapping[str, float]], ...] | None:
-    if not tokens:
-        return None
     found: list[tuple[str, float, Mapping[str, float]]] = []
-    for token in tokens:
-        likely = {str(other["token"]): _logprob(other["logprob"]) for other in token.get("top_logprobs") or ()}
-        found.append((str(token["token"]), _logprob(token["logprob"]), likely))
-    return tuple(found)
+    try:
+        for token in tokens or ():
+            others = [
+                other for other in token.get("top_logprobs") or () if other["logprob"] is not None
+            ]  # minus infinity
+            likely = {str(other["token"]): _logprob(other["logprob"]) for other in others}
+            found.append((str(token["token"]), _logprob(token["logprob"]), likely))
+    except (KeyError, TypeError, AttributeError, ValueError):  # an answer is not lost for want of them
+        return None
+    return tuple(found) or None
 
 
 def _logprob(value: Any) -> float:
