@@ -6,7 +6,6 @@ Heavy imports are here, which keeps `relabel run --help` fast.
 from __future__ import annotations
 
 import asyncio
-import shlex
 import signal
 import sys
 from collections import Counter
@@ -144,11 +143,8 @@ def resume_batches(state: BatchState, environment: Settings, *, submit: bool, lo
     """Resume a stored job."""
     job = BatchFolder(environment.home / "batches", state.run_id).load_job()
     if job is None:
-        command = f"`relabel {shlex.join(state.command)}`" if state.command else "the command of the run"
-        raise DataError(
-            f"run {state.run_id} was started by an earlier version of relabel, which did not store the job; run {command} again: it "
-            f"continues with the existing batches, and `relabel batch` works from then on"
-        )
+        again = "repeat the command of the run, which continues with the existing batches"
+        raise DataError(f"run {state.run_id} was started by an earlier version of relabel, without its job; {again}")
     folder, options = Path(state.out), BatchOptions(submit=submit, max_cost=state.max_cost, key_env=state.key_env)
     outcome, go_on = label_by_batch(job, folder, environment, options=options, base_url=state.base_url, look=look)
     report(outcome, folder, job.model, go_on, as_json=as_json)

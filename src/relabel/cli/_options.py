@@ -457,9 +457,7 @@ def give_table_or_json(
     kind = "" if out is None else require_suffix(out)
     if out is not None and kind == "json":
         write(out, json_bytes(document), "--out")
-    elif out is not None and kind == "csv":
-        write(out, csv_bytes(frame()), "--out")
     elif out is not None:
         about = {name: value for name, value in document.items() if name not in rows}
-        write(out, parquet_bytes(frame(), about), "--out")
+        write(out, csv_bytes(frame()) if kind == "csv" else parquet_bytes(frame(), about), "--out")
     return give_json(json_bytes(document), as_json=as_json)

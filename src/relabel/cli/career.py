@@ -168,15 +168,10 @@ def _show_all(pages: Sequence[family_pages.FamilyPage]) -> None:
         "employment, human the sum of five ratings. Pay is the range of the occupations' medians, US dollars a year, "
         f"{first.pay[0].period}."
     )
-    for place, part in enumerate(first.resilience.parts):
-        gaps = [page.resilience.parts[place].words for page in pages if page.resilience.parts[place].points is None]
-        if gaps and len(set(gaps)) == 1:
-            say(gaps[0])
-        elif gaps:
-            say(
-                f"{part.name} is missing for {len(gaps)} of {len(pages)} families; name a family to see why, such as "
-                f"{next(page.id for page in pages if page.resilience.parts[place].points is None)}"
-            )
+    for place in range(len(first.resilience.parts)):
+        if gaps := [page for page in pages if page.resilience.parts[place].points is None]:
+            why = gaps[0].resilience.parts[place].words
+            say(f"{why} ({len(gaps)} of {len(pages)} families, such as {gaps[0].id})")
 
 
 def _brief(part: family_pages.ResiliencePart, page: family_pages.FamilyPage) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
@@ -84,10 +85,8 @@ def verify(ids: _Ids = None, strict: bool = False, as_json: AsJson = False) -> N
     """
     checks = fetch.verify(ids)
     _show(checks, as_json=as_json, by_file=bool(ids))
-    if bad := [check for check in checks if check.state in ("mismatch", "unreadable")]:
-        each = "; ".join(f"{check.path} (expected sha256 {check.wanted}, found {check.found})" for check in bad)
-        several = f"{len(bad)} files do not match the registry: {each}; replace them or run `relabel data pull`"
-        raise DataError(bad[0].message if len(bad) == 1 else several)
+    if bad := [check.message for check in checks if check.state in ("mismatch", "unreadable")]:
+        raise DataError("; ".join(bad))
     if strict and (lost := [f"{check.source_id}/{check.file}" for check in checks if check.state == "missing"]):
         named = listed_names(lost, 5)
         raise DataError(f"{len(lost)} of {len(checks)} files are missing: {named}; run `relabel data pull`")
@@ -139,7 +138,7 @@ def _advice(checks: Sequence[fetch.FileCheck], *, tried: bool) -> list[str]:
         tried: Whether they are of `pull`. What can be fetched and was not tried is left out: it is listed by its sources.
 
     Returns:
-        A line for each file that is not the registered one, a line for each source whose files could not be fetched, and
+        A line for each file that is not the registered one, one for each source and reason why files could not be fetched, and
         for each source with files that a person must fetch a line and, indented, the pages; what goes for all comes last.
     """
     known = registry.load_registry()
@@ -149,15 +148,9 @@ def _advice(checks: Sequence[fetch.FileCheck], *, tried: bool) -> list[str]:
         for check in checks
         if check.state not in ("ok", "missing") or (tried and check in missing and check.can_fetch and not check.why)
     ]
-    failed = [check for check in missing if check.why]
+    failed = Counter((check.source_id, check.why) for check in missing if check.why)
+    lines += [f"{source}: {count} of its files could not be fetched ({why})" for (source, why), count in failed.items()]
     by_hand = [check for check in missing if not check.can_fetch]
-    for name, found in groupby(failed, attrgetter("source_id")):
-        source, group = known[name], list(found)
-        urls = list(dict.fromkeys(source.file(check.file).url or "" for check in group))
-        them = group[0].file if len(group) == 1 else f"{len(group)} files"
-        place = urls[0] if len(urls) == 1 else " and ".join(dict.fromkeys(url.split("/")[2] for url in urls))
-        why = ", ".join(dict.fromkeys(check.why for check in group))
-        lines.append(f"{source.id}: {them} could not be fetched from {place} ({why})")
     for name, found in groupby(by_hand, attrgetter("source_id")):
         lines += _manual_downloads(known[name], [known[name].file(check.file) for check in found])
     if failed:
