@@ -179,6 +179,21 @@ class Manifest(Frozen):
     ended_at: str | None = None
 
 
+def answer_warnings(models: Mapping[str, int], repeats: int, labels: int) -> list[str]:
+    """Warnings for readers of a run's figures, from its labels by model and its samples that a cache repeated."""
+    said: list[str] = []
+    # A run carried to another release may have labels of several models on purpose.
+    if len(models) > 1:
+        parts = "labels by model: " + ", ".join(f"{model}: {count:,}" for model, count in models.items())
+        said.append(f"{len(models)} models answered this run ({parts}); see `relabel eval --by-model`.")
+    if repeats:
+        said.append(
+            f"{repeats:,} of {labels:,} samples are an earlier answer again, as a cache on the way to the model gives it: they "
+            "count once, and say nothing about how steady the model is; switch the gateway's cache off and label again."
+        )
+    return said
+
+
 def task_sources(ref: str, unit: Unit = "task") -> tuple[SourceUse, ...]:
     """The files that a task list comes from, with their checksums, for a manifest.
 

@@ -26,6 +26,7 @@ from relabel.manifest import (
     TASK_FILE,
     Counts,
     Manifest,
+    answer_warnings,
     find_run,
     parquet_schema,
     read_failures,
@@ -321,18 +322,7 @@ class Run:
 
     def warnings(self) -> list[str]:
         """Warnings for readers of the run's figures, one or more sentences each; most runs have none."""
-        said: list[str] = []
-        # A run carried to another release may have labels of several models on purpose.
-        if len(models := self.models()) > 1:
-            parts = "labels by model: " + ", ".join(f"{model}: {count:,}" for model, count in models.items())
-            said.append(f"{len(models)} models answered this run ({parts}); see `relabel eval --by-model`.")
-        if self.repeats_from_cache:
-            said.append(
-                f"{self.repeats_from_cache:,} of {len(self.labels):,} samples are an earlier answer again, as a cache on the "
-                "way to the model gives it: they count once, and say nothing about how steady the model is; switch the "
-                "gateway's cache off and label again."
-            )
-        return said
+        return answer_warnings(self.models(), self.repeats_from_cache, len(self.labels))
 
     def frame(self) -> pd.DataFrame:
         """Its labels, one row per task, setting and sample, without samples repeated by a gateway's cache."""

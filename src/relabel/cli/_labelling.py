@@ -31,6 +31,7 @@ from relabel.labelling.options import Prepared
 from relabel.labelling.runner import run_job
 from relabel.labelling.session import Outcome, labels_there
 from relabel.labelling.store import Store, store_so_far
+from relabel.manifest import answer_warnings
 from relabel.settings import Settings
 
 Result = TypeVar("Result")
@@ -269,15 +270,8 @@ def show_outcome(outcome: Outcome, folder: Path, model: str) -> None:
     _say("labels", f"{there:,} of {m.counts.asked:,}: {m.counts.from_store:,} from the store, {m.counts.fresh:,} fresh")
     _show_settings(outcome)
     _say("model", f"{m.model}, reported as {', '.join(m.models_returned) or 'nothing'}")
-    if len(m.labels_by_model) > 1:
-        parts = ", ".join(f"{name}: {count:,}" for name, count in m.labels_by_model.items())
-        _say("", f"WARNING: {len(m.labels_by_model)} models answered ({parts}); see `relabel eval --by-model`")
-    if m.repeats_from_cache:
-        _say(
-            "repeats",
-            f"WARNING: {m.repeats_from_cache:,} of {there:,} samples repeat an earlier answer, which a "
-            "gateway returned from its cache; they do not count as repeats. Switch off the cache and label again",
-        )
+    for sentence in answer_warnings(m.labels_by_model, m.repeats_from_cache, there):
+        _say("", f"WARNING: {sentence}")
     if m.service_tiers:
         _say("tier", ", ".join(f"{name} {count:,}" for name, count in m.service_tiers.items()))
     thinking = f", {m.tokens.reasoning:,} of them reasoning" if m.tokens.reasoning else ""
