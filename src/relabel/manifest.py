@@ -233,8 +233,6 @@ def read_manifest(folder: Path) -> Manifest:
         if version > FORMAT_VERSION:
             raise DataError(f"{path} was written by a newer relabel (format {version}); update relabel to read it")
         return Manifest.model_validate(data)
-    except FileNotFoundError:
-        raise DataError(f"{folder} has no manifest.json, so it is not a whole run folder; {_AGAIN}") from None
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}); correct its permissions, or {_AGAIN}") from error
     except (ValueError, RecursionError) as error:

@@ -22,8 +22,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hin
 import typer
 
 import relabel
+from relabel import files
 from relabel.cli.terminal import Table, doing, say_written
 from relabel.errors import SourceMissingError, UsageError
+from relabel.labelling import options, providers
 from relabel.tabular import TableForm, csv_bytes, json_bytes, parquet_bytes, require_suffix, table_text
 
 if TYPE_CHECKING:
@@ -282,14 +284,11 @@ class Labelling:
 
     def chosen(self) -> dict[str, Any]:
         """The options as fields of `RunOptions`, checked."""
-        from relabel.labelling.options import read_concurrency, read_parameters
-        from relabel.labelling.providers import given_price
-
         shared = ("base_url", "provider", "key_env", "samples", "variants", "max_tokens", "timeout", "max_cost")
         return {name: getattr(self, name) for name in shared} | {
-            "params": read_parameters(self.param or ()),
-            "concurrency": read_concurrency(self.concurrency),
-            "price": given_price(self.price) if self.price else None,
+            "params": options.read_parameters(self.param or ()),
+            "concurrency": options.read_concurrency(self.concurrency),
+            "price": providers.given_price(self.price) if self.price else None,
         }
 
 
@@ -368,10 +367,8 @@ def require_file(path: Path | str | None, option: str) -> None:
     """
     if path is None or str(path) == "-":
         return
-    from relabel.files import os_errors
-
     path = Path(path)
-    with os_errors(f"cannot write {path}", f"give {option} another path"):
+    with files.os_errors(f"cannot write {path}", f"give {option} another path"):
         if path.is_dir():
             name = _EXAMPLES.get(option, "result.json")
             raise UsageError(f"{option} {path} is a folder; name a file, such as {path / name}")
@@ -395,17 +392,15 @@ def write(path: Path, content: str | bytes, option: str, *, more: str = "") -> N
     Raises:
         DataError: It cannot be written.
     """
-    from relabel.files import os_errors, replacing
-
     raw = content.encode("utf-8") if isinstance(content, str) else content
-    with os_errors(f"cannot write {path}", f"give {option} another path"):
+    with files.os_errors(f"cannot write {path}", f"give {option} another path"):
         if option in _MAKE_FOLDERS:
             path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not path.is_file() and not path.is_dir():
             with suppress(BrokenPipeError):  # the reader has seen enough
                 path.write_bytes(raw)  # a device or a pipe must not be replaced
             return
-        with replacing(path) as temporary:
+        with files.replacing(path) as temporary:
             temporary.write_bytes(raw)
     say_written(path, more)
 

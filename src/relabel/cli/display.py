@@ -8,14 +8,14 @@ import sys
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 from relabel.cli.terminal import clean_text, make_console
 from relabel.labelling.collector import Progress, RateEstimator
 from relabel.labelling.limits import Limiter
 
 if TYPE_CHECKING:
-    from rich.console import Console, ConsoleOptions, Group, RenderResult
+    from rich.console import Group
 
 Look = Literal["people", "json", "quiet"]
 
@@ -65,29 +65,15 @@ async def _live(estimator: RateEstimator) -> None:
             await asyncio.sleep(_LIVE_EVERY_S)
 
 
-class Bar(NamedTuple):
-    """A progress bar that is readable without colour."""
-
-    done: int
-    total: int
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """A line of characters; for terminals that know little more than letters, of those."""
-        from rich.text import Text
-
-        full, empty = ("#", "-") if options.ascii_only else ("█", "░")
-        filled = _BAR * min(self.done, self.total) // max(1, self.total)
-        yield Text(full * filled, style="bar.complete", end="").append(empty * (_BAR - filled), style="bar.back")
-
-
 def panel(estimator: RateEstimator) -> Group:
     """A job's progress as a few lines for a terminal."""
     from rich.console import Group
+    from rich.progress_bar import ProgressBar
     from rich.table import Column, Table
 
     progress, limiter = estimator.progress, estimator.limiter
     bar = Table.grid(Column(width=_BAR), "", padding=(0, 1))
-    bar.add_row(Bar(progress.done, progress.asked), f"{progress.done:,} of {progress.asked:,}")
+    bar.add_row(ProgressBar(max(1, progress.asked), progress.done), f"{progress.done:,} of {progress.asked:,}")
     rate = "-" if estimator.rate is None else speed(estimator.rate)
     left = "-" if estimator.seconds_left is None else duration(estimator.seconds_left)
     counts = f"from store {progress.from_store:,}   fresh {progress.fresh:,}   failed {_failed(progress) or 'none'}"
