@@ -583,7 +583,7 @@ def test_a_gate_on_a_run_without_an_error_says_what_it_may_still_hide() -> None:
     assert "interval .940 to 1.000, 720 tasks): not shown to be at least .950" in result.message
     # The gold read as a run is no sample: that it agrees with itself is known.
     itself = judge(suite(gate), run_of(truth(), "gold"), GOLD, run_of(truth())).results[0]
-    assert (itself.passed, itself.low) == (True, 1)
+    assert (itself.passed, itself.value, itself.low) == (True, 1, None)
 
 
 def test_a_slice_by_task_type_without_the_task_list_is_refused() -> None:

@@ -24,7 +24,6 @@ from relabel.evaluation.ppi import debiased, powered_mean
 from relabel.evaluation.review import (
     COLUMNS,
     RANDOM_COLUMNS,
-    RandomReview,
     Review,
     labels_for,
     random_review,
@@ -173,7 +172,7 @@ def erring(make_run: MakeRun, size: int = 600) -> tuple[Run, Run, dict[str, str]
     return runs[0], runs[1], {task: code for (_, task), code in truth.items()}
 
 
-def filled(found: Review | RandomReview, truth: dict[str, str], path: Path, rows: int | None = None) -> Gold:
+def filled(found: Review, truth: dict[str, str], path: Path, rows: int | None = None) -> Gold:
     """The gold that a reviewer who is always right makes of a file, or of its first rows."""
     table = found.table.copy()
     at = table.index[:rows]

@@ -68,7 +68,7 @@ def review_run(
             list that the run was made from, if it is on this machine.
     """
     from relabel.evaluation.alignment import task_details
-    from relabel.evaluation.review import RandomReview, labels_for, random_review, review, review_csv
+    from relabel.evaluation.review import labels_for, random_review, review, review_csv
     from relabel.sources.tables import is_table_file
 
     if random == 0 and size_for is None:
@@ -91,14 +91,14 @@ def review_run(
     if random is None:
         with doing("looking for doubtful tasks"):
             found = review(opened, truth, others, details=details, most=n or 100)
-        about = f"{len(found.table):,} of {found.doubtful:,} tasks in doubt"
+        about = f"{len(found.table):,} of {found.of:,} tasks in doubt"
     else:
         if size_for is not None:
             random = labels_for(opened, size_for, truth)
             by = "whatever people say" if gold is None else f"if people agree with the run as {gold} does"
             typer.echo(f"{random:,} labels give the mean a 95% interval at most {size_for:g} wide, {by}", err=True)
         found = random_review(opened, random, details=details, seed=seed or 0)
-        about = f"{len(found.table):,} of {found.of:,} tasks, drawn at random with seed {found.seed}"
+        about = f"{len(found.table):,} of {found.of:,} tasks, drawn at random with seed {seed or 0}"
     text = review_csv(found)
     if out == "-":
         typer.echo(text, nl=False)
@@ -111,7 +111,7 @@ def review_run(
         typer.echo(f"titles and texts are empty: the task list {opened.list_name} {said}", err=True)
     elif tasks is not None and is_table_file(tasks) and not opened.is_own_list(Path(tasks)):
         typer.echo(f"{tasks} differs from the file that the run labelled; some texts may differ", err=True)
-    if isinstance(found, RandomReview):
+    if random is not None:
         typer.echo("label them in this order: the first ones are a random sample, a selection is not", err=True)
         return
     alone = "their share of an occupation alone (the file with jobs is not on this machine)"

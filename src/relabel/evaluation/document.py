@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from relabel.rubric import CODES, Measure
 from relabel.settings import Frozen
@@ -60,7 +60,6 @@ MAJOR_GROUPS: Mapping[str, str] = {
 Bounds = tuple[float, float]
 # 95% intervals, low and high, by name of the figure.
 Intervals95 = Mapping[str, Bounds | None]
-NO_INTERVALS: Intervals95 = {}
 
 
 def label_in_words(labels: Mapping[SettingName, str | None]) -> str:
@@ -81,7 +80,7 @@ class NamedTask(Frozen):
 class Bounded(Frozen):
     """Figures with their 95% intervals."""
 
-    ci95: Intervals95 = NO_INTERVALS
+    ci95: Intervals95 = Field(default_factory=dict)
 
 
 class LabelMetrics(Frozen):

@@ -295,10 +295,8 @@ def make_gold(
     return Gold(name, table, labels_hash(table), source, made_by, selected)
 
 
-def _several_annotators(
-    name: str, votes: pd.DataFrame, source: SourceUse, rule: GoldRule, *, made_by: Maker, selected: bool
-) -> Gold:
-    """Make a gold from labels of several annotators, one row per task and annotator."""
+def _combined(votes: pd.DataFrame, rule: GoldRule) -> tuple[pd.DataFrame, int]:
+    """The labels of several annotators, one row per task and annotator, by a rule; and the number of tasks that tie."""
     labels = [*_LABEL_COLUMNS, AUTOMATION]
     task = votes.groupby(TASK_KEY, sort=False, dropna=False).ngroup()
     each = votes.groupby(task, sort=False)
@@ -316,8 +314,7 @@ def _several_annotators(
     if rule == "distribution":
         size = each[labels].transform("count").max(axis=1)
         table = votes[size > 0].assign(weight=(votes["weight"].fillna(1.0) / size)[size > 0])
-    made = make_gold(name, table, source, made_by=made_by, selected=selected)
-    return replace(made, votes=labelled(votes).assign(annotator=votes["annotator"]), rule=rule, tied=tied)
+    return table, tied
 
 
 def _majority(column: pd.Series, task: pd.Series) -> pd.Series:
@@ -405,9 +402,11 @@ def read_gold_csv(path: Path, rule: GoldRule = "majority") -> Gold:
     if _REVIEWER in header:
         source = _reviewed_source(path, source, reviewed, of=len(file.rows))
     made_by = _declared_maker(file, header) or ("people" if reviewed else "unknown")
-    if several:
-        return _several_annotators(str(path), table, source, rule, made_by=made_by, selected=selected)
-    return make_gold(str(path), table, source, made_by=made_by, selected=selected)
+    if not several:
+        return make_gold(str(path), table, source, made_by=made_by, selected=selected)
+    combined, tied = _combined(table, rule)
+    made = make_gold(str(path), combined, source, made_by=made_by, selected=selected)
+    return replace(made, votes=labelled(table).assign(annotator=table["annotator"]), rule=rule, tied=tied)
 
 
 def _declared_maker(file: Table, header: Mapping[str, str]) -> Maker | None:

@@ -46,30 +46,16 @@ class Review:
     """Tasks to review.
 
     Attributes:
-        table: Columns `COLUMNS`, highest priority first; `jobs` is missing if unknown. Cells are not escaped.
-        doubtful: Number of tasks with any doubt; the table may have fewer.
+        table: Columns `COLUMNS`, highest priority first, `jobs` missing if unknown; of a random sample `RANDOM_COLUMNS`, in the
+            order drawn, so that the first rows are a random sample too, `weight` being the number of the run's tasks that each
+            row represents. Cells are not escaped.
+        of: Number of tasks that they are chosen from: those with any doubt, of a random sample all of the run.
         jobs_from: Source of the jobs; None if they are unknown and not used in weights.
     """
 
     table: pd.DataFrame
-    doubtful: int
-    jobs_from: str | None
-
-
-@dataclass(frozen=True)
-class RandomReview:
-    """Tasks drawn at random.
-
-    Attributes:
-        table: Columns `RANDOM_COLUMNS`, in the order drawn, so that the first rows are a random sample too; `weight` is the
-            number of the run's tasks that each row represents. Cells are not escaped.
-        of: Number of tasks of the run.
-        seed: Seed of the draw.
-    """
-
-    table: pd.DataFrame
     of: int
-    seed: int
+    jobs_from: str | None = None
 
 
 def review(
@@ -137,7 +123,7 @@ def review(
     return Review(_to_fill(table, details, COLUMNS), doubtful, jobs_from)
 
 
-def random_review(run: Run, count: int, *, details: pd.DataFrame | None = None, seed: int = 0) -> RandomReview:
+def random_review(run: Run, count: int, *, details: pd.DataFrame | None = None, seed: int = 0) -> Review:
     """Draw a simple random sample of a run's tasks, without replacement.
 
     Args:
@@ -155,7 +141,7 @@ def random_review(run: Run, count: int, *, details: pd.DataFrame | None = None, 
     # Text, so that it is not rounded.
     table["weight"] = f"{len(index) / len(drawn):.12g}"
     table["drawn"] = "at random"
-    return RandomReview(_to_fill(table, details, RANDOM_COLUMNS), len(index), seed)
+    return Review(_to_fill(table, details, RANDOM_COLUMNS), len(index))
 
 
 def labels_for(run: Run, width: float, gold: Gold | None = None) -> int:
@@ -192,7 +178,7 @@ def labels_for(run: Run, width: float, gold: Gold | None = None) -> int:
     return min(max(math.ceil(infinite / (1 + infinite / total)), min(_PILOT, total)), total)
 
 
-def review_csv(found: Review | RandomReview) -> str:
+def review_csv(found: Review) -> str:
     """The review as CSV for a spreadsheet; the caller adds a byte order mark.
 
     A cell that looks like a formula gets a leading apostrophe, which spreadsheets hide; the reader of golds removes it from

@@ -362,14 +362,13 @@ class Figure:
 
     Attributes:
         value: The figure; NaN if undefined.
-        draws: The figure by draw, shape (draws,), NaN if undefined; empty for a share that is counted, not estimated.
+        draws: The figure by draw, shape (draws,), NaN if undefined; empty for one that is known without error, such as a count.
         n: Number of tasks.
         occupations: Number of occupations that determine its variance: those with tasks; for a change, those with a change.
         span: Lowest and highest possible value of the figure.
         extremes: For a tail probability, the lowest and highest value of the figure if the share `unseen` of the tasks were
             different; None to use the span.
         change: Whether it is a paired change, which is exactly 0 where nothing changed.
-        exact: Whether it is known without error: a gold against itself.
     """
 
     value: float
@@ -379,7 +378,6 @@ class Figure:
     span: Bounds = SHARE
     extremes: Callable[[float], Bounds] | None = None
     change: bool = False
-    exact: bool = False
 
     def interval(self, level: float = 0.95) -> Bounds | None:
         """Interval by Student's t over occupations, on a scale that cannot leave the figure's range.
@@ -397,7 +395,7 @@ class Figure:
         """
         if not math.isfinite(self.value):
             return None
-        if (self.exact and len(self.draws)) or (self.change and not self.occupations):
+        if self.change and not self.occupations:
             return self.value, self.value
         reach = self._reach(level)
         if reach is None:
@@ -406,7 +404,7 @@ class Figure:
 
     def is_uninformative(self, level: float = 0.95) -> bool:
         """Whether its interval, before transformation to the figure's range, is wider than that range."""
-        reach = None if self.exact or not math.isfinite(self.value) else self._reach(level)
+        reach = self._reach(level) if math.isfinite(self.value) else None
         width = (self.span[1] - self.span[0]) / (2 if self.change else 1)
         return reach is not None and 2 * reach >= width
 
