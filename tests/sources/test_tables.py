@@ -102,6 +102,7 @@ def test_separators_encodings_and_workbooks_give_the_same_table(tmp_path: Path) 
     assert read(tmp_path, text).rows == wanted
     assert read(tmp_path, "Task ID;label\n8823;E2, so\n").rows == wanted
     assert read(tmp_path, "Task ID\tlabel\n8823\tE2, so\n").rows == wanted
+    assert read(tmp_path, "sep=;\r\nTask ID;label\r\n8823;E2, so\r\n").rows == ((3, wanted[0][1]),)
     assert read(tmp_path, text.encode("utf-16")).rows == wanted
     book = sheet(tmp_path / "mine.xlsx", ["Task ID", "label", None], [8823.0, "E2, so"], [None, None])
     assert read_table(book, rows_are="each thing", advice="give another").rows == wanted

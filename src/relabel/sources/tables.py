@@ -295,7 +295,7 @@ def _text(path: Path, advice: str) -> str:
     if (nul := text.find("\0")) >= 0:
         line = text.count("\n", 0, nul) + 1
         raise DataError(f"{path} line {line} contains a NUL character; save the file again as CSV")
-    return text
+    return re.sub(r"\Asep=.(?=\r?\n)", "", text)  # a line for Excel; it stays as a blank one
 
 
 def _separator(text: str) -> str:
