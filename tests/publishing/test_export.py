@@ -237,7 +237,7 @@ def test_a_folder_in_other_use_is_refused_and_left_alone(sample_run: MakeRun, tm
     run = sample_run()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").write_text("years of work")
-    with pytest.raises(UsageError, match="other than an earlier export"):
+    with pytest.raises(UsageError, match="not a file of an earlier export"):
         export_run(run, tmp_path / "mine")
     with pytest.raises(UsageError, match="is a file"):
         export_run(run, tmp_path / "mine/thesis.txt")

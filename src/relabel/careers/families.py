@@ -22,6 +22,7 @@ from relabel.errors import UsageError
 from relabel.rubric import MEASURES
 from relabel.run import Run
 from relabel.scoring.explain import READING_LABELS, answers_by_task
+from relabel.scoring.measures import READING_MEASURES
 from relabel.scoring.table import MIN_COVERAGE, ScoreTable
 from relabel.scoring.us import us_figures, us_files
 from relabel.sources import bls, onet
@@ -123,8 +124,7 @@ class FamilyData:
     def scores(self) -> dict[str, dict[str, Any]]:
         """Scores by O*NET-SOC code, as dicts."""
         none = dict.fromkeys(MEASURES) | {"tasks": 0, "listed": 0, "coverage": 0.0}
-        found = {row["onet_soc_code"]: row for row in records(self.table.occupations.reset_index())}
-        return {code: found.get(code, none) for code in self.table.occupation_titles}
+        return {code: self.table.occupation_rows.get(code, none) for code in self.table.occupation_titles}
 
     @cached_property
     def tasks(self) -> dict[str, list[dict[str, Any]]]:
@@ -189,7 +189,7 @@ class FamilyFigures:
     def exposure(self) -> pages.FamilyExposure:
         """Share of exposed tasks under both readings."""
         found: dict[str, float | None] = {}
-        for reading, measure in (("strict", "alpha"), ("with_tools", "gamma")):
+        for reading, measure in READING_MEASURES.items():
             values = {code: self._data.scores[code][measure] for code in self._scored}
             found[reading] = self._mean({code: value for code, value in values.items() if value is not None})
         counted = [code for code in self.codes if code in self._scored and code in self._weights]

@@ -87,16 +87,11 @@ def _require_replaceable(folder: Path, shown: Path, kind: str, files_of: ListFil
         return
     if not folder.is_dir():
         raise UsageError(f"{shown} is a file; give a folder to --out")
-    if not any(folder.iterdir()):
-        return
-    known = files_of(folder)
-    if known is None:
-        raise UsageError(f"{shown} holds files other than an earlier {kind}; give an empty or new folder to --out")
     there = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()}
-    if strange := sorted(there - known):
+    if strange := sorted(there - (files_of(folder) or set())):
         raise UsageError(
-            f"{shown} is an earlier {kind} but also holds {strange[0]}, which writing it again would delete; "
-            "move that file away or give another folder to --out"
+            f"{shown} holds {strange[0]}, which is not a file of an earlier {kind} and would be deleted; move it away or give an "
+            "empty or new folder to --out"
         )
 
 

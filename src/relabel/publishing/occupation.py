@@ -102,10 +102,7 @@ class PageBuilder:
             code: sorted(listed, key=lambda task: -(task["importance"] or 0)) for code, listed in self._tasks.items()
         }
         self._counts = {code: _counts(listed) for code, listed in self._tasks.items()}
-        self._scores: dict[str, Row] = {
-            row["onet_soc_code"]: row | {"title": table.occupation_titles.get(row["onet_soc_code"])}
-            for row in records(table.occupations.reset_index())
-        }
+        self._scores = table.occupation_rows
 
     def _weights(self) -> pd.DataFrame:
         """Each task's weight in the score of its code, and that score if the task's reading were reversed."""

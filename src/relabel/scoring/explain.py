@@ -231,13 +231,9 @@ def _unknown_code_message(table: ScoreTable, code: str) -> str:
 
 
 def _occupations(table: ScoreTable, behind: Mapping[str, float], linked: set[str]) -> tuple[ExplainedOccupation, ...]:
-    inside = table.occupations[table.occupations.index.isin(linked)]
-    own = {row["onet_soc_code"]: row for row in records(inside.reset_index())}
+    own = table.occupation_rows
     order = sorted(linked & set(own), key=lambda code: (-round(behind.get(code, 0.0), 6), -own[code]["tasks"], code))
-    return tuple(
-        ExplainedOccupation(title=table.occupation_titles.get(code), share=behind.get(code, 0.0), **own[code])
-        for code in order
-    )
+    return tuple(ExplainedOccupation(share=behind.get(code, 0.0), **own[code]) for code in order)
 
 
 def _tasks(

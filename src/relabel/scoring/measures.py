@@ -23,6 +23,8 @@ from relabel.task import TASK_KEY, is_onet_release, other_statements, replaced, 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.intp]
 
+# The measure of each reading.
+READING_MEASURES: Mapping[str, Measure] = {"strict": "alpha", "with_tools": "gamma"}
 # Columns that weights are computed from.
 WEIGHT_COLUMNS: Mapping[Weights, str] = {"importance": "importance", "core": "task_type"}
 _RATED_LIST = "onet-30.2"
@@ -166,9 +168,14 @@ def replaced_texts(tasks: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(name): value for name, value in row.items()} for row in told.to_dict("records")]
 
 
-def _fully_labelled(run: Run, table: pd.DataFrame) -> pd.Series:
+def _readings(run: Run) -> tuple[str, ...]:
+    """The readings that a run gives: `strict`, `with_tools`, or both."""
     lacks = run.missing_measures()
-    readings = [column for column, measure in (("strict", "alpha"), ("with_tools", "gamma")) if measure not in lacks]
+    return tuple(reading for reading, measure in READING_MEASURES.items() if measure not in lacks)
+
+
+def _fully_labelled(run: Run, table: pd.DataFrame) -> pd.Series:
+    readings = list(_readings(run))
     return table[readings].notna().all(axis=1) & bool(readings)
 
 
@@ -195,9 +202,7 @@ class Classes:
 
 def classes_of(run: Run) -> Classes:
     """The classes of a run: E0, E2 and E1; for a run with one reading, not exposed and exposed."""
-    lacks = run.missing_measures()
-    pairs: tuple[tuple[str, Measure], ...] = (("strict", "alpha"), ("with_tools", "gamma"))
-    readings = tuple(reading for reading, measure in pairs if measure not in lacks)
+    readings = _readings(run)
     return Classes(readings, class_values(run.rubric, readings))
 
 

@@ -229,6 +229,12 @@ class ScoreTable:
             found[other.name] = measures.with_labels_of(self.task_values, other, self.repeats, by_id=self.by_id)
         return found
 
+    @cached_property
+    def occupation_rows(self) -> dict[str, dict[str, Any]]:
+        """Scores by O*NET-SOC code with its title, as plain values."""
+        rows = records(self.occupations.reset_index())
+        return {(code := row["onet_soc_code"]): row | {"title": self.occupation_titles.get(code)} for row in rows}
+
     @property
     def wage_bill(self) -> pd.Series:
         """Jobs x pay of each group (pounds a year); wage exposure is the score times this. NaN if either is missing."""
@@ -530,8 +536,8 @@ def _frame(
     for measure in MEASURES:
         value = mapped.group_scores(occupations[measure].to_numpy())
         frame[measure] = half_up_all(value, 2) if published else np.minimum(value, 1.0)
-    for name, measure in (("strict_10", "alpha"), ("with_tools_10", "gamma")):
-        frame[name] = half_up_all(10 * frame[measure].to_numpy(), 1)
+    for reading, measure in measures.READING_MEASURES.items():
+        frame[f"{reading}_10"] = half_up_all(10 * frame[measure].to_numpy(), 1)
     frame["tasks"] = tasks.astype("int64")
     covered, linked = covered_parts(bridge, codes, listed, occupations["coverage"])
     frame["coverage"] = np.minimum(covered, 1.0).round(CLEAN)
@@ -546,9 +552,9 @@ def _frame(
     ]
     frame["status"] = pd.Series(statuses, index=frame.index, dtype="str")
     scored = frame["status"] == "scored"
-    for name, measure in (("percentile_alpha", "alpha"), ("percentile_gamma", "gamma")):
+    for measure in measures.READING_MEASURES.values():
         ties = "by-code" if published else "shared"
-        frame[name] = percentiles(frame[measure].where(scored), frame["code"], ties=ties)
+        frame[f"percentile_{measure}"] = percentiles(frame[measure].where(scored), frame["code"], ties=ties)
         ranks = frame[measure].where(scored).round(CLEAN).rank(ascending=False, method="min")
         frame[f"rank_{measure}"] = ranks.astype("Int64")
     return frame

@@ -30,7 +30,7 @@ import pandera.pandas as pa
 from relabel.errors import DataError, UsageError
 from relabel.rubric import MEASURES, Measure
 from relabel.run import Run, open_run
-from relabel.scoring.measures import Floats
+from relabel.scoring.measures import READING_MEASURES, Floats
 from relabel.scoring.options import SAMPLE
 from relabel.scoring.options import Noise as NoiseChoice
 from relabel.scoring.table import ScoreTable, insert_columns
@@ -50,8 +50,8 @@ _MIN_DRAWS = 100
 # The default gold: human labels.
 HUMAN_GOLD = "eloundou-2023:human"
 
-_TEN_POINT: Mapping[str, Measure] = {"strict_10": "alpha", "with_tools_10": "gamma"}
-_RANKED: tuple[Measure, ...] = ("alpha", "gamma")
+_TEN_POINT: Mapping[str, Measure] = {f"{reading}_10": measure for reading, measure in READING_MEASURES.items()}
+_RANKED = tuple(READING_MEASURES.values())
 # Figures that are also estimated for a gold or for all raters, with an interval.
 ESTIMATED = (*MEASURES, *_TEN_POINT, *(f"wage_exposure_{measure}_gbp" for measure in MEASURES))
 # Figures with an interval of their own: each has the columns `_low` and `_high`.

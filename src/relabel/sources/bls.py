@@ -93,11 +93,10 @@ def wage_releases() -> tuple[WageRelease, ...]:
         UsageError: `RELABEL_US_RELEASES` names an unknown source.
     """
     found = _registered("wages", r"(?<!\d)((?:19|20)\d\d)(?!\d)")
-    chosen = _chosen("wages")
-    by_year = {years[0]: source for source, years in sorted(found, key=lambda entry: entry[0].id == chosen)}
-    years = sorted(by_year, key=lambda year: (by_year[year].id == chosen, year), reverse=True)
+    by_year = {years[0]: (chosen, source) for chosen, source, years in sorted(found, key=lambda entry: entry[0])}
+    years = sorted(by_year, key=lambda year: (by_year[year][0], year), reverse=True)
     return tuple(
-        WageRelease(by_year[year].id, by_year[year].release, f"_{year}" if place else "")
+        WageRelease(by_year[year][1].id, by_year[year][1].release, f"_{year}" if place else "")
         for place, year in enumerate(years)
     )
 
@@ -109,38 +108,35 @@ def projection_release() -> ProjectionRelease:
         DataError: An entry does not give its years.
         UsageError: `RELABEL_US_RELEASES` names an unknown source.
     """
-    chosen = _chosen("projections")
-    return max(_projections(), key=lambda release: (release.source == chosen, release.start))
+    return max(_projections(), key=lambda found: (found[0], found[1].start))[1]
 
 
-def _projections() -> list[ProjectionRelease]:
+def _projections() -> list[tuple[bool, ProjectionRelease]]:
+    """Registered projections, and whether they are chosen."""
     found = _registered("projections", r"(?<!\d)((?:19|20)\d\d)\D+(\d\d(?:\d\d)?)(?!\d)")
     return [
-        ProjectionRelease(source.id, int(start), int(start[: 4 - len(end)] + end)) for source, (start, end) in found
+        (chosen, ProjectionRelease(source.id, int(start), int(start[: 4 - len(end)] + end)))
+        for chosen, source, (start, end) in found
     ]
 
 
-def _chosen(role: str) -> str | None:
-    """The source named in `RELABEL_US_RELEASES` for a role, if any."""
-    known = load_registry().items()
-    able = {name: source for name, source in known if source.find_role("wages") or source.find_role("projections")}
+def _registered(role: str, years: str) -> list[tuple[bool, Source, Sequence[str]]]:
+    """Sources with a role: whether `RELABEL_US_RELEASES` names them, and the years in their release or, failing that, their id."""
+    known = load_registry()
+    able = [name for name, source in known.items() if source.find_role("wages") or source.find_role("projections")]
     named = [name.strip() for name in settings().us_releases.split(",") if name.strip()]
-    for name in named:
-        if name not in able:
-            raise UsageError(
-                f"RELABEL_US_RELEASES names {name!r}, which has no US jobs or projections; choose from {', '.join(able)}, or "
-                "register it in your RELABEL_SOURCES file with the role wages or projections"
-            )
-    found = [name for name in named if able[name].find_role(role)]
-    if len(found) > 1:
-        raise UsageError(f"RELABEL_US_RELEASES names {' and '.join(found)}, but only one release can be used; keep one")
-    return found[0] if found else None
-
-
-def _registered(role: str, years: str) -> list[tuple[Source, Sequence[str]]]:
-    """Sources with a role, each with the years in its release or, failing that, in its id."""
-    found: list[tuple[Source, Sequence[str]]] = []
-    for source in load_registry().values():
+    if odd := [name for name in named if name not in able]:
+        raise UsageError(
+            f"RELABEL_US_RELEASES names {odd[0]!r}, which has no US jobs or projections; choose from {', '.join(able)}, or "
+            "register it in your RELABEL_SOURCES file with the role wages or projections"
+        )
+    chosen = [name for name in named if known[name].find_role(role)]
+    if len(chosen) > 1:
+        raise UsageError(
+            f"RELABEL_US_RELEASES names {' and '.join(chosen)}, but only one release can be used; keep one"
+        )
+    found: list[tuple[bool, Source, Sequence[str]]] = []
+    for source in known.values():
         if source.find_role(role) is None:
             continue
         match = re.search(years, source.release) or re.search(years, source.id)
@@ -148,7 +144,7 @@ def _registered(role: str, years: str) -> list[tuple[Source, Sequence[str]]]:
             raise DataError(
                 f"the source {source.id} has the role {role} but names no year; write its release like 'May 2025' or '2025-35'"
             )
-        found.append((source, match.groups()))
+        found.append((source.id in chosen, source, match.groups()))
     return found
 
 
@@ -193,7 +189,7 @@ def read_projections(release: str = "bls-ep-2024-34") -> pd.DataFrame:
         is needed).
     """
     path = locate_role(release, "projections")
-    start, end = next((of.start, of.end) for of in _projections() if of.source == release)
+    start, end = next((of.start, of.end) for _, of in _projections() if of.source == release)
     span, dash = f"{start}–{end % 100:02}", ("", "—")
     needs = {
         "education": "Typical education needed for entry",
