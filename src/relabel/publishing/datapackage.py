@@ -87,7 +87,7 @@ def _require_replaceable(folder: Path, shown: Path, kind: str, files_of: ListFil
         return
     if not folder.is_dir():
         raise UsageError(f"{shown} is a file; give a folder to --out")
-    there = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()}
+    there = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_symlink() or not p.is_dir()}
     if strange := sorted(there - (files_of(folder) or set())):
         raise UsageError(
             f"{shown} holds {strange[0]}, which is not a file of an earlier {kind} and would be deleted; move it away or give an "
