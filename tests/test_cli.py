@@ -227,7 +227,7 @@ def test_a_path_that_the_system_refuses_is_one_sentence(words: list[str], capsys
 def test_a_broken_rubric_names_its_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "bad.yaml").write_text("id: bad\nversion: 1\n")
     assert run_app(["run", "--model", "m", "--tasks", "sample", "--rubric", "bad.yaml"]) == 3
-    assert "bad.yaml: title: Field required" in said(capsys)
+    assert "bad.yaml: title: is missing; add it" in said(capsys)
 
 
 def test_the_whole_chain_from_a_run_to_an_export(capsys: pytest.CaptureFixture[str]) -> None:

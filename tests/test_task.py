@@ -101,7 +101,7 @@ def test_a_bad_file_is_refused_by_line(text: str, words: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("ref", "words"), [("onet-30.3", "did you mean onet-30.2"), ("no/such.csv", "task file .* was not found")]
+    ("ref", "words"), [("onet-30.3", "use one of onet-30.2, onet-29.1"), ("no/such.csv", "task file .* was not found")]
 )
 def test_an_unknown_list_is_said(ref: str, words: str) -> None:
     with pytest.raises(DataError, match=words):

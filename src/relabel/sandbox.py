@@ -180,9 +180,11 @@ class Sandbox(ImmutableSandboxedEnvironment):
         super().__init__(undefined=StrictUndefined, **options)
         self._meter = meter = _Meter(steps, seconds, chars)
         allowed = {name: _JINJA[name] for name in _FILTERS.split()}
-        internal = {"__weighed": _with_context(meter.weigh), "__counted": _with_context(meter.counted)}
+        # With their context as an argument, jinja never evaluates them while it compiles a template.
+        weighed, counted = (pass_context(lambda _, value, of=of: of(value)) for of in (meter.weigh, meter.counted))
+        internal = {"__weighed": weighed, "__counted": counted}
         self.filters: dict[str, Callable[..., Any]] = {**allowed, **self._guarded(), **filters, **internal}
-        self.globals = {"range": self.globals["range"], "dict": _dict, "namespace": _Namespace}
+        self.globals = {"range": self.globals["range"], "dict": dict, "namespace": _Namespace}
 
     def render(self, pieces: Iterable[str]) -> str:
         """Join the pieces that a template yields, within the limits.
@@ -216,7 +218,10 @@ class Sandbox(ImmutableSandboxedEnvironment):
         """Whether a template may call something: methods on the list, macros, blocks, and the three functions given."""
         if isinstance(obj, types.BuiltinMethodType | types.MethodType):
             return self.is_safe_attribute(obj.__self__, obj.__name__, obj)
-        return isinstance(obj, Macro | BlockReference | TemplateReference | types.FunctionType) or obj is _Namespace
+        return isinstance(obj, Macro | BlockReference | TemplateReference | types.FunctionType) or obj in (
+            dict,
+            _Namespace,
+        )
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
         """`str.format` within the sandbox, without widths that pad the result beyond the limit."""
@@ -300,17 +305,3 @@ class Sandbox(ImmutableSandboxedEnvironment):
 def _require_narrow(pattern: str) -> None:
     if _DIGITS.search(pattern):
         raise SecurityError("a width is too large")
-
-
-def _dict(*pairs: Any, **named: Any) -> dict[str, Any]:
-    return dict(*pairs, **named)
-
-
-def _with_context(work: Callable[[Any], Any]) -> Callable[..., Any]:
-    """Make a filter that jinja never evaluates while it compiles a template."""
-
-    @pass_context
-    def filtered(context: Context, value: Any) -> Any:
-        return work(value)
-
-    return filtered

@@ -128,9 +128,7 @@ def _columns(ref: str, unit: Unit) -> Columns:
     if unit == "task":
         if ref == LABELS_OF_2023 or is_onet_release(ref):
             return task_columns(ref)
-        near = difflib.get_close_matches(ref, TASK_LISTS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(TASK_LISTS)}, or the path of a CSV file"
-        raise DataError(f"unknown task list {ref!r}; {hint}")
+        raise DataError(f"unknown task list {ref!r}; use one of {', '.join(TASK_LISTS)}, or the path of a CSV file")
     if not is_onet_release(ref):
         why = "has no descriptions of occupations" if ref in TASK_LISTS else "is unknown"
         files = f"sample, or a CSV file with the columns {', '.join(OCCUPATION_COLUMNS)}"

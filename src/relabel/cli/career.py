@@ -128,14 +128,10 @@ def resilience(
 
 
 def _chosen(known: Sequence[family_pages.Family], wanted: Sequence[str]) -> Sequence[family_pages.Family]:
-    import difflib
-
     by_id = {family.id: family for family in known}
     for name in wanted:
         if name not in by_id:
-            near = difflib.get_close_matches(name, by_id, n=3)
-            hint = f"nearest: {', '.join(near)}" if near else "`relabel families` lists them"
-            raise UsageError(f"unknown job family {name!r}; {hint}")
+            raise UsageError(f"unknown job family {name!r}; `relabel families` lists them")
     return [by_id[name] for name in dict.fromkeys(wanted)] if wanted else known
 
 

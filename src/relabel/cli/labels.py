@@ -9,9 +9,15 @@ import typer
 from typer.core import TyperCommand
 
 import relabel
+from relabel import manifest as manifests
 from relabel.cli import _options as o
 from relabel.cli.terminal import doing, say, say_next, serve
 from relabel.errors import RelabelError, StoreError, UsageError
+from relabel.evaluation import alignment
+from relabel.evaluation import review as reviewing
+from relabel.publishing import viewer
+from relabel.sources import registry as sources
+from relabel.sources import tables
 from relabel.tabular import csv_bytes, stata_bytes
 
 if TYPE_CHECKING:
@@ -36,6 +42,7 @@ class _ReviewCommand(TyperCommand):
 
 @app.command("review", cls=_ReviewCommand)
 def review_run(
+    ctx: typer.Context,
     run: o.RunArg,
     out: str = "review.csv",
     n: Annotated[int | None, typer.Option(min=1)] = None,
@@ -67,10 +74,6 @@ def review_run(
         tasks (REF): Where titles and texts come from: sample, onet-30.2, or the path of a CSV file. By default the
             list that the run was made from, if it is on this machine.
     """
-    from relabel.evaluation.alignment import task_details
-    from relabel.evaluation.review import labels_for, random_review, review, review_csv
-    from relabel.sources.tables import is_table_file
-
     if random == 0 and size_for is None:
         raise UsageError("--random needs a number of tasks; give --random K, or --random --size-for WIDTH")
     if size_for is not None and random:
@@ -80,26 +83,25 @@ def review_run(
     if random is None and seed is not None:
         raise UsageError("--seed is the seed of --random; give both, or neither")
     if random is not None:
-        without_effect = {"--n": n, "--gold": gold if size_for is None else None, "--rater": rater or None}
-        if option := next((option for option, given in without_effect.items() if given is not None), None):
-            raise UsageError(f"{option} has no effect on --random, which draws from all tasks; give one of the two")
+        idle = ("n", "rater") if size_for is not None else ("n", "rater", "gold")
+        o.reject_ineffective_options(ctx, "has no effect on --random, which draws from all tasks; give one", *idle)
     o.require_file(out, "--out")
     opened = relabel.open_run(run)
     others = [relabel.open_run(other) for other in rater or ()]
-    details = task_details(opened, tasks)
+    details = alignment.task_details(opened, tasks)
     truth = None if gold is None else relabel.load_gold(gold)
     if random is None:
         with doing("looking for doubtful tasks"):
-            found = review(opened, truth, others, details=details, most=n or 100)
+            found = reviewing.review(opened, truth, others, details=details, most=n or 100)
         about = f"{len(found.table):,} of {found.of:,} tasks in doubt"
     else:
         if size_for is not None:
-            random = labels_for(opened, size_for, truth)
+            random = reviewing.labels_for(opened, size_for, truth)
             by = "whatever people say" if gold is None else f"if people agree with the run as {gold} does"
             typer.echo(f"{random:,} labels give the mean a 95% interval at most {size_for:g} wide, {by}", err=True)
-        found = random_review(opened, random, details=details, seed=seed or 0)
+        found = reviewing.random_review(opened, random, details=details, seed=seed or 0)
         about = f"{len(found.table):,} of {found.of:,} tasks, drawn at random with seed {seed or 0}"
-    text = review_csv(found)
+    text = reviewing.review_csv(found)
     if out == "-":
         typer.echo(text, nl=False)
     else:
@@ -109,7 +111,7 @@ def review_run(
     if details is None:
         said = "is not on this machine as the run labelled it; name it with --tasks"
         typer.echo(f"titles and texts are empty: the task list {opened.list_name} {said}", err=True)
-    elif tasks is not None and is_table_file(tasks) and not opened.is_own_list(Path(tasks)):
+    elif tasks is not None and tables.is_table_file(tasks) and not opened.is_own_list(Path(tasks)):
         typer.echo(f"{tasks} differs from the file that the run labelled; some texts may differ", err=True)
     if random is not None:
         typer.echo("label them in this order: the first ones are a random sample, a selection is not", err=True)
@@ -171,12 +173,9 @@ def labels(
 @app.command()
 def cite(run: o.RunArg, as_json: o.AsJson = False) -> None:
     """Print what to cite of a run: its data with their licences, the model, the rubric and the software."""
-    from relabel.manifest import PUBLISHED, find_run, read_manifest
-    from relabel.sources.registry import load_registry
-
-    published = run in PUBLISHED or run == "sample"
-    manifest = relabel.open_run(run).manifest if published else read_manifest(find_run(run))
-    registry = load_registry()
+    published = run in manifests.PUBLISHED or run == "sample"
+    manifest = relabel.open_run(run).manifest if published else manifests.read_manifest(manifests.find_run(run))
+    registry = sources.load_registry()
     used = [registry[name] for name in dict.fromkeys(use.source for use in manifest.sources) if name in registry]
     own = [use for use in manifest.sources if use.source not in registry]
     rubric, answered, version = manifest.rubric, list(manifest.models_returned), manifest.package_version
@@ -230,9 +229,7 @@ def view(
     """
     import webbrowser
 
-    from relabel.evaluation.alignment import task_details
     from relabel.evaluation.gold import default_gold, labels_of
-    from relabel.publishing.viewer import LabelTable, Reviews, Viewer, label_of_runs
 
     with doing("reading labels"):
         opened = [relabel.open_run(run) for run in dict.fromkeys(runs)]
@@ -247,10 +244,10 @@ def view(
                 golds = {name: relabel.load_gold(name).table}
             except RelabelError:
                 typer.echo(f"shown without a gold: {name} is not on this machine; name one with --gold", err=True)
-        column, choices = label_of_runs(opened)
-        reviews = Reviews(review, column)
-        details = task_details(opened[0], tasks)
-        server = Viewer(LabelTable(opened, golds, details, _answer_of), reviews, choices)
+        column, choices = viewer.label_of_runs(opened)
+        reviews = viewer.Reviews(review, column)
+        details = alignment.task_details(opened[0], tasks)
+        server = viewer.Viewer(viewer.LabelTable(opened, golds, details, _answer_of), reviews, choices)
     with server:
         typer.echo(f"{server.url}\nreviews go to {review}; stop with Ctrl-C")
         if browser:
