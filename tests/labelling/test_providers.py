@@ -216,6 +216,7 @@ def test_a_body_that_is_no_json_still_has_a_meaning() -> None:
         (400, {"error": {"message": "Your credit balance is too low"}}, "the quota is used up"),
         (429, google(429, SPENT, "RESOURCE_EXHAUSTED", QuotaFailure=quota("PerDay")), "the quota is used up"),
         (429, {"error": {"message": "Please try again in 1h30m0s."}}, "accepts no requests for 90 min"),
+        (503, {"error": {"message": "Maintenance, please retry after 3600 seconds"}}, "accepts no requests for 60 min"),
     ],
 )
 async def test_a_run_ends_when_credit_does_and_no_more_is_sent_than_was_in_flight(

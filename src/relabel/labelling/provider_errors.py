@@ -58,8 +58,7 @@ class RefusedError(Exception):
     @property
     def passes(self) -> bool:
         """Whether a retry may help, within the time that a run waits."""
-        soon = self.wait_s is None or self.wait_s <= MAX_RETRY_AFTER_S
-        return self.meaning == "passing" or (self.meaning == "wait" and soon)
+        return self.meaning in {"passing", "wait"} and (self.wait_s or 0.0) <= MAX_RETRY_AFTER_S
 
     @property
     def may_have_been_charged(self) -> bool:
@@ -433,7 +432,7 @@ def fatal_refusal(error: RefusedError, *, address: str, path: str, model: str | 
                 f"{address} redirects (HTTP {error.status}, {said}), and requests with a key do not follow; "
                 "if you trust that address, set it with --base-url"
             )
-        case "wait" if not error.passes and (seconds := error.wait_s):
+        case "wait" | "passing" if not error.passes and (seconds := error.wait_s):
             back = datetime.now(UTC) + timedelta(seconds=seconds)
             span = f"{seconds / 3600:.1f} h" if seconds >= 7200 else f"{seconds / 60:.0f} min"
             why = f"{address} accepts no requests for {span} ({said}); start the same run again after {back:%H:%M} UTC on {back:%d %B}"
