@@ -265,8 +265,10 @@ async def test_a_filtered_task_is_that_labels_failure_alone(store: Store, tmp_pa
     assert len(outcome.labels) == 10
 
 
-async def test_a_firewall_that_dislikes_a_task_does_not_end_any_start(store: Store, tmp_path: Path) -> None:
-    page = Reply(403, "<html><h1>403 Forbidden</h1></html>")
+@pytest.mark.parametrize("page", [Reply(403, "<html><h1>403 Forbidden</h1></html>"), Reply(404, "no healthy upstream")])
+async def test_a_firewall_that_dislikes_a_task_does_not_end_any_start(
+    page: Reply, store: Store, tmp_path: Path
+) -> None:
 
     def script(seen: Seen) -> Reply:
         return page if "number 0." in seen.prompt and len(fake.seen) > 1 else judged()

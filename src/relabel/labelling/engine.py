@@ -73,7 +73,7 @@ class Engine:
         budget: Cost cap; by default none.
 
     Attributes:
-        answered: Whether the provider has answered this run, now or at an earlier start; a 403 then concerns only that request.
+        answered: Whether the provider has answered this run, now or at an earlier start; a 403 or 404 then concerns one request.
     """
 
     name = "replay"
@@ -236,7 +236,7 @@ class OnlineEngine(Engine):
             raise NoAnswerError("provider", clean(f"{self._address}: {error}")[:400], sending.sent) from error
         except RefusedError as error:
             where, model = PATHS[request.api], request.body.get("model")
-            alone = self.answered and error.meaning == "access"
+            alone = self.answered and (error.meaning == "access" or (error.status, error.meaning) == (404, "request"))
             raise refusal(error, sending.sent, address=self._address, path=where, model=model, alone=alone) from error
 
     async def _attempt(self, sending: _Sending) -> Answer:
