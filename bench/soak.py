@@ -80,7 +80,7 @@ class Tally:
 def _child(words: list[str], environment: dict[str, str], log: str, begun: Any) -> None:
     """A start, in a process of its own that has everything imported."""
     from relabel.cli.app import run_app
-    from relabel.labelling import leases, refusals, runner
+    from relabel.labelling import leases, provider_errors, runner
     from relabel.labelling.batch import state
 
     signal.signal(
@@ -94,7 +94,7 @@ def _child(words: list[str], environment: dict[str, str], log: str, begun: Any) 
     (leases.Leases.__init__.__kwdefaults__ or {})["beat_s"] = 0.2
     leases.LOOK_AGAIN_S = 0.05
     state.POLL_S = runner.PAUSE_S = 0.02
-    refusals.LONGEST_PAUSE_S = 0.05
+    provider_errors.LONGEST_PAUSE_S = 0.05
     print("$", *words, flush=True)
     try:
         begun.set()

@@ -183,7 +183,7 @@ def test_nothing_that_a_run_writes_or_prints_holds_a_secret(tmp_path: Path) -> N
     more = [
         relabel(tmp_path, *said.split())
         for said in (
-            "eval r --gold sample --json e.json --html e.html",
+            "eval r --gold sample --out e.json --html e.html",
             "store stats",
             "store pack a.gz",
             "plan --model m",
