@@ -111,16 +111,16 @@ def checksums(opened: OpenStudy) -> Iterator[tuple[str, str]]:
 
 def _constraints() -> str:
     """The exact versions of Python and of all installed packages except relabel."""
-    known = {d.name: d.version for d in metadata.distributions() if d.name}
-    lines = [f"{name}=={known[name]}" for name in sorted(known, key=str.lower) if not name.startswith("relabel")]
+    versions = {d.name: d.version for d in metadata.distributions() if d.name}
+    lines = [f"{name}=={versions[name]}" for name in sorted(versions, key=str.lower) if not name.startswith("relabel")]
     return "\n".join([f"# Python {sys.version.split()[0]}", *lines, ""])
 
 
 def _data_statement(opened: OpenStudy, copied: list[str]) -> str:
-    known = load_registry()
+    registry = load_registry()
     rows: list[str] = []
     for name, file, sha256 in json.loads((opened.results / "study.json").read_text(encoding="utf-8"))["sources"]:
-        source = known.get(name)
+        source = registry.get(name)
         where = "given by the authors" if source is None else f"{source.publisher}, {source.licence}"
         rows.append(f"| {name} | {file} | {where} | {sha256} |\n")
     own = f"\nFiles of the authors are under `inputs/`: {', '.join(copied)}.\n" if copied else ""
@@ -164,6 +164,6 @@ def compare_checksums(opened: OpenStudy) -> tuple[int, list[str]]:
         lines = [line.partition("  ") for line in listed.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{listed} cannot be read; unpack the package again") from error
-    found = dict(checksums(opened))
-    differ = sorted(name for digest, _, name in lines if found.get(name) != digest)
+    sha256_by_name = dict(checksums(opened))
+    differ = sorted(name for digest, _, name in lines if sha256_by_name.get(name) != digest)
     return len(lines) - len(differ), differ

@@ -98,8 +98,8 @@ def collect_votes(runs: Mapping[str, Run]) -> Votes:
         parts = [table.reindex(index) for table in tables]
         return {m: np.stack([part[m].to_numpy(np.float64) for part in parts], axis=1) for m in worth}
 
-    shared: dict[str, Any] = vars(aligned) | {"values": stacked(of.mean() for of in samples)}
-    scatter = stacked(of.var(ddof=1) / of.count() for of in samples)
+    shared: dict[str, Any] = vars(aligned) | {"values": stacked(grouped.mean() for grouped in samples)}
+    scatter = stacked(grouped.var(ddof=1) / grouped.count() for grouped in samples)
     return Votes(**shared, setting=setting, scatter=scatter, worth=worth)
 
 
@@ -146,10 +146,10 @@ def latent_classes(
             f"a latent-class model needs {MIN_RATERS} raters or more, and these are {labels.shape[1]}: two cannot tell who of them errs"
         )
     cluster = np.zeros(len(labels), dtype=np.int_) if clusters is None else np.unique(clusters, return_inverse=True)[1]
-    rows, at = np.unique(np.column_stack([cluster, labels]), axis=0, return_inverse=True)
-    size = np.bincount(at.ravel()).astype(np.float64)
-    where, said = rows[:, 0], rows[:, 1:]
-    given = (said[:, :, None] == np.arange(classes)).astype(np.float64)  # patterns x raters x labels
+    patterns, pattern_index = np.unique(np.column_stack([cluster, labels]), axis=0, return_inverse=True)
+    size = np.bincount(pattern_index.ravel()).astype(np.float64)
+    pattern_cluster, pattern_labels = patterns[:, 0], patterns[:, 1:]
+    given = (pattern_labels[:, :, None] == np.arange(classes)).astype(np.float64)  # patterns x raters x labels
     votes = given.sum(axis=1) + 0.1
     post = votes / votes.sum(axis=1, keepdims=True)
     prior = np.full((classes, classes), _PRIOR_WRONG) + np.eye(classes) * (_PRIOR_RIGHT - _PRIOR_WRONG)
@@ -159,19 +159,19 @@ def latent_classes(
         weighted = post * size[:, None]
         overall = (weighted.sum(axis=0) + 1) / (size.sum() + classes)
         by_cluster = np.zeros((cluster.max() + 1, classes))
-        np.add.at(by_cluster, where, weighted)
+        np.add.at(by_cluster, pattern_cluster, weighted)
         shares = (by_cluster + _SMOOTHING_TASKS * overall) / (by_cluster.sum(axis=1, keepdims=True) + _SMOOTHING_TASKS)
         confusion = np.einsum("pk,prl->rkl", weighted, given) + prior
         confusion /= confusion.sum(axis=2, keepdims=True)
-        log_of = np.log(shares)[where] + np.einsum("prl,rkl->pk", given, np.log(confusion))
-        top = log_of.max(axis=1, keepdims=True)
-        each = np.exp(log_of - top)
-        log_likelihood = float((size * (top[:, 0] + np.log(each.sum(axis=1)))).sum())
-        post = each / each.sum(axis=1, keepdims=True)
+        log_joint = np.log(shares)[pattern_cluster] + np.einsum("prl,rkl->pk", given, np.log(confusion))
+        top = log_joint.max(axis=1, keepdims=True)
+        joint = np.exp(log_joint - top)
+        log_likelihood = float((size * (top[:, 0] + np.log(joint.sum(axis=1)))).sum())
+        post = joint / joint.sum(axis=1, keepdims=True)
         if converged := abs(log_likelihood - before) <= tolerance * abs(log_likelihood):
             break
         before = log_likelihood
-    return LatentClasses(post[at.ravel()], shares, confusion, converged)
+    return LatentClasses(post[pattern_index.ravel()], shares, confusion, converged)
 
 
 @dataclass(frozen=True)
@@ -224,15 +224,15 @@ def variance_components(
 
 def _variance_shares(sums: Array, raters: int, repeated: bool) -> Array:
     n, squares, all_squares, scatter = sums[:, [0, 1 + raters, 2 + raters, 3 + raters]].T
-    of_raters = sums[:, 1 : 1 + raters] / n[:, None]
-    mean = of_raters.mean(axis=1)
+    rater_means = sums[:, 1 : 1 + raters] / n[:, None]
+    mean = rater_means.mean(axis=1)
     task_ms = raters * (squares - n * mean**2) / (n - 1)
-    rater_ms = n * ((of_raters - mean[:, None]) ** 2).sum(axis=1) / (raters - 1)
-    rest = all_squares - raters * squares - n * (of_raters**2).sum(axis=1) + n * raters * mean**2
+    rater_ms = n * ((rater_means - mean[:, None]) ** 2).sum(axis=1) / (raters - 1)
+    rest = all_squares - raters * squares - n * (rater_means**2).sum(axis=1) + n * raters * mean**2
     rest_ms = rest / ((n - 1) * (raters - 1))
     repeat = scatter / n
-    both = np.maximum(rest_ms - repeat, 0) if repeated else np.maximum(rest_ms, 0)
-    parts = [np.maximum((task_ms - rest_ms) / raters, 0), np.maximum((rater_ms - rest_ms) / n, 0), both]
+    interaction = np.maximum(rest_ms - repeat, 0) if repeated else np.maximum(rest_ms, 0)
+    parts = [np.maximum((task_ms - rest_ms) / raters, 0), np.maximum((rater_ms - rest_ms) / n, 0), interaction]
     table = np.column_stack([*parts, *([repeat] if repeated else [])])
     total = table.sum(axis=1, keepdims=True)
     return np.divide(table, total, out=np.zeros_like(table), where=total > 0)
@@ -269,7 +269,7 @@ def pooled_mean(values: Array, codes: npt.ArrayLike, *, draws: int, seed: int) -
     if draws:
         drawn = occupation_draws(np.asarray(codes)[keep], draws, seed)
         figure = Sums(np.column_stack([by_task, np.ones(len(y))]), drawn).figure(
-            lambda of: ratio(of[..., 0], of[..., 1])
+            lambda sums: ratio(sums[..., 0], sums[..., 1])
         )
         others = drawn.occupations - 1
         if raters == 1:
@@ -305,5 +305,5 @@ def corrected_outcomes(predicted: npt.ArrayLike, gold: npt.ArrayLike, chance: np
 
     Source: Egami, Hinck, Stewart and Wei 2023, arXiv:2306.04746 (design-based supervised learning), equation 4.
     """
-    y, known, p = (np.asarray(x, dtype=np.float64) for x in (predicted, gold, chance))
-    return y + np.where(np.isfinite(known), (np.nan_to_num(known) - y) / p, 0.0)
+    y, reference, p = (np.asarray(x, dtype=np.float64) for x in (predicted, gold, chance))
+    return y + np.where(np.isfinite(reference), (np.nan_to_num(reference) - y) / p, 0.0)

@@ -83,7 +83,8 @@ def write_results(opened: OpenStudy, runs: Mapping[str, Run]) -> Results:
     votes = collect_votes(runs)
     # Name a file without its folder, which differs in a package.
     golds = [
-        replace(load_gold(at), name=Path(at).name if Path(at).exists() else at) for at in map(opened.path, study.golds)
+        replace(load_gold(ref), name=Path(ref).name if Path(ref).exists() else ref)
+        for ref in map(opened.path, study.golds)
     ]
     uses = [*(gold.source for gold in golds), *(use for run in runs.values() for use in run.manifest.sources)]
     classes = None
@@ -102,8 +103,8 @@ def write_results(opened: OpenStudy, runs: Mapping[str, Run]) -> Results:
         tables["totals"], scored = _scores(opened, runs, pooled, made)
         uses += scored
     sources = sorted({(used.source, Path(used.file).name, used.sha256) for used in uses})
-    told = {**_portable(opened), "sources": sources}
-    made["study.json"] = (json.dumps(told, indent=2, ensure_ascii=False) + "\n").encode()
+    description = {**_portable(opened), "sources": sources}
+    made["study.json"] = (json.dumps(description, indent=2, ensure_ascii=False) + "\n").encode()
     verdict = tuple(_verdict(votes, agreement, pairs, golds, classes))
     charts = Charts()
     main = f"mean {_main_measure(votes)}"
@@ -160,8 +161,8 @@ def _agreement(study: Study, runs: Mapping[str, Run], golds: Sequence[Gold], vot
         columns += [f"kappa, {gold.name}", "95%", "accuracy"]
     rows: list[list[Cell]] = []
     compared: list[dict[str, int]] = [{} for _ in golds]  # two golds may have one name
-    for at, (name, run) in enumerate(runs.items()):
-        labelled = int((votes.given[:, at] >= 0).sum())
+    for column, (name, run) in enumerate(runs.items()):
+        labelled = int((votes.given[:, column] >= 0).sum())
         row: list[Cell] = [name, run.manifest.model, labelled]
         for gold, counts in zip(golds, compared, strict=True):
             pair = None if gold.name == run.ref else _agreement_with_gold(study, run, gold, votes)
@@ -191,7 +192,11 @@ def _agreement_with_gold(study: Study, run: Run, gold: Gold, votes: Votes) -> Pa
 def _kappa_and_accuracy(pair: Pair) -> list[Cell]:
     """Both figures, each followed by its interval; empty cells without tasks."""
     figures = [pair.figure(name) if len(pair) else None for name in ("kappa", "accuracy")]
-    return [cell for of in figures for cell in ((None, None) if of is None else (known(of.value), of.interval()))]
+    return [
+        cell
+        for figure in figures
+        for cell in ((None, None) if figure is None else (known(figure.value), figure.interval()))
+    ]
 
 
 def kappa_by_rater(opened: OpenStudy, runs: Mapping[str, Run]) -> dict[str, float | None]:
@@ -200,14 +205,14 @@ def kappa_by_rater(opened: OpenStudy, runs: Mapping[str, Run]) -> dict[str, floa
     votes, quick = collect_votes(runs), study.model_copy(update={"draws": 0})
     if study.golds:
         gold = load_gold(opened.path(study.golds[0]))
-        found = {n: _agreement_with_gold(quick, run, gold, votes) for n, run in runs.items() if run.ref != gold.name}
+        pairs = {n: _agreement_with_gold(quick, run, gold, votes) for n, run in runs.items() if run.ref != gold.name}
         return {
-            name: known(pair.figure("kappa").value) for name, pair in found.items() if pair is not None and len(pair)
+            name: known(pair.figure("kappa").value) for name, pair in pairs.items() if pair is not None and len(pair)
         }
     rows = zip(itertools.combinations(runs, 2), _pairs(quick, votes).rows, strict=True)
     kappas = [(pair, row[2]) for pair, row in rows if isinstance(row[2], float)]
     by_rater = {name: [kappa for pair, kappa in kappas if name in pair] for name in runs}
-    return {name: float(np.mean(each)) for name, each in by_rater.items() if each}
+    return {name: float(np.mean(kappas)) for name, kappas in by_rater.items() if kappas}
 
 
 def _pairs(study: Study, votes: Votes) -> Table:
@@ -231,10 +236,10 @@ def _means(study: Study, votes: Votes, classes: LatentClasses | None) -> Table:
 
     def row(name: str, raters: Sequence[int]) -> list[Cell]:
         means = [pooling.pooled_mean(values[:, raters], votes.codes, **draws) for values in votes.values.values()]
-        return [name, means[0].tasks, *(cell for of in means for cell in (known(of.mean), of.interval))]
+        return [name, means[0].tasks, *(cell for mean in means for cell in (known(mean.mean), mean.interval))]
 
     notes = ["Means over tasks, each alike.", *_intervals_note(study)]
-    rows = [row(name, [at]) for at, name in enumerate(votes.names)]
+    rows = [row(name, [index]) for index, name in enumerate(votes.names)]
     if len(votes.names) > 1:
         rows.append(row("pooled", range(len(votes.names))))
         for measure in votes.values:
@@ -260,12 +265,12 @@ def _means(study: Study, votes: Votes, classes: LatentClasses | None) -> Table:
 def _components(study: Study, votes: Votes) -> Table:
     main = _main_measure(votes)
     values, scatter, draws = votes.values[main], votes.scatter[main], {"draws": study.draws, "seed": study.seed}
-    found = pooling.variance_components(values, scatter, votes.codes, **draws)
-    rows: list[list[Cell]] = [[part.source, part.share, part.interval] for part in found]
+    components = pooling.variance_components(values, scatter, votes.codes, **draws)
+    rows: list[list[Cell]] = [[part.source, part.share, part.interval] for part in components]
     notes = [
         f"Shares of the variance of {main} over the tasks that all raters labelled. Intervals draw occupations and take these raters as they are."
     ]
-    if found and not any(part.source == "repeat" for part in found):
+    if components and not any(part.source == "repeat" for part in components):
         notes.append("Without repeats, scatter of single answers is part of rater by task.")
     return Table("Variance of labels", ["source", "share", "95%"], rows, notes=notes)
 
@@ -273,8 +278,8 @@ def _components(study: Study, votes: Votes) -> Table:
 def _confusion(votes: Votes, classes: LatentClasses) -> Table:
     scale = votes.scale
     rows: list[list[Cell]] = [
-        [rater, true, *map(float, classes.confusion[at, k])]
-        for at, rater in enumerate(votes.names)
+        [rater, true, *map(float, classes.confusion[index, k])]
+        for index, rater in enumerate(votes.names)
         for k, true in enumerate(scale)
     ]
     notes = () if classes.converged else ("The algorithm did not converge; interpret with care.",)
@@ -300,14 +305,14 @@ def _wide(votes: Votes, listed: pd.DataFrame, classes: LatentClasses | None) -> 
     """One row a task, a column a rater; the majority and the latent classes' shares beside them."""
     scale = np.array([*votes.scale, None], dtype=object)
     frame = votes.tasks[TASK_KEY].merge(listed, on=TASK_KEY, how="left")
-    for at, name in enumerate(votes.names):
-        frame[f"label_{name}"] = scale[votes.given[:, at]]
+    for index, name in enumerate(votes.names):
+        frame[f"label_{name}"] = scale[votes.given[:, index]]
     for measure, values in votes.values.items():
         frame[f"{measure}_mean"] = pd.DataFrame(values).mean(axis=1)
     frame["majority"] = scale[votes.majority()]
     if classes is not None:
-        for at, label in enumerate(votes.scale):
-            frame[f"chance_{label}"] = classes.posterior[:, at].round(6)
+        for index, label in enumerate(votes.scale):
+            frame[f"chance_{label}"] = classes.posterior[:, index].round(6)
     return frame
 
 
@@ -323,8 +328,8 @@ def _corrected(runs: Mapping[str, Run], golds: Sequence[Gold], votes: Votes) -> 
                 aligned = match(run, gold)
                 if not gold.selected and measure in aligned.values:
                     columns = {"gold": aligned.values[measure][:, GOLD], "weight": aligned.weight}
-                    found = pd.DataFrame(columns, index=aligned.index())
-                    table = table.fillna(found[~found.index.duplicated()])
+                    reference = pd.DataFrame(columns, index=aligned.index())
+                    table = table.fillna(reference[~reference.index.duplicated()])
                     asked.append(name)
         in_gold = np.isfinite(table["gold"].to_numpy(np.float64))
         if not 0 < in_gold.sum() < len(in_gold):
@@ -356,14 +361,14 @@ def _pooled_run(opened: OpenStudy, runs: Mapping[str, Run], votes: Votes) -> Run
             task_id=str(task),
             onet_soc_code=str(code),
             setting=setting,
-            sample=at,
-            label=scale[votes.given[row, at]],
+            sample=column,
+            label=scale[votes.given[row, column]],
             request_key=f"{name}:{task}",
             from_store=True,
         )
         for row, (code, task) in enumerate(votes.tasks[TASK_KEY].itertuples(index=False))
-        for at, name in enumerate(votes.names)
-        if votes.given[row, at] >= 0
+        for column, name in enumerate(votes.names)
+        if votes.given[row, column] >= 0
     ]
     raters = {name: run.manifest.model for name, run in runs.items()}
     note = "labels of several raters, one sample each"
@@ -403,8 +408,8 @@ def _scores(
         frame[[f"{m}_{name}" for m in MEASURES]] = table.frame[list(MEASURES)].to_numpy()
     bounded = with_raters(whole, pooled, list(runs.values()), scoring.draws)
     for mine, theirs in (("lowest", "models_low"), ("highest", "models_high"), ("low", "low"), ("high", "high")):
-        columns_of = {f"{m}_{mine}": f"{m}_{theirs}" for m in MEASURES if f"{m}_{theirs}" in bounded.frame}
-        frame[[*columns_of]] = bounded.frame[[*columns_of.values()]]
+        source_by_column = {f"{m}_{mine}": f"{m}_{theirs}" for m in MEASURES if f"{m}_{theirs}" in bounded.frame}
+        frame[[*source_by_column]] = bounded.frame[[*source_by_column.values()]]
     note = "An interval over raters needs three raters or more."
     if bounded.intervals is not None:
         drawn = rater_draws(whole, pooled, list(runs.values()), scoring.draws)[:, :, : scoring.plausible_values]
@@ -418,8 +423,8 @@ def _scores(
             made["scores_plausible.csv"] = csv_bytes(values.round(6))
         note = "low and high: 95% interval of the mean over raters like these; it includes the sampling of tasks."
     made["scores.csv"] = csv_bytes(frame)
-    told = {"note": note, "raters": list(tables), "notes": list(whole.notes)}
-    made["scores.json"] = (json.dumps(told, indent=2) + "\n").encode()
+    description = {"note": note, "raters": list(tables), "notes": list(whole.notes)}
+    made["scores.json"] = (json.dumps(description, indent=2) + "\n").encode()
     # A rater's mean over other groups would be another, so only groups of all raters tell raters apart.
     common = np.all([table.has_status("scored") for table in (whole, *tables.values())], axis=0)
     notes = [note, *whole.notes]
@@ -464,8 +469,8 @@ def study_scores(opened: OpenStudy) -> tuple[ScoreTable, Run]:
     pooled = open_run(str(opened.results / POOLED))
     raters = pooled.manifest.parameters["raters"]
     runs = {name: run for name, run in runs_of(plan(opened)).items() if name in raters}
-    on = list(_on_tasks(runs, study_tasks(opened)).values())
-    return with_raters(score_by(pooled, choices), pooled, on, scoring.draws), pooled
+    rater_runs = list(_on_tasks(runs, study_tasks(opened)).values())
+    return with_raters(score_by(pooled, choices), pooled, rater_runs, scoring.draws), pooled
 
 
 def _pages(opened: OpenStudy, pooled: Run, runs: Mapping[str, Run]) -> None:
@@ -479,25 +484,25 @@ def _verdict(
     votes: Votes, agreement: Table, pairs: Table, golds: Sequence[Gold], classes: LatentClasses | None
 ) -> Iterator[str]:
     raters = (votes.given >= 0).sum(axis=1)
-    several, all_of_them = int((raters > 1).sum()), int((raters == len(votes.names)).sum())
+    several, in_common = int((raters > 1).sum()), int((raters == len(votes.names)).sum())
     counts = votes.counts().astype(np.int_)
-    both = counts[counts.sum(axis=1) > 1]
-    alphas = [krippendorff_several(both, level) for level in ("nominal", "ordinal")] if several else []
+    shared_counts = counts[counts.sum(axis=1) > 1]
+    alphas = [krippendorff_several(shared_counts, level) for level in ("nominal", "ordinal")] if several else []
     if several and None not in alphas:
         nominal, ordinal = alphas
-        same = float((both.max(axis=1) == both.sum(axis=1)).mean())
+        same = float((shared_counts.max(axis=1) == shared_counts.sum(axis=1)).mean())
         yield (
-            f"{len(votes.names)} raters labelled {all_of_them:,} tasks in common. {100 * same:.0f}% of the {several:,} tasks with "
+            f"{len(votes.names)} raters labelled {in_common:,} tasks in common. {100 * same:.0f}% of the {several:,} tasks with "
             f"two labels or more have one label from all, and Krippendorff's alpha is {nominal:.2f} (ordinal {ordinal:.2f})."
         )
     by_kappa = sorted(pairs.ranges(), key=lambda row: row[1])
     if len(by_kappa) > 1:
         (worst, low, _), (best, high, _) = by_kappa[0], by_kappa[-1]
         yield f"Closest to each other are {best} (kappa {high:.2f}), farthest apart {worst} ({low:.2f})."
-    for at, gold in enumerate(golds):
-        told = sorted(agreement.ranges(3 + 3 * at), key=lambda row: -row[1])
-        if told:
-            yield f"Agreement with {gold.name} (kappa): {', '.join(f'{name} {value:.2f}' for name, value, _ in told)}."
+    for index, gold in enumerate(golds):
+        kappas = sorted(agreement.ranges(3 + 3 * index), key=lambda row: -row[1])
+        if kappas:
+            yield f"Agreement with {gold.name} (kappa): {', '.join(f'{name} {value:.2f}' for name, value, _ in kappas)}."
     main = _main_measure(votes)
     # On other tasks a rater's mean would be another, so only tasks of all raters tell raters apart.
     same_tasks = votes.values[main][np.isfinite(votes.values[main]).all(axis=1)]

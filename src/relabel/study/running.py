@@ -83,23 +83,23 @@ class OpenStudy:
         beside = self.file.parent / ref
         return str(beside) if beside.exists() else ref
 
-    def content(self, of_file: Callable[[str], str], **how: Any) -> dict[str, Any]:
+    def content(self, of_file: Callable[[str], str], **options: Any) -> dict[str, Any]:
         """The study as plain values, with `of_file` in place of each name of a file or folder beside it.
 
         Args:
             of_file: Called with the name.
-            how: Options of pydantic's `model_dump`.
+            options: Options of pydantic's `model_dump`.
         """
 
         def changed(value: Any, key: str = "") -> Any:
             if isinstance(value, dict):
-                return {name: changed(each, name) for name, each in value.items()}
+                return {name: changed(item, name) for name, item in value.items()}
             if isinstance(value, list):
-                return [changed(each, key) for each in value]
+                return [changed(item, key) for item in value]
             names_file = key in _FILES and isinstance(value, str) and value
             return of_file(value) if names_file and (self.file.parent / value).exists() else value
 
-        return changed(self.study.model_dump(mode="json", **how))
+        return changed(self.study.model_dump(mode="json", **options))
 
 
 def open_study(file: Path) -> OpenStudy:
@@ -140,12 +140,12 @@ class StopAll(Stop):
 
     def __init__(self) -> None:
         super().__init__()
-        self.each: list[Stop] = []
+        self.stops: list[Stop] = []
 
     def __call__(self) -> None:
         """See `Stop`."""
         super().__call__()
-        for stop in self.each:
+        for stop in self.stops:
             stop()
 
 
@@ -253,18 +253,18 @@ def plan(opened: OpenStudy) -> list[RaterRun]:
     study = opened.study
     for path in (opened.results, *opened.results.glob("*"), *opened.runs.glob("*")):
         require_own(path)  # a link in a folder from elsewhere could redirect writes
-    found: list[RaterRun] = []
+    rater_runs: list[RaterRun] = []
     for rater in study.raters:
         rubric = load_rubric(opened.path(rater.rubric or study.rubric))
         if rater.run is not None:
-            found.append(RaterRun(rater, opened.path(rater.run)))
+            rater_runs.append(RaterRun(rater, opened.path(rater.run)))
             continue
         if rater.labels is not None:
             file = Path(opened.path(rater.labels))
             if not file.is_file():
                 raise DataError(f"the rater {rater.name}: file {file} was not found; correct `labels`")
             digest = hashlib.sha256(f"{sha256_of(file)} {rubric.sha256}".encode()).hexdigest()[:6]
-            found.append(RaterRun(rater, str(opened.runs / f"{rater.name}-{digest}")))
+            rater_runs.append(RaterRun(rater, str(opened.runs / f"{rater.name}-{digest}")))
             continue
         try:
             capped = bool(study.budget_usd or rater.max_cost_usd)
@@ -274,14 +274,14 @@ def plan(opened: OpenStudy) -> list[RaterRun]:
         except UsageError as error:
             raise UsageError(f"the rater {rater.name}: {_as_keys(str(error), rater)}") from error
         folder = opened.runs / f"{rater.name}-{default_name(model.job).rpartition('-')[2]}"
-        found.append(RaterRun(rater, str(folder), model, Progress(asked=model.job.size)))
-    for one in found:
+        rater_runs.append(RaterRun(rater, str(folder), model, Progress(asked=model.job.size)))
+    for one in rater_runs:
         manifest = manifest_there(one.out)
         if one.model is None:
             one.state = "complete" if one.rater.run is not None or manifest is not None else "not started"
         elif manifest is not None and manifest.status != "published":
             one.state = manifest.status
-    return found
+    return rater_runs
 
 
 def _as_keys(message: str, rater: Rater) -> str:
@@ -385,7 +385,7 @@ async def run_raters(
     if not asked:
         return
     with Store(opened.environment.store_dir, read_only=replay) as store:
-        stop.each = [Stop() for _ in asked]
+        stop.stops = [Stop() for _ in asked]
         spent = {folder: spent_before(folder) for folder in opened.runs.glob("*/")}
         spent |= {one.out: spent_before(one.out, unfinished(model.job, store, one.out)) for one, model in asked}
         open_usd = {one.rater.name: unaccounted_usd(opened.batches, model.job) for one, model in asked}
@@ -396,7 +396,7 @@ async def run_raters(
             shares = _shares(asked, total.cap_usd - before, open_usd, store)
             total.before_usd += sum(shares.values())
         coroutines: list[Coroutine[Any, Any, None]] = []
-        for (one, model), own in zip(asked, stop.each, strict=True):
+        for (one, model), own in zip(asked, stop.stops, strict=True):
             if one.batched and not replay:
                 share = shares.get(one.rater.name)
                 caps = [model.options.max_cost, None if share is None else spent.get(one.out, 0.0) + share]
@@ -431,9 +431,11 @@ async def _by_batch(
     one: RaterRun, model: Prepared, cap: float | None, store: Store, opened: OpenStudy, stop: Stop
 ) -> Outcome:
     job, connection, key_env = model.job, model.connection, model.options.key_env
-    how = BatchOptions(max_cost=cap, key_env=key_env)
+    options = BatchOptions(max_cost=cap, key_env=key_env)
     provider = batch_provider(job, connection.base_url, opened.environment, key_env, connection.headers)
-    return await run_batch(job, store, one.out, provider, opened.batches, options=how, progress=one.progress, stop=stop)
+    return await run_batch(
+        job, store, one.out, provider, opened.batches, options=options, progress=one.progress, stop=stop
+    )
 
 
 async def _track(one: RaterRun, work: Coroutine[Any, Any, Outcome | None]) -> None:
@@ -470,22 +472,22 @@ def raise_worst(raters: Sequence[RaterRun]) -> None:
         return
     order = (RunInterruptedError, ProviderError, UsageError, DataError, IncompleteRunError)
     kind = next((kind for kind in order if any(isinstance(one.error, kind) for one in failed)), DataError)
-    told = "; ".join(f"{one.rater.name}: {_as_keys(str(one.error), one.rater)}" for one in failed)
-    raise kind(f"{told}; run the same command again to continue")
+    message = "; ".join(f"{one.rater.name}: {_as_keys(str(one.error), one.rater)}" for one in failed)
+    raise kind(f"{message}; run the same command again to continue")
 
 
 def estimates(raters: Sequence[RaterRun], opened: OpenStudy) -> dict[str, tuple[Estimate, list[Limit]]]:
     """Estimates of requests, time and cost for models that are not complete, with the limits that apply."""
-    found: dict[str, tuple[Estimate, list[Limit]]] = {}
+    estimate_by_rater: dict[str, tuple[Estimate, list[Limit]]] = {}
     with store_so_far(opened.environment.store_dir) as store:
         for one in raters:
             if one.model is not None and one.state != "complete":
                 job = one.model.job
-                told = estimate(replace(job, price=job.price.halved()) if one.batched and job.price else job, store)
+                result = estimate(replace(job, price=job.price.halved()) if one.batched and job.price else job, store)
                 rpm, tpm = one.rater.rpm, one.rater.tpm
-                bounds = limits(told, one.rater.engine, rpm=rpm, tpm=tpm) if one.batched or rpm or tpm else []
-                found[one.rater.name] = told, bounds
-    return found
+                bounds = limits(result, one.rater.engine, rpm=rpm, tpm=tpm) if one.batched or rpm or tpm else []
+                estimate_by_rater[one.rater.name] = result, bounds
+    return estimate_by_rater
 
 
 def runs_of(raters: Sequence[RaterRun]) -> Mapping[str, Run]:
