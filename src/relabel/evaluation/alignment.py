@@ -65,14 +65,14 @@ class Pair:
             ends = metrics.task_values([0, 0, 1, 1], [0, 1, 0, 1])
             return Sums(metrics.task_values(self.gold, self.run) * self.weight[:, None], self.draws, ends)
         size = len(self.scale)
-        each = metrics.pairs(self.gold, self.run, size) * self.weight[:, None, None]
-        return Sums(each, self.draws, np.eye(size * size).reshape(-1, size, size))
+        terms = metrics.pairs(self.gold, self.run, size) * self.weight[:, None, None]
+        return Sums(terms, self.draws, np.eye(size * size).reshape(-1, size, size))
 
     def figure(self, name: str) -> Figure:
         """Compute a figure by its name in `metrics.figure_formula`; with draws it has an interval."""
-        found = self._figures(self.sums, name)[0]
+        figure = self._figures(self.sums, name)[0]
         # With two tasks, the correlation is 1 or -1 whatever their values.
-        return replace(found, value=math.nan) if name == "pearson" and len(self) < 3 else found
+        return replace(figure, value=math.nan) if name == "pearson" and len(self) < 3 else figure
 
     def _figures(self, sums: Sums, name: str) -> list[Figure]:
         kind = name.partition(":")[0]
@@ -92,19 +92,20 @@ class Pair:
             names: Names of the figures.
         """
         weight = np.bincount(group, self.weight, groups) / np.maximum(np.bincount(group, minlength=groups), 1)
-        each = (self.sums.each.T / weight[group]).T
-        sums = replace(self.sums, each=each, group=group, groups=groups)
-        found = {name: self._figures(sums, name) for name in names}
+        terms = (self.sums.each.T / weight[group]).T
+        sums = replace(self.sums, each=terms, group=group, groups=groups)
+        figures_by_name = {name: self._figures(sums, name) for name in names}
         return [
-            (n, metrics.stated({name: figures[at] for name, figures in found.items()}, self.draws))
-            for at, (n, _) in enumerate(sums.sizes)
+            (n, metrics.stated({name: figures[index] for name, figures in figures_by_name.items()}, self.draws))
+            for index, (n, _) in enumerate(sums.sizes)
         ]
 
     def part(self, keep: npt.ArrayLike) -> Pair:
         """The pair restricted to some of the tasks, by a mask, shape (n,)."""
-        at = np.asarray(keep)
-        draws = self.draws and self.draws.of(at)
-        return Pair(self.tasks[at], self.gold[at], self.run[at], mean_one(self.weight[at]), draws, scale=self.scale)
+        mask = np.asarray(keep)
+        draws = self.draws and self.draws.of(mask)
+        weight = mean_one(self.weight[mask])
+        return Pair(self.tasks[mask], self.gold[mask], self.run[mask], weight, draws, scale=self.scale)
 
     def differ(self, other: Pair) -> int:
         """Number of occupations in which another pair on the same tasks differs."""
@@ -188,14 +189,14 @@ class AlignedLabels:
         scale = np.array([*SCALES[setting], None], dtype=object)
         return pd.Series(scale[self.labels[setting][:, rater]], index=self.tasks.index, dtype=object)
 
-    def by(self, about: SettingName | Measure) -> npt.NDArray[Any]:
+    def table(self, about: SettingName | Measure) -> npt.NDArray[Any]:
         """Labels in a setting, or values of a measure, shape (n, raters); negative or NaN if missing."""
         return {**self.labels, **self.values}[about]
 
     def known(self, about: SettingName | Measure, *raters: int) -> npt.NDArray[np.bool_]:
         """Mask of the tasks with a label or value of all given raters, by default of all raters."""
-        there = self.by(about) >= 0
-        return np.all(there[:, list(raters)] if raters else there, axis=1)
+        labelled = self.table(about) >= 0
+        return np.all(labelled[:, list(raters)] if raters else labelled, axis=1)
 
     def pair(
         self,
@@ -215,12 +216,13 @@ class AlignedLabels:
             keep: Mask of tasks to keep; by default all that both labelled.
             weighted: Whether to use the weights of the gold or, with several golds, of the other rater.
         """
-        at = np.flatnonzero(self.known(about, run, other) if keep is None else keep)
-        table = self.by(about)
+        tasks = np.flatnonzero(self.known(about, run, other) if keep is None else keep)
+        table = self.table(about)
         scale = SCALES.get(about, ())  # pyright: ignore[reportArgumentType,reportCallIssue]  a measure has no scale
         given = self.weight if self.weights is None else self.weights[:, other]
-        weight = mean_one(given[at]) if weighted else np.ones(len(at))
-        return Pair(at, table[at, other], table[at, run], weight, self.draws and self.draws.of(at), scale=scale)
+        weight = mean_one(given[tasks]) if weighted else np.ones(len(tasks))
+        draws = self.draws and self.draws.of(tasks)
+        return Pair(tasks, table[tasks, other], table[tasks, run], weight, draws, scale=scale)
 
     def with_draws(self, draws: int = metrics.DRAWS, seed: int = 0) -> AlignedLabels:
         """The alignment with bootstrap draws of its occupations; 0 for none."""
@@ -266,8 +268,8 @@ def align(runs: Sequence[Run], gold: Gold | None = None) -> AlignedLabels:
         others += other
     settings: list[SettingName] = [s for s in SCALES if all(s in run_settings(run) for run in runs)]
     if not settings:
-        each = "; ".join(f"{run.ref}: {', '.join(run_settings(run))}" for run in runs)
-        raise DataError(f"the runs share no setting ({each}); compare runs of the same settings")
+        settings_text = "; ".join(f"{run.ref}: {', '.join(run_settings(run))}" for run in runs)
+        raise DataError(f"the runs share no setting ({settings_text}); compare runs of the same settings")
     rubrics = [run.rubric for run in runs]
     unmatched: Mapping[UnmatchedReason, int] | None = None
     warnings: tuple[str, ...] = ()
@@ -321,11 +323,11 @@ def match(run: Run, gold: Gold) -> AlignedLabels:
     Raises:
         DataError: As for `align`; or they share no setting or no task with a label on both sides.
     """
-    found = align([run], gold)
-    settings: dict[SettingName, Places] = {s: table for s, table in found.labels.items() if found.known(s).any()}
-    usable = np.any([found.known(s) for s in settings], axis=0)
-    values = {m: table for m, table in found.values.items() if _NEEDS[m] in settings}
-    return replace(found, labels=settings, values=values).part(usable)
+    aligned = align([run], gold)
+    settings: dict[SettingName, Places] = {s: table for s, table in aligned.labels.items() if aligned.known(s).any()}
+    usable = np.any([aligned.known(s) for s in settings], axis=0)
+    values = {m: table for m, table in aligned.values.items() if _NEEDS[m] in settings}
+    return replace(aligned, labels=settings, values=values).part(usable)
 
 
 def align_all(runs: Mapping[str, Run], golds: Sequence[Gold] = ()) -> AlignedLabels:
@@ -377,9 +379,9 @@ class TaskTexts:
     """Statements of tasks and titles of their occupations; empty if unknown."""
 
     def __init__(self, details: pd.DataFrame | None) -> None:
-        known = pd.DataFrame(columns=[*TASK_KEY, "title", "text"]) if details is None else details
-        self._texts: dict[tuple[str, str], str] = known.set_index(TASK_KEY)["text"].to_dict()  # pyright: ignore[reportAttributeAccessIssue]  keys are pairs
-        self._titles = dict(zip(known["onet_soc_code"], known["title"], strict=True))
+        tasks = pd.DataFrame(columns=[*TASK_KEY, "title", "text"]) if details is None else details
+        self._texts: dict[tuple[str, str], str] = tasks.set_index(TASK_KEY)["text"].to_dict()  # pyright: ignore[reportAttributeAccessIssue]  keys are pairs
+        self._titles = dict(zip(tasks["onet_soc_code"], tasks["title"], strict=True))
 
     def title(self, code: str) -> str:
         """Title of an occupation."""
@@ -397,8 +399,8 @@ def rationales(run: Run, tasks: pd.Index, name: str = "") -> pd.Series:
     labels = labels[(labels["sample"] == 0) & labels["rationale"].notna()]
     labels = labels[pd.MultiIndex.from_frame(labels[TASK_KEY]).isin(tasks)]
     several = len(run.rubric.settings) > 1
-    who = labels["setting"].map(lambda setting: ", ".join(filter(None, (name, str(setting) if several else ""))))
-    lines = (who + ": ").where(who != "", "") + labels["rationale"].astype(str)
+    prefix = labels["setting"].map(lambda setting: ", ".join(filter(None, (name, str(setting) if several else ""))))
+    lines = (prefix + ": ").where(prefix != "", "") + labels["rationale"].astype(str)
     return lines.groupby([labels[column] for column in TASK_KEY], sort=False).agg("\n".join)
 
 
@@ -407,8 +409,8 @@ def mean_one(weight: Array) -> Array:
     return weight / weight.mean() if len(weight) else weight
 
 
-def gold_on_tasks(gold: Gold, known: pd.DataFrame) -> pd.DataFrame:
-    """The gold's table by code and id; missing codes are taken from known tasks (`TASK_KEY`) with the same id.
+def gold_on_tasks(gold: Gold, tasks: pd.DataFrame) -> pd.DataFrame:
+    """The gold's table by code and id; missing codes are taken from `tasks` (`TASK_KEY`) with the same id.
 
     Raises:
         DataError: One of its ids belongs to several of these tasks.
@@ -416,13 +418,13 @@ def gold_on_tasks(gold: Gold, known: pd.DataFrame) -> pd.DataFrame:
     theirs = gold.table.assign(code=full_codes(gold.table))
     if theirs["onet_soc_code"].notna().any():
         return theirs.set_index(TASK_KEY)
-    doubled = known[known["task_id"].duplicated() & known["task_id"].isin(theirs["task_id"])]
+    doubled = tasks[tasks["task_id"].duplicated() & tasks["task_id"].isin(theirs["task_id"])]
     if len(doubled):
         raise DataError(
             f"the task id {doubled['task_id'].iloc[0]!r} stands for several occupations of the run; "
             f"add a column onet_soc_code to the gold {gold.name}"
         )
-    return theirs.drop(columns="onet_soc_code").merge(known, on="task_id", how="left").set_index(TASK_KEY)
+    return theirs.drop(columns="onet_soc_code").merge(tasks, on="task_id", how="left").set_index(TASK_KEY)
 
 
 def _changed_texts(
@@ -448,10 +450,10 @@ def _changed_texts(
         return None, ()
     texts, theirs = (side[~side.index.duplicated()].reindex(index) for side in sides)
     alike = text_similarity(theirs, texts)
-    found = alike[replaced(alike)].sort_values(kind="stable")
+    scores = alike[replaced(alike)].sort_values(kind="stable")
     rows = tuple(
         ReplacedText(task_id=task, onet_soc_code=code, similarity=score, run=texts[code, task], gold=theirs[code, task])
-        for (code, task), score in cast("Iterable[tuple[tuple[str, str], float]]", found.items())
+        for (code, task), score in cast("Iterable[tuple[tuple[str, str], float]]", scores.items())
     )
     return int((alike < 1).sum()), rows
 
@@ -477,12 +479,12 @@ def _other_codes(ours: pd.DataFrame, theirs: pd.Index, gold: Gold) -> tuple[str,
     free = theirs[~theirs.isin(pd.MultiIndex.from_frame(ours))]
     under = pd.Series(free.get_level_values(0), index=free.get_level_values(1))
     under = under[~under.index.duplicated()]
-    found = alone[alone["task_id"].isin(under.index)]
-    if found.empty:
+    tasks = alone[alone["task_id"].isin(under.index)]
+    if tasks.empty:
         return ()
-    code, task = found.iloc[0]
+    code, task = tasks.iloc[0]
     return (
-        f"{len(found):,} of {len(ours):,} tasks of the run have the id of a task of the gold {gold.name}, but another "
+        f"{len(tasks):,} of {len(ours):,} tasks of the run have the id of a task of the gold {gold.name}, but another "
         f"occupation code ({task} is of {code} in the run, of {under[task]} in the gold): they are not compared. Use "
         "O*NET-SOC 2019 codes in both.",
     )
@@ -530,9 +532,9 @@ def _unmatched(run: Run, ours: pd.DataFrame, theirs: pd.DataFrame, gold: Gold) -
 
 def _drawn(run: Run) -> str:
     """The list of a run's tasks, with the options that chose among them."""
-    said = run.manifest.parameters
-    parts = [f"--occupation {code}" for code in said.get("occupations") or ()]
-    parts += [f"--sample {said['sample']} --seed {said.get('seed') or 0}"] if said.get("sample") else []
+    options = run.manifest.parameters
+    parts = [f"--occupation {code}" for code in options.get("occupations") or ()]
+    parts += [f"--sample {options['sample']} --seed {options.get('seed') or 0}"] if options.get("sample") else []
     return " ".join([run.list_name, *parts])
 
 

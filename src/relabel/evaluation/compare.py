@@ -286,11 +286,11 @@ def _about(
     runs: Sequence[Run], gold: Gold | None, aligned: AlignedLabels, verdict: Sequence[str], draws: int, seed: int
 ) -> dict[str, Any]:
     """Fields that both kinds of document share; the verdict starts with caveats."""
-    said = [*(gold.caveats if gold else ()), *changed_rubrics(gold and gold.run, *runs)]
+    sentences = [*(gold.caveats if gold else ()), *changed_rubrics(gold and gold.run, *runs)]
     if others := aligned.texts_replaced:
         have = f"{len(others):,} task{' has' if len(others) == 1 else 's have'}"
-        said.append(f"{have} another statement under the same id, such as {others[0].task_id}: left out.")
-    said += [f"Few occupations: {aligned.few_occupations}."] if aligned.few_occupations else []
+        sentences.append(f"{have} another statement under the same id, such as {others[0].task_id}: left out.")
+    sentences += [f"Few occupations: {aligned.few_occupations}."] if aligned.few_occupations else []
     return {
         "runs": aligned.names,
         "models": tuple(run.manifest.model for run in runs),
@@ -298,7 +298,7 @@ def _about(
         "gold": None if gold is None else gold.name,
         "main_setting": aligned.main,
         "bootstrap": Bootstrap(draws=draws, seed=seed, note=aligned.few_occupations),
-        "verdict": "\n".join([*said, *(sentence for run in runs for sentence in run.warnings()), *verdict]),
+        "verdict": "\n".join([*sentences, *(sentence for run in runs for sentence in run.warnings()), *verdict]),
     }
 
 
@@ -312,16 +312,16 @@ def _difference(first: Figure, second: Figure, occupations: int) -> Difference:
 
 def _bounded(pair: Pair, *names: str) -> dict[str, Any]:
     """Figures by their names in a document, with intervals except for `kappa_quadratic`."""
-    found = {"agreement" if name == "accuracy" else name: pair.figure(name) for name in names}
-    bounds = {f"{name}_ci95": of.interval() for name, of in found.items() if name != "kappa_quadratic"}
-    return {name: known(figure.value) for name, figure in found.items()} | bounds
+    figures = {"agreement" if name == "accuracy" else name: pair.figure(name) for name in names}
+    bounds = {f"{name}_ci95": figure.interval() for name, figure in figures.items() if name != "kappa_quadratic"}
+    return {name: known(figure.value) for name, figure in figures.items()} | bounds
 
 
 def _setting(aligned: AlignedLabels, setting: SettingName) -> SettingComparison:
     pair = aligned.pair(setting, 1, 0, weighted=False)
     shares: dict[str, Difference] = {}
-    for at, label in enumerate(pair.scale):
-        changed = pair.occupations((pair.gold == at) != (pair.run == at))
+    for position, label in enumerate(pair.scale):
+        changed = pair.occupations((pair.gold == position) != (pair.run == position))
         shares[label] = _difference(pair.figure(f"gold:{label}"), pair.figure(f"run:{label}"), changed)
     return SettingComparison(
         n=len(pair),
@@ -333,14 +333,14 @@ def _setting(aligned: AlignedLabels, setting: SettingName) -> SettingComparison:
 
 
 def _measure(aligned: AlignedLabels, measure: Measure, keep: npt.NDArray[np.bool_] | None = None) -> MeasureComparison:
-    there = aligned.known(measure, 0, 1)
-    pair = aligned.pair(measure, 1, 0, keep=there if keep is None else there & keep, weighted=False)
-    found = _difference(pair.figure("gold_mean"), pair.figure("mean"), pair.occupations(pair.gold != pair.run))
-    return MeasureComparison(n=len(pair), **found.model_dump())
+    common = aligned.known(measure, 0, 1)
+    pair = aligned.pair(measure, 1, 0, keep=common if keep is None else common & keep, weighted=False)
+    difference = _difference(pair.figure("gold_mean"), pair.figure("mean"), pair.occupations(pair.gold != pair.run))
+    return MeasureComparison(n=len(pair), **difference.model_dump())
 
 
 def _against_gold(aligned: AlignedLabels) -> dict[SettingName, GoldComparison]:
-    found: dict[SettingName, GoldComparison] = {}
+    comparisons: dict[SettingName, GoldComparison] = {}
     for setting in aligned.labels:
         if not (keep := aligned.known(setting)).any():
             continue
@@ -348,13 +348,13 @@ def _against_gold(aligned: AlignedLabels) -> dict[SettingName, GoldComparison]:
         moved = first.differ(second)
         names = (*metrics.FIGURES, *(f"f1:{label}" for label in first.scale))
         lead = (second.run == second.gold).astype(int) - (first.run == first.gold)
-        found[setting] = GoldComparison(
+        comparisons[setting] = GoldComparison(
             n=len(first),
             metrics={name: _difference(first.figure(name), second.figure(name), moved) for name in names},
             better=int((lead > 0).sum()),
             worse=int((lead < 0).sum()),
         )
-    return found
+    return comparisons
 
 
 def flips_of(aligned: AlignedLabels, first: int, second: int, texts: TaskTexts) -> tuple[Flip, ...]:
@@ -365,20 +365,20 @@ def flips_of(aligned: AlignedLabels, first: int, second: int, texts: TaskTexts) 
     changes: dict[Measure, Any] = {m: v[:, second] - v[:, first] for m, v in once.values.items()}
     main = pd.Series(changes[aligned.main_measure])
     effects = main.fillna(0.0) / main.notna().groupby(once.codes).transform("sum")
-    changed = np.any([np.nan_to_num(by) != 0 for by in changes.values()], axis=0)
+    changed = np.any([np.nan_to_num(difference) != 0 for difference in changes.values()], axis=0)
     keys = once.index()
-    said: list[dict[SettingName, Any]] = [
+    labels: list[dict[SettingName, Any]] = [
         {s: once.words(s, n).to_numpy() for s in once.labels} for n in (first, second)
     ]
     return tuple(
         Flip(
-            **texts.about(*keys[at]),
-            first={s: words[at] for s, words in said[0].items()},
-            second={s: words[at] for s, words in said[1].items()},
-            change={m: by[at] for m, by in changes.items() if np.isfinite(by[at])},
-            effect=np.nan_to_num(effects[at]),
+            **texts.about(*keys[position]),
+            first={s: words[position] for s, words in labels[0].items()},
+            second={s: words[position] for s, words in labels[1].items()},
+            change={m: difference[position] for m, difference in changes.items() if np.isfinite(difference[position])},
+            effect=np.nan_to_num(effects[position]),
         )
-        for at in effects[changed].fillna(0.0).sort_values(key=np.abs, ascending=False, kind="stable").index
+        for position in effects[changed].fillna(0.0).sort_values(key=np.abs, ascending=False, kind="stable").index
     )
 
 
@@ -436,38 +436,38 @@ def _verdict(
     measures: Mapping[Measure, MeasureComparison],
     against: Mapping[SettingName, GoldComparison],
 ) -> list[str]:
-    found = settings[aligned.main]
-    if not found.n:
+    main = settings[aligned.main]
+    if not main.n:
         return ["No task has a label in both runs."]
-    tasks = f"{found.n:,} task{'' if found.n == 1 else 's'}"
-    if not any(each.changed for each in settings.values()):
+    tasks = f"{main.n:,} task{'' if main.n == 1 else 's'}"
+    if not any(comparison.changed for comparison in settings.values()):
         return [
             f"The runs are identical: they give all {tasks} the same label{' in every setting' * (len(settings) > 1)}."
         ]
-    kappa = "" if found.kappa is None else f" (kappa {shown(found.kappa)})"
-    said = [
-        f"{aligned.main}: the runs agree on {100 * (found.agreement or 0):.1f}% of {tasks}{kappa}; {found.changed:,} "
-        f"label{'' if found.changed == 1 else 's'} changed."
+    kappa = "" if main.kappa is None else f" (kappa {shown(main.kappa)})"
+    sentences = [
+        f"{aligned.main}: the runs agree on {100 * (main.agreement or 0):.1f}% of {tasks}{kappa}; {main.changed:,} "
+        f"label{'' if main.changed == 1 else 's'} changed."
     ]
     for measure, moved in measures.items():
         if moved.difference is None:
             continue
         low, high = moved.ci95 or (0, 0)
-        how = "falls" if high < 0 else "rises" if low > 0 else "goes"
-        chance = ", which may be chance" if how == "goes" and moved.difference else ""
+        verb = "falls" if high < 0 else "rises" if low > 0 else "goes"
+        chance = ", which may be chance" if verb == "goes" and moved.difference else ""
         bounds = f"95% interval {low:+.3f} to {high:+.3f}" if moved.ci95 else "without an interval"
-        said.append(
-            f"Mean {measure} {how} from {shown(moved.first)} to {shown(moved.second)}{chance} "
+        sentences.append(
+            f"Mean {measure} {verb} from {shown(moved.first)} to {shown(moved.second)}{chance} "
             f"({moved.difference:+.3f}, {bounds})."
         )
     if aligned.main in against and (lead := against[aligned.main].metrics["accuracy"]).ci95 is not None:
         low, high = lead.ci95
-        how = "neither run is shown to be better"
+        outcome = "neither run is shown to be better"
         if high < 0 or low > 0:
-            how = f"the second run is {'worse' if high < 0 else 'better'} than the first"
-        by = f"accuracy {shown(lead.second)} against {shown(lead.first)}, change {low:+.3f} to {high:+.3f}"
-        said.append(f"Against the gold {how} ({by}).")
-    return said
+            outcome = f"the second run is {'worse' if high < 0 else 'better'} than the first"
+        figures = f"accuracy {shown(lead.second)} against {shown(lead.first)}, change {low:+.3f} to {high:+.3f}"
+        sentences.append(f"Against the gold {outcome} ({figures}).")
+    return sentences
 
 
 def compare_several(
@@ -483,9 +483,9 @@ def compare_several(
     settings: dict[SettingName, SettingPairs] = {s: _pairs(aligned, s, len(runs)) for s in aligned.labels}
     raters = range(len(runs))
     means: dict[Measure, tuple[float, ...]] = {
-        m: tuple(table[there][:, raters].mean(axis=0).tolist())
+        m: tuple(table[common][:, raters].mean(axis=0).tolist())
         for m, table in aligned.values.items()
-        if (there := aligned.known(m, *raters)).any()
+        if (common := aligned.known(m, *raters)).any()
     }
     return PairwiseDocument(
         **_about(runs, gold, aligned, _several_verdict(aligned, settings[aligned.main], means), draws, seed),
@@ -502,20 +502,20 @@ def _pairs(aligned: AlignedLabels, setting: SettingName, count: int) -> SettingP
     ranks, weight = aligned.labels[setting][keep], aligned.weight[keep]
     gold = ranks[:, GOLD] if ranks.shape[1] > count else np.full(len(ranks), -1)
     known_gold = gold >= 0
-    each = (ranks[:, :count, None] == np.arange(len(scale))).astype(np.intp)
-    votes = each.sum(axis=1)
+    one_hot = (ranks[:, :count, None] == np.arange(len(scale))).astype(np.intp)
+    votes = one_hot.sum(axis=1)
 
     def ranked(rater: int) -> RankedRun:
         own = ranks[:, rater]
-        label, tied = _most(votes - each[:, rater])
-        shares = each[:, rater].sum(axis=0) / max(len(own), 1)
-        both = metrics.pairs(gold[known_gold], own[known_gold], len(scale)) * weight[known_gold, None, None]
+        label, tied = _most(votes - one_hot[:, rater])
+        shares = one_hot[:, rater].sum(axis=0) / max(len(own), 1)
+        confusion = metrics.pairs(gold[known_gold], own[known_gold], len(scale)) * weight[known_gold, None, None]
         return RankedRun(
             prevalence=dict(zip(scale, shares.tolist(), strict=True)),
             with_others=float((own == label)[~tied].mean()) if (~tied).any() else None,
             with_others_n=int((~tied).sum()),
-            gold_accuracy=known(metrics.accuracy(both.sum(axis=0))),
-            gold_kappa=known(metrics.kappa(both.sum(axis=0))),
+            gold_accuracy=known(metrics.accuracy(confusion.sum(axis=0))),
+            gold_kappa=known(metrics.kappa(confusion.sum(axis=0))),
         )
 
     label, tied = _most(votes)
@@ -552,34 +552,34 @@ def _disputed(aligned: AlignedLabels, count: int, texts: TaskTexts) -> tuple[Dis
     spread = pd.DataFrame(values).std(axis=1, ddof=0).fillna(0.0)[labels.nunique(axis=1) > 1]
     keys, rows = once.index(), labels.astype(object).where(labels.notna(), None).to_numpy()
     return tuple(
-        Disputed(**texts.about(*keys[at]), labels=tuple(rows[at]), spread=spread[at])
-        for at in spread.sort_values(ascending=False, kind="stable").index
+        Disputed(**texts.about(*keys[position]), labels=tuple(rows[position]), spread=spread[position])
+        for position in spread.sort_values(ascending=False, kind="stable").index
     )
 
 
 def _several_verdict(
-    aligned: AlignedLabels, found: SettingPairs, means: Mapping[Measure, tuple[float, ...]]
+    aligned: AlignedLabels, main: SettingPairs, means: Mapping[Measure, tuple[float, ...]]
 ) -> list[str]:
-    if not found.n:
+    if not main.n:
         return ["No task has a label in all runs."]
-    if found.majority.unanimous == 1:
-        return [f"{aligned.main}: the runs are identical: they give all {found.n:,} tasks the same label."]
-    said = [
-        f"{aligned.main}: {100 * found.majority.unanimous:.1f}% of {found.n:,} tasks have one label in all "
-        f"{len(aligned.names)} runs; Krippendorff's alpha is {shown(found.krippendorff_nominal)}."
+    if main.majority.unanimous == 1:
+        return [f"{aligned.main}: the runs are identical: they give all {main.n:,} tasks the same label."]
+    sentences = [
+        f"{aligned.main}: {100 * main.majority.unanimous:.1f}% of {main.n:,} tasks have one label in all "
+        f"{len(aligned.names)} runs; Krippendorff's alpha is {shown(main.krippendorff_nominal)}."
     ]
-    apart = [pair for pair in found.pairs if pair.kappa is not None]
+    apart = [pair for pair in main.pairs if pair.kappa is not None]
     if apart:
         best, worst = (pick(apart, key=lambda pair: pair.kappa or 0.0) for pick in (max, min))
-        said.append(
+        sentences.append(
             f"Closest are {aligned.names[best.first]} and {aligned.names[best.second]} (kappa {shown(best.kappa)}), "
             f"farthest {aligned.names[worst.first]} and {aligned.names[worst.second]} (kappa {shown(worst.kappa)})."
         )
     for measure, by_run in means.items():
         low, high = min(by_run), max(by_run)
         times = f", a factor of {high / low:.1f}" if low > 0 else ""
-        said.append(
+        sentences.append(
             f"Mean {measure} goes from {shown(low)} ({aligned.names[by_run.index(low)]}) to {shown(high)} "
             f"({aligned.names[by_run.index(high)]}){times}."
         )
-    return said
+    return sentences

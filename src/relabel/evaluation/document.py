@@ -561,10 +561,11 @@ class EvalDocument(Frozen):
         names = ("n", "accuracy", "kappa", "krippendorff_nominal", "macro_f1")
         rows = {
             setting: {
-                name: cell_text(getattr(of, name)) + (f" ({cell_text(of.ci95[name])})" if of.ci95.get(name) else "")
+                name: cell_text(getattr(metrics, name))
+                + (f" ({cell_text(metrics.ci95[name])})" if metrics.ci95.get(name) else "")
                 for name in names
             }
-            for setting, of in self.settings.items()
+            for setting, metrics in self.settings.items()
         }
-        said = pd.DataFrame({f"{self.run} against {self.gold}": self.verdict.splitlines()})
-        return said.to_html(index=False) + pd.DataFrame(rows).to_html()
+        verdict = pd.DataFrame({f"{self.run} against {self.gold}": self.verdict.splitlines()})
+        return verdict.to_html(index=False) + pd.DataFrame(rows).to_html()

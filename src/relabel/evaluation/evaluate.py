@@ -76,7 +76,7 @@ def evaluate(
     facts = task_facts(run, gold, aligned)
     beside = all_yardsticks(run, gold, aligned, pairs, facts.get("text"), seed=seed, trivial=not yardsticks)
     total, unanswered = asked(run)
-    incoherent, both = (0, 0) if run.rubric.incoherent is None else incoherent_pairs(run)
+    incoherent, answered = (0, 0) if run.rubric.incoherent is None else incoherent_pairs(run)
     doubts = (*changed_rubrics(gold.run, run), *_doubtful_ids(gold, aligned))
     document = doc.EvalDocument(
         run=run.ref,
@@ -95,7 +95,7 @@ def evaluate(
             {"n": aligned.occupations}
             | {m: _occupation_agreement(aligned.codes[pair.tasks], pair) for m, pair in values.items()}
         ),
-        coherence=doc.Coherence(incoherent=incoherent, of=both),
+        coherence=doc.Coherence(incoherent=incoherent, of=answered),
         yardsticks=beside,
         model=run.manifest.model,
         weighted=gold.weighted,
@@ -133,7 +133,7 @@ def refuse_worked_examples(run: Run, gold: Gold) -> None:
         by_id = tasks.drop_duplicates("task_id").set_index("task_id")["text"]
         texts = gold.table["task_id"].map(by_id)
     texts = texts.dropna()
-    shown = (at for at, text in zip(texts.index, texts.tolist(), strict=True) if plain_name(text) in examples)
+    shown = (row for row, text in zip(texts.index, texts.tolist(), strict=True) if plain_name(text) in examples)
     if (first := next(shown, None)) is not None:
         raise DataError(
             f"the task {gold.table['task_id'][first]!r} of the gold {gold.name} is a worked example of the rubric "
@@ -155,7 +155,7 @@ def _doubtful_ids(gold: Gold, aligned: AlignedLabels) -> list[str]:
 
 
 def _by_model(run: Run, gold: Gold, draws: int, seed: int) -> dict[str, dict[SettingName, doc.SliceFigures]]:
-    found: dict[str, dict[SettingName, doc.SliceFigures]] = {}
+    figures: dict[str, dict[SettingName, doc.SliceFigures]] = {}
     for model in run.models():
         part = replace(run, labels=run.labels[run.labels["model_returned"].fillna("unknown") == model])
         try:
@@ -163,8 +163,8 @@ def _by_model(run: Run, gold: Gold, draws: int, seed: int) -> dict[str, dict[Set
         except DataError:
             continue  # none of this model's labels has a counterpart in the gold
         pairs: dict[SettingName, Pair] = {s: aligned.pair(s) for s in aligned.labels}
-        found[model] = {s: doc.SliceFigures(n=len(p), **p.stated(metrics.FIGURES)) for s, p in pairs.items()}
-    return found
+        figures[model] = {s: doc.SliceFigures(n=len(p), **p.stated(metrics.FIGURES)) for s, p in pairs.items()}
+    return figures
 
 
 def _setting_metrics(pair: Pair) -> doc.SettingMetrics:
@@ -210,29 +210,29 @@ def task_facts(run: Run, gold: Gold, aligned: AlignedLabels) -> pd.DataFrame:
     lists = map(local_tasks, (run.manifest.tasks, gold.task_list(run)))
     if (tasks := next((table for table in lists if table is not None), None)) is None:
         return facts
-    known = tasks.set_index(TASK_KEY).reindex(aligned.index())
+    details = tasks.set_index(TASK_KEY).reindex(aligned.index())
     if tasks["importance"].isna().all() and (rated := local_tasks(RATED_BY)) is not None:
-        known["importance"] = rated.set_index(TASK_KEY)["importance"].reindex(known.index)
-    return facts.assign(**{column: known[column].to_numpy() for column in ("text", "task_type", "importance")})
+        details["importance"] = rated.set_index(TASK_KEY)["importance"].reindex(details.index)
+    return facts.assign(**{column: details[column].to_numpy() for column in ("text", "task_type", "importance")})
 
 
 def slices(
     facts: pd.DataFrame, settings: Mapping[SettingName, Pair], values: Mapping[Measure, Pair]
 ) -> dict[doc.SliceBy, tuple[doc.Slice, ...]]:
     """Figures by parts of the tasks, each way of slicing in its own order; a way that `task_facts` does not give is absent."""
-    ways: dict[doc.SliceBy, tuple[pd.Series, Mapping[str, str]]] = {
+    groups: dict[doc.SliceBy, tuple[pd.Series, Mapping[str, str]]] = {
         "major-group": (facts["major_group"], doc.MAJOR_GROUPS),
     }
     if "text" in facts:
         kinds = facts["task_type"].str.lower().fillna("none")
-        ways["task-type"] = (kinds, {"core": "Core", "supplemental": "Supplemental", "none": "Without a type"})
+        groups["task-type"] = (kinds, {"core": "Core", "supplemental": "Supplemental", "none": "Without a type"})
         if facts["importance"].notna().any():
-            ways["importance"] = _banded(facts["importance"], _IMPORTANCE, "importance {}", "Unrated")
-        ways["text-length"] = _banded(facts["text"].str.len().astype("float64"), _LENGTH, "{} characters", "No text")
-    found: dict[doc.SliceBy, tuple[doc.Slice, ...]] = {}
-    for by, (band, titles) in ways.items():
-        there = set(band)
-        order = [*(value for value in titles if value in there), *sorted(there - set(titles))]
+            groups["importance"] = _banded(facts["importance"], _IMPORTANCE, "importance {}", "Unrated")
+        groups["text-length"] = _banded(facts["text"].str.len().astype("float64"), _LENGTH, "{} characters", "No text")
+    result: dict[doc.SliceBy, tuple[doc.Slice, ...]] = {}
+    for slicing, (band, titles) in groups.items():
+        present = set(band)
+        order = [*(value for value in titles if value in present), *sorted(present - set(titles))]
         group = pd.Categorical(band, order).codes.astype(np.intp)
         figures = {
             about: pair.stated_by(
@@ -240,20 +240,20 @@ def slices(
             )
             for about, pair in {**settings, **values}.items()
         }
-        found[by] = tuple(
+        result[slicing] = tuple(
             doc.Slice(
                 value=value,
                 title=titles.get(value, value),
                 n=n,
                 occupations=occupations,
-                settings={s: doc.SliceFigures(n=of[0], **of[1]) for s in settings if (of := figures[s][at])[0]},
-                measures={m: doc.SliceMeans(**of[1]) for m in values if (of := figures[m][at])[0]},
+                settings={s: doc.SliceFigures(n=row[0], **row[1]) for s in settings if (row := figures[s][index])[0]},
+                measures={m: doc.SliceMeans(**row[1]) for m in values if (row := figures[m][index])[0]},
             )
-            for at, (value, n, occupations) in enumerate(
+            for index, (value, n, occupations) in enumerate(
                 zip(order, np.bincount(group).tolist(), facts["onet_soc_code"].groupby(group).nunique(), strict=True)
             )
         )
-    return found
+    return result
 
 
 def _banded(
@@ -282,33 +282,33 @@ def verdict(document: doc.EvalDocument, *, is_gold: bool = False) -> str:
     if is_gold:
         return "The run is the gold itself: full agreement says nothing about it."
     settings, majority = document.settings, document.yardsticks.majority
-    said = list(document.warnings)
+    lines = list(document.warnings)
     lacking = [
         f"{count:,} ({f'{100 * count / document.asked:.0f}%' if count >= document.asked / 100 else 'under 1%'}) have no {s} label"
         for s, count in document.unanswered.items()
         if count
     ]
     if lacking:
-        said.append(f"Of {document.asked:,} asked tasks, {', '.join(lacking)}: the figures describe the rest only.")
+        lines.append(f"Of {document.asked:,} asked tasks, {', '.join(lacking)}: the figures describe the rest only.")
     if document.model == EMBEDDED:
-        said.append("The embedded model only tests the pipeline: its labels are no better than guessing.")
-    said += [f"{name}: {_setting(found, majority[name])}." for name, found in settings.items()]
-    said += _yardstick_sentences(settings, document.yardsticks)
+        lines.append("The embedded model only tests the pipeline: its labels are no better than guessing.")
+    lines += [f"{name}: {_setting(figures, majority[name])}." for name, figures in settings.items()]
+    lines += _yardstick_sentences(settings, document.yardsticks)
     if document.coherence.incoherent:
         count = document.coherence.incoherent
-        said.append(
+        lines.append(
             f"The two settings contradict each other on {count:,} tasks ({100 * count / document.coherence.of:.1f}%)."
         )
-    few = min(found.n for found in settings.values())
+    few = min(figures.n for figures in settings.values())
     if few < FEW_TASKS:
-        said.append(f"The figures are rough: they rest on {few} task{'' if few == 1 else 's'}.")
-    return "\n".join(said)
+        lines.append(f"The figures are rough: they rest on {few} task{'' if few == 1 else 's'}.")
+    return "\n".join(lines)
 
 
 def _yardstick_sentences(settings: Mapping[SettingName, doc.SettingMetrics], yardsticks: doc.Yardsticks) -> list[str]:
     """Sentences on the run among the yardsticks, for the main setting."""
     main: SettingName = next(name for name in MAIN if name in settings)
-    said: list[str] = []
+    sentences: list[str] = []
     classifier = yardsticks.text_classifier
     floor = 0 if classifier is None else classifier.trained_on
     for group, words, labels in (
@@ -317,32 +317,33 @@ def _yardstick_sentences(settings: Mapping[SettingName, doc.SettingMetrics], yar
         (yardsticks.annotators, "the gold's annotators are to each other", 0),
     ):
         if group is not None and main in group.settings:
-            said.append(_against(main, words, group.settings[main], floor=labels))
+            sentences.append(_against(main, words, group.settings[main], floor=labels))
     repeats = yardsticks.consistency.settings.get(main) if yardsticks.consistency is not None else None
     if repeats is not None and repeats.run is not None:
         gold = "" if repeats.gold is None else f", in the gold {100 * repeats.gold:.0f}%"
         pairs = f"{repeats.pairs:,} pair{'' if repeats.pairs == 1 else 's'}"
-        said.append(f"Tasks with one text get one label in {100 * repeats.run:.0f}% of {pairs}{gold}.")
+        sentences.append(f"Tasks with one text get one label in {100 * repeats.run:.0f}% of {pairs}{gold}.")
     again = {} if yardsticks.self_agreement is None else yardsticks.self_agreement.settings
     shares = [f"{100 * x.run:.0f}% ({s})" for s, x in again.items() if x.run is not None]
     if shares:
-        said.append(f"Asked again, the model gives the same label in {', '.join(shares)} of pairs of answers.")
-    return said
+        sentences.append(f"Asked again, the model gives the same label in {', '.join(shares)} of pairs of answers.")
+    return sentences
 
 
-def _against(setting: SettingName, words: str, found: doc.Yardstick, *, floor: int = 0) -> str:
+def _against(setting: SettingName, words: str, yardstick: doc.Yardstick, *, floor: int = 0) -> str:
     """One sentence on the difference in kappa: what its interval says, and what to make of it.
 
     `floor` is the number of labels behind a yardstick that a run must beat; 0 for one that it is only compared with.
     """
-    reached, difference = f"kappa {figure(found.kappa)}, accuracy {figure(found.accuracy)}", found.kappa_difference
+    reached = f"kappa {figure(yardstick.kappa)}, accuracy {figure(yardstick.accuracy)}"
+    difference = yardstick.kappa_difference
     nothing = ": it is not shown to add anything" if floor else ""
-    if difference == found.accuracy_difference == 0:
+    if difference == yardstick.accuracy_difference == 0:
         return f"{setting}: exactly as close to the gold as {words} ({reached}){nothing}."
-    bounds = found.ci95.get("kappa_difference")
+    bounds = yardstick.ci95.get("kappa_difference")
     if bounds is None or difference is None:
-        why = "kappa is undefined where one label only is used" if difference is None else "it has no interval"
-        return f"{setting}: whether it is closer to the gold than {words} ({reached}) cannot be said: {why}."
+        reason = "kappa is undefined where one label only is used" if difference is None else "it has no interval"
+        return f"{setting}: whether it is closer to the gold than {words} ({reached}) cannot be said: {reason}."
     place, (low, high) = "about as close to the gold as", bounds
     if low > 0:
         place, nothing = "closer to the gold than", ""
@@ -353,8 +354,8 @@ def _against(setting: SettingName, words: str, found: doc.Yardstick, *, floor: i
     return f"{setting}: {place} {words} ({reached}; {apart}){nothing}."
 
 
-def _setting(found: doc.SettingMetrics, majority: doc.MajorityClass) -> str:
-    accuracy, kappa, n = found.accuracy or 0.0, found.kappa, f"n={found.n:,}"
+def _setting(figures: doc.SettingMetrics, majority: doc.MajorityClass) -> str:
+    accuracy, kappa, n = figures.accuracy or 0.0, figures.kappa, f"n={figures.n:,}"
     always, against = f"always answering {majority.label}", f"{figure(accuracy)} against {figure(majority.accuracy)}"
     if majority.accuracy == 1:
         reached = f"accuracy {figure(accuracy)}, {n}"
@@ -371,5 +372,5 @@ def _setting(found: doc.SettingMetrics, majority: doc.MajorityClass) -> str:
         return f"better than {always} (accuracy {against}); {beyond}"
     if bounds is not None and bounds[1] < 0:
         return f"in accuracy worse than {always} ({against}); {beyond}"
-    tasks = f"{found.n:,} task{'' if found.n == 1 else 's'}"
+    tasks = f"{figures.n:,} task{'' if figures.n == 1 else 's'}"
     return f"cannot be distinguished from {always} on {tasks} (accuracy {against}); {beyond}"

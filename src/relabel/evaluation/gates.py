@@ -77,11 +77,11 @@ def judge(suite: Suite, run: Run, gold: Gold, baseline: Run | None, details: pd.
         drops, size = against_baseline(suite, pair, details), size_needed(pair, suite)
     results: list[GateResult] = []
     for gate in suite.gates:
-        found = _figure(gate, suite, run, alone, details)
-        if found is not None and gold.is_run(run) and math.isfinite(found.value):
+        figure = _figure(gate, suite, run, alone, details)
+        if figure is not None and gold.is_run(run) and math.isfinite(figure.value):
             # A gold used as a run agrees with itself exactly; there is no sampling error.
-            found = replace(found, draws=np.empty(0))
-        results += [*_bounds_of(gate, found, suite.level), *([drops[gate.id]] if gate.id in drops else [])]
+            figure = replace(figure, draws=np.empty(0))
+        results += [*_bounds_of(gate, figure, suite.level), *([drops[gate.id]] if gate.id in drops else [])]
     return SuiteResult(
         suite=suite.name,
         title=suite.title,
@@ -122,7 +122,7 @@ def against_baseline(
         details: As for `judge`.
     """
     aligned = aligned.with_draws(suite.draws, suite.seed)
-    falls = [_Fall.of(gate, suite, aligned, details) for gate in suite.gates if gate.max_drop is not None]
+    falls = [_Fall.from_gate(gate, suite, aligned, details) for gate in suite.gates if gate.max_drop is not None]
     adjusted = [fall.p for fall in falls]
     swaps = {place: fall.swaps for place, fall in enumerate(falls) if fall.swaps is not None}
     if suite.family == "bonferroni":
@@ -179,8 +179,8 @@ class Swaps:
             moves: The occupations they are for, at least all of `moves`, shape (n_occupations,).
         """
         shape, flat = self.baseline.shape[1:], [side.reshape(len(side), -1) for side in (self.baseline, self.run)]
-        fixed, by = (flat[0] + flat[1]).sum(axis=0) / 2, signs @ ((flat[1] - flat[0]) / 2)[moves]
-        after, before = (self.formula((fixed + sign * by).reshape(len(signs), *shape)) for sign in (1, -1))
+        fixed, shift = (flat[0] + flat[1]).sum(axis=0) / 2, signs @ ((flat[1] - flat[0]) / 2)[moves]
+        after, before = (self.formula((fixed + sign * shift).reshape(len(signs), *shape)) for sign in (1, -1))
         # Swaps that leave a figure undefined count against the fall.
         return np.nan_to_num(after - before, nan=-np.inf) + self.allowed * (signs @ self.share[moves])
 
@@ -241,12 +241,12 @@ def size_needed(aligned: AlignedLabels, suite: Suite) -> str | None:
     enough = int((moved != 0).sum()) >= 2 * ALL_SWAPS
     clustering = max(float((by_occupation**2).sum()) / alone, 1.0) if enough and alone else _USUAL_CLUSTERING
     level = 1 - (1 - suite.level) / (1 if suite.family == "none" else drops)
-    needed, found = (gold_size(level, max(churn, _USUAL_CHURN), clustering, drop) for drop in (DROP, None))
+    needed, scaled = (gold_size(level, max(churn, _USUAL_CHURN), clustering, drop) for drop in (DROP, None))
     digits = 10 ** max(math.floor(math.log10(max(needed, 1))) - 1, 0)
     return (
         f"To find a fall of {100 * DROP:.0f} points in accuracy in {100 * POWER:.0f}% of runs, the gold needs about "
-        f"{math.ceil(needed / digits) * digits:,} tasks; with its {n:,} it finds one of {100 * math.sqrt(found / n):.1f} points "
-        f"({100 * churn:.1f}% of the labels went from right to wrong or back)."
+        f"{math.ceil(needed / digits) * digits:,} tasks; with its {n:,} it finds one of {100 * math.sqrt(scaled / n):.1f} "
+        f"points ({100 * churn:.1f}% of the labels went from right to wrong or back)."
     )
 
 
@@ -305,12 +305,12 @@ def in_slice(part: Slice, name: str, index: pd.MultiIndex, details: pd.DataFrame
             f"the slice {name} needs the run's task list, which is not on this machine; fetch it with `relabel data pull`, "
             "or slice by soc_major"
         )
-    told = details.set_index(TASK_KEY)[["task_type", "importance"]].reindex(index)
+    facts = details.set_index(TASK_KEY)[["task_type", "importance"]].reindex(index)
     if part.task_type:
-        keep &= told["task_type"].isin(part.task_type).to_numpy()
+        keep &= facts["task_type"].isin(part.task_type).to_numpy()
     if part.importance is not None or part.max_importance is not None:
         low, high = part.importance or 0.0, part.max_importance or math.inf
-        keep &= told["importance"].between(low, high, inclusive="left").to_numpy()
+        keep &= facts["importance"].between(low, high, inclusive="left").to_numpy()
     return keep
 
 
@@ -333,11 +333,11 @@ def _check_pins(suite: Suite, gold: Gold, pin: str | None) -> None:
     pins = [("gold_sha256", f"gold {gold.name}", "gold", suite.gold_sha256, gold.sha256)]
     if baseline is not None:
         pins.append(("baseline.labels_sha256", f"baseline {baseline.run}", "run", baseline.labels_sha256, pin or ""))
-    for key, name, what, wanted, found in pins:
-        if wanted not in (None, found):
+    for key, name, kind, wanted, actual in pins:
+        if wanted not in (None, actual):
             raise DataError(
-                f"{suite.path}: {key}: the {name} has labels with the hash {found}, not the pinned one; restore the {what}, "
-                "or pin the new hash if the change is meant"
+                f"{suite.path}: {key}: the {name} has labels with the hash {actual}, not the pinned one; "
+                f"restore the {kind}, or pin the new hash if the change is meant"
             )
 
 
@@ -360,7 +360,7 @@ class _Fall:
     swaps: Swaps | None = None
 
     @classmethod
-    def of(cls, gate: Gate, suite: Suite, aligned: AlignedLabels, details: pd.DataFrame | None) -> _Fall:
+    def from_gate(cls, gate: Gate, suite: Suite, aligned: AlignedLabels, details: pd.DataFrame | None) -> _Fall:
         run, baseline = (_pair(gate, suite, aligned, rater, details) for rater in (0, 1))
         if run is None or baseline is None or run.draws is None:
             return cls(gate)
@@ -384,67 +384,68 @@ class _Fall:
             bounds = None  # the test decides; over few occupations the interval may say otherwise, and is left out
         interval = "" if bounds is None else f"{_percent(level)} interval {bounds[0]:+.3f} to {bounds[1]:+.3f}, "
         alone, together = ("under .001" if p < 0.001 else shown(p) for p in (self.p, adjusted))
-        said = (
+        outcome = (
             f"{'falls' if fell else 'goes'} from {shown(self.figures['baseline'])} to {shown(self.figures['run'])}, change {moved.value:+.3f} "
             f"({interval}{moved.n:,} tasks; sign-flip test by occupation p {alone}"
             f"{'' if together == alone else f', with all gates {together}'}){'' if fell else ': no significant fall'}"
             f"{f'; a drop of {shown(allowed)} is allowed' if allowed else ''}"
         )
         figures = {**self.figures, "p": self.p, "p_adjusted": adjusted}
-        return _result(self.gate, "max_drop", moved.n, said, bounds, level, passed=not fell, **figures)
+        return _result(self.gate, "max_drop", moved.n, outcome, bounds, level, passed=not fell, **figures)
 
 
-def _bounds_of(gate: Gate, found: Figure | None, level: float) -> Iterator[GateResult]:
+def _bounds_of(gate: Gate, figure: Figure | None, level: float) -> Iterator[GateResult]:
     """Outcomes of a gate's `min` and `max`, by an interval of this level."""
     conditions: tuple[tuple[Kind, float | None], ...] = (("min", gate.min), ("max", gate.max))
     for kind, threshold in conditions:
         if threshold is None:
             continue
-        bounds = None if found is None else found.interval(level)
-        if found is None or (len(found.draws) and (bounds is None or found.is_uninformative(level))):
-            yield _unjudged(gate, kind, found, level)
+        bounds = None if figure is None else figure.interval(level)
+        if figure is None or (len(figure.draws) and (bounds is None or figure.is_uninformative(level))):
+            yield _unjudged(gate, kind, figure, level)
             continue
-        near = found.value if bounds is None else bounds[0 if kind == "min" else 1]
+        near = figure.value if bounds is None else bounds[0 if kind == "min" else 1]
         holds = near >= threshold if kind == "min" else near <= threshold
         word = f"at {'least' if kind == 'min' else 'most'} {shown(threshold)}"
         if bounds is None:
-            said = f"is {shown(found.value)} (counted over {found.n:,} tasks), {'' if holds else 'not '}{word}"
+            outcome = f"is {shown(figure.value)} (counted over {figure.n:,} tasks), {'' if holds else 'not '}{word}"
         else:
-            said = f"is {shown(found.value)} ({_percent(level)} interval {shown(bounds[0])} to {shown(bounds[1])}, {found.n:,} tasks)"
-            said += f": {word}" if holds else f": not shown to be {word}"
-        yield _result(gate, kind, found.n, said, bounds, bounds and level, passed=holds, value=found.value)
+            interval = f"{_percent(level)} interval {shown(bounds[0])} to {shown(bounds[1])}"
+            outcome = f"is {shown(figure.value)} ({interval}, {figure.n:,} tasks)"
+            outcome += f": {word}" if holds else f": not shown to be {word}"
+        yield _result(gate, kind, figure.n, outcome, bounds, bounds and level, passed=holds, value=figure.value)
 
 
-def _unjudged(gate: Gate, kind: Kind, found: Figure | None, level: float) -> GateResult:
+def _unjudged(gate: Gate, kind: Kind, figure: Figure | None, level: float) -> GateResult:
     n, value, bounds = 0, None, None
     reason = "no task has this figure"
-    if found is not None:
-        n, value, bounds = found.n, metrics.known(found.value), found.interval(level)
-        over = f"{n:,} tasks of {found.occupations} occupation{'' if found.occupations == 1 else 's'}"
+    if figure is not None:
+        n, value, bounds = figure.n, metrics.known(figure.value), figure.interval(level)
+        over = f"{n:,} tasks of {figure.occupations} occupation{'' if figure.occupations == 1 else 's'}"
         reason = f"{over} give it no interval"
         if value is None:
             reason = f"it is undefined on these {n:,} tasks, as where one label only is used"
         elif bounds is not None:
-            ends = " to ".join(f"{end:+.3f}" if found.change else shown(end) for end in bounds)
+            ends = " to ".join(f"{end:+.3f}" if figure.change else shown(end) for end in bounds)
             reason = (
                 f"{over} leave it an error as large as its range ({_percent(level)} interval {ends}); use a larger gold"
             )
-    said = f"cannot be judged: {reason}"
-    return _result(gate, kind, n, said, bounds, bounds and level, passed=False, judged=False, value=value)
+    outcome = f"cannot be judged: {reason}"
+    return _result(gate, kind, n, outcome, bounds, bounds and level, passed=False, judged=False, value=value)
 
 
 def _result(
-    gate: Gate, kind: Kind, n: int, said: str, bounds: Bounds | None, level: float | None, **more: Any
+    gate: Gate, kind: Kind, n: int, outcome: str, bounds: Bounds | None, level: float | None, **more: Any
 ) -> GateResult:
     low, high = bounds or (None, None)
-    about = {"id": gate.id, "what": _what(gate), "kind": kind, "threshold": getattr(gate, kind), "why": gate.why}
+    about = {"id": gate.id, "what": _subject(gate), "kind": kind, "threshold": getattr(gate, kind), "why": gate.why}
     ends = {"low": low, "high": high, "level": level}
-    return GateResult.model_validate({**about, **ends, "n": n, "message": f"{_what(gate)} {said}", **more})
+    return GateResult.model_validate({**about, **ends, "n": n, "message": f"{_subject(gate)} {outcome}", **more})
 
 
-def _what(gate: Gate) -> str:
-    said = gate.metric if gate.about is None else f"{gate.metric} of {gate.about}"
-    return said if gate.slice is None else f"{said}, slice {gate.slice}"
+def _subject(gate: Gate) -> str:
+    subject = gate.metric if gate.about is None else f"{gate.metric} of {gate.about}"
+    return subject if gate.slice is None else f"{subject}, slice {gate.slice}"
 
 
 def _percent(level: float) -> str:

@@ -133,13 +133,13 @@ class Gold:
     @property
     def caveats(self) -> list[str]:
         """Caveats that apply to all figures against it."""
-        said = [SELECTED] if self.selected else []
+        caveats = [SELECTED] if self.selected else []
         if self.table["stratum"].notna().any() and not self.weighted:
-            said.append(
+            caveats.append(
                 "The gold has strata but no weights: if some strata were sampled more densely than others, every figure leans "
                 "towards them; add a column weight (one over the chance of each task to be drawn)."
             )
-        return said
+        return caveats
 
 
 def default_gold(run: Run) -> str:
@@ -169,8 +169,8 @@ def load_gold(ref: str, rule: GoldRule = "majority", made_by: Maker | None = Non
     if made_by in (None, gold.made_by):
         return gold
     if gold.made_by != "unknown":
-        said = "people" if gold.human else "a model"
-        raise UsageError(f"the gold {ref} was made by {said}; remove --gold-by {made_by}")
+        maker = "people" if gold.human else "a model"
+        raise UsageError(f"the gold {ref} was made by {maker}; remove --gold-by {made_by}")
     return replace(gold, made_by=made_by)
 
 
@@ -243,8 +243,8 @@ def coded_table(run: Run) -> pd.DataFrame:
 def places(column: pd.Series, setting: SettingName) -> Places:
     """A column of labels as positions on the setting's scale; -1 if missing."""
     scale = SCALES[setting]
-    known = pd.Index((False, True) if len(scale) == 2 else scale, dtype=object)
-    return known.get_indexer(pd.Index(column.astype(object)))
+    labels = pd.Index((False, True) if len(scale) == 2 else scale, dtype=object)
+    return labels.get_indexer(pd.Index(column.astype(object)))
 
 
 def asked(run: Run) -> tuple[int, Mapping[SettingName, int]]:
@@ -263,8 +263,8 @@ def asked(run: Run) -> tuple[int, Mapping[SettingName, int]]:
 def incoherent_pairs(run: Run) -> tuple[int, int]:
     """Number of tasks that are exposed without tools but not with them, and of tasks with both answers."""
     coded = run.coded()
-    both = coded["strict"].notna() & coded["with_tools"].notna()
-    return int((coded["incoherent"] & both).sum()), int(both.sum())
+    answered = coded["strict"].notna() & coded["with_tools"].notna()
+    return int((coded["incoherent"] & answered).sum()), int(answered.sum())
 
 
 def asked_tasks(run: Run, done: pd.Index) -> pd.Index:
@@ -299,20 +299,20 @@ def _combined(votes: pd.DataFrame, rule: GoldRule) -> tuple[pd.DataFrame, int]:
     """The labels of several annotators, one row per task and annotator, by a rule; and the number of tasks that tie."""
     labels = [*_LABEL_COLUMNS, AUTOMATION]
     task = votes.groupby(TASK_KEY, sort=False, dropna=False).ngroup()
-    each = votes.groupby(task, sort=False)
-    first = each.head(1).set_index(task[each.head(1).index]).drop(columns=["annotator", *labels])
+    by_task = votes.groupby(task, sort=False)
+    first = by_task.head(1).set_index(task[by_task.head(1).index]).drop(columns=["annotator", *labels])
     decided = pd.DataFrame({column: _majority(votes[column], task).reindex(first.index) for column in labels})
     if votes["code"].notna().any():
         # Derive readings from the majority code: separate majorities could form a code that no annotator gave.
         for place, column in enumerate(("strict", "with_tools")):
             decided[column] = decided["code"].map({code: pair[place] for code, pair in _BY_CODE.items()})
     else:
-        decided["code"] = [_CODE_OF.get(both) for both in zip(decided["strict"], decided["with_tools"], strict=True)]
-    said = each[labels].count().sum(axis=1).reindex(first.index) > 0
-    tied = int((decided.isna().all(axis=1) & said).sum())
+        decided["code"] = [_CODE_OF.get(pair) for pair in zip(decided["strict"], decided["with_tools"], strict=True)]
+    voted = by_task[labels].count().sum(axis=1).reindex(first.index) > 0
+    tied = int((decided.isna().all(axis=1) & voted).sum())
     table = first.join(decided)
     if rule == "distribution":
-        size = each[labels].transform("count").max(axis=1)
+        size = by_task[labels].transform("count").max(axis=1)
         table = votes[size > 0].assign(weight=(votes["weight"].fillna(1.0) / size)[size > 0])
     return table, tied
 
@@ -365,8 +365,8 @@ def read_gold_csv(path: Path, rule: GoldRule = "majority") -> Gold:
     header = _columns(file)
     coded, several = "onet_soc_code" in header, "annotator" in header
     # A column `label` says by its first cell which question it answers.
-    said = [cells[header["code"]].strip() for _, cells in file.rows] if "code" in header else []
-    levels = next((cell for cell in said if cell), "") in LEVELS
+    codes = [cells[header["code"]].strip() for _, cells in file.rows] if "code" in header else []
+    levels = next((cell for cell in codes if cell), "") in LEVELS
     advice = "ids must be unique" + (" within an occupation" if coded else ", or the file needs a column onet_soc_code")
     rows: list[dict[str, object]] = []
     seen: dict[tuple[str, ...], int] = {}
@@ -374,10 +374,10 @@ def read_gold_csv(path: Path, rule: GoldRule = "majority") -> Gold:
     selected = False
     for number, cells in file.rows:
         row = {holds: cells[column].strip() for holds, column in header.items()}
-        said_something = any(row.get(name) for name in (*_LABEL_COLUMNS, AUTOMATION))
-        selected |= said_something and bool(row.get(_PRIORITY))
+        has_label = any(row.get(name) for name in (*_LABEL_COLUMNS, AUTOMATION))
+        selected |= has_label and bool(row.get(_PRIORITY))
         if _REVIEWER in header:
-            if not said_something:
+            if not has_label:
                 continue
             reviewed.append(row)
         code = file.onet_soc_code(number, row["onet_soc_code"]) if coded else ""
@@ -389,8 +389,8 @@ def read_gold_csv(path: Path, rule: GoldRule = "majority") -> Gold:
             raise DataError(f"{path} line {number} repeats the task id {key[1]!r}{same} of line {seen[key]}; {advice}")
         seen[key] = number
         level = _level(path, number, row.pop("code", "") if levels else "", row.get(AUTOMATION, ""))
-        known = _labels(path, number, row) | _design(file, number, row) | {AUTOMATION: level, "annotator": key[2]}
-        rows.append({"onet_soc_code": code or None, "task_id": key[1], "text": row.get("text") or None, **known})
+        fields = _labels(path, number, row) | _design(file, number, row) | {AUTOMATION: level, "annotator": key[2]}
+        rows.append({"onet_soc_code": code or None, "task_id": key[1], "text": row.get("text") or None, **fields})
     if not coded and "text" not in header:
         file.refuse_row_numbers([task for _, task, _ in seen], "add a column onet_soc_code, or O*NET's own Task ID")
     table = pd.DataFrame(rows, columns=[*LABELLED, "annotator"]).astype({"task_id": "str", "onet_soc_code": "str"})
@@ -400,7 +400,7 @@ def read_gold_csv(path: Path, rule: GoldRule = "majority") -> Gold:
         raise DataError(f"{path} line {line} has no weight, other lines do; fill it, or remove the column")
     source = file_use(path, "file")
     if _REVIEWER in header:
-        source = _reviewed_source(path, source, reviewed, of=len(file.rows))
+        source = _reviewed_source(path, source, reviewed, total=len(file.rows))
     made_by = _declared_maker(file, header) or ("people" if reviewed else "unknown")
     if not several:
         return make_gold(str(path), table, source, made_by=made_by, selected=selected)
@@ -412,8 +412,8 @@ def read_gold_csv(path: Path, rule: GoldRule = "majority") -> Gold:
 def _declared_maker(file: Table, header: Mapping[str, str]) -> Maker | None:
     """Who made the labels, by the column `made_by`; None where it says nothing."""
     column = header.get(_MADE_BY)
-    said = {} if column is None else {cells[column].strip().lower(): line for line, cells in reversed(file.rows)}
-    makers: dict[Maker | None, int] = {_MAKERS.get(word): line for word, line in said.items() if word}
+    lines = {} if column is None else {cells[column].strip().lower(): line for line, cells in reversed(file.rows)}
+    makers: dict[Maker | None, int] = {_MAKERS.get(word): line for word, line in lines.items() if word}
     if None in makers or len(makers) > 1:
         raise DataError(
             f"{file.path} line {makers.get(None, max(makers.values()))}: made_by must be people, model or unknown, and the "
@@ -422,17 +422,17 @@ def _declared_maker(file: Table, header: Mapping[str, str]) -> Maker | None:
     return next(iter(makers), None)
 
 
-def _reviewed_source(path: Path, source: SourceUse, rows: Sequence[Mapping[str, str]], *, of: int) -> SourceUse:
+def _reviewed_source(path: Path, source: SourceUse, rows: Sequence[Mapping[str, str]], *, total: int) -> SourceUse:
     """The source, with reviewers, dates and numbers of rows from a review file."""
     if not rows:
         raise DataError(f"{path} has no row with a label; fill the column label (E0, E1 or E2) in some")
     when = sorted({row[_REVIEWED_AT] for row in rows if row.get(_REVIEWED_AT)})
-    said = {
+    review = {
         "reviewers": sorted({row[_REVIEWER] for row in rows} - {""}),
         "reviewed_at": [when[0], when[-1]] if when else [],
     }
-    counts = {"rows_reviewed": len(rows), "rows_not_filled_in": of - len(rows)}
-    return SourceUse.model_validate({**source.model_dump(), **said, **counts})
+    counts = {"rows_reviewed": len(rows), "rows_not_filled_in": total - len(rows)}
+    return SourceUse.model_validate({**source.model_dump(), **review, **counts})
 
 
 def _columns(file: Table) -> dict[str, str]:
@@ -443,36 +443,36 @@ def _columns(file: Table) -> dict[str, str]:
         DataError: There are no labels, or two columns have the same content.
     """
     names = {**COLUMN_NAMES, "code": ("code", "label"), "annotator": _ANNOTATOR}
-    found: dict[str, str] = {}
+    header: dict[str, str] = {}
     for holds in ("task_id", "onet_soc_code", *_LABEL_COLUMNS, *_DESIGN, "text", "annotator", *_REVIEW, _MADE_BY):
-        known = {plain_name(name) for name in names.get(holds, (holds,))}
-        columns = [column for column in file.header if plain_name(column) in known]
+        accepted = {plain_name(name) for name in names.get(holds, (holds,))}
+        columns = [column for column in file.header if plain_name(column) in accepted]
         if len(columns) > 1:
             raise DataError(
                 f"{file.path} has the column {holds!r} more than once ({' and '.join(columns)}); remove one"
             )
         if columns:
-            found[holds] = columns[0]
+            header[holds] = columns[0]
 
     values = {column: {cells[column].strip() for _, cells in file.rows} - {""} for column in file.header}
-    if AUTOMATION in found and not values[found[AUTOMATION]] & set(LEVELS):
-        del found[AUTOMATION]  # the set of 2023 has a column of this name with other things in it
-    if "task_id" not in found:
+    if AUTOMATION in header and not values[header[AUTOMATION]] & set(LEVELS):
+        del header[AUTOMATION]  # the set of 2023 has a column of this name with other things in it
+    if "task_id" not in header:
         raise ColumnError(file.path, "task_id", file.header)
-    if not found.keys() & {*_LABEL_COLUMNS, AUTOMATION}:
+    if not header.keys() & {*_LABEL_COLUMNS, AUTOMATION}:
         wanted = "code or label (E0, E1, E2), or strict and/or with_tools (exposed, not-exposed)"
         named = [column for column in file.header if values[column] <= set(CODES)]
         like = f"; {' and '.join(named)} hold such labels: rename the one that is meant" if named else ""
         raise DataError(f"{file.path} has no column of labels; it needs {wanted}{like}")
-    return found
+    return header
 
 
 def _level(path: Path, number: int, label: str, automation: str) -> str | None:
-    said = {label, automation} - {""}
-    if len(said) > 1 or not said <= {*LEVELS}:
-        found = " and ".join(repr(word[:40]) for word in sorted(said))
-        raise DataError(f"{path} line {number}: give one level of automation, T0 to T4, or an empty cell, not {found}")
-    return next(iter(said), None)
+    levels = {label, automation} - {""}
+    if len(levels) > 1 or not levels <= {*LEVELS}:
+        text = " and ".join(repr(word[:40]) for word in sorted(levels))
+        raise DataError(f"{path} line {number}: give one level of automation, T0 to T4, or an empty cell, not {text}")
+    return next(iter(levels), None)
 
 
 def _design(file: Table, number: int, row: Mapping[str, str]) -> dict[str, object]:
@@ -484,18 +484,18 @@ def _design(file: Table, number: int, row: Mapping[str, str]) -> dict[str, objec
 
 
 def _labels(path: Path, number: int, row: Mapping[str, str]) -> dict[str, object]:
-    said, settings = row.get("code", ""), ("strict", "with_tools")
-    if said and said not in _BY_CODE:
-        raise DataError(f"{path} line {number}: {said[:40]!r} is not a code; use E0, E1 or E2, or leave the cell empty")
+    cell, settings = row.get("code", ""), ("strict", "with_tools")
+    if cell and cell not in _BY_CODE:
+        raise DataError(f"{path} line {number}: {cell[:40]!r} is not a code; use E0, E1 or E2, or leave the cell empty")
     for setting in settings:
         if row.get(setting, "") not in _EXPOSED:
-            found = f"{setting} is {row[setting][:40]!r}"
-            raise DataError(f"{path} line {number}: {found}; use exposed or not-exposed, or leave it empty")
-    given, implied = [_EXPOSED[row.get(setting, "")] for setting in settings], _BY_CODE.get(said, (None, None))
-    read = tuple(own if known is None else known for known, own in zip(given, implied, strict=True))
+            detail = f"{setting} is {row[setting][:40]!r}"
+            raise DataError(f"{path} line {number}: {detail}; use exposed or not-exposed, or leave it empty")
+    given, implied = [_EXPOSED[row.get(setting, "")] for setting in settings], _BY_CODE.get(cell, (None, None))
+    read = tuple(own if answer is None else answer for answer, own in zip(given, implied, strict=True))
     code = _CODE_OF.get(read)
-    if said and said != code:
-        clash = f"the code {said} contradicts strict and with_tools, which give {code}"
+    if cell and cell != code:
+        clash = f"the code {cell} contradicts strict and with_tools, which give {code}"
         raise DataError(f"{path} line {number}: {clash}; correct one of them")
     return {"code": code, **dict(zip(settings, read, strict=True))}
 

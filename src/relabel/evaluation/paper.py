@@ -123,7 +123,7 @@ def recompute() -> PaperDocument:
         DataError: The labels of 2023 cannot be read.
     """
     labels = eloundou.read_labels()
-    values = pd.DataFrame({(who, m): labels[who].map(_WORTH[m]) for who in _NAMES for m in MEASURES})
+    values = pd.DataFrame({(rater, m): labels[rater].map(_WORTH[m]) for rater in _NAMES for m in MEASURES})
     equal, core = (_occupations(labels, values, core=core) for core in (1.0, 2.0))
     titles = labels.drop_duplicates("onet_soc_code").set_index("onet_soc_code")["title"]
     cells = (
@@ -149,10 +149,10 @@ def _agreement(values: pd.DataFrame) -> Iterator[PaperFigure]:
     for (first, second), printed in _AGREEMENT.items():
         for measure, (share, correlation) in zip(MEASURES, printed, strict=True):
             one, other = values[first, measure], values[second, measure]
-            who = f"{_NAMES[first]} and {_NAMES[second]}, {measure}"
+            pair = f"{_NAMES[first]} and {_NAMES[second]}, {measure}"
             equal, r = 100 * float((one == other).mean()), float(np.corrcoef(one, other)[0, 1])
-            yield _cell("2", f"agreement, {who}", share, equal, "equal task values", tolerance=0.05)
-            yield _cell("2", f"Pearson's r, {who}", correlation, r, "task values", unit="correlation", tolerance=5e-4)
+            yield _cell("2", f"agreement, {pair}", share, equal, "equal task values", tolerance=0.05)
+            yield _cell("2", f"Pearson's r, {pair}", correlation, r, "task values", unit="correlation", tolerance=5e-4)
 
 
 def _summary(
@@ -160,25 +160,25 @@ def _summary(
 ) -> Iterator[PaperFigure]:
     share: dict[str, Any] = {"unit": "share", "tolerance": 5e-3}
     words = {"mean": "mean", "standard deviation": "std"}
-    for who, measure in product(("human", "gpt4"), MEASURES):
-        about, weights = f"{_NAMES[who]}, {measure}", f"{_WITHIN}, occupations equal"
-        for word, how in words.items():
-            ours, other = (float(getattr(table[who, measure], how)()) for table in (equal, core))
+    for rater, measure in product(("human", "gpt4"), MEASURES):
+        about, weights = f"{_NAMES[rater]}, {measure}", f"{_WITHIN}, occupations equal"
+        for word, method in words.items():
+            ours, other = (float(getattr(table[rater, measure], method)()) for table in (equal, core))
             rule, figure = "means by O*NET-SOC code", f"occupations, {word}, {about}"
             yield _cell("3", figure, None, ours, rule, weights, core_weighted=other, **share)
-        for word, how in words.items():
-            ours = float(getattr(values[who, measure], how)())
+        for word, method in words.items():
+            ours = float(getattr(values[rater, measure], method)())
             yield _cell("3", f"tasks, {word}, {about}", None, ours, "task values", **share)
-    for (who, name), code in product(_NAMES.items(), CODES):
-        ours = 100 * float((labels[who] == code).mean())
+    for (rater, name), code in product(_NAMES.items(), CODES):
+        ours = 100 * float((labels[rater] == code).mean())
         yield _cell("-", f"tasks labelled {code}, {name}", None, ours, "=", tolerance=0.05)
 
 
 def _top(equal: pd.DataFrame, core: pd.DataFrame) -> Iterator[PaperFigure]:
     for line in _TOP.strip().splitlines():
         about, _, listed = line.partition(":")
-        who, measure = cast("tuple[str, Measure]", about.split())
-        scores, other = equal[who, measure] * 100, core[who, measure] * 100
+        rater, measure = cast("tuple[str, Measure]", about.split())
+        scores, other = equal[rater, measure] * 100, core[rater, measure] * 100
         named = [entry.strip().rpartition(" ") for entry in listed.split(";") if entry.strip()]
         # Our own first five if the printed ones were not seen.
         ours_first = scores.sort_values(ascending=False, kind="stable").index[:5]
@@ -187,29 +187,30 @@ def _top(equal: pd.DataFrame, core: pd.DataFrame) -> Iterator[PaperFigure]:
             ours, weighted = float(scores.loc[title]), float(other.loc[title])
             # The paper's order of ties is not known: place n is right if fewer than n occupations have a higher score.
             ahead = int((scores > ours + 1e-9).sum())
-            figure, rule = f"top {place}, {_NAMES[who]}, {measure}: {title}", f"fewer than {place} occupations above"
+            figure, rule = f"top {place}, {_NAMES[rater]}, {measure}: {title}", f"fewer than {place} occupations above"
             cell = _cell("4", figure, value, ours, rule, _WITHIN, tolerance=0.05, core_weighted=weighted)
             if value is not None and ahead >= place:
                 cell = cell.model_copy(update={"reproduced": False, "reason": f"{ahead} occupations lie above it"})
             yield cell
-    for who, count in (("human", 15), ("gpt4", 86)):
-        ours = float((equal[who, "gamma"] >= 1 - 1e-12).sum())
-        yield _cell("4", f"occupations fully exposed, {_NAMES[who]}, gamma", count, ours, ">= 1", _WITHIN, unit="count")
+    for rater, count in (("human", 15), ("gpt4", 86)):
+        ours = float((equal[rater, "gamma"] >= 1 - 1e-12).sum())
+        figure = f"occupations fully exposed, {_NAMES[rater]}, gamma"
+        yield _cell("4", figure, count, ours, ">= 1", _WITHIN, unit="count")
     none, figure = float((equal[["human", "gpt4"]] == 0).all(axis=1).sum()), "occupations without an exposed task"
     yield _cell("appendix", figure, None, none, "= 0 in all six scores", _WITHIN, unit="count")
 
 
 def _shares(values: pd.DataFrame, equal: pd.DataFrame, core: pd.DataFrame) -> Iterator[PaperFigure]:
-    for who, measure, printed, words in _FASTER:
-        figure = f"tasks done significantly faster, {words} ({_NAMES[who]}, {measure})"
-        ours = 100 * float(values[who, measure].mean())
+    for rater, measure, printed, words in _FASTER:
+        figure = f"tasks done significantly faster, {words} ({_NAMES[rater]}, {measure})"
+        ours = 100 * float(values[rater, measure].mean())
         yield _cell("abstract", figure, printed, ours, "mean of task values", tolerance=0.5)
-    for who, measure in product(("human", "gpt4"), MEASURES):
-        seen = {("human", "alpha"): 1.8, ("human", "gamma"): 46}.get((who, measure))
+    for rater, measure in product(("human", "gpt4"), MEASURES):
+        seen = {("human", "alpha"): 1.8, ("human", "gamma"): 46}.get((rater, measure))
         for rule, word in ((">", "over"), (">=", "at least")):
             printed = seen if rule == ">" else None
-            ours, other = (100 * float(_above(table[who, measure], rule, 0.5).mean()) for table in (equal, core))
-            figure = f"occupations with {word} half of their tasks, {_NAMES[who]}, {measure}"
+            ours, other = (100 * float(_above(table[rater, measure], rule, 0.5).mean()) for table in (equal, core))
+            figure = f"occupations with {word} half of their tasks, {_NAMES[rater]}, {measure}"
             table, weights = "-" if printed is None else "Science abstract", f"{_TASKS_EQUAL}, occupations equal"
             tolerance = 0.05 if measure == "alpha" else 0.5
             yield _cell(table, figure, printed, ours, f"{rule} 0.5", weights, tolerance=tolerance, core_weighted=other)
@@ -221,28 +222,28 @@ def _above(values: pd.Series, rule: str, bound: float) -> pd.Series:
 
 def _workers(equal: pd.DataFrame) -> Iterator[PaperFigure]:
     weights = f"jobs by six-digit SOC ({EMPLOYMENT}); tasks equal, detailed codes equal within a SOC"
-    jobs, why = None, ""
+    jobs, reason = None, ""
     try:
         wages = bls.read_wages(EMPLOYMENT)
         jobs = wages[wages["group"] == "detailed"].set_index("soc2018")["employment"].dropna()
     except DataError as error:
-        why = f"no employment figures: {error}"
+        reason = f"no employment figures: {error}"
     for table, measure, bound, rule, printed in _WORKERS:
         ours = None
         if jobs is not None:
             soc = equal["human", measure].groupby(equal.index.str[:7]).mean()
-            both = pd.DataFrame({"score": soc.round(12), "jobs": jobs}).dropna()
-            total, other = both["jobs"].sum(), ">=" if rule == ">" else ">"
+            rows = pd.DataFrame({"score": soc.round(12), "jobs": jobs}).dropna()
+            total, other = rows["jobs"].sum(), ">=" if rule == ">" else ">"
             ours, instead = (
-                100 * float(both["jobs"][_above(both["score"], sign, bound)].sum() / total) for sign in (rule, other)
+                100 * float(rows["jobs"][_above(rows["score"], sign, bound)].sum() / total) for sign in (rule, other)
             )
-            why = (
+            reason = (
                 f"other jobs: those of {EMPLOYMENT}, {100 * total / jobs.sum():.0f}% of which have a score under the same "
                 f"code; the paper used jobs of 2020 and 2021; with {other} instead of {rule} it would be {instead:.1f}"
             )
         over = "over" if rule == ">" else "at least"
         figure = f"workers with {over} {100 * bound:.0f}% of their tasks, human, {measure}"
-        yield _cell(table, figure, printed, ours, f"{rule} {bound}", weights, tolerance=1, reason=why)
+        yield _cell(table, figure, printed, ours, f"{rule} {bound}", weights, tolerance=1, reason=reason)
 
 
 def _cell(
@@ -264,5 +265,5 @@ def _cell(
         # Slightly more than the tolerance, so that a difference of exactly half a unit passes in floating point.
         reproduced = abs(ours - printed) <= tolerance * (1 + 1e-9) + 1e-12
         reason = None if reproduced else reason or "the published labels give another figure; the cause is not known"
-    known = {"table": table, "figure": figure, "printed": printed, "ours": ours, "rule": rule, "weights": weights}
-    return PaperFigure(**known, tolerance=tolerance, reproduced=reproduced, reason=reason, **more)
+    fields = {"table": table, "figure": figure, "printed": printed, "ours": ours, "rule": rule, "weights": weights}
+    return PaperFigure(**fields, tolerance=tolerance, reproduced=reproduced, reason=reason, **more)

@@ -100,7 +100,7 @@ def powered_mean(
     chance = np.minimum(n / (len(everything) * w), 1)
     # Influence of each unit's error on the estimate; 0 for units that are included with certainty.
     pull = w * np.sqrt(1 - chance) / n
-    design = _Design.of(w, pull, clusters, strata)
+    design = _Design.build(w, pull, clusters, strata)
     if power is None:
         power = _least_variance(gold, predicted, everything, w, pull, design)
     error = gold - power * predicted
@@ -135,12 +135,12 @@ class _Design:
     chancy: npt.NDArray[np.bool_]
 
     @classmethod
-    def of(cls, weight: Array, pull: Array, clusters: npt.ArrayLike | None, strata: npt.ArrayLike | None) -> _Design:
+    def build(cls, weight: Array, pull: Array, clusters: npt.ArrayLike | None, strata: npt.ArrayLike | None) -> _Design:
         n = len(weight)
         place = np.arange(n) if clusters is None else _places(clusters)
         stratum = np.zeros(n, dtype=np.intp) if strata is None else _places(strata)
-        each = np.unique(np.stack([stratum, place]), axis=1)
-        within = np.bincount(each[0])[stratum]
+        pairs = np.unique(np.stack([stratum, place]), axis=1)
+        within = np.bincount(pairs[0])[stratum]
         lone = (within < 2) & (strata is not None)
         size = np.where(lone, len(np.unique(place)), within)
         return cls(weight, place, stratum, lone, size / np.maximum(size - 1.0, 1.0), pull > 0)
@@ -170,14 +170,14 @@ def _places(names: npt.ArrayLike) -> npt.NDArray[np.intp]:
 
 def _least_variance(gold: Array, predicted: Array, everything: Array, w: Array, pull: Array, design: _Design) -> float:
     """Lambda: the slope of gold on predictions, weighted as in the variance."""
-    told, guessed = design.centred(gold), design.centred(predicted)
-    own, known = float((pull**2 * guessed**2).sum()), float(np.var(everything, ddof=1))
-    if own <= 0 or known <= 0:
+    actual, guessed = design.centred(gold), design.centred(predicted)
+    own, variance = float((pull**2 * guessed**2).sum()), float(np.var(everything, ddof=1))
+    if own <= 0 or variance <= 0:
         return 0.0
-    slope = float((pull**2 * told * guessed).sum()) / own
+    slope = float((pull**2 * actual * guessed).sum()) / own
     # Use the known variance of all predictions instead of that in the gold, as in PPI++.
     seen = float(np.average((predicted - np.average(predicted, weights=w)) ** 2, weights=w))
-    return float(np.clip(slope * seen / known, 0, 1))
+    return float(np.clip(slope * seen / variance, 0, 1))
 
 
 def debiased(run: Run, gold: Gold, aligned: AlignedLabels) -> Debiased | None:
@@ -195,55 +195,55 @@ def debiased(run: Run, gold: Gold, aligned: AlignedLabels) -> Debiased | None:
         return None
     coded = run.coded()
     theirs = pd.DataFrame({f"{m}_gold": table[:, GOLD] for m, table in aligned.values.items()})
-    known = aligned.tasks.join(theirs)
-    if known.duplicated(TASK_KEY).any():  # a gold with several labels of a task: use their weighted mean
-        parts = {str(column): known[column] * known["weight"] for column in theirs}
-        summed = known.assign(**parts).groupby(TASK_KEY)[[*theirs, "weight"]].sum(min_count=1)
+    matched = aligned.tasks.join(theirs)
+    if matched.duplicated(TASK_KEY).any():  # a gold with several labels of a task: use their weighted mean
+        parts = {str(column): matched[column] * matched["weight"] for column in theirs}
+        summed = matched.assign(**parts).groupby(TASK_KEY)[[*theirs, "weight"]].sum(min_count=1)
         means = summed[list(theirs)].div(summed["weight"], axis=0).reset_index()
-        known = means.merge(known.drop_duplicates(TASK_KEY)[[*TASK_KEY, "stratum"]], on=TASK_KEY).assign(weight=1.0)
+        matched = means.merge(matched.drop_duplicates(TASK_KEY)[[*TASK_KEY, "stratum"]], on=TASK_KEY).assign(weight=1.0)
     values = measures_of(run.rubric, coded)
-    table = coded[TASK_KEY].join(values).merge(known, on=TASK_KEY, how="left", validate="one_to_one")
+    table = coded[TASK_KEY].join(values).merge(matched, on=TASK_KEY, how="left", validate="one_to_one")
     table["group"] = table["onet_soc_code"].str[:2]
-    found: dict[Measure, tuple[Estimate, ...]] = {}
+    estimates: dict[Measure, tuple[Estimate, ...]] = {}
     for measure in MEASURES:
         rows = table[table[measure].notna()]
         if measure not in aligned.values or not rows[f"{measure}_gold"].notna().any():
             continue
         groups = [("all", "All tasks", rows)]
         groups += [(str(g), MAJOR_GROUPS.get(str(g), str(g)), part) for g, part in rows.groupby("group")]
-        found[measure] = tuple(_estimate(g, title, part, measure) for g, title, part in groups)
-    if not found:
+        estimates[measure] = tuple(_estimate(g, title, part, measure) for g, title, part in groups)
+    if not estimates:
         return None
-    unlike = known["weight"].nunique() > 1
+    unlike = matched["weight"].nunique() > 1
     chances = "with chances of one over their weights" if unlike else "with equal chances"
-    whose = (
+    basis = (
         "The estimates are means of people's labels."
         if gold.human
         else "The estimates are means of labels like the gold's; its maker is unknown, so they do not count as people's."
     )
     note = (
-        f"{whose} The gold's tasks are taken as drawn {chances} from all tasks of the run, and the means are those of these very "
+        f"{basis} The gold's tasks are taken as drawn {chances} from all tasks of the run, and the means are those of these very "
         "tasks, each weighing the same; errors are clustered by occupation. The naive mean is counted, not estimated: its "
         "error is the run's."
     )
-    return Debiased(measures=found, note=note)
+    return Debiased(measures=estimates, note=note)
 
 
 def _estimate(group: str, title: str, rows: pd.DataFrame, measure: Measure) -> Estimate:
     labelled = rows[rows[f"{measure}_gold"].notna()]
     everything = rows[measure].to_numpy(dtype=np.float64)
     # The run's own mean covers all tasks: it may be biased, but has no sampling error.
-    found: dict[str, Any] = {"gold": None, "ppi": None, "power": None, "ci95": {"naive": None}}
+    figures: dict[str, Any] = {"gold": None, "ppi": None, "power": None, "ci95": {"naive": None}}
     gold = labelled[f"{measure}_gold"].to_numpy(dtype=np.float64)
     if len(labelled) < FEWEST_LABELS:
-        found["note"] = f"fewer than {FEWEST_LABELS} tasks of the group have a gold label"
+        figures["note"] = f"fewer than {FEWEST_LABELS} tasks of the group have a gold label"
     elif len(labelled) == len(rows):
-        found |= {"gold": float(gold.mean()), "ci95": dict.fromkeys(("naive", "gold", "ppi"))}
-        found["note"] = "the gold holds every task of the run: its mean is the answer"
+        figures |= {"gold": float(gold.mean()), "ci95": dict.fromkeys(("naive", "gold", "ppi"))}
+        figures["note"] = "the gold holds every task of the run: its mean is the answer"
     else:
-        found |= _powered(labelled, gold, labelled[measure].to_numpy(dtype=np.float64), everything)
+        figures |= _powered(labelled, gold, labelled[measure].to_numpy(dtype=np.float64), everything)
     about = {"group": group, "title": title, "n_gold": len(labelled), "n_run": len(rows)}
-    return Estimate.model_validate(about | {"naive": float(everything.mean())} | found)
+    return Estimate.model_validate(about | {"naive": float(everything.mean())} | figures)
 
 
 def _powered(labelled: pd.DataFrame, gold: Array, predicted: Array, everything: Array) -> dict[str, Any]:

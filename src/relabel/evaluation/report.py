@@ -79,26 +79,26 @@ def eval_page(
         kind, _, name = table.key.partition("-")
         svg = None
         if kind == "confusion":
-            found = document.settings[cast("SettingName", name)].confusion
-            svg = charts.matrix(table.key, found, rows="gold", columns="run")
+            counts = document.settings[cast("SettingName", name)].confusion
+            svg = charts.matrix(table.key, counts, rows="gold", columns="run")
         elif kind == "slices" and len(ranges := table.ranges(3)) > 1:
             overall = document.settings[main].accuracy
             svg = charts.ranges(f"accuracy-by-{name}", ranges, title="accuracy", mark=overall)
         elif kind == "measures":
             svg = _scatter(aligned, charts)
         sections.append((table.key, table, svg))
-    for setting, found in (document.calibration or {}).items():
+    for setting, figures in (document.calibration or {}).items():
         curve = Table(f"Reliability of the probabilities, {setting}", (), ())
-        sections.append((f"calibration-{setting}", curve, charts.reliability(f"calibration-{setting}", found.bins)))
+        sections.append((f"calibration-{setting}", curve, charts.reliability(f"calibration-{setting}", figures.bins)))
     if comparison is not None:
         moved = _flip_table(comparison.flips, ("baseline", "run"), {}, comparison.main_measure)
-        said = [*comparison.verdict.splitlines(), *moved.notes]
+        notes = [*comparison.verdict.splitlines(), *moved.notes]
         counts = comparison.settings[comparison.main_setting].transitions
         svg = charts.matrix("changes-against-baseline", counts, rows="baseline", columns="run")
-        sections.append(("flips", replace(moved, title="Changes against the baseline", notes=said), svg))
-    if differences := [of for of in flips_of(aligned, GOLD, 0, TaskTexts(details)) if of.effect]:
-        found = _flip_table(differences, ("gold", "run"), {"run": run}, aligned.main_measure)
-        sections.append(("differences", replace(found, title="Where run and gold differ most"), None))
+        sections.append(("flips", replace(moved, title="Changes against the baseline", notes=notes), svg))
+    if differences := [flip for flip in flips_of(aligned, GOLD, 0, TaskTexts(details)) if flip.effect]:
+        difference_table = _flip_table(differences, ("gold", "run"), {"run": run}, aligned.main_measure)
+        sections.append(("differences", replace(difference_table, title="Where run and gold differ most"), None))
     return render(
         "eval.html.jinja",
         title=f"{document.run} against the gold {document.gold}"
@@ -144,8 +144,8 @@ def compare_page(
         svg = None
         if isinstance(document, CompareDocument):
             if kind == "transitions":
-                found = document.settings[cast("SettingName", name)].transitions
-                svg = charts.matrix(table.key, found, rows="first", columns="second")
+                counts = document.settings[cast("SettingName", name)].transitions
+                svg = charts.matrix(table.key, counts, rows="first", columns="second")
             elif kind == "agreement" and len(ranges := table.ranges()) > 1:
                 overall = document.settings[document.main_setting].agreement
                 svg = charts.ranges(table.key, ranges, title="agreement", mark=overall)
@@ -174,13 +174,13 @@ def _flip_table(
 ) -> Table:
     """The first `SHOWN` of `flips` with their statements, and rationales from `runs`, whose keys are the names to show."""
     most = flips[:SHOWN]
-    index = pd.MultiIndex.from_tuples([(of.onet_soc_code, of.task_id) for of in most], names=TASK_KEY)
-    said, rows = [rationales(run, index, name) for name, run in runs.items()], list[Sequence[Cell]]()
-    for of in most:
-        lines = [of.text or "(statement not on this machine)", *([of.title] if of.title else [])]
-        lines += [by[key] for by in said if (key := (of.onet_soc_code, of.task_id)) in by.index]
-        labels = (label_in_words(of.first), label_in_words(of.second))
-        rows.append([f"{of.task_id}\n{of.onet_soc_code}", *labels, "\n".join(lines), Signed(of.effect)])
+    index = pd.MultiIndex.from_tuples([(flip.onet_soc_code, flip.task_id) for flip in most], names=TASK_KEY)
+    reasons, rows = [rationales(run, index, name) for name, run in runs.items()], list[Sequence[Cell]]()
+    for flip in most:
+        lines = [flip.text or "(statement not on this machine)", *([flip.title] if flip.title else [])]
+        lines += [series[key] for series in reasons if (key := (flip.onet_soc_code, flip.task_id)) in series.index]
+        labels = (label_in_words(flip.first), label_in_words(flip.second))
+        rows.append([f"{flip.task_id}\n{flip.onet_soc_code}", *labels, "\n".join(lines), Signed(flip.effect)])
     note = f"Effect: change of the occupation's mean {measure} that this task alone makes, all its tasks weighing the same."
     return Table("", ("task", *names, "statement", "effect"), rows, left=4, notes=[note])
 
@@ -212,9 +212,9 @@ def _opaque(tag: str) -> str:
     """A tag with colours mixed with white instead of transparency, which a PDF file would store in a different order each time."""
     parts = {"": 1.0, "fill": 1.0, "stroke": 1.0} | {kind: float(part) for kind, part in _OPACITY.findall(tag)}
 
-    def mixed(found: re.Match[str]) -> str:
-        part, (red, green, blue) = parts[""] * parts[found[1]], bytes.fromhex(found[2])
-        return f'{found[1]}="#' + "".join(f"{round(255 - (255 - x) * part):02x}" for x in (red, green, blue)) + '"'
+    def mixed(paint: re.Match[str]) -> str:
+        part, (red, green, blue) = parts[""] * parts[paint[1]], bytes.fromhex(paint[2])
+        return f'{paint[1]}="#' + "".join(f"{round(255 - (255 - x) * part):02x}" for x in (red, green, blue)) + '"'
 
     return _PAINT.sub(mixed, _OPACITY.sub("", tag))
 
@@ -233,13 +233,13 @@ class Charts:
 
     def files(self) -> dict[str, bytes]:
         """The charts as SVG and PDF files for a paper, by file name; in black and blue on white."""
-        found: dict[str, bytes] = {}
+        files: dict[str, bytes] = {}
         for name, spec in self._drawn.items():
             for ink, colour in {_INK: "#1a1a1a", _ACCENT: "#0b5cad", "transparent": "white"}.items():
                 spec = spec.replace(f'"{ink}"', f'"{colour}"')  # noqa: PLW2901  one colour after another
             svg = _TAG.sub(lambda tag: _opaque(tag[0]), vl_convert.vegalite_to_svg(spec))
-            found |= {f"{name}.svg": svg.encode(), f"{name}.pdf": vl_convert.svg_to_pdf(svg)}
-        return found
+            files |= {f"{name}.svg": svg.encode(), f"{name}.pdf": vl_convert.svg_to_pdf(svg)}
+        return files
 
     def matrix(self, name: str, counts: Mapping[str, Mapping[str, int]], *, rows: str, columns: str) -> Markup:
         """A confusion or transition matrix, each cell shaded by its share of the row.
@@ -251,7 +251,7 @@ class Charts:
             columns: Title of the columns.
         """
         cells = pd.DataFrame(
-            [(row, column, n, n / max(sum(by.values()), 1)) for row, by in counts.items() for column, n in by.items()],
+            [(row, col, n, n / max(sum(line.values()), 1)) for row, line in counts.items() for col, n in line.items()],
             columns=["row", "column", "text", "share"],
         )
         labels = list(counts)
@@ -310,7 +310,7 @@ class Charts:
 
     def reliability(self, name: str, bins: Sequence[ReliabilityBin]) -> Markup:
         """A reliability curve: the share of correct labels against the mean probability of each bin, with intervals of the shares."""
-        rows = [(of.probability, of.accuracy, of.n, *(of.ci95.get("accuracy") or (of.accuracy,) * 2)) for of in bins]
+        rows = [(b.probability, b.accuracy, b.n, *(b.ci95.get("accuracy") or (b.accuracy,) * 2)) for b in bins]
         table = pd.DataFrame(rows, columns=["x", "y", "n", "low", "high"])
         scale = alt.Scale(domain=[0, 1])
         x = alt.X("x:Q", title="probability of the label", scale=scale, axis=alt.Axis(tickCount=5))
@@ -334,6 +334,6 @@ class Charts:
         self._drawn[name] = spec = whole.to_json()
         drawn = _SPOKEN.sub("", vl_convert.vegalite_to_svg(spec))
         mark = f"c{len(self._drawn)}-"
-        drawn = _ID.sub(lambda found: f"{found[1]}{mark}{found[2]}", drawn)
+        drawn = _ID.sub(lambda occurrence: f"{occurrence[1]}{mark}{occurrence[2]}", drawn)
         # Screen readers skip the inside of the chart: the page gives it a name as a picture, and tables have its figures.
         return Markup(drawn.replace("<svg ", '<svg aria-hidden="true" focusable="false" ', 1))  # noqa: S704  made here

@@ -110,7 +110,7 @@ def review(
     # An occupation with unknown jobs gets the median number.
     heavy = jobs.fillna(jobs.median()) / jobs.median() if jobs.notna().any() else pd.Series(1.0, index=table.index)
     table["priority"] = table["doubt"] * heavy / size
-    table["reasons"] = ["; ".join(said) for said in reasons]
+    table["reasons"] = ["; ".join(texts) for texts in reasons]
     table = table[table["doubt"] > 0]
     if table.empty:
         raise DataError(
@@ -169,22 +169,22 @@ def labels_for(run: Run, width: float, gold: Gold | None = None) -> int:
             raise DataError(
                 f"the gold {gold.name} has labels for fewer than {_PILOT} of the run's tasks; remove --gold, or label more"
             )
-        told, guessed = pair.gold - pair.gold.mean(), pair.run - pair.run.mean()
-        slope = float((told * guessed).sum() / max((guessed**2).sum(), 1e-12))
-        variance = float(((told - np.clip(slope, 0, 1) * guessed) ** 2).sum() / (len(pair) - 2))
+        actual, guessed = pair.gold - pair.gold.mean(), pair.run - pair.run.mean()
+        slope = float((actual * guessed).sum() / max((guessed**2).sum(), 1e-12))
+        variance = float(((actual - np.clip(slope, 0, 1) * guessed) ** 2).sum() / (len(pair) - 2))
     total = len(_labels(run))
     # Sample size for an infinite population, then finite population correction (Cochran 1977, Sampling Techniques, 4.4).
     infinite = (2 * NormalDist().inv_cdf(0.975) / width) ** 2 * variance
     return min(max(math.ceil(infinite / (1 + infinite / total)), min(_PILOT, total)), total)
 
 
-def review_csv(found: Review) -> str:
+def review_csv(review: Review) -> str:
     """The review as CSV for a spreadsheet; the caller adds a byte order mark.
 
     A cell that looks like a formula gets a leading apostrophe, which spreadsheets hide; the reader of golds removes it from
     ids.
     """
-    return found.table.map(_safe).to_csv(index=False, lineterminator="\r\n")
+    return review.table.map(_safe).to_csv(index=False, lineterminator="\r\n")
 
 
 def _labels(run: Run) -> pd.DataFrame:
@@ -208,8 +208,8 @@ def _labels(run: Run) -> pd.DataFrame:
 
 def _repeats(run: Run, index: pd.Index) -> tuple[pd.Series, pd.Series]:
     """Doubt from repeats that disagree: twice the share outside the majority, so that an even split is full doubt."""
-    each = run.labels.groupby([*TASK_KEY, "setting", "label"]).size()
-    votes = each.groupby(level=[0, 1, 2]).agg(total="sum", most="max")
+    counts = run.labels.groupby([*TASK_KEY, "setting", "label"]).size()
+    votes = counts.groupby(level=[0, 1, 2]).agg(total="sum", most="max")
     votes["doubt"] = 2 * (1 - votes["most"] / votes["total"])
     split = votes[votes["doubt"] > 0].sort_values("doubt", ascending=False).reset_index("setting")
     split = split[~split.index.duplicated()].reindex(index)
@@ -230,17 +230,17 @@ def _against_raters(run: Run, raters: Sequence[Run], index: pd.Index) -> tuple[p
     others, against = pd.Series(0, index=index), pd.Series(0, index=index)
     for rater in raters:
         ours, theirs = (side.reindex(index) for side in _two_labels(run, rater))
-        known = ours.notna() & theirs.notna()
-        others, against = others + known, against + (known & (ours != theirs))
+        common = ours.notna() & theirs.notna()
+        others, against = others + common, against + (common & (ours != theirs))
     doubt = (against / others.where(others > 0)).fillna(0.0) * 0.9
     return doubt, against.astype("string") + " of " + others.astype("string") + " other raters disagree"
 
 
 def _two_labels(run: Run, other: Gold | Run) -> tuple[pd.Series, pd.Series]:
     """Labels of a run, and of another run or a gold, in the main setting; by code and id, one per task."""
-    both = align([run], other) if isinstance(other, Gold) else align([run, other])
-    once = ~both.index().duplicated()
-    ours, theirs = (pd.Series(both.words(both.main, n).to_numpy(), index=both.index())[once] for n in (0, -1))
+    aligned = align([run], other) if isinstance(other, Gold) else align([run, other])
+    once = ~aligned.index().duplicated()
+    ours, theirs = (pd.Series(aligned.words(aligned.main, n).to_numpy(), index=aligned.index())[once] for n in (0, -1))
     return ours, theirs
 
 

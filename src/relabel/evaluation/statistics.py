@@ -106,8 +106,8 @@ def ac1(counts: Array) -> Array:
 
 def macro_f1(counts: Array) -> Array:
     """Unweighted mean of F1 over the labels in use, shape (...); NaN if both sides use only one label."""
-    found = BY_LABEL["f1"](counts)
-    mean = ratio(np.nansum(found, axis=-1), np.isfinite(found).sum(axis=-1))
+    f1 = BY_LABEL["f1"](counts)
+    mean = ratio(np.nansum(f1, axis=-1), np.isfinite(f1).sum(axis=-1))
     return _where_several_labels(counts, mean)
 
 
@@ -181,10 +181,10 @@ def correlation(sums: Array) -> Array:
     n, x, y, xx, yy, xy = (sums[..., place] for place in range(6))
     with np.errstate(divide="ignore", invalid="ignore"):
         spread_x, spread_y = xx / n - (x / n) ** 2, yy / n - (y / n) ** 2
-        found = (xy / n - x * y / n**2) / np.sqrt(spread_x * spread_y)
+        coefficient = (xy / n - x * y / n**2) / np.sqrt(spread_x * spread_y)
         # The variance of a constant may not be exactly 0, because of rounding.
         flat = (spread_x <= 1e-12 * (1 + xx / n)) | (spread_y <= 1e-12 * (1 + yy / n))
-    return np.where(flat, np.nan, np.clip(found, -1, 1))
+    return np.where(flat, np.nan, np.clip(coefficient, -1, 1))
 
 
 # Figures of two sets of task values (0-1) from sums of `task_values`, (..., 7) to (...); `mean` is the run's.
@@ -225,12 +225,12 @@ def setting_metrics(
         ci95: Intervals of the figures by name.
     """
     used = counts if weighted is None else weighted
-    told = {kind: dict(zip(scale, map(known, formula(used)), strict=True)) for kind, formula in BY_LABEL.items()}
+    by_kind = {kind: dict(zip(scale, map(known, formula(used)), strict=True)) for kind, formula in BY_LABEL.items()}
     support = dict(zip(scale, counts.sum(axis=1).astype(int).tolist(), strict=True))
     by_label = {
-        n: {kind: told[kind][n] for kind in ("precision", "recall", "f1")} | {"support": support[n]} for n in scale
+        n: {kind: by_kind[kind][n] for kind in ("precision", "recall", "f1")} | {"support": support[n]} for n in scale
     }
-    shares = {side: {n: x for n, x in told[side].items() if x is not None} for side in ("gold", "run")}
+    shares = {side: {n: x for n, x in by_kind[side].items() if x is not None} for side in ("gold", "run")}
     figures = {name: known(formula(used)) for name, formula in FIGURES.items()}
     about = {"labels": by_label, "confusion": cross_table(counts, scale), "prevalence": shares, "ci95": ci95 or {}}
     return SettingMetrics.model_validate({"n": int(counts.sum()), **figures, **about})
@@ -271,8 +271,8 @@ def known(value: float | np.floating | Array) -> float | None:
 def ratio(above: npt.ArrayLike, below: npt.ArrayLike) -> Array:
     """A quotient; NaN if undefined."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        found = np.asarray(above, dtype=np.float64) / np.asarray(below, dtype=np.float64)
-    return np.where(np.isfinite(found), found, np.nan)
+        quotient = np.asarray(above, dtype=np.float64) / np.asarray(below, dtype=np.float64)
+    return np.where(np.isfinite(quotient), quotient, np.nan)
 
 
 # Default number of draws; bounds then differ between seeds by about a twentieth of an interval's width.
@@ -327,17 +327,17 @@ class Draws:
         With one-hot pairs of labels, this gives a confusion matrix for each draw.
         """
         size = self.counts.shape[1]
-        by = summed(values, self.place * groups + group, size * groups)
-        drawn = by.reshape(size, math.prod(by.shape) // max(size, 1)).T @ self.counts.T
-        return np.moveaxis(drawn.reshape(groups, *by.shape[1:], len(self.counts)), -1, 1)
+        totals = summed(values, self.place * groups + group, size * groups)
+        drawn = totals.reshape(size, math.prod(totals.shape) // max(size, 1)).T @ self.counts.T
+        return np.moveaxis(drawn.reshape(groups, *totals.shape[1:], len(self.counts)), -1, 1)
 
 
 def summed(values: npt.ArrayLike, place: Places, size: int) -> Array:
     """Sums of values, shape (n, ...), by group, shape (n,) with numbers below `size`; shape (size, ...)."""
     values = np.asarray(values, dtype=np.float64)
     columns = values.reshape(len(values), math.prod(values.shape[1:])).T
-    found = [np.bincount(place, weights=column, minlength=size) for column in columns]
-    return np.stack(found, axis=1, dtype=np.float64).reshape(size, *values.shape[1:])
+    sums = [np.bincount(place, weights=column, minlength=size) for column in columns]
+    return np.stack(sums, axis=1, dtype=np.float64).reshape(size, *values.shape[1:])
 
 
 def occupation_draws(codes: npt.ArrayLike, draws: int = DRAWS, seed: int = 0) -> Draws:
@@ -508,8 +508,8 @@ class Sums:
         """Number of tasks and of occupations in each group; 0 occupations without draws."""
         group = np.zeros(len(self.each), dtype=np.intp) if self.group is None else self.group
         place = np.zeros(0, dtype=np.intp) if self.draws is None else self.draws.place * self.groups + group
-        held, tasks = np.unique(place) % self.groups, np.bincount(group, minlength=self.groups)
-        return list(zip(tasks.tolist(), np.bincount(held, minlength=self.groups).tolist(), strict=True))
+        group_of, tasks = np.unique(place) % self.groups, np.bincount(group, minlength=self.groups)
+        return list(zip(tasks.tolist(), np.bincount(group_of, minlength=self.groups).tolist(), strict=True))
 
     def figures(self, formula: Formula, span: Bounds = SHARE) -> list[Figure]:
         """A figure of each group; with draws it has an interval."""
@@ -521,16 +521,17 @@ class Sums:
             assert self.corners is not None
             tasks, shares = np.array([(n, unseen(tail, max(units, 1))) for n, units in self.sizes]).T
             share, most = (x.reshape(-1, *[1] * self.corners.ndim) for x in (shares, shares * tasks))
-            found = formula((1 - share) * self.total[:, None] + most * self.corners)
-            return np.fmin(values, np.fmin.reduce(found, axis=1)), np.fmax(values, np.fmax.reduce(found, axis=1))
+            figures = formula((1 - share) * self.total[:, None] + most * self.corners)
+            return np.fmin(values, np.fmin.reduce(figures, axis=1)), np.fmax(values, np.fmax.reduce(figures, axis=1))
 
-        def extremes(at: int, tail: float) -> Bounds:
+        def extremes(index: int, tail: float) -> Bounds:
             low, high = ends(tail)
-            return float(low[at]), float(high[at])
+            return float(low[index]), float(high[index])
 
-        bent = [None if self.corners is None else partial(extremes, at) for at in range(self.groups)]
+        bent = [None if self.corners is None else partial(extremes, index) for index in range(self.groups)]
         return [
-            Figure(float(values[at]), drawn[at], n, units, span, bent[at]) for at, (n, units) in enumerate(self.sizes)
+            Figure(float(values[index]), drawn[index], n, units, span, bent[index])
+            for index, (n, units) in enumerate(self.sizes)
         ]
 
     def figure(self, formula: Formula, span: Bounds = SHARE) -> Figure:
@@ -559,9 +560,9 @@ def drawn_ranks(counts: Array, values: Array) -> Array:
     """
     order = np.argsort(values, kind="stable")
     starts = np.flatnonzero(np.diff(values[order], prepend=np.nan) != 0)
-    held = np.add.reduceat(counts.T[order], starts)
-    middle = np.cumsum(held, axis=0)
-    middle -= held / 2
+    tied = np.add.reduceat(counts.T[order], starts)
+    middle = np.cumsum(tied, axis=0)
+    middle -= tied / 2
     middle -= counts.sum(axis=1) / 2
     group = np.empty(len(values), dtype=np.intp)
     group[order] = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(values)))

@@ -118,8 +118,8 @@ class Gate(Frozen):
             raise ValueError(
                 f"{self.metric} needs a setting such as three-way, or a measure such as beta, and not both"
             )
-        elif self.metric not in (known := _figures_of(self.setting)):
-            raise ValueError(f"metric: {self.metric!r} is not a figure of {self.about}; use one of {', '.join(known)}")
+        elif self.metric not in (names := _figures_of(self.setting)):
+            raise ValueError(f"metric: {self.metric!r} is not a figure of {self.about}; use one of {', '.join(names)}")
         if self.min is None and self.max is None and self.max_drop is None:
             raise ValueError("has no threshold; give min, max or max_drop")
         if self.metric == "mean_difference" and self.max_drop is not None:
@@ -181,8 +181,8 @@ class Suite(Frozen):
                 raise ValueError(f"{where}: another gate has this id already; each needs its own")
             seen.add(gate.id)
             if gate.slice is not None and gate.slice not in self.slices:
-                known = ", ".join(self.slices) or "none"
-                raise ValueError(f"{where}: slice {gate.slice!r} is not among the suite's slices ({known})")
+                names = ", ".join(self.slices) or "none"
+                raise ValueError(f"{where}: slice {gate.slice!r} is not among the suite's slices ({names})")
             if gate.max_drop is not None and self.baseline is None:
                 raise ValueError(f"{where}: max_drop needs a baseline; name a run under baseline: run")
         return self
@@ -311,8 +311,8 @@ def gate_error(failures: Iterable[GateResult]) -> str:
     """The error message for failed gates: the first one, and the number of others."""
     first, *rest = failures
     more = f" (and {len(rest)} more)" if rest else ""
-    why = f"; {first.why.rstrip('.')}" if first.why else ""
-    return f"gate {first.id} failed{more}: {first.message}{why}"
+    reason = f"; {first.why.rstrip('.')}" if first.why else ""
+    return f"gate {first.id} failed{more}: {first.message}{reason}"
 
 
 # Control characters that XML 1.0 cannot hold, in whatever escape.
@@ -349,20 +349,20 @@ def github_annotations(result: SuiteResult) -> list[str]:
     """GitHub's workflow commands: one error a gate that does not hold, and a notice when all hold."""
     if result.passed:
         count = len(result.results)
-        said = f"{count} gate{'' if count == 1 else 's'} passed for {result.run}"
-        return [f"::notice title={_property(f'relabel {result.suite}')}::{_message(said)}"]
+        message = f"{count} gate{'' if count == 1 else 's'} passed for {result.run}"
+        return [f"::notice title={_property(f'relabel {result.suite}')}::{_message(message)}"]
     return [
         f"::error title={_property(f'relabel {result.suite}: {gate.id}')}::{_message(gate.message)}"
         for gate in result.failures
     ]
 
 
-def _message(said: str) -> str:
-    return said.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+def _message(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 
-def _property(said: str) -> str:
-    return _message(said).replace(":", "%3A").replace(",", "%2C")
+def _property(text: str) -> str:
+    return _message(text).replace(":", "%3A").replace(",", "%2C")
 
 
 def junit_xml(result: SuiteResult) -> str:
@@ -383,13 +383,13 @@ def junit_xml(result: SuiteResult) -> str:
     for name in ("run", "gold", "gold_sha256", "baseline", "baseline_sha256", "family"):
         if (value := getattr(result, name)) is not None:
             ET.SubElement(properties, "property", {"name": name, "value": _legal(value)})
-    for each in result.results:
-        case = ET.SubElement(suite, "testcase", {"classname": f"relabel.{result.suite}", "name": each.label})
-        if not each.passed:
-            kind = "failure" if each.judged else "error"
-            found = ET.SubElement(case, kind, {"message": _legal(each.message), "type": each.kind})
-            found.text = _legal(each.why or each.message)
-        ET.SubElement(case, "system-out").text = _legal(each.message)
+    for outcome in result.results:
+        case = ET.SubElement(suite, "testcase", {"classname": f"relabel.{result.suite}", "name": outcome.label})
+        if not outcome.passed:
+            kind = "failure" if outcome.judged else "error"
+            element = ET.SubElement(case, kind, {"message": _legal(outcome.message), "type": outcome.kind})
+            element.text = _legal(outcome.why or outcome.message)
+        ET.SubElement(case, "system-out").text = _legal(outcome.message)
     ET.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
 

@@ -258,11 +258,11 @@ def trial(
                 "tasks and settings"
             )
     differences = tuple(
-        found
+        difference
         for first, second in combinations(range(len(runs)), 2)
-        for at, gold in enumerate(golds, len(runs))
+        for column, gold in enumerate(golds, len(runs))
         for setting in MAIN
-        if (found := _difference(aligned, first, second, at, setting, people=gold.human)) is not None
+        if (difference := _difference(aligned, first, second, column, setting, people=gold.human)) is not None
     )
     spent = rejected or {}
     document = TrialDocument(
@@ -285,7 +285,7 @@ def trial(
         validity={},
         verdict="",
     )
-    validity = {of.name: _validity(of, document, look) for of in document.rubrics}
+    validity = {rubric.name: _validity(rubric, document, look) for rubric in document.rubrics}
     words = {"note": _note(document, look), "verdict": "\n".join(_verdict(document))}
     return document.model_copy(update={**words, "validity": validity})
 
@@ -300,7 +300,7 @@ def variance(run: Run) -> dict[str, Variance]:
         By setting; empty where each task has one label, or fewer than two tasks have all of theirs.
     """
     place = {label: rank for rank, label in enumerate(reversed(list(run.rubric.labels)))}
-    found: dict[str, Variance] = {}
+    components: dict[str, Variance] = {}
     for setting, part in run.labels.groupby("setting"):
         wide = part.assign(y=part["label"].map(place).astype(float)).pivot_table(
             index=TASK_KEY, columns=["variant", "sample"], values="y"
@@ -310,8 +310,8 @@ def variance(run: Run) -> dict[str, Variance]:
         whole = wide.dropna()
         if variants * repeats < 2 or len(wide.columns) != variants * repeats or len(whole) < 2:
             continue
-        found[str(setting)] = _components(whole.to_numpy().reshape(len(whole), variants, repeats))
-    return found
+        components[str(setting)] = _components(whole.to_numpy().reshape(len(whole), variants, repeats))
+    return components
 
 
 def _components(y: npt.NDArray[np.float64]) -> Variance:
@@ -319,14 +319,14 @@ def _components(y: npt.NDArray[np.float64]) -> Variance:
     tasks, orders, repeats = y.shape
     mean, by_task, by_order, cell = y.mean(), y.mean(axis=(1, 2)), y.mean(axis=(0, 2)), y.mean(axis=2)
     of_task = orders * repeats * ((by_task - mean) ** 2).sum() / (tasks - 1)
-    within = both = ((y - cell[:, :, None]) ** 2).sum() / (tasks * orders * (repeats - 1)) if repeats > 1 else 0.0
+    within = residual = ((y - cell[:, :, None]) ** 2).sum() / (tasks * orders * (repeats - 1)) if repeats > 1 else 0.0
     order = 0.0
     if orders > 1:
         rest = cell - by_task[:, None] - by_order[None, :] + mean
-        both = repeats * (rest**2).sum() / ((tasks - 1) * (orders - 1))
+        residual = repeats * (rest**2).sum() / ((tasks - 1) * (orders - 1))
         of_order = tasks * repeats * ((by_order - mean) ** 2).sum() / (orders - 1)
-        order = max((of_order - both) / (tasks * repeats), 0) + max((both - within) / repeats, 0)
-    parts = {"task": max((of_task - both) / (orders * repeats), 0), "order": order, "repeat": within}
+        order = max((of_order - residual) / (tasks * repeats), 0) + max((residual - within) / repeats, 0)
+    parts = {"task": max((of_task - residual) / (orders * repeats), 0), "order": order, "repeat": within}
     total = sum(parts.values())
     shares = (
         {name: part / total for name, part in parts.items()} if total else {"task": 1.0, "order": 0.0, "repeat": 0.0}
@@ -343,17 +343,17 @@ def _agreements(aligned: AlignedLabels, rubrics: int) -> Iterator[Closeness]:
         for first, second in [*((rubric, gold) for gold in golds), *combinations(golds, 2)]
     ]
     compared += [(first, second, first) for first, second in combinations(range(rubrics), 2)]
-    for (first, second, on), setting in product(compared, SCALES):
-        keep = aligned.known(setting, first, second, on)
+    for (first, second, rubric), setting in product(compared, SCALES):
+        keep = aligned.known(setting, first, second, rubric)
         if not keep.any():
             continue
         pair = aligned.pair(setting, first, second, keep=keep)
-        found = {"accuracy": pair.figure("accuracy"), "kappa": pair.figure("kappa")}
+        figures = {"accuracy": pair.figure("accuracy"), "kappa": pair.figure("kappa")}
         if len(pair.scale) == 2:
-            found |= {"first_rate": pair.figure("run:exposed"), "second_rate": pair.figure("gold:exposed")}
-        names = {"first": aligned.names[first], "second": aligned.names[second], "on": aligned.names[on]}
-        sizes = {"n": len(pair), "occupations": found["kappa"].occupations}
-        yield Closeness(**names, setting=setting, **sizes, **stated(found, pair.draws))
+            figures |= {"first_rate": pair.figure("run:exposed"), "second_rate": pair.figure("gold:exposed")}
+        names = {"first": aligned.names[first], "second": aligned.names[second], "on": aligned.names[rubric]}
+        sizes = {"n": len(pair), "occupations": figures["kappa"].occupations}
+        yield Closeness(**names, setting=setting, **sizes, **stated(figures, pair.draws))
 
 
 def _difference(
@@ -392,12 +392,12 @@ def _tried(run: Run, aligned: AlignedLabels, rater: int, rejected: Spent) -> Tri
     labels, manifest = run.labels, run.manifest
     answered = np.any([aligned.known(s, rater) for s in SCALES], axis=0)
     in_half = [half_of(str(task)) for task in aligned.tasks["task_id"][answered]]
-    found: dict[str, Figure] = {}
+    figures: dict[str, Figure] = {}
     for setting in SCALES:
         pair = aligned.pair(setting, rater, rater)
         if len(pair):
             used = {setting: "exposed"} if len(pair.scale) == 2 else dict(zip(pair.scale, pair.scale, strict=True))
-            found |= {name: pair.figure(f"run:{label}") for name, label in used.items()}
+            figures |= {name: pair.figure(f"run:{label}") for name, label in used.items()}
     costs = labels["cost_usd"]
     costs_known = rejected.cost_usd is not None and not costs.isna().any()
     return TriedRubric(
@@ -410,8 +410,8 @@ def _tried(run: Run, aligned: AlignedLabels, rater: int, rejected: Spent) -> Tri
         raters=manifest.model,
         tasks=int(answered.sum()),
         halves={half: in_half.count(half) for half in ("development", "final")},
-        rates={name: float(of.value) for name, of in found.items()},
-        ci95={name: of.interval() for name, of in found.items()},
+        rates={name: float(figure.value) for name, figure in figures.items()},
+        ci95={name: figure.interval() for name, figure in figures.items()},
         asked=manifest.counts.asked,
         missing=manifest.counts.failed,
         cost_usd=float(costs.sum()) + (rejected.cost_usd or 0.0) if costs_known else None,
@@ -422,7 +422,7 @@ def _tried(run: Run, aligned: AlignedLabels, rater: int, rejected: Spent) -> Tri
 
 
 def _note(document: TrialDocument, look: Look) -> str | None:
-    notes = [missing for of in document.rubrics if (missing := _missing_in_words(of))]
+    notes = [missing for rubric in document.rubrics if (missing := _missing_in_words(rubric))]
     unknown = [gold.name for gold in document.golds if gold.made_by == "unknown" and gold.name != "sample"]
     notes += [UNKNOWN_MAKER.format(name=name) for name in unknown]
     if document.final:
@@ -432,7 +432,7 @@ def _note(document: TrialDocument, look: Look) -> str | None:
             if look.number == 1
             else f"{_later(look)}: other wordings were tried on it {look.earlier}, so that its tasks are no longer unseen"
         )
-    if document.half is None and (kept := max(of.halves["final"] for of in document.rubrics)):
+    if document.half is None and (kept := max(rubric.halves["final"] for rubric in document.rubrics)):
         notes.append(
             f"all given labels were used: {kept:,} of the tasks belong to the half kept for --final, so a wording tuned on "
             "them has no unseen tasks left there"
@@ -444,26 +444,26 @@ def _later(look: Look) -> str:
     return f"this is look {look.number} at the half kept for the end"
 
 
-def _missing_in_words(of: TriedRubric) -> str:
-    if not of.missing:
+def _missing_in_words(rubric: TriedRubric) -> str:
+    if not rubric.missing:
         return ""
     return (
-        f"{of.missing:,} of {of.asked:,} labels under {of.name} are missing ({of.missing / of.asked:.0%}); its figures cover "
-        "only the others"
+        f"{rubric.missing:,} of {rubric.asked:,} labels under {rubric.name} are missing "
+        f"({rubric.missing / rubric.asked:.0%}); its figures cover only the others"
     )
 
 
-def _validity(of: TriedRubric, document: TrialDocument, look: Look) -> dict[str, Any]:
+def _validity(rubric: TriedRubric, document: TrialDocument, look: Look) -> dict[str, Any]:
     """A block for the rubric's file, with figures rounded to three decimals; see `relabel.rubric.Study`."""
     compared: dict[str, dict[str, Any]] = {}
     by_gold = {
-        gold: [a for a in document.agreements if a.first == of.name and a.second == gold.name]
+        gold: [a for a in document.agreements if a.first == rubric.name and a.second == gold.name]
         for gold in document.golds
     }
     for gold, ours in by_gold.items():
         compared[gold.name] = {
             "people": gold.people,
-            **({"n": least} if (least := min((a.n for a in ours), default=of.tasks)) != of.tasks else {}),
+            **({"n": least} if (least := min((a.n for a in ours), default=rubric.tasks)) != rubric.tasks else {}),
             "rates": {str(a.setting): _round(a.second_rate) for a in ours if a.second_rate is not None},
             "kappa": {str(a.setting): _round(a.kappa) for a in ours if a.kappa is not None},
         }
@@ -471,18 +471,18 @@ def _validity(of: TriedRubric, document: TrialDocument, look: Look) -> dict[str,
     sizes = ", ".join(f"{setting} {n:,}" for setting, n in counted.items())
     uneven = f"tasks compared: {sizes}" if len(set(counted.values())) > 1 else ""
     again = _later(look) if look.number > 1 else ""
-    limits = "; ".join(filter(None, (again, _missing_in_words(of), uneven)))
+    limits = "; ".join(filter(None, (again, _missing_in_words(rubric), uneven)))
     drawn = {"development": ", the half for tuning", "final": ", the half kept for the end", None: ""}[document.half]
     when = document.started_at[:10]
     return {
         "study": f"relabel rubric try, {when}",
-        "raters": of.raters,
+        "raters": rubric.raters,
         "when": when,
         "tasks": f"tasks of {document.tasks}{drawn}",
-        "n": of.tasks,
-        "labels": of.labels,
-        "wording": of.wording,
-        "rates": {name: _round(of.rates[name]) for name in ("strict", "with-tools") if name in of.rates},
+        "n": rubric.tasks,
+        "labels": rubric.labels,
+        "wording": rubric.wording,
+        "rates": {name: _round(rubric.rates[name]) for name in ("strict", "with-tools") if name in rubric.rates},
         "golds": compared,
         **({"limits": limits} if limits else {}),
     }
@@ -494,47 +494,49 @@ def _round(value: float | None) -> float | None:
 
 def _verdict(document: TrialDocument) -> Iterator[str]:
     golds, agreements = [gold.name for gold in document.golds], document.agreements
-    for of in document.rubrics:
-        if missing := _missing_in_words(of):
+    for tried in document.rubrics:
+        if missing := _missing_in_words(tried):
             yield f"INCOMPLETE: {missing}."
-        ours = [a for a in agreements if a.first == of.name and a.second in golds]
+        ours = [a for a in agreements if a.first == tried.name and a.second in golds]
         main: SettingName | None = next((s for s in MAIN if any(a.setting == s for a in ours)), None)
         if main is None:
             continue
-        told = " and ".join(f"{_who(a.second)} at {shown(a.kappa)} ({a.n:,} tasks)" for a in ours if a.setting == main)
-        rated = [a for a in agreements if a.on == of.name and a.first in golds and a.setting == main]
+        text = " and ".join(f"{_name(a.second)} at {shown(a.kappa)} ({a.n:,} tasks)" for a in ours if a.setting == main)
+        rated = [a for a in agreements if a.on == tried.name and a.first in golds and a.setting == main]
         each_other = "; {} and {} agree with each other at {}"
-        beside = "".join(each_other.format(_who(a.first), _who(a.second), shown(a.kappa)) for a in rated)
+        beside = "".join(each_other.format(_name(a.first), _name(a.second), shown(a.kappa)) for a in rated)
         for setting in ("strict", "with-tools"):
             rates = [a for a in ours if a.setting == setting]
             if rates:
-                others = ", ".join(f"{_who(a.second)} {rate_in_words(a.second_rate)}" for a in rates)
-                yield f"{of.name} calls {rate_in_words(rates[0].first_rate)} of tasks exposed, {setting} ({others})."
-        yield f"{of.name} agrees (kappa, {_IN_WORDS.get(main, main)}) with {told}{beside}."
+                others = ", ".join(f"{_name(a.second)} {rate_in_words(a.second_rate)}" for a in rates)
+                yield f"{tried.name} calls {rate_in_words(rates[0].first_rate)} of tasks exposed, {setting} ({others})."
+        yield f"{tried.name} agrees (kappa, {_IN_WORDS.get(main, main)}) with {text}{beside}."
     yield from map(_closer_in_words, document.differences)
     yield "Cost: " + "; ".join(map(_cost_in_words, document.rubrics)) + "."
 
 
-def _closer_in_words(found: TrialDifference) -> str:
-    setting = _IN_WORDS.get(found.setting, found.setting)
-    if found.difference is None or found.ci95 is None:
-        return f"{found.first} and {found.second} cannot be compared with {_who(found.gold)} ({setting}): too few labels differ."
-    how = f"{found.n[0]:,} tasks, paired" if found.paired else "not paired: each on its own tasks"
-    low, high = found.ci95
-    (worse, least), (better, most) = zip((found.first, found.second), found.kappa, strict=True)
-    if found.difference < 0:
+def _closer_in_words(pair: TrialDifference) -> str:
+    setting = _IN_WORDS.get(pair.setting, pair.setting)
+    if pair.difference is None or pair.ci95 is None:
+        return f"{pair.first} and {pair.second} cannot be compared with {_name(pair.gold)} ({setting}): too few labels differ."
+    basis = f"{pair.n[0]:,} tasks, paired" if pair.paired else "not paired: each on its own tasks"
+    low, high = pair.ci95
+    (worse, least), (better, most) = zip((pair.first, pair.second), pair.kappa, strict=True)
+    if pair.difference < 0:
         worse, least, better, most, low, high = better, most, worse, least, -high, -low
-    by = f"kappa {shown(most)} against {shown(least)}, difference {abs(found.difference):+.3f}, 95% interval {low:+.3f} to {high:+.3f}; {setting}, {how}"
-    if found.closer is None:
-        return f"{better} and {worse} cannot be told apart by their distance to {_who(found.gold)} ({by})."
-    return f"{better} is closer to {_who(found.gold)} than {worse} ({by})."
+    difference = f"difference {abs(pair.difference):+.3f}, 95% interval {low:+.3f} to {high:+.3f}"
+    figures = f"kappa {shown(most)} against {shown(least)}, {difference}; {setting}, {basis}"
+    if pair.closer is None:
+        return f"{better} and {worse} cannot be told apart by their distance to {_name(pair.gold)} ({figures})."
+    return f"{better} is closer to {_name(pair.gold)} than {worse} ({figures})."
 
 
-def _cost_in_words(of: TriedRubric) -> str:
-    if of.cost_usd is not None:
-        return f"{of.name} ${of.cost_usd:.4f} for {of.tasks:,} tasks (${1000 * of.cost_usd / max(of.tasks, 1):.2f} per 1,000)"
-    tokens = of.prompt_tokens + of.completion_tokens
-    return f"{of.name} {f'{tokens:,} tokens, of unknown cost' if tokens else 'not known, its labels were imported'}"
+def _cost_in_words(rubric: TriedRubric) -> str:
+    if rubric.cost_usd is not None:
+        rate = f"${1000 * rubric.cost_usd / max(rubric.tasks, 1):.2f} per 1,000"
+        return f"{rubric.name} ${rubric.cost_usd:.4f} for {rubric.tasks:,} tasks ({rate})"
+    tokens = rubric.prompt_tokens + rubric.completion_tokens
+    return f"{rubric.name} {f'{tokens:,} tokens, of unknown cost' if tokens else 'not known, its labels were imported'}"
 
 
 def rate_in_words(value: float | None) -> str:
@@ -542,5 +544,5 @@ def rate_in_words(value: float | None) -> str:
     return shown(_round(value))
 
 
-def _who(name: str) -> str:
+def _name(name: str) -> str:
     return _GOLDS.get(name, name)

@@ -77,11 +77,11 @@ def yardstick(pair: Pair, labels: Places, against: Places | None = None) -> doc.
         against: Labels that they are compared with, by default the gold's; the run is always compared with the gold.
     """
     other = replace(pair, run=labels, gold=pair.gold if against is None else against)
-    found: dict[str, Figure] = {}
+    figures: dict[str, Figure] = {}
     for name in ("accuracy", "kappa"):
-        found[name] = other.figure(name)
-        found[f"{name}_difference"] = change(other.figure(name), pair.figure(name), pair.differ(other))
-    return doc.Yardstick(n=len(pair), **stated(found, pair.draws))
+        figures[name] = other.figure(name)
+        figures[f"{name}_difference"] = change(other.figure(name), pair.figure(name), pair.differ(other))
+    return doc.Yardstick(n=len(pair), **stated(figures, pair.draws))
 
 
 def all_yardsticks(
@@ -95,18 +95,18 @@ def all_yardsticks(
     trivial: bool,
 ) -> doc.Yardsticks:
     """All baselines, or with `trivial` only the majority class; `texts` are those of the compared tasks."""
-    found: dict[str, Any] = {"majority": {s: majority_class(pair, aligned.codes) for s, pair in settings.items()}}
+    parts: dict[str, Any] = {"majority": {s: majority_class(pair, aligned.codes) for s, pair in settings.items()}}
     # A comparison with the full agreement of a gold with itself is meaningless.
     if not trivial and not gold.is_run(run):
-        found |= {
+        parts |= {
             "text_classifier": text_classifier(run, gold, aligned, settings, seed=seed),
             "raters": raters(run, gold, aligned, settings),
             "consistency": consistency(pd.Series(dtype="str") if texts is None else texts, settings),
             "self_agreement": self_agreement(run, aligned.draws),
         }
     if not trivial and gold.votes is not None:
-        found["annotators"] = annotators(run, gold, gold.votes, aligned.draws)
-    return doc.Yardsticks(**found)
+        parts["annotators"] = annotators(run, gold, gold.votes, aligned.draws)
+    return doc.Yardsticks(**parts)
 
 
 def text_classifier(
@@ -141,8 +141,8 @@ def text_classifier(
     codes = sorted(set(pool["onet_soc_code"]))
     index = pd.MultiIndex.from_frame(pool[TASK_KEY])
     once = ~index.duplicated()
-    at = index[once].get_indexer(aligned.index())
-    if len(codes) < FOLDS or (at < 0).any():
+    positions = index[once].get_indexer(aligned.index())
+    if len(codes) < FOLDS or (positions < 0).any():
         return without(f"the gold has fewer than {FOLDS} occupations with texts")
     fold_of = dict(zip(np.random.default_rng(seed).permutation(codes), np.arange(len(codes)) % FOLDS, strict=True))
     pool = pool.assign(fold=pool["onet_soc_code"].map(fold_of))
@@ -150,19 +150,19 @@ def text_classifier(
     asked: list[SettingName] = ["three-way"] if "three-way" in settings else list(settings)
     places_of: dict[SettingName, Places] = {s: places(pool[COLUMNS[s]], s) for s in asked}
     kept = kept_predictions(pool, places_of, seed)
-    predicted: dict[SettingName, Places] = {s: kept[s][once][at] for s in asked if s in kept}
+    predicted: dict[SettingName, Places] = {s: kept[s][once][positions] for s in asked if s in kept}
     if "three-way" in predicted:
         codes_of = np.array(doc.SCALES["three-way"])[predicted["three-way"]]
         predicted["strict"] = (codes_of == "E1").astype(np.intp)
         predicted["with-tools"] = (codes_of != "E0").astype(np.intp)
-    found: dict[SettingName, doc.Yardstick] = {
+    yardsticks: dict[SettingName, doc.Yardstick] = {
         s: yardstick(side, predicted[s][side.tasks]) for s, side in settings.items() if s in predicted
     }
-    if not found:
+    if not yardsticks:
         few = f"fewer than {FEWEST_TRAINED_ON} labels of other occupations, or only one kind of label"
         return without(f"the gold has {few}")
     least = min(TRAINED_ON, *(int((pool["fold"] != fold).sum()) for fold in range(FOLDS)))
-    return doc.TextClassifier(trained_on=least, folds=FOLDS, seed=seed, settings=found)
+    return doc.TextClassifier(trained_on=least, folds=FOLDS, seed=seed, settings=yardsticks)
 
 
 def kept_predictions(pool: pd.DataFrame, labels: Mapping[SettingName, Places], seed: int) -> dict[SettingName, Places]:
@@ -178,8 +178,8 @@ def kept_predictions(pool: pd.DataFrame, labels: Mapping[SettingName, Places], s
     with suppress(OSError):
         make_private_dir(kept.parent)
         with replacing(kept) as path, path.open("wb") as file:
-            held: dict[str, Any] = {s: labels.astype(np.int8) for s, labels in made.items()}
-            np.savez_compressed(file, **held)
+            arrays: dict[str, Any] = {s: labels.astype(np.int8) for s, labels in made.items()}
+            np.savez_compressed(file, **arrays)
     return made
 
 
@@ -190,15 +190,15 @@ def raters(run: Run, gold: Gold, aligned: AlignedLabels, settings: Mapping[Setti
     if not is_local("eloundou-2023"):
         return doc.Raters(settings={}, note="the labels of 2023 are not on this machine")
     golds = (gold if gold.name == name else load_gold(name) for name in RATERS)
-    gpt4, human = (each.table.drop_duplicates(TASK_KEY).set_index(TASK_KEY).reindex(aligned.index()) for each in golds)
-    found: dict[SettingName, doc.Yardstick] = {}
+    gpt4, human = (side.table.drop_duplicates(TASK_KEY).set_index(TASK_KEY).reindex(aligned.index()) for side in golds)
+    yardsticks: dict[SettingName, doc.Yardstick] = {}
     for setting, pair in settings.items():
         first, second = (places(rater[COLUMNS[setting]], setting)[pair.tasks] for rater in (human, gpt4))
-        known = (first >= 0) & (second >= 0)
-        if known.any():
-            found[setting] = yardstick(pair.part(known), first[known], second[known])
-    note = None if found else "none of the compared tasks was labelled in 2023 for this question"
-    return doc.Raters(settings=found, note=note)
+        common = (first >= 0) & (second >= 0)
+        if common.any():
+            yardsticks[setting] = yardstick(pair.part(common), first[common], second[common])
+    note = None if yardsticks else "none of the compared tasks was labelled in 2023 for this question"
+    return doc.Raters(settings=yardsticks, note=note)
 
 
 def annotators(run: Run, gold: Gold, votes: pd.DataFrame, draws: Draws | None) -> doc.Annotators:
@@ -208,27 +208,27 @@ def annotators(run: Run, gold: Gold, votes: pd.DataFrame, draws: Draws | None) -
     """
     aligned = match(run, replace(gold, table=votes.drop(columns="annotator")))
     aligned = aligned if draws is None else aligned.with_draws(len(draws.counts), draws.seed)
-    tasks = aligned.tasks.reset_index(names="at").drop_duplicates(TASK_KEY)
+    tasks = aligned.tasks.reset_index(names="position").drop_duplicates(TASK_KEY)
     keys = TASK_KEY if votes["onet_soc_code"].notna().any() else ["task_id"]
-    votes = votes.merge(tasks[[*TASK_KEY, "at"]], on=keys, suffixes=("_gold", ""))
-    found: dict[SettingName, doc.Yardstick] = {}
+    votes = votes.merge(tasks[[*TASK_KEY, "position"]], on=keys, suffixes=("_gold", ""))
+    yardsticks: dict[SettingName, doc.Yardstick] = {}
     alphas: dict[SettingName, float | None] = {}
     several = 0
     for setting in aligned.labels:
         scale = doc.SCALES[setting]
         rows = votes.assign(label=places(votes[COLUMNS[setting]], setting)).query("label >= 0")
         counts = np.zeros((len(aligned), len(scale)))
-        np.add.at(counts, (rows["at"].to_numpy(dtype=np.intp), rows["label"].to_numpy(dtype=np.intp)), 1)
+        np.add.at(counts, (rows["position"].to_numpy(dtype=np.intp), rows["label"].to_numpy(dtype=np.intp)), 1)
         own = aligned.labels[setting][:, 0]
-        at = np.flatnonzero((counts.sum(axis=1) >= 2) & (own >= 0))
-        if not len(at):
+        index = np.flatnonzero((counts.sum(axis=1) >= 2) & (own >= 0))
+        if not len(index):
             continue
-        several, votes_of, size = max(several, len(at)), counts[at], counts[at].sum(axis=1)[:, None, None]
+        several, votes_of, size = max(several, len(index)), counts[index], counts[index].sum(axis=1)[:, None, None]
         # All ordered pairs of different annotators of a task, with a total weight of 1.
         among = votes_of[:, :, None] * votes_of[:, None, :] - votes_of[:, :, None] * np.eye(len(scale))
         among = among / (size * (size - 1))
-        with_run = votes_of[:, :, None] / size * np.eye(len(scale))[own[at]][:, None, :]
-        drawn = None if aligned.draws is None else aligned.draws.of(at)
+        with_run = votes_of[:, :, None] / size * np.eye(len(scale))[own[index]][:, None, :]
+        drawn = None if aligned.draws is None else aligned.draws.of(index)
         corners = np.eye(len(scale) ** 2).reshape(-1, len(scale), len(scale))
         apart = (among != with_run).any(axis=(1, 2))
         moved = 0 if drawn is None else len(np.unique(drawn.place[apart]))
@@ -237,14 +237,14 @@ def annotators(run: Run, gold: Gold, votes: pd.DataFrame, draws: Draws | None) -
             span = metrics.SHARE if name == "accuracy" else metrics.CORRELATION
             theirs, mine = (Sums(x, drawn, corners).figure(metrics.FIGURES[name], span) for x in (among, with_run))
             figures |= {name: theirs, f"{name}_difference": change(theirs, mine, moved)}
-        found[setting] = doc.Yardstick(n=len(at), **stated(figures, drawn))
+        yardsticks[setting] = doc.Yardstick(n=len(index), **stated(figures, drawn))
         alphas[setting] = metrics.krippendorff_several(votes_of.astype(int), "nominal")
     return doc.Annotators(
         count=int(votes["annotator"].nunique()),
         tasks=several,
         tied=gold.tied,
         rule=gold.rule,
-        settings=found,
+        settings=yardsticks,
         krippendorff_nominal=alphas,
     )
 
@@ -259,14 +259,14 @@ def consistency(texts: pd.Series, settings: Mapping[SettingName, Pair]) -> doc.C
     plain = texts.dropna().str.split().str.join(" ").str.casefold()
     repeated = plain[plain.duplicated(keep=False)]
     if repeated.empty:
-        why = "no text occurs twice among the compared tasks" if len(plain) else "the texts are unknown"
-        return doc.Consistency(texts=0, tasks=0, settings={}, note=why)
-    found: dict[SettingName, doc.PairAgreement] = {}
+        note = "no text occurs twice among the compared tasks" if len(plain) else "the texts are unknown"
+        return doc.Consistency(texts=0, tasks=0, settings={}, note=note)
+    agreement: dict[SettingName, doc.PairAgreement] = {}
     for setting, side in settings.items():
         part = side.part(np.isin(side.tasks, repeated.index))
         group = pd.factorize(repeated.reindex(part.tasks))[0]
-        found[setting] = _pair_agreement(group, {"run": part.run, "gold": part.gold}, group, side.draws)
-    return doc.Consistency(texts=int(repeated.nunique()), tasks=len(repeated), settings=found)
+        agreement[setting] = _pair_agreement(group, {"run": part.run, "gold": part.gold}, group, side.draws)
+    return doc.Consistency(texts=int(repeated.nunique()), tasks=len(repeated), settings=agreement)
 
 
 def self_agreement(run: Run, draws: Draws | None) -> doc.SelfAgreement:
@@ -276,12 +276,12 @@ def self_agreement(run: Run, draws: Draws | None) -> doc.SelfAgreement:
     if samples < 2:
         note = "each question was asked once; `relabel run --samples K` asks it K times"
         return doc.SelfAgreement(samples=samples, settings={}, note=note)
-    found: dict[str, doc.PairAgreement] = {}
+    agreement: dict[str, doc.PairAgreement] = {}
     for setting, part in labels.groupby("setting"):
         group = np.asarray(part.groupby(TASK_KEY, sort=False).ngroup(), dtype=np.intp)
-        said = {"run": pd.factorize(part["label"])[0]}
-        found[str(setting)] = _pair_agreement(group, said, part["onet_soc_code"].to_numpy(), draws)
-    return doc.SelfAgreement(samples=samples, settings=found)
+        codes = {"run": pd.factorize(part["label"])[0]}
+        agreement[str(setting)] = _pair_agreement(group, codes, part["onet_soc_code"].to_numpy(), draws)
+    return doc.SelfAgreement(samples=samples, settings=agreement)
 
 
 def _pair_agreement(
@@ -297,8 +297,8 @@ def _pair_agreement(
     if not total:
         return doc.PairAgreement(pairs=0, run=None)
     equal: dict[str, Array] = {}
-    for name, said in labels.items():
-        counts = pd.crosstab(group, said).to_numpy()
+    for name, codes in labels.items():
+        counts = pd.crosstab(group, codes).to_numpy()
         equal[name] = (counts * (counts - 1) / 2).sum(axis=1)
     first = np.unique(group, return_index=True)[1]
     drawn = draws and occupation_draws(np.asarray(clusters)[first], len(draws.counts), draws.seed)
@@ -318,32 +318,32 @@ def _predict(
         labels: By setting the place of each label on the scale, -1 where there is none.
         seed: Seed of the training sets.
     """
-    usable = {s: [np.flatnonzero((told >= 0) & (folds != fold)) for fold in range(FOLDS)] for s, told in labels.items()}
+    usable = {s: [np.flatnonzero((gold >= 0) & (folds != fold)) for fold in range(FOLDS)] for s, gold in labels.items()}
     if all(min(map(len, parts)) < FEWEST_TRAINED_ON for parts in usable.values()):
         return {}
     from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
     from sklearn.svm import LinearSVC
 
     counts: Any = CountVectorizer(ngram_range=(1, 2), stop_words="english").fit_transform(texts)
-    found: dict[SettingName, Places] = {}
-    for setting, told in labels.items():
-        known = np.flatnonzero(told >= 0)
-        order = known[np.random.default_rng(seed).permutation(len(known))]
-        said = np.zeros(len(texts), dtype=np.intp)
+    predicted: dict[SettingName, Places] = {}
+    for setting, gold in labels.items():
+        labelled = np.flatnonzero(gold >= 0)
+        order = labelled[np.random.default_rng(seed).permutation(len(labelled))]
+        predictions = np.zeros(len(texts), dtype=np.intp)
         for fold in range(FOLDS):
             rows = order[folds[order] != fold][:TRAINED_ON]
-            if len(rows) < FEWEST_TRAINED_ON or len(np.unique(told[rows])) < 2:
+            if len(rows) < FEWEST_TRAINED_ON or len(np.unique(gold[rows])) < 2:
                 break
             # The classifier knows only words in the training texts.
             words = np.unique(counts[rows].indices)
             weights = TfidfTransformer(sublinear_tf=True).fit(counts[rows][:, words])
             model = LinearSVC(class_weight="balanced", random_state=seed)
-            model.fit(weights.transform(counts[rows][:, words]), told[rows])
+            model.fit(weights.transform(counts[rows][:, words]), gold[rows])
             mine = folds == fold
-            said[mine] = model.predict(weights.transform(counts[mine][:, words]))
+            predictions[mine] = model.predict(weights.transform(counts[mine][:, words]))
         else:
-            found[setting] = said
-    return found
+            predicted[setting] = predictions
+    return predicted
 
 
 def calibration(run: Run, aligned: AlignedLabels) -> dict[SettingName, doc.Calibration] | None:
@@ -362,19 +362,19 @@ def calibration(run: Run, aligned: AlignedLabels) -> dict[SettingName, doc.Calib
     """
     answers = run.answers()
     labels = answers[answers["probability"].notna()] if "probability" in answers else answers.iloc[:0]
-    found: dict[SettingName, doc.Calibration] = {}
+    calibrations: dict[SettingName, doc.Calibration] = {}
     for setting in aligned.labels:
         truth = aligned.tasks.assign(truth=aligned.words(setting, GOLD))[aligned.known(setting)]
         rows = labels[labels["setting"] == setting].merge(truth, on=TASK_KEY)
         if len(rows):
             draws = aligned.draws
-            found[setting] = reliability(
+            calibrations[setting] = reliability(
                 rows["probability"].to_numpy(dtype=np.float64),
                 (rows["label"] == rows["truth"]).to_numpy(),
                 rows["weight"].to_numpy(dtype=np.float64),
                 draws and occupation_draws(rows["onet_soc_code"].to_numpy(), len(draws.counts), draws.seed),
             )
-    return found or None
+    return calibrations or None
 
 
 def reliability(probability: Array, right: np.ndarray, weight: Array, draws: Draws | None) -> doc.Calibration:
@@ -392,12 +392,12 @@ def reliability(probability: Array, right: np.ndarray, weight: Array, draws: Dra
 
     shares = {"brier": (probability - hit) ** 2, "probability": probability, "accuracy": hit}
     terms = {name: np.stack([weight * values, weight], axis=1) for name, values in shares.items()}
-    figures = {name: Sums(each, draws).figure(mean_of) for name, each in terms.items()}
+    figures = {name: Sums(term, draws).figure(mean_of) for name, term in terms.items()}
     # By task: what probability exceeds the hit by, in its bin, and the weight.
     gaps = np.zeros((len(hit), BINS + 1))
     gaps[np.arange(len(hit)), bin_of], gaps[:, BINS] = weight * (probability - hit), weight
     figures["ece"] = Sums(gaps, draws).figure(
-        lambda of: metrics.ratio(np.abs(of[..., :BINS]).sum(axis=-1), of[..., BINS])
+        lambda sums: metrics.ratio(np.abs(sums[..., :BINS]).sum(axis=-1), sums[..., BINS])
     )
     binned = (
         Sums(terms[name], draws, group=bin_of, groups=BINS).figures(mean_of) for name in ("probability", "accuracy")
@@ -407,11 +407,11 @@ def reliability(probability: Array, right: np.ndarray, weight: Array, draws: Dra
             low=place / BINS,
             high=(place + 1) / BINS,
             n=share.n,
-            probability=said.value,
+            probability=mean.value,
             accuracy=share.value,
             ci95=ci95({"accuracy": share}, draws),
         )
-        for place, (said, share) in enumerate(zip(*binned, strict=True))
+        for place, (mean, share) in enumerate(zip(*binned, strict=True))
         if share.n
     )
     return doc.Calibration(n=len(hit), bins=curve, **stated(figures, draws))
