@@ -130,10 +130,10 @@ class FamilyData:
     def tasks(self) -> dict[str, list[dict[str, Any]]]:
         """Tasks by O*NET-SOC code, most important first, unrated last."""
         columns = ["task_id", "onet_soc_code", "text", "task_type", "importance", "strict", "with_tools"]
-        found: dict[str, list[dict[str, Any]]] = {}
+        tasks_by_code: dict[str, list[dict[str, Any]]] = {}
         for row in sorted(records(self.table.task_values[columns]), key=_by_importance):
-            found.setdefault(row["onet_soc_code"], []).append(row)
-        return found
+            tasks_by_code.setdefault(row["onet_soc_code"], []).append(row)
+        return tasks_by_code
 
 
 def _by_importance(task: Mapping[str, Any]) -> tuple[float, bool]:
@@ -188,20 +188,20 @@ class FamilyFigures:
 
     def exposure(self) -> pages.FamilyExposure:
         """Share of exposed tasks under both readings."""
-        found: dict[str, float | None] = {}
+        shares: dict[str, float | None] = {}
         for reading, measure in READING_MEASURES.items():
             values = {code: self._data.scores[code][measure] for code in self._scored}
-            found[reading] = self._mean({code: value for code, value in values.items() if value is not None})
+            shares[reading] = self._mean({code: value for code, value in values.items() if value is not None})
         counted = [code for code in self.codes if code in self._scored and code in self._weights]
-        said = [f"mean over {len(counted)} of {len(self.codes)} occupations; {self._weighting}"]
+        notes = [f"mean over {len(counted)} of {len(self.codes)} occupations; {self._weighting}"]
         if without := [code for code in self.codes if code not in self._scored]:
-            said.append(f"left out for lack of labels: {listed_names(without, _MAX_NAMED)}")
+            notes.append(f"left out for lack of labels: {listed_names(without, _MAX_NAMED)}")
         if without := [code for code in self.codes if code not in self._weights]:
-            said.append(f"without known jobs, and so without weight: {listed_names(without, _MAX_NAMED)}")
-        if self._scored and found["strict"] is None and found["with_tools"] is None:
-            said.append("no mean, because the labelled occupations hold less than half of the family")
-        said += [f"no {m}: {why}" for m, why in self._data.table.missing_measures.items() if m != "beta"]
-        return pages.FamilyExposure(**found, occupations=len(counted), words="; ".join(said))
+            notes.append(f"without known jobs, and so without weight: {listed_names(without, _MAX_NAMED)}")
+        if self._scored and shares["strict"] is None and shares["with_tools"] is None:
+            notes.append("no mean, because the labelled occupations hold less than half of the family")
+        notes += [f"no {m}: {reason}" for m, reason in self._data.table.missing_measures.items() if m != "beta"]
+        return pages.FamilyExposure(**shares, occupations=len(counted), words="; ".join(notes))
 
     def outlook(self) -> pages.Outlook:
         """Projected employment, summed over the occupations."""
@@ -217,8 +217,8 @@ class FamilyFigures:
         have = [c for c in self.codes if parts["start"][c] is not None and parts["end"][c] is not None]
         sums = {name: math.fsum(values[c] or 0.0 for c in have) for name, values in parts.items()}
         if not have or sums["start"] == 0:
-            why = "the sample is invented" if self._data.table.sample else "the BLS projects none of its occupations"
-            return self._data.outlook(f"no projection, because {why}")
+            reason = "the sample is invented" if self._data.table.sample else "the BLS projects none of its occupations"
+            return self._data.outlook(f"no projection, because {reason}")
         words = f"sum over {len(have)} of {len(self.codes)} occupations (BLS; {_SPLIT})"
         if without := [code for code in self.codes if code not in have]:
             words += f"; not projected: {listed_names(without, _MAX_NAMED)}"
@@ -239,23 +239,23 @@ class FamilyFigures:
         counted = {c: count for c in self.codes if (count := self._own_part(c, jobs, shared))}
         weighted: dict[str, float | None] = {}
         for rate in _PERCENTILES:
-            known = {c: row[f"{rate}_wage_usd{suffix}"] for c in counted if (row := self._data.us_rows[c])}
+            wages = {c: row[f"{rate}_wage_usd{suffix}"] for c in counted if (row := self._data.us_rows[c])}
             # Capped figures are missing, which would bias a mean downwards: require the figure of every occupation.
-            whole = bool(known) and all(value is not None for value in known.values())
+            whole = bool(wages) and all(value is not None for value in wages.values())
             total = math.fsum(counted.values())
-            weighted[rate] = math.fsum(counted[c] * v for c, v in known.items()) / total if whole else None
+            weighted[rate] = math.fsum(counted[c] * v for c, v in wages.items()) / total if whole else None
         medians = [m for c in counted if (m := self._data.us_rows[c][f"median_wage_usd{suffix}"]) is not None]
         capped = [c for c in counted if "median" in (self._data.us_rows[c][f"capped_wages{suffix}"] or "").split()]
         without = [c for c in self.codes if c not in counted]
-        said = [f"medians of {len(medians)} of {len(self.codes)} occupations (OEWS, {period})"]
+        notes = [f"medians of {len(medians)} of {len(self.codes)} occupations (OEWS, {period})"]
         if any(weighted[rate] is not None for rate in _PERCENTILES):
-            said.append(f"means weighted by jobs; {_SPLIT}; a mean of medians is not the median of the family")
+            notes.append(f"means weighted by jobs; {_SPLIT}; a mean of medians is not the median of the family")
         if capped:
-            said.append(f"median published only as a lower bound: {listed_names(capped, _MAX_NAMED)}")
+            notes.append(f"median published only as a lower bound: {listed_names(capped, _MAX_NAMED)}")
         if gaps := [rate for rate in _PERCENTILES if weighted[rate] is None and counted]:
-            said.append(f"no mean of {', '.join(gaps)}, because an occupation lacks it")
+            notes.append(f"no mean of {', '.join(gaps)}, because an occupation lacks it")
         if without:
-            said.append(
+            notes.append(
                 "no figures, because the sample is invented"
                 if self._data.table.sample
                 else f"no jobs: {listed_names(without, _MAX_NAMED)}"
@@ -268,7 +268,7 @@ class FamilyFigures:
             # A capped median is above all known ones, so the highest is unknown.
             highest_median=None if capped else max(medians, default=None),
             weighted=weighted,
-            words="; ".join(said),
+            words="; ".join(notes),
         )
 
     def preparation(self) -> pages.FamilyPreparation:
@@ -299,8 +299,8 @@ class FamilyFigures:
                 few = f"only {len(rated)} of its {len(self.codes)} occupations are rated, less than half of its jobs"
                 return None, few
             means[name] = mean
-        said = f"mean over {len(rated)} of {len(self.codes)} occupations; {self._weighting}"
-        return _epoch(means, len(rated), said), ""
+        note = f"mean over {len(rated)} of {len(self.codes)} occupations; {self._weighting}"
+        return _epoch(means, len(rated), note), ""
 
     def responsibilities(self) -> tuple[pages.Responsibility, ...]:
         """The most important tasks, taken from the occupations in turn, largest occupation first, without duplicates."""
@@ -374,10 +374,10 @@ def _wages(row: Mapping[str, Any], source: str, period: str, suffix: str) -> pag
 
 
 def _level_shares(weights: Mapping[str, float], levels: Mapping[str, str | None]) -> tuple[pages.Level, ...]:
-    known = {code: level for code, level in levels.items() if level is not None}
-    total = math.fsum(weights[code] for code in known)
+    level_by_code = {code: level for code, level in levels.items() if level is not None}
+    total = math.fsum(weights[code] for code in level_by_code)
     sums: dict[str, float] = {}
-    for code, level in known.items():
+    for code, level in level_by_code.items():
         sums[level] = sums.get(level, 0.0) + weights[code] / total
     return tuple(
         pages.Level(level=level, share=share)
@@ -549,8 +549,8 @@ def activity_similarity(
 
     def means(named: Mapping[str, Sequence[str]]) -> np.ndarray:
         rows = [[place[code] for code in codes if code in place] for codes in named.values()]
-        found = [vectors[row].mean(axis=0) if row else np.zeros(matrix.shape[1]) for row in rows]
-        return _normalise(np.array(found).reshape(len(named), matrix.shape[1]))
+        centroids = [vectors[row].mean(axis=0) if row else np.zeros(matrix.shape[1]) for row in rows]
+        return _normalise(np.array(centroids).reshape(len(named), matrix.shape[1]))
 
     cosine = np.clip(means(groups) @ means(others).T, 0.0, 1.0)
     return pd.DataFrame(cosine, index=list(groups), columns=list(others))

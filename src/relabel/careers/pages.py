@@ -71,7 +71,7 @@ def load_families(path: Path | None = None) -> tuple[Family, ...]:
     path = path or asset_dir("data") / "families.toml"
     families = tuple(read_user_entries(path, "family", Family, "data/families.toml").values())
     owner: dict[str, str] = {}
-    for family, code in ((of, code) for of in families for code in of.codes):
+    for family, code in ((entry, code) for entry in families for code in entry.codes):
         # A six-digit code includes its detailed ones, so having both would count an occupation twice.
         clash = next((c for c in owner if c == code or c == code[:7] or c[:7] == code), None)
         if clash is not None:
@@ -403,7 +403,9 @@ def family_frame(pages: Sequence[FamilyPage]) -> pd.DataFrame:
         `employment_us` (jobs), `median_wage_usd` (mean of the medians weighted by jobs), `lowest_median_wage_usd,
         highest_median_wage_usd, wage_source` (such as `OEWS May 2024`); `words` says what is missing.
     """
-    columns = {name: pd.Series([of(page) for page in pages], dtype=kind) for name, (kind, of) in FRAME_COLUMNS.items()}
+    columns = {
+        name: pd.Series([getter(page) for page in pages], dtype=kind) for name, (kind, getter) in FRAME_COLUMNS.items()
+    }
     return pd.DataFrame(columns)
 
 
@@ -498,19 +500,19 @@ def resilience(
     reading = f"{{}}% of the tasks are exposed to {_READINGS[cuts.low_exposure.reading]}"
     demand = f"jobs are projected to {{}}{' ' + span if span else ''}"
     advantage = "the ratings of human advantage add up to {} of 25"
-    why = why_missing or {}
+    reasons = why_missing or {}
     parts = (
-        _part("low-exposure", share, cuts.low_exposure, reading, why),
-        _part("growing-demand", change_percent, cuts.growing_demand, demand, why),
-        _part("human-advantage", ratings, cuts.human_advantage, advantage, why),
+        _part("low-exposure", share, cuts.low_exposure, reading, reasons),
+        _part("growing-demand", change_percent, cuts.growing_demand, demand, reasons),
+        _part("human-advantage", ratings, cuts.human_advantage, advantage, reasons),
     )
-    known = [part.points for part in parts if part.points is not None]
-    so_far, of = sum(known), MAX_POINTS * len(known)
-    complete = len(known) == len(parts)
+    points = [part.points for part in parts if part.points is not None]
+    so_far, maximum = sum(points), MAX_POINTS * len(points)
+    complete = len(points) == len(parts)
     gaps = "; ".join(part.words for part in parts if part.points is None)
-    found = Resilience(score=so_far if complete else None, so_far=so_far, of=of, words="", parts=parts)
-    words = found.brief if complete else f"{found.brief}. {gaps}"
-    return found.model_copy(update={"words": words})
+    result = Resilience(score=so_far if complete else None, so_far=so_far, of=maximum, words="", parts=parts)
+    words = result.brief if complete else f"{result.brief}. {gaps}"
+    return result.model_copy(update={"words": words})
 
 
 def resilience_order(score: Resilience) -> tuple[int, int]:
@@ -528,16 +530,16 @@ def shown_percent(value: float) -> str:
 
 
 def _part(
-    part: PartId, value: float | None, cuts: Cutoffs, figure_words: str, why: Mapping[PartId, str]
+    part: PartId, value: float | None, cuts: Cutoffs, figure_words: str, reasons: Mapping[PartId, str]
 ) -> ResiliencePart:
     name, points, figure = PARTS[part], None, None
     unit, sign = ("points of 25", "") if part == "human-advantage" else ("percent", "%")
-    words = f"{name} is missing: {why.get(part, 'its figure is not known')}"
+    words = f"{name} is missing: {reasons.get(part, 'its figure is not known')}"
     if value is not None and not math.isnan(value):
         figure = round(value, 1) + 0.0  # points depend on the rounded figure; adding 0.0 turns -0.0 into 0.0
-        said = f"{figure}"
+        figure_text = f"{figure}"
         if part == "growing-demand":
-            said = f"{'grow' if figure > 0 else 'fall'} by {abs(figure)}%" if figure else "stay level"
+            figure_text = f"{'grow' if figure > 0 else 'fall'} by {abs(figure)}%" if figure else "stay level"
         one, two = f"{cuts.one_from:g}{sign}", f"{cuts.two_from:g}{sign}"
         if part == "low-exposure":
             points = (figure <= cuts.one_from) + (figure <= cuts.two_from)
@@ -545,6 +547,6 @@ def _part(
         else:
             points = (figure >= cuts.one_from) + (figure >= cuts.two_from)
             shown = f"1 point from {one}, 2 from {two}"
-        words = f"{name} gives {points} of {MAX_POINTS}: {figure_words.format(said)} ({shown})"
+        words = f"{name} gives {points} of {MAX_POINTS}: {figure_words.format(figure_text)} ({shown})"
     bounds = {"one_from": cuts.one_from, "two_from": cuts.two_from}
     return ResiliencePart(id=part, name=name, points=points, figure=figure, unit=unit, **bounds, words=words)

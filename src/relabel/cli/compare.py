@@ -68,8 +68,8 @@ def compare_runs(
         raise UsageError("--before and --after apply to scores only; add --scores or remove them")
     with doing("comparing labels task by task"):
         truth = None if gold is None else relabel.load_gold(gold, gold_rule)
-        how: Any = {"gold": truth, "details": task_details(opened[0]), "draws": draws, "seed": seed}
-        document = compare(opened[0], opened[1], **how) if len(opened) == 2 else compare_several(opened, **how)
+        options: Any = {"gold": truth, "details": task_details(opened[0]), "draws": draws, "seed": seed}
+        document = compare(opened[0], opened[1], **options) if len(opened) == 2 else compare_several(opened, **options)
     tables_of: Any = pair_tables if len(opened) == 2 else several_tables
     tables = list(tables_of(document))
 
@@ -91,17 +91,17 @@ def compare_runs(
         say_next(f"relabel compare {' '.join(runs)} --gold G says which run is closer to reference labels G")
 
 
-def _moved(of: Difference) -> list[Cell]:
-    return [of.first, of.second, *change(of.difference, of.ci95)]
+def _moved(difference: Difference) -> list[Cell]:
+    return [difference.first, difference.second, *change(difference.difference, difference.ci95)]
 
 
 def _named(code: str, title: str, width: int = _TITLE) -> str:
     return f"{code} {cut(title, width)}" if title else code
 
 
-def _task(of: Flip | Disputed, *, page: bool = False) -> list[Cell]:
+def _task(task: Flip | Disputed, *, page: bool = False) -> list[Cell]:
     text, title = (_LONG, _LONG) if page else (_TITLE, 20)
-    return [f"{of.task_id} {cut(of.text, text)}".strip(), _named(of.onet_soc_code, of.title, title)]
+    return [f"{task.task_id} {cut(task.text, text)}".strip(), _named(task.onet_soc_code, task.title, title)]
 
 
 def pair_tables(document: CompareDocument, *, page: bool = False) -> Iterator[Table]:
@@ -109,42 +109,42 @@ def pair_tables(document: CompareDocument, *, page: bool = False) -> Iterator[Ta
     from relabel.evaluation.document import MAJOR_GROUPS, label_in_words
 
     moved, most = ("first", "second", "change", "95%"), _ON_PAGE if page else _TOP
-    for setting, found in document.settings.items():
-        if not found.n:
+    for setting, result in document.settings.items():
+        if not result.n:
             continue
-        columns = ("first run", *(f"second: {label}" for label in found.transitions), "share, first", *moved[1:])
-        rows = [[label, *row.values(), *_moved(found.prevalence[label])] for label, row in found.transitions.items()]
-        agreement = [cell_text(x) for x in (found.agreement, found.agreement_ci95, found.kappa, found.kappa_ci95)]
-        note = f"agreement {agreement[0]} ({agreement[1]}), kappa {agreement[2]} ({agreement[3]}); {found.changed:,} tasks changed"
+        columns = ("first run", *(f"second: {label}" for label in result.transitions), "share, first", *moved[1:])
+        rows = [[label, *row.values(), *_moved(result.prevalence[label])] for label, row in result.transitions.items()]
+        agreement = [cell_text(x) for x in (result.agreement, result.agreement_ci95, result.kappa, result.kappa_ci95)]
+        note = f"agreement {agreement[0]} ({agreement[1]}), kappa {agreement[2]} ({agreement[3]}); {result.changed:,} tasks changed"
         yield Table(
-            f"Labels in {setting}, {found.n:,} tasks", columns, rows, notes=[note], key=f"transitions-{setting}"
+            f"Labels in {setting}, {result.n:,} tasks", columns, rows, notes=[note], key=f"transitions-{setting}"
         )
     if document.measures:
-        rows = [[measure, of.n, *_moved(of)] for measure, of in document.measures.items()]
+        rows = [[measure, difference.n, *_moved(difference)] for measure, difference in document.measures.items()]
         yield Table("Means over tasks (0-1)", ("measure", "tasks", *moved), rows, key="measures")
     for setting, against in document.against_gold.items():
         title = f"Agreement in {setting} with the gold {document.gold}, {against.n:,} tasks"
-        rows = [[metric.replace("_", " "), *_moved(of)] for metric, of in against.metrics.items()]
+        rows = [[metric.replace("_", " "), *_moved(difference)] for metric, difference in against.metrics.items()]
         note = f"second run better on {against.better:,} tasks (now right), worse on {against.worse:,} (now wrong)"
         yield Table(title, ("figure", *moved), rows, notes=[note], key=f"gold-{setting}")
     measure = document.main_measure
     if measure is not None and document.occupations:
         rows = [
             [
-                _named(of.onet_soc_code, of.title, _LONG if page else _TITLE),
-                *(of.tasks, of.flips, *of.measures[measure], Signed(of.move)),
+                _named(occupation.onet_soc_code, occupation.title, _LONG if page else _TITLE),
+                *(occupation.tasks, occupation.flips, *occupation.measures[measure], Signed(occupation.move)),
             ]
-            for of in document.occupations[:most]
+            for occupation in document.occupations[:most]
         ]
         title = f"Occupations that move most, by mean {measure} over tasks ({len(document.occupations):,} in all)"
         yield Table(title, ("occupation", "tasks", "changed", *moved[:3]), rows, key="occupations")
         rows = [
-            [*_task(of), label_in_words(of.first), label_in_words(of.second), Signed(of.effect)]
-            for of in document.flips[:_TOP]
+            [*_task(flip), label_in_words(flip.first), label_in_words(flip.second), Signed(flip.effect)]
+            for flip in document.flips[:_TOP]
         ]
         title = f"Changed tasks that move an occupation's mean {measure} most ({len(document.flips):,} in all)"
         yield Table(title, ("task", "occupation", "first", "second", "change of mean"), rows, left=2, key="flips")
-    for by, slices in document.slices.items():
+    for dimension, slices in document.slices.items():
         rows = [
             [
                 f"{value} {MAJOR_GROUPS[value]}" if value in MAJOR_GROUPS else value,
@@ -154,9 +154,9 @@ def pair_tables(document: CompareDocument, *, page: bool = False) -> Iterator[Ta
             for value, part in slices.items()
             if part.n
         ]
-        title = f"Agreement in {document.main_setting} by {by.replace('_', ' ').replace('soc', 'SOC')}"
+        title = f"Agreement in {document.main_setting} by {dimension.replace('_', ' ').replace('soc', 'SOC')}"
         columns = ("part", "tasks", "agreement", "95%", "kappa", f"change of mean {measure}", "95%")
-        yield Table(title, columns, rows, key=f"agreement-by-{by}")
+        yield Table(title, columns, rows, key=f"agreement-by-{dimension}")
 
 
 def several_tables(document: PairwiseDocument, *, page: bool = False) -> Iterator[Table]:
@@ -169,30 +169,30 @@ def several_tables(document: PairwiseDocument, *, page: bool = False) -> Iterato
     yield Table(
         "Runs", ("run", *(f"mean {measure}" for measure in document.means), "tasks not common"), rows, key="runs"
     )
-    for setting, found in document.settings.items():
-        if not found.n:
+    for setting, result in document.settings.items():
+        if not result.n:
             continue
         rows = []
-        for p in found.pairs:
+        for p in result.pairs:
             figures = (p.agreement, p.agreement_ci95, p.kappa, p.kappa_ci95, p.kappa_quadratic)
             rows.append([f"{p.first + 1} and {p.second + 1}", *figures])
         columns = ("pair", "agreement", "95%", "kappa", "95%", "quadratic kappa")
-        alphas = [figure(x) for x in (found.krippendorff_nominal, found.krippendorff_ordinal)]
+        alphas = [figure(x) for x in (result.krippendorff_nominal, result.krippendorff_ordinal)]
         note = f"Krippendorff's alpha of all: {alphas[0]}, ordinal {alphas[1]}"
-        title = f"Agreement of pairs in {setting}, {found.n:,} tasks with a label in all runs"
+        title = f"Agreement of pairs in {setting}, {result.n:,} tasks with a label in all runs"
         yield Table(title, columns, rows, notes=[note], key=f"pairs-{setting}")
-        gold, majority = ("gold accuracy", "gold kappa") if document.gold else (), found.majority
-        of_gold = f", accuracy {figure(majority.gold_accuracy)} against {document.gold}" if gold else ""
+        gold, majority = ("gold accuracy", "gold kappa") if document.gold else (), result.majority
+        suffix = f", accuracy {figure(majority.gold_accuracy)} against {document.gold}" if gold else ""
         columns = ("run", *(f"share {label}" for label in majority.labels), "with others", *gold)
         rows = [
             [name, *run.prevalence.values(), run.with_others, *((run.gold_accuracy, run.gold_kappa) if gold else ())]
-            for name, run in zip(numbered, found.runs, strict=True)
+            for name, run in zip(numbered, result.runs, strict=True)
         ]
         most = ", ".join(f"{n:,} {label}" for label, n in majority.labels.items())
-        note = f"majority: {most}; {majority.tied:,} tasks without one, {figure(majority.unanimous)} unanimous{of_gold}"
+        note = f"majority: {most}; {majority.tied:,} tasks without one, {figure(majority.unanimous)} unanimous{suffix}"
         yield Table(f"Each run among the others, {setting}", columns, rows, notes=[note], key=f"runs-{setting}")
     disputed = document.disputed[: _ON_PAGE if page else _TOP]
-    if rows := [[*_task(of, page=page), *of.labels, of.spread] for of in disputed]:
+    if rows := [[*_task(task, page=page), *task.labels, task.spread] for task in disputed]:
         columns = ("task", "occupation", *(f"run {n + 1}" for n in range(len(document.runs))), "spread")
         title = f"Tasks with most disagreement ({len(document.disputed):,} with several labels)"
         yield Table(title, columns, rows, left=2, key="disputed")
@@ -242,12 +242,12 @@ def _compare_scores(
 def _show_scores(
     moved: Decomposition, tables: tuple[relabel.ScoreTable, relabel.ScoreTable], shown: Sequence[Table]
 ) -> None:
-    for which, of in zip(("before", "after"), tables, strict=True):
-        choices = [f"method {of.method}", f"weights {of.weights}", f"tasks {of.tasks}"]
-        choices += [f"{name} {value}" for name, value in (("links", of.links), ("unrated", of.unrated)) if value]
-        typer.echo(f"{which + ':':<8}{of.run}: {', '.join(choices)}")
-    for why in dict.fromkeys(moved.missing.values()):
-        typer.echo(f"not compared: {', '.join(m for m in moved.missing if moved.missing[m] == why)}: {why}")
+    for which, table in zip(("before", "after"), tables, strict=True):
+        choices = [f"method {table.method}", f"weights {table.weights}", f"tasks {table.tasks}"]
+        choices += [f"{name} {value}" for name, value in (("links", table.links), ("unrated", table.unrated)) if value]
+        typer.echo(f"{which + ':':<8}{table.run}: {', '.join(choices)}")
+    for reason in dict.fromkeys(moved.missing.values()):
+        typer.echo(f"not compared: {', '.join(m for m in moved.missing if moved.missing[m] == reason)}: {reason}")
     if moved.frame.empty:
         typer.echo("no group has a score in both")
     for table in shown:
@@ -285,7 +285,7 @@ def _score_tables(moved: Decomposition) -> Iterator[Table]:
             cells.append([_named(str(row["code"]), str(row["title"])), row["before"], row["after"], *numbers])
             for task in moved.task_contributions(str(row["code"]), row["measure"]).head(1).to_dict("records"):
                 labels = f"{task['label_before'] or 'none'} to {task['label_after'] or 'none'}"
-                by = f"by a task of {task['onet_soc_code']} ({task['change']:+.3f}, {labels})"
-                notes.append(f"{row['code']}: largest change {by}: {cut(str(task['text']), _TEXT)}")
+                cause = f"by a task of {task['onet_soc_code']} ({task['change']:+.3f}, {labels})"
+                notes.append(f"{row['code']}: largest change {cause}: {cut(str(task['text']), _TEXT)}")
         title = f"Scores {measure} (0-1): {changed:,} of {len(rows):,} groups moved"
         yield Table(title, ("group", "before", "after", "change", *parts), cells, notes=notes)

@@ -170,8 +170,8 @@ def evaluate_run(
 def _with_suite_warnings(document: relabel.EvalDocument, sentences: Sequence[str]) -> relabel.EvalDocument:
     """The document with the suite's warnings first, for example about a rubric that differs from the baseline's."""
     new = [sentence for sentence in sentences if sentence not in document.warnings]
-    said = {"warnings": (*new, *document.warnings), "verdict": "\n".join([*new, document.verdict])}
-    return document.model_copy(update=said)
+    update = {"warnings": (*new, *document.warnings), "verdict": "\n".join([*new, document.verdict])}
+    return document.model_copy(update=update)
 
 
 def _write_outcome(
@@ -207,8 +207,8 @@ def _show(document: relabel.EvalDocument, tables: list[Table], outcome: SuiteRes
     if document.texts_replaced:
         listed = ", ".join(row.task_id for row in document.texts_replaced[:_LISTED])
         more = " and others" if len(document.texts_replaced) > _LISTED else ""
-        why = "their statements share too few words to be the same task"
-        say(f"{why}: {listed}{more}; all are in --json", indent=2, hang=0)
+        explanation = "their statements share too few words to be the same task"
+        say(f"{explanation}: {listed}{more}; all are in --json", indent=2, hang=0)
     if document.text_changed:
         typer.echo(f"{document.text_changed:,} of the matched tasks have different texts in the run and the gold")
     show_verdict(document.verdict, tables)
@@ -222,11 +222,11 @@ def _show(document: relabel.EvalDocument, tables: list[Table], outcome: SuiteRes
 
 def _across(title: str, figures: Mapping[str, str], columns: Mapping[Any, Any], **more: Any) -> Table:
     """A table with one row per figure; each column is followed by its interval, if there are intervals."""
-    bounded = any(of.ci95 for of in columns.values())
+    bounded = any(metrics.ci95 for metrics in columns.values())
     heads = [head for column in columns for head in ((column, "95%") if bounded else (column,))]
     rows: list[list[Cell]] = []
     for words, key in figures.items():
-        pairs = [(getattr(of, key), of.ci95.get(key)) for of in columns.values()]
+        pairs = [(getattr(metrics, key), metrics.ci95.get(key)) for metrics in columns.values()]
         if key == "difference":
             pairs = [change(*pair) for pair in pairs]
         rows.append([words, *(cell for pair in pairs for cell in (pair if bounded else pair[:1]))])
@@ -235,7 +235,7 @@ def _across(title: str, figures: Mapping[str, str], columns: Mapping[Any, Any], 
 
 def eval_tables(document: relabel.EvalDocument, *, page: bool = False) -> Iterator[Table]:
     """All figures of a document, for a terminal or, with more of them, for a page."""
-    of_gold = f"with the gold {document.gold}"
+    gold_text = f"with the gold {document.gold}"
     settings, majority = document.settings, document.yardsticks.majority
     method = document.intervals
     notes = ["-: undefined. majority label: always giving the gold's most frequent label. kappa: Cohen's. AC1: Gwet's."]
@@ -243,30 +243,30 @@ def eval_tables(document: relabel.EvalDocument, *, page: bool = False) -> Iterat
         notes.append(f"95%: {method.draws:,} bootstrap draws of {method.units:,} occupations, seed {method.seed}.")
         notes += [f"Few occupations: {method.note}."] if method.note else []
         notes += ["They describe doubtful tasks only, not the run as a whole."] if document.selected else []
-    table = _across(f"Agreement {of_gold}, by setting", _FIGURES, settings, notes=notes, key="agreement")
+    table = _across(f"Agreement {gold_text}, by setting", _FIGURES, settings, notes=notes, key="agreement")
     step = 2 if "95%" in table.columns else 1
     always = [x for name in settings for x in (majority[name].accuracy, None)[:step]]
     rows = [*table.rows[:2], ["majority label", *always], *table.rows[2:]]
     yield replace(table, rows=rows)
-    for name, found in settings.items():
-        columns = ("gold", *(f"run {label}" for label in found.confusion), "precision", "recall", "F1", *["95%"] * page)
+    for name, entry in settings.items():
+        columns = ("gold", *(f"run {label}" for label in entry.confusion), "precision", "recall", "F1", *["95%"] * page)
         labels = [
             [
-                *(label, *row.values(), *(getattr(found.labels[label], key) for key in ("precision", "recall", "f1"))),
-                *[found.ci95.get(f"f1:{label}")] * page,
+                *(label, *row.values(), *(getattr(entry.labels[label], key) for key in ("precision", "recall", "f1"))),
+                *[entry.ci95.get(f"f1:{label}")] * page,
             ]
-            for label, row in found.confusion.items()
+            for label, row in entry.confusion.items()
         ]
         yield Table(f"Tasks by label, {name}", columns, labels, key=f"confusion-{name}")
-    for number, (model, found) in enumerate((document.by_model or {}).items(), 1):
-        yield _across(f"Labels by {model} ({document.models[model]:,})", _FIGURES, found, key=f"model-{number}")
+    for number, (model, by_setting) in enumerate((document.by_model or {}).items(), 1):
+        yield _across(f"Labels by {model} ({document.models[model]:,})", _FIGURES, by_setting, key=f"model-{number}")
     yield from _yardstick_tables(document, page=page)
     if document.measures:
-        each = {measure: getattr(document.occupations, measure) for measure in document.measures}
+        occupations = {measure: getattr(document.occupations, measure) for measure in document.measures}
         note = f"Means of {document.occupations.n:,} occupations; tasks and occupations weigh the same."
-        title = f"Values of tasks (0-1) {of_gold}, by measure"
+        title = f"Values of tasks (0-1) {gold_text}, by measure"
         table = _across(title, _MEASURES, document.measures, notes=[note], key="measures")
-        yield replace(table, rows=[*table.rows, *_across("", _OCCUPATIONS, each).rows])
+        yield replace(table, rows=[*table.rows, *_across("", _OCCUPATIONS, occupations).rows])
     yield from _slice_tables(document)
     if (debiased := document.debiased) is not None:
         sure = {m: groups[0] for m, groups in debiased.measures.items() if groups and groups[0].ppi is not None}
@@ -281,24 +281,25 @@ def eval_tables(document: relabel.EvalDocument, *, page: bool = False) -> Iterat
 
 def _yardstick_tables(document: relabel.EvalDocument, *, page: bool) -> Iterator[Table]:
     """What the run is compared with besides the gold; on a page by accuracy, too, and with the majority's label."""
-    found, bounded = document.yardsticks, document.intervals is not None
+    yardsticks, bounded = document.yardsticks, document.intervals is not None
     others = {
-        "word count": found.text_classifier,
-        "people and GPT-4, 2023": found.raters,
-        "annotators": found.annotators,
+        "word count": yardsticks.text_classifier,
+        "people and GPT-4, 2023": yardsticks.raters,
+        "annotators": yardsticks.annotators,
     }
 
-    def difference_cells(of: Any, name: str) -> Sequence[Cell]:
-        return change(getattr(of, name, None), of.ci95.get(name))[: 2 if bounded else 1]
+    def difference_cells(metrics: Any, name: str) -> Sequence[Cell]:
+        return change(getattr(metrics, name, None), metrics.ci95.get(name))[: 2 if bounded else 1]
 
     rows: list[list[Cell]] = []
-    for setting, of in found.majority.items() if page else ():
-        about = (f"always {of.label}", setting, document.settings[setting].n, of.accuracy, of.kappa)
-        rows.append([*about, *difference_cells(of, "difference"), *[None] * (1 + bounded)])
+    for setting, metrics in yardsticks.majority.items() if page else ():
+        about = (f"always {metrics.label}", setting, document.settings[setting].n, metrics.accuracy, metrics.kappa)
+        rows.append([*about, *difference_cells(metrics, "difference"), *[None] * (1 + bounded)])
     for name, group in others.items():
-        for setting, of in (group.settings if group is not None else {}).items():
-            apart = difference_cells(of, "accuracy_difference") if page else ()
-            rows.append([name, setting, of.n, of.accuracy, of.kappa, *apart, *difference_cells(of, "kappa_difference")])
+        for setting, metrics in (group.settings if group is not None else {}).items():
+            apart = difference_cells(metrics, "accuracy_difference") if page else ()
+            about = (name, setting, metrics.n, metrics.accuracy, metrics.kappa)
+            rows.append([*about, *apart, *difference_cells(metrics, "kappa_difference")])
     ends = ["95%"] * bounded
     by_accuracy = ["run minus this, accuracy", *ends] if page else []
     columns = ["yardstick", "setting", "tasks", "accuracy", "kappa", *by_accuracy, "run minus this, kappa", *ends]
@@ -312,17 +313,17 @@ def _slice_tables(document: relabel.EvalDocument) -> Iterator[Table]:
 
     setting: SettingName = next(s for s in MAIN if s in document.settings)
     columns = ("part", "tasks", "occupations", "accuracy", "95%", "kappa", "95%")
-    for by, parts in document.slices.items():
+    for dimension, parts in document.slices.items():
         rows = [
             [
-                *(f"{part.value} {part.title}" if part.value.isdigit() else part.title, of.n, part.occupations),
-                *(of.accuracy, of.ci95.get("accuracy"), of.kappa, of.ci95.get("kappa")),
+                *(f"{part.value} {part.title}" if part.value.isdigit() else part.title, metrics.n, part.occupations),
+                *(metrics.accuracy, metrics.ci95.get("accuracy"), metrics.kappa, metrics.ci95.get("kappa")),
             ]
             for part in parts
-            if (of := part.settings.get(setting)) is not None
+            if (metrics := part.settings.get(setting)) is not None
         ]
-        part = by.replace("-", " ").replace("major", "SOC major")
-        yield Table(f"Agreement in {setting}, by {part}", columns, rows, key=f"slices-{by}")
+        part = dimension.replace("-", " ").replace("major", "SOC major")
+        yield Table(f"Agreement in {setting}, by {part}", columns, rows, key=f"slices-{dimension}")
 
 
 def _show_paper(document: PaperDocument, tables: list[Table]) -> None:
@@ -330,8 +331,8 @@ def _show_paper(document: PaperDocument, tables: list[Table]) -> None:
     heading("The figures of the 2023 paper, replicated from its published labels")
     counts = f"{document.reproduced} reproduced, {document.not_reproduced} not, {document.not_compared} recomputed only"
     say(f"{counts}: the printed figure was not available", hang=0)
-    of_print = "Printed figures are taken from public transcripts of the paper; weights and full rules are in --json."
-    say(of_print, indent=2, hang=0)
+    note = "Printed figures are taken from public transcripts of the paper; weights and full rules are in --json."
+    say(note, indent=2, hang=0)
     for table in tables:
         table.show()
 
@@ -342,11 +343,8 @@ def _paper_tables(document: PaperDocument) -> Iterator[Table]:
         by_table.setdefault(cell.table, []).append(cell)
     for name, cells in by_table.items():
         title = f"Table {name}" if name.isdigit() else "Not printed" if name == "-" else name.capitalize()
-        rows = [
-            [of.figure, _number(of.printed, of), _number(of.ours, of), of.rule, _REPRODUCED[of.reproduced]]
-            for of in cells
-        ]
-        notes = [f"{of.figure}: {of.reason}." for of in cells if of.reproduced is False]
+        rows = [[c.figure, _number(c.printed, c), _number(c.ours, c), c.rule, _REPRODUCED[c.reproduced]] for c in cells]
+        notes = [f"{c.figure}: {c.reason}." for c in cells if c.reproduced is False]
         yield Table(title, ("figure", "printed", "ours", "rule", "reproduced"), rows, notes=notes)
 
 

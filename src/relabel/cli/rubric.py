@@ -111,12 +111,12 @@ def check(rubric: str, as_json: o.AsJson = False) -> None:
     for setting in loaded.settings:
         prompt.messages((task,), loaded, setting)
     lists = ("sample", "eloundou-2023") if loaded.unit == "task" else ()
-    there = [name for name in lists if is_local(name)]
-    warnings = rubric_warnings(loaded, {name: [task.text for task in relabel.load_tasks(name)] for name in there})
-    unread = [name for name in lists if name not in there]
-    known = {"rubric": f"{loaded.id}@{loaded.version}", "source": loaded.source, "sha256": loaded.sha256}
-    found = {**known, "warnings": warnings, "tried": loaded.tried, "not_compared_with": unread}
-    if o.give_json(found, as_json=as_json):
+    local_lists = [name for name in lists if is_local(name)]
+    warnings = rubric_warnings(loaded, {name: [task.text for task in relabel.load_tasks(name)] for name in local_lists})
+    unread = [name for name in lists if name not in local_lists]
+    identity = {"rubric": f"{loaded.id}@{loaded.version}", "source": loaded.source, "sha256": loaded.sha256}
+    document = {**identity, "warnings": warnings, "tried": loaded.tried, "not_compared_with": unread}
+    if o.give_json(document, as_json=as_json):
         return
     typer.echo(
         f"{loaded.source}: valid: {loaded.id} v{loaded.version}, {len(loaded.settings)} settings, {len(loaded.labels)} labels, "
@@ -205,10 +205,10 @@ def try_rubrics(
         _record_look(new, started, folder)
     if not printed:
         _show_trial(document)
-    if missing := [of for of in document.rubrics if of.missing]:
-        names = ", ".join(str(folder / of.name / "failures.jsonl") for of in missing)
+    if missing := [tried for tried in document.rubrics if tried.missing]:
+        names = ", ".join(str(folder / tried.name / "failures.jsonl") for tried in missing)
         raise IncompleteRunError(
-            f"{sum(of.missing for of in missing):,} of {sum(of.asked for of in document.rubrics):,} labels are missing (see {names}); "
+            f"{sum(tried.missing for tried in missing):,} of {sum(tried.asked for tried in document.rubrics):,} labels are missing (see {names}); "
             "run the same command again to request them; until then the figures cover the others only"
         )
 
@@ -239,16 +239,16 @@ def _keep_final_trial(folder: Path, rubrics: Mapping[str, relabel.Rubric], *, fi
     """Check that a trial on the final half is not overwritten by one with other tasks or another wording."""
     from relabel.evaluation.trial import TrialDocument
 
-    known = folder / "trial.json"
-    if not known.is_file():
+    path = folder / "trial.json"
+    if not path.is_file():
         return
     try:
-        before = TrialDocument.model_validate_json(known.read_text(encoding="utf-8"))
+        before = TrialDocument.model_validate_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(f"{known} is not a readable trial; use another --out") from error
-    if before.final and (not final or {of.wording for of in before.rubrics} != {of.wording for of in rubrics.values()}):
+        raise DataError(f"{path} is not a readable trial; use another --out") from error
+    if before.final and (not final or {r.wording for r in before.rubrics} != {r.wording for r in rubrics.values()}):
         raise UsageError(
-            f"{known} is the trial of the final half of {before.started_at[:10]}, and this would overwrite it with another "
+            f"{path} is the trial of the final half of {before.started_at[:10]}, and this would overwrite it with another "
             f"{'wording' if final else 'half'}; give --out another folder and report both"
         )
 
@@ -273,28 +273,28 @@ def _final_look(
     from relabel.evaluation.trial import FIRST_LOOK, Look
     from relabel.sources.tables import is_table_file
 
-    of_list = str(Path(tasks).resolve()) if is_table_file(tasks) else tasks
+    task_list = str(Path(tasks).resolve()) if is_table_file(tasks) else tasks
     wordings = dict.fromkeys((rubric.id, rubric.wording) for rubric in rubrics.values())
     path = _record_of_looks()
     try:
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        known = [look for look in map(json.loads, lines) if look["tasks"] == of_list]
-        seen = {(look["rubric"], look["wording"]): look["when"] for look in known}
+        records = [look for look in map(json.loads, lines) if look["tasks"] == task_list]
+        seen = {(look["rubric"], look["wording"]): look["when"] for look in records}
         before = [
-            [look for look in known if look["rubric"] == of[0] and (of not in seen or look["when"] < seen[of])]
-            for of in wordings
+            [look for look in records if look["rubric"] == pair[0] and (pair not in seen or look["when"] < seen[pair])]
+            for pair in wordings
         ]
         number = 1 + max(len({look["when"] for look in looks}) for looks in before)
         others = sorted({(look["when"][:10], look["folder"]) for looks in before for look in looks})
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DataError(f"{path}, the record of final trials, cannot be read; correct or remove it") from error
-    new = [{"tasks": of_list, "rubric": of[0], "wording": of[1]} for of in wordings if of not in seen]
+    new = [{"tasks": task_list, "rubric": pair[0], "wording": pair[1]} for pair in wordings if pair not in seen]
     if number == 1:
         return FIRST_LOOK, new
     if not named:
         used = " and ".join(f"on {when} in {folder}" for when, folder in others)
         raise UsageError(
-            f"the final half of {tasks} was already used {used} with another wording of {' and '.join(dict.fromkeys(of[0] for of in wordings))}; "
+            f"the final half of {tasks} was already used {used} with another wording of {' and '.join(dict.fromkeys(pair[0] for pair in wordings))}; "
             "a second look would tune on it: try wordings without --final, or name a folder with --out, and the result records which look it is"
         )
     # The document may be published, and folders are private.
@@ -315,7 +315,7 @@ def _record_look(new: Sequence[Mapping[str, str]], when: str, folder: Path) -> N
     with os_errors(f"cannot write {path}", "set RELABEL_HOME to another folder"):
         make_private_dir(path.parent)
         with path.open("a", encoding="utf-8") as lines:
-            lines.writelines(json.dumps({**of, **about}) + "\n" for of in new)
+            lines.writelines(json.dumps({**entry, **about}) + "\n" for entry in new)
 
 
 def _imported(
@@ -333,9 +333,9 @@ def _imported(
             done = import_labels(path, model=path.stem, rubric=rubric, out=folder / name, tasks=tasks)
         except (DataError, UsageError) as error:
             # Advice on options of `relabel import` would mislead here.
-            said = str(error).partition(";")[0] if "--" in str(error) else str(error)
+            message = str(error).partition(";")[0] if "--" in str(error) else str(error)
             raise DataError(
-                f"{said}; rubric try reads the columns task_id, setting and label, in the words of the rubric"
+                f"{message}; rubric try reads the columns task_id, setting and label, in the words of the rubric"
             ) from error
         run = relabel.open_run(str(done.folder))
         if final:
@@ -361,12 +361,12 @@ def _tasks_for(
 
     shown = {plain_name(example.task) for rubric in rubrics.values() for example in rubric.examples if example.task}
     tasks = [t for t in relabel.load_tasks(ref) if half_of(t.task_id) == half and plain_name(t.text) not in shown]
-    for of in golds:
-        keys = set(zip(of.table["onet_soc_code"].fillna(""), of.table["task_id"], strict=True))
+    for gold in golds:
+        keys = set(zip(gold.table["onet_soc_code"].fillna(""), gold.table["task_id"], strict=True))
         tasks = [t for t in tasks if (t.onet_soc_code, t.task_id) in keys or ("", t.task_id) in keys]
     if len(tasks) < (sample or 2):
         raise DataError(
-            f"the {half} half of {ref} has {len(tasks):,} tasks with labels in {', '.join(of.name for of in golds)}; give a smaller "
+            f"the {half} half of {ref} has {len(tasks):,} tasks with labels in {', '.join(gold.name for gold in golds)}; give a smaller "
             "--sample, or --gold with labels of these tasks"
         )
     return draw_sample(tasks, min(sample or 240, len(tasks)), seed)
@@ -375,7 +375,7 @@ def _tasks_for(
 def _labelled(
     rubrics: Mapping[str, relabel.Rubric],
     ask: partial[RunOptions],
-    how: o.Labelling,
+    labelling: o.Labelling,
     folder: Path,
     extra: dict[str, Any],
 ) -> tuple[dict[str, relabel.Run], dict[str, Spent]]:
@@ -392,15 +392,15 @@ def _labelled(
     from relabel.labelling.store import Store
     from relabel.settings import settings
 
-    environment, look = settings(), o.progress_style(quiet=how.quiet)
+    environment, look = settings(), o.progress_style(quiet=labelling.quiet)
     runs: dict[str, relabel.Run] = {}
     rejected: dict[str, Spent] = {}
     for name, rubric in rubrics.items():
-        chosen = ask(rubric=rubric, max_cost=how.max_cost and how.max_cost / len(rubrics))
+        chosen = ask(rubric=rubric, max_cost=labelling.max_cost and labelling.max_cost / len(rubrics))
         asked = chosen.prepare(environment)
         job = replace(asked.job, parameters={**asked.job.parameters, **extra})
         typer.echo(f"{name}: {job.size:,} labels", err=True)
-        if not how.yes and how.max_cost is None:
+        if not labelling.yes and labelling.max_cost is None:
             get_consent(job, folder / name, environment)
         work = label_until(stop := Stop(), asked._replace(job=job), folder / name, environment, look=look)
         outcome = run_until_stopped(work, stop, look=look)
@@ -417,7 +417,7 @@ def _labelled(
         costs = [answer.cost_usd for answer in read if answer.cost_usd is not None]
         cost = sum(costs) if len(costs) == len(lost) else None  # a damaged row tells no cost
         used = [answer.usage for answer in read]
-        rejected[name] = Spent(cost, sum(of.prompt for of in used), sum(of.completion for of in used))
+        rejected[name] = Spent(cost, sum(usage.prompt for usage in used), sum(usage.completion for usage in used))
     return runs, rejected
 
 
@@ -431,8 +431,8 @@ def _show_trial(document: TrialDocument) -> None:
     typer.echo()
     for line in [*document.verdict.splitlines(), *([f"Note: {document.note}."] if document.note else [])]:
         say(line)
-    for of in document.rubrics:
-        for setting, share in of.variance.items():
-            say(f"{of.name}, {setting}: {share.in_words()}.")
+    for rubric in document.rubrics:
+        for setting, share in rubric.variance.items():
+            say(f"{rubric.name}, {setting}: {share.in_words()}.")
     names = ", ".join(gold.name for gold in document.golds)
     say(f"Compared with {names}. trial.json has a block `validity` for each rubric file.")

@@ -117,24 +117,24 @@ def status(path: StudyFile, as_json: o.AsJson = False) -> None:
 
     opened = open_study(path)
     study, raters = opened.study, plan(opened)
-    found = rater_states(raters, opened)
+    states = rater_states(raters, opened)
     kappas: dict[str, float | None] = {}
     with suppress(RelabelError):  # the state of the raters matters more than a gold that cannot be read
         kappas = kappa_by_rater(opened, runs) if (runs := runs_of(raters)) else {}
     rows: list[dict[str, object]] = []
     for one in raters:
         none = {"state": one.state, "asked": 0, "labels": 0, "cost_usd": 0.0}
-        told = asdict(at) if (at := found.get(one.rater.name)) else none
-        rows.append({"rater": one.rater.name, **told, "kappa": kappas.get(one.rater.name), "folder": one.ref})
+        progress = asdict(state) if (state := states.get(one.rater.name)) else none
+        rows.append({"rater": one.rater.name, **progress, "kappa": kappas.get(one.rater.name), "folder": one.ref})
     if o.give_json({"title": study.title, "budget_usd": study.budget_usd, "raters": rows}, as_json=as_json):
         return
-    _table(raters, found, kappas)
-    spent = sum(at.cost_usd for at in found.values())
-    of = "" if study.budget_usd is None else f" of {study.budget_usd:,.2f}"
+    _table(raters, states, kappas)
+    spent = sum(state.cost_usd for state in states.values())
+    budget_text = "" if study.budget_usd is None else f" of {study.budget_usd:,.2f}"
     made = opened.results_made and all(one.state == "complete" for one in raters)
     command = "package" if made else "run"
     whom = f"the gold {study.golds[0]}" if study.golds else "the other raters, on average"
-    say(f"kappa: with {whom}. Spent: ${spent:,.4f}{of}. Next: relabel study {command} {path}")
+    say(f"kappa: with {whom}. Spent: ${spent:,.4f}{budget_text}. Next: relabel study {command} {path}")
 
 
 @study_app.command()
@@ -159,8 +159,8 @@ def rebuild(path: StudyFile, quiet: o.Quiet = False) -> None:
     from relabel.study.running import open_study
 
     opened = open_study(path)
-    added, there = unpack_answers(opened)
-    say(f"Answers: {added:,} added to the store, {there:,} already there.")
+    added, existing = unpack_answers(opened)
+    say(f"Answers: {added:,} added to the store, {existing:,} already there.")
     run(path, replay=True, dry_run=False, quiet=quiet)
     same, differ = compare_checksums(opened)
     if differ:
@@ -168,14 +168,18 @@ def rebuild(path: StudyFile, quiet: o.Quiet = False) -> None:
     say(f"All {same} results are those of the package, byte by byte.")
 
 
-def _table(raters: list[RaterRun], found: dict[str, RaterState], kappas: dict[str, float | None] | None = None) -> None:
+def _table(
+    raters: list[RaterRun], states: dict[str, RaterState], kappas: dict[str, float | None] | None = None
+) -> None:
     rows: list[list[str]] = []
     for one in raters:
         state, cells, left = one.state, ["-"] * 3, "-"
-        if (at := found.get(one.rater.name)) is not None:
-            cells = [f"{at.labels:,}", f"{max(at.asked - at.labels, 0):,}", f"${at.cost_usd:,.4f}"]
-            left = "-" if at.hours_left is None else f"{at.hours_left:,.2f}"
-            state = f"{at.state}: {at.waiting[1]:,} of {at.waiting[0]:,} done" if at.waiting[0] else at.state
+        if (entry := states.get(one.rater.name)) is not None:
+            cells = [f"{entry.labels:,}", f"{max(entry.asked - entry.labels, 0):,}", f"${entry.cost_usd:,.4f}"]
+            left = "-" if entry.hours_left is None else f"{entry.hours_left:,.2f}"
+            state = (
+                f"{entry.state}: {entry.waiting[1]:,} of {entry.waiting[0]:,} done" if entry.waiting[0] else entry.state
+            )
         more = [] if kappas is None else [figure(kappas.get(one.rater.name)), left]
         rows.append([one.rater.name, state, *cells, *more, one.ref])
     more = [] if kappas is None else ["kappa", "hours left"]
@@ -185,13 +189,13 @@ def _table(raters: list[RaterRun], found: dict[str, RaterState], kappas: dict[st
 def _estimates(raters: list[RaterRun], opened: OpenStudy) -> None:
     from relabel.study.running import estimates
 
-    found, rows = estimates(raters, opened), list[list[str]]()
-    costs = [of.cost_usd for of, _ in found.values()]
-    longest = {name: bounds[0].hours[1] for name, (_, bounds) in found.items() if bounds}
-    for name, (of, _) in found.items():
-        cost = "not known" if of.cost_usd is None else f"${of.cost_usd[0]:,.4f} to ${of.cost_usd[1]:,.4f}"
+    estimate_by_rater, rows = estimates(raters, opened), list[list[str]]()
+    costs = [estimate.cost_usd for estimate, _ in estimate_by_rater.values()]
+    longest = {name: bounds[0].hours[1] for name, (_, bounds) in estimate_by_rater.items() if bounds}
+    for name, (entry, _) in estimate_by_rater.items():
+        cost = "not known" if entry.cost_usd is None else f"${entry.cost_usd[0]:,.4f} to ${entry.cost_usd[1]:,.4f}"
         at_most = f"{longest[name]:,.2f}" if name in longest else "-"
-        rows.append([name, f"{of.labels:,}", f"{of.to_ask:,}", cost, at_most])
+        rows.append([name, f"{entry.labels:,}", f"{entry.to_ask:,}", cost, at_most])
     if not rows:
         say("Every rater is complete; nothing would be sent.")
         return
