@@ -131,11 +131,11 @@ class Bridge:
         Returns:
             Pairs of classification and shares (see `shares`), in the order of the steps.
         """
-        shares, found = _initial_shares(scored), []
+        shares, levels = _initial_shares(scored), []
         for step in self.steps:
             shares = _next_shares(shares, step.links, relative_to_reached=True)
-            found.append((step.target, shares))
-        return found
+            levels.append((step.target, shares))
+        return levels
 
     def _multiply_out(self, codes: Collection[str], *, relative_to_reached: bool) -> pd.DataFrame:
         asked = (frozenset(codes), relative_to_reached)
@@ -177,17 +177,17 @@ class Bridge:
         for step in reversed(self.steps):
             links = step.links[step.links["target"].isin(reached)]
             if links.empty:
-                why = f"no {SYSTEM_NAMES[step.source]} code leads to {SYSTEM_NAMES[step.target]} {listed_names(lacking, _MAX_CODES_SHOWN)}{note}"
+                reason = f"no {SYSTEM_NAMES[step.source]} code leads to {SYSTEM_NAMES[step.target]} {listed_names(lacking, _MAX_CODES_SHOWN)}{note}"
                 break
             note = f" ({step.note})" if step.note else ""
             reached = set(links["source"])
             lacking = sorted(reached)
         else:
-            what = "labelled tasks" if reached & set(listed) else "task statements"
-            why = f"no {what} for {SYSTEM_NAMES['onet-soc']} {listed_names(lacking, _MAX_CODES_SHOWN)}"
+            missing = "labelled tasks" if reached & set(listed) else "task statements"
+            reason = f"no {missing} for {SYSTEM_NAMES['onet-soc']} {listed_names(lacking, _MAX_CODES_SHOWN)}"
         if not borrowed:
-            return f"unscored: {why}"
-        return f"thin: borrowed from the other occupations of the same broad group of US SOC, because {why}"
+            return f"unscored: {reason}"
+        return f"thin: borrowed from the other occupations of the same broad group of US SOC, because {reason}"
 
 
 def onet_occupations(tasks: str, listed: pd.DataFrame) -> pd.DataFrame:
@@ -207,8 +207,8 @@ def onet_occupations(tasks: str, listed: pd.DataFrame) -> pd.DataFrame:
 
 def _isin(column: pd.Series, codes: Iterable[str]) -> npt.NDArray[np.bool_]:
     """Like `Series.isin`, but faster for strings."""
-    known = frozenset(codes.tolist() if isinstance(codes, pd.Series) else codes)
-    return np.fromiter((code in known for code in column.tolist()), dtype=bool, count=len(column))
+    members = frozenset(codes.tolist() if isinstance(codes, pd.Series) else codes)
+    return np.fromiter((code in members for code in column.tolist()), dtype=bool, count=len(column))
 
 
 def _initial_shares(codes: Collection[str]) -> pd.DataFrame:
@@ -277,8 +277,8 @@ def make_bridge(
         )
     else:
         entries = entries.assign(weight=1.0) if links == "equal" else entries
-        how = "all alike" if links == "equal" else "weighted by index entries"
-        origin = f"all ISCO-08 codes of the group in the ONS coding index, {how}"
+        weighting = "all alike" if links == "equal" else "weighted by index entries"
+        origin = f"all ISCO-08 codes of the group in the ONS coding index, {weighting}"
     last = Step("isco08", "uk-soc2020", entries, origin)
     return Bridge(method, taxonomy, (first, *steps, last), _uk_titles(), files + _UK_FILES, lenders)
 
@@ -353,14 +353,14 @@ def read_bridge(path: Path, occupations: Collection[str]) -> Bridge:
     if source is None or target is None:
         raise ColumnError(path, "onet_soc_code" if source is None else "uk_soc2020", file.header, advice=advice)
     weight, titles = file.find("weight"), _uk_titles()
-    known = {source: frozenset(occupations), target: frozenset(codes_of(titles))}
+    codes_by_column = {source: frozenset(occupations), target: frozenset(codes_of(titles))}
     lines: dict[tuple[str, str], tuple[int, float]] = {}
     for line, cells in file.rows:
         pair = (cells[source].strip(), plain_id(cells[target]))
         if not all(pair):
             continue
         for column, code in zip((source, target), pair, strict=True):
-            if code not in known[column]:
+            if code not in codes_by_column[column]:
                 raise DataError(
                     f"{path} line {line}, column {column}: unknown code {code[:40]!r}; correct or remove the line"
                 )
@@ -404,8 +404,8 @@ def index_entries(index: pd.DataFrame) -> pd.DataFrame:
     Returns:
         Links of schema `LINKS`, weighted by number of entries.
     """
-    known = index.dropna(subset=["isco08", "soc2020"])
-    counted = known.groupby(["soc2020", "isco08"]).size().astype("float64").rename("weight").reset_index()
+    entries = index.dropna(subset=["isco08", "soc2020"])
+    counted = entries.groupby(["soc2020", "isco08"]).size().astype("float64").rename("weight").reset_index()
     return counted.rename(columns={"isco08": "source", "soc2020": "target"})[["source", "target", "weight"]]
 
 
@@ -502,8 +502,8 @@ def same_broad_group(links: pd.DataFrame, listed: Collection[str]) -> pd.DataFra
     near = with_tasks.assign(weight=share, broad=with_tasks["target"].str[:_BROAD_GROUP])[["source", "weight", "broad"]]
     lacking = links[["target"]].drop_duplicates()
     lacking = lacking[~_isin(lacking["target"], with_tasks["target"])]
-    found = lacking.assign(broad=lacking["target"].str[:_BROAD_GROUP]).merge(near, on="broad")
-    return found[["source", "target", "weight"]].reset_index(drop=True)
+    borrowed = lacking.assign(broad=lacking["target"].str[:_BROAD_GROUP]).merge(near, on="broad")
+    return borrowed[["source", "target", "weight"]].reset_index(drop=True)
 
 
 def us_jobs(codes: Collection[str], release: str) -> pd.Series:
@@ -526,10 +526,10 @@ def us_jobs(codes: Collection[str], release: str) -> pd.Series:
     wages = bls.read_wages(release)
     detailed = wages[wages["group"] == "detailed"].set_index("soc2018")["employment"].dropna()
     detailed = detailed[detailed > 0]
-    known = pd.Index(sorted(codes), dtype="str")
-    jobs = detailed.reindex(known)
-    combined = detailed[~detailed.index.isin(known)]
-    lacking = known[jobs.isna()]
+    all_codes = pd.Index(sorted(codes), dtype="str")
+    jobs = detailed.reindex(all_codes)
+    combined = detailed[~detailed.index.isin(all_codes)]
+    lacking = all_codes[jobs.isna()]
     # OEWS has at most one combined row in a broad group, so all codes without a row of their own share it.
     shared = pd.Series(lacking.str[:_BROAD_GROUP], index=lacking)
     whole = shared.map(combined.groupby(combined.index.str[:_BROAD_GROUP]).sum())

@@ -152,20 +152,20 @@ class _Hybrids:
         states = list(itertools.product((0, 1), repeat=len(FACTORS)))
         parts: dict[State, Floats] = {state: self._map(*state).task_parts(code) for state in states}
         # Only tasks with weight in some state can contribute.
-        at = np.flatnonzero(np.any([part > 0 for part in parts.values()], axis=0))
+        positions = np.flatnonzero(np.any([part > 0 for part in parts.values()], axis=0))
         reference = np.mean([self.scores(state)[row, column] for state in (_BEFORE, _AFTER)])
         contributions: dict[State, Floats] = {}
         for state in states:
-            values = self._sides[state[0]][measure].to_numpy(dtype="float64")[at]
-            worth = parts[state][at] * (np.nan_to_num(values) - reference)
+            values = self._sides[state[0]][measure].to_numpy(dtype="float64")[positions]
+            worth = parts[state][positions] * (np.nan_to_num(values) - reference)
             contributions[state] = np.where(np.isnan(self.scores(state)[row, column]), np.nan, worth)
         before, after = self._sides
-        frame = self._keys.iloc[at].assign(
+        frame = self._keys.iloc[positions].assign(
             text=self._text,
             label_before=before["code"].where(before["listed"]),
             label_after=after["code"].where(after["listed"]),
-            part_before=parts[_BEFORE][at],
-            part_after=parts[_AFTER][at],
+            part_before=parts[_BEFORE][positions],
+            part_after=parts[_AFTER][positions],
             change=contributions[_AFTER] - contributions[_BEFORE],
             **dict(zip(FACTORS, split_by_order(contributions), strict=True)),
         )
@@ -187,12 +187,12 @@ def split_by_order(values: Mapping[State, Floats]) -> Floats:
     total = np.zeros((len(FACTORS), *values[_BEFORE].shape))
     orders = np.zeros(values[_BEFORE].shape)
     for order in _ORDERS:
-        at = list(_BEFORE)
+        state = list(_BEFORE)
         steps = np.zeros_like(total)
         for factor in order:
-            last = values[tuple(at)]
-            at[factor] = 1
-            steps[factor] = values[tuple(at)] - last
+            last = values[tuple(state)]
+            state[factor] = 1
+            steps[factor] = values[tuple(state)] - last
         whole = ~np.isnan(steps).any(axis=0)
         orders += whole
         total += np.where(whole, steps, 0.0)

@@ -215,18 +215,18 @@ def explain(table: ScoreTable, run: Run, code: str) -> Explanation:
 def _estimates(other: Estimate | None, row: Mapping[str, Any]) -> dict[str, tuple[float, float, float]]:
     if other is None:
         return {}
-    found = {name: [row[f"{name}_{other.name}{end}"] for end in ("", "_low", "_high")] for name in ESTIMATED}
-    return {name: (low, mid, high) for name, (low, mid, high) in found.items() if low is not None}
+    figures = {name: [row[f"{name}_{other.name}{end}"] for end in ("", "_low", "_high")] for name in ESTIMATED}
+    return {name: (low, mid, high) for name, (low, mid, high) in figures.items() if low is not None}
 
 
 def _unknown_code_message(table: ScoreTable, code: str) -> str:
     titles = dict(zip(codes_of(table.frame), codes_of(table.frame, "title"), strict=True))
     near = difflib.get_close_matches(code, list(titles), n=_MAX_SUGGESTIONS, cutoff=0.5)
     words = code.casefold()
-    near = near or [known for known, title in titles.items() if words in title.casefold()][:_MAX_SUGGESTIONS]
+    near = near or [other for other, title in titles.items() if words in title.casefold()][:_MAX_SUGGESTIONS]
     shown = near or list(titles)[:1]
     kind = "near codes are" if near else "codes look like"
-    listed = ", ".join(f"{known} ({titles[known]})" for known in shown)
+    listed = ", ".join(f"{other} ({titles[other]})" for other in shown)
     return f"{code!r} is not a code of {table.taxonomy_name}; {kind} {listed}"
 
 
@@ -254,13 +254,13 @@ def _tasks(
         missing[key].append("the run labelled another statement under this id")
     for failure in run.failures():
         missing[failure.onet_soc_code, failure.task_id].append(f"{failure.setting}: {failure.kind}, {failure.message}")
-    found: list[ExplainedTask] = []
+    explained: list[ExplainedTask] = []
     for row in records(values[[name for name in ExplainedTask.model_fields if name not in ("given", "missing")]]):
         key = (row["onet_soc_code"], row["task_id"])
         row |= {reading: READING_LABELS.get(row[reading]) for reading in ("strict", "with_tools")}
         labels = tuple(GivenLabel(**label) for label in given.get(key, ()))
-        found.append(ExplainedTask(**row, given=labels, missing=tuple(missing[key])))
-    return tuple(found)
+        explained.append(ExplainedTask(**row, given=labels, missing=tuple(missing[key])))
+    return tuple(explained)
 
 
 def answers_by_task(run: Run, codes: Collection[str] | None = None) -> dict[TaskKey, list[dict[str, Any]]]:
@@ -277,10 +277,10 @@ def answers_by_task(run: Run, codes: Collection[str] | None = None) -> dict[Task
     order = {setting: rank for rank, setting in enumerate(run.rubric.settings)}
     labels = run.labels if codes is None else run.labels[run.labels["onet_soc_code"].isin(codes)]
     labels = labels.assign(rank=labels["setting"].map(order)).sort_values([*TASK_KEY, "rank", "sample"], kind="stable")
-    found: dict[TaskKey, list[dict[str, Any]]] = defaultdict(list)
+    answers: dict[TaskKey, list[dict[str, Any]]] = defaultdict(list)
     for row in records(labels[[*TASK_KEY, *GivenLabel.model_fields]]):
-        found[row.pop("onet_soc_code"), row.pop("task_id")].append(row)
-    return dict(found)
+        answers[row.pop("onet_soc_code"), row.pop("task_id")].append(row)
+    return dict(answers)
 
 
 @dataclass(frozen=True)
@@ -351,17 +351,17 @@ def find_path(
     """
     check_links(links, method, taxonomy, tasks)
     table = task_table(tasks)
-    known, listed = onet_occupations(tasks, table), sorted(set(codes_of(table, "onet_soc_code")))
-    bridge = make_bridge(method, taxonomy, tasks, known, links=links, donors=listed)
-    titles = _titles(bridge, _by_code(known, "onet_soc_code", "title"))
+    occupations, listed = onet_occupations(tasks, table), sorted(set(codes_of(table, "onet_soc_code")))
+    bridge = make_bridge(method, taxonomy, tasks, occupations, links=links, donors=listed)
+    titles = _titles(bridge, _by_code(occupations, "onet_soc_code", "title"))
     if code in titles[taxonomy] and (taxonomy == "onet-soc" or "." not in code):
         shares = bridge.shares(listed)
         own = shares[shares["code"] == code]
-        found = shares[shares["onet_soc_code"].isin(own["onet_soc_code"])]
-        found = found.assign(own=found["code"] == code).sort_values(
+        linked = shares[shares["onet_soc_code"].isin(own["onet_soc_code"])]
+        linked = linked.assign(own=linked["code"] == code).sort_values(
             ["onet_soc_code", "own", "share", "code"], ascending=[True, False, False, True]
         )
-        forward = _forward(found.assign(system=taxonomy), titles)
+        forward = _forward(linked.assign(system=taxonomy), titles)
         back, borrowed, _ = _trace_back(bridge, code, listed, titles)
         return CodePath(taxonomy, code, titles[taxonomy][code], bridge, borrowed, back, forward)
     if code in titles["onet-soc"]:
@@ -371,7 +371,7 @@ def find_path(
         return CodePath("onet-soc", code, title, bridge, False, _NO_LINKS, _forward(mine, titles))
     raise DataError(
         f"{code!r} is not a code of {SYSTEM_NAMES[taxonomy]} or O*NET-SOC 2019; codes look like "
-        f"{bridge.titles['code'].iloc[0]} and {known['onet_soc_code'].iloc[0]}"
+        f"{bridge.titles['code'].iloc[0]} and {occupations['onet_soc_code'].iloc[0]}"
     )
 
 
@@ -392,15 +392,15 @@ def _trace_back(
     owed = {code: 1.0}
     rows: list[pd.DataFrame] = []
     for step, links, with_tasks in reversed(list(zip(bridge.steps, tables, alive[:-1], strict=True))):
-        here = links[links["target"].isin(owed)].copy()
-        here["with_tasks"] = here["source"].isin(with_tasks)
-        counted = here["weight"].where(here["with_tasks"])
-        here["part"] = counted / counted.groupby(here["target"]).transform("sum")
-        here["share"] = here["part"] * here["target"].map(owed).astype("float64")
-        here = here.assign(system=step.source, target_system=step.target, code=here["source"])
-        here["title"] = here["code"].map(titles[step.source])
-        rows.append(here.sort_values(["share", "code"], ascending=[False, True])[list(_NO_LINKS.columns)])
-        owed = {str(source): float(share) for source, share in here.groupby("source")["share"].sum().items()}
+        step_links = links[links["target"].isin(owed)].copy()
+        step_links["with_tasks"] = step_links["source"].isin(with_tasks)
+        counted = step_links["weight"].where(step_links["with_tasks"])
+        step_links["part"] = counted / counted.groupby(step_links["target"]).transform("sum")
+        step_links["share"] = step_links["part"] * step_links["target"].map(owed).astype("float64")
+        step_links = step_links.assign(system=step.source, target_system=step.target, code=step_links["source"])
+        step_links["title"] = step_links["code"].map(titles[step.source])
+        rows.append(step_links.sort_values(["share", "code"], ascending=[False, True])[list(_NO_LINKS.columns)])
+        owed = {str(source): float(share) for source, share in step_links.groupby("source")["share"].sum().items()}
     links = pd.concat(rows, ignore_index=True) if rows else _NO_LINKS
     return links, borrows and code in alive[-1], set(owed) & alive[0]
 
@@ -415,11 +415,11 @@ def _codes_with_tasks(tables: Sequence[pd.DataFrame], listed: Collection[str]) -
 
 
 def _forward(shares: pd.DataFrame, titles: Mapping[System, Mapping[str, str]]) -> pd.DataFrame:
-    told = shares.assign(
+    table = shares.assign(
         onet_soc_title=shares["onet_soc_code"].map(titles["onet-soc"]),
         title=[titles[system].get(code, "") for system, code in zip(shares["system"], shares["code"], strict=True)],
     )
-    return told[["onet_soc_code", "onet_soc_title", "system", "code", "title", "share"]].reset_index(drop=True)
+    return table[["onet_soc_code", "onet_soc_title", "system", "code", "title", "share"]].reset_index(drop=True)
 
 
 _CROSSWALKS: Mapping[System, Callable[[], pd.DataFrame]] = {
@@ -431,11 +431,11 @@ _CROSSWALKS: Mapping[System, Callable[[], pd.DataFrame]] = {
 
 def _titles(bridge: Bridge, occupations: Mapping[str, str]) -> dict[System, Mapping[str, str]]:
     """Titles of the codes of all classifications in a bridge."""
-    found: dict[System, Mapping[str, str]] = {"onet-soc": occupations}
+    titles: dict[System, Mapping[str, str]] = {"onet-soc": occupations}
     for step in bridge.steps[:-1]:
-        found[step.target] = _by_code(_CROSSWALKS[step.target](), step.target, f"{step.target}_title")
-    found[bridge.target] = _by_code(bridge.titles, "code", "title")
-    return found
+        titles[step.target] = _by_code(_CROSSWALKS[step.target](), step.target, f"{step.target}_title")
+    titles[bridge.target] = _by_code(bridge.titles, "code", "title")
+    return titles
 
 
 def _by_code(table: pd.DataFrame, code: str, title: str) -> dict[str, str]:

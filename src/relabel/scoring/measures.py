@@ -138,18 +138,18 @@ def changed_tasks(tasks: pd.DataFrame, name: str) -> dict[str, int | None]:
         `tasks_new`, and among labelled tasks `tasks_reworded` and `tasks_replaced`; None if the run's list cannot be read.
         `tasks_emerging` (tasks without id and rating); None if the list has no such tasks.
     """
-    found: dict[str, int | None] = dict.fromkeys(("tasks_new", "tasks_reworded", "tasks_replaced", "tasks_emerging"))
-    known = tasks["text_labelled"].notna()
-    if known.any():
-        both = tasks[known & tasks["labelled"] & ~tasks["replaced"] & (tasks["text"] != tasks["text_labelled"])]
-        before, after = (both[text].str.split().str.join(" ") for text in ("text_labelled", "text"))
-        found["tasks_new"] = int((~known).sum())
-        found["tasks_reworded"] = int((before != after).sum())
-        found["tasks_replaced"] = int(tasks["replaced"].sum())
+    counts: dict[str, int | None] = dict.fromkeys(("tasks_new", "tasks_reworded", "tasks_replaced", "tasks_emerging"))
+    has_text = tasks["text_labelled"].notna()
+    if has_text.any():
+        pairs = tasks[has_text & tasks["labelled"] & ~tasks["replaced"] & (tasks["text"] != tasks["text_labelled"])]
+        before, after = (pairs[text].str.split().str.join(" ") for text in ("text_labelled", "text"))
+        counts["tasks_new"] = int((~has_text).sum())
+        counts["tasks_reworded"] = int((before != after).sum())
+        counts["tasks_replaced"] = int(tasks["replaced"].sum())
     if is_onet_release(name):
         with contextlib.suppress(DataError):
-            found["tasks_emerging"] = onet.count_emerging_tasks(name)
-    return found
+            counts["tasks_emerging"] = onet.count_emerging_tasks(name)
+    return counts
 
 
 def replaced_texts(tasks: pd.DataFrame) -> list[dict[str, Any]]:
@@ -161,11 +161,11 @@ def replaced_texts(tasks: pd.DataFrame) -> list[dict[str, Any]]:
     Returns:
         Dicts with code, id, `similarity` (0-1), and the statements `labelled` and `scored`.
     """
-    found = tasks[tasks["replaced"]].sort_values("similarity", kind="stable")
-    told = found[[*TASK_KEY, "similarity", "text_labelled", "text"]].rename(
+    rows = tasks[tasks["replaced"]].sort_values("similarity", kind="stable")
+    texts = rows[[*TASK_KEY, "similarity", "text_labelled", "text"]].rename(
         columns={"text_labelled": "labelled", "text": "scored"}
     )
-    return [{str(name): value for name, value in row.items()} for row in told.to_dict("records")]
+    return [{str(name): value for name, value in row.items()} for row in texts.to_dict("records")]
 
 
 def _readings(run: Run) -> tuple[str, ...]:
@@ -191,7 +191,7 @@ class Classes:
     readings: tuple[str, ...]
     values: Floats
 
-    def of(self, coded: pd.DataFrame) -> Ints:
+    def numbers(self, coded: pd.DataFrame) -> Ints:
         """Class number of each task; -1 if a reading is missing. An incoherent pair is in the highest class."""
         given = coded[list(self.readings)].astype("boolean")
         number = np.where(given.iloc[:, 0].fillna(False), len(self.values) - 1, 0)

@@ -141,11 +141,11 @@ def _name(method: Method, links: Links | None) -> str:
 
 def _bridges(table: ScoreTable) -> dict[str, Bridge]:
     """The bridges to the table's taxonomy by name, its own first."""
-    found = {_name(table.method, table.links): table.bridge}
+    bridges = {_name(table.method, table.links): table.bridge}
     if table.sample or table.taxonomy in UNWEIGHTED:
-        return found  # there is only one bridge
-    others = (which for which in _BRIDGES if _name(*which) not in found)
-    return found | {_name(*which): _bridge(table, *which) for which in others}
+        return bridges  # there is only one bridge
+    others = (which for which in _BRIDGES if _name(*which) not in bridges)
+    return bridges | {_name(*which): _bridge(table, *which) for which in others}
 
 
 def _bridge(table: ScoreTable, method: Method, links: Links | None) -> Bridge:
@@ -317,7 +317,7 @@ def _headline(universes: pd.DataFrame, effects: pd.DataFrame, own: pd.Series) ->
     return pd.DataFrame(rows)
 
 
-def multiverse_document(found: Multiverse) -> Mapping[str, object]:
+def multiverse_document(multiverse: Multiverse) -> Mapping[str, object]:
     """The multiverse as a JSON document."""
-    tables = {name: getattr(found, name) for name in ("headline", "effects", "occupations", "universes")}
-    return {name: records(frame) for name, frame in tables.items()} | {"left_out": list(found.left_out)}
+    tables = {name: getattr(multiverse, name) for name in ("headline", "effects", "occupations", "universes")}
+    return {name: records(frame) for name, frame in tables.items()} | {"left_out": list(multiverse.left_out)}

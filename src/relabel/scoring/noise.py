@@ -156,14 +156,14 @@ class _ClassStep:
     def draw(self, number: int, rng: np.random.Generator, wanted: Ints | None = None) -> Floats:
         """Draw shares above the class and in it, for all or the wanted occupations; occupations x 2 x draws."""
         needed: list[tuple[Ints, Ints]] = []
-        at = np.arange(len(self._levels[0][0])) if wanted is None else wanted
+        index = np.arange(len(self._levels[0][0])) if wanted is None else wanted
         for parent, _, _ in self._levels:
-            above, inside = np.unique(parent[at], return_inverse=True)
-            needed.append((at, inside))
-            at = above
-        mix = _dirichlet(np.repeat(self._top[at][:, :, None], number, axis=2), rng)
-        for (_, concentration, own), (at, inside) in zip(reversed(self._levels), reversed(needed), strict=True):
-            mix = _dirichlet(concentration * _clip_shares(mix)[inside] + own[at][:, :, None], rng)
+            above, inside = np.unique(parent[index], return_inverse=True)
+            needed.append((index, inside))
+            index = above
+        mix = _dirichlet(np.repeat(self._top[index][:, :, None], number, axis=2), rng)
+        for (_, concentration, own), (index, inside) in zip(reversed(self._levels), reversed(needed), strict=True):
+            mix = _dirichlet(concentration * _clip_shares(mix)[inside] + own[index][:, :, None], rng)
         return mix
 
 
@@ -290,7 +290,7 @@ class _Regression:
                 values = [self._loss(spread + up * one + right * other) for up, right in corners]
                 curvature[row, column] = (values[0] + values[1] - values[2] - values[3]) / (4 * _DIFFERENCE_STEP**2)
         self._loss(spread)
-        _, _, information = self._at(self._mode, np.exp(spread))
+        _, _, information = self._log_density(self._mode, np.exp(spread))
         size = self._coefficients
         covariance = np.zeros((size + 2, size + 2))
         covariance[:size, :size] = _inverse(information, least=1 / _COEFFICIENT_SD**2)[:size, :size]
@@ -301,24 +301,24 @@ class _Regression:
     def _loss(self, log_spread: Floats) -> float:
         """Negative log posterior density of the log standard deviations, all else integrated out."""
         spread = np.exp(log_spread)
-        at, slope, information = self._at(self._mode, spread)
+        density, slope, information = self._log_density(self._mode, spread)
         for _ in range(_MAX_NEWTON_STEPS):
             move = np.linalg.solve(information, slope)
             scale = 1.0
-            there = self._at(self._mode + move, spread)
-            while there[0] < at - 1e-9 and scale > 1e-3:
+            trial = self._log_density(self._mode + move, spread)
+            while trial[0] < density - 1e-9 and scale > 1e-3:
                 scale /= 2
-                there = self._at(self._mode + scale * move, spread)
+                trial = self._log_density(self._mode + scale * move, spread)
             self._mode = self._mode + scale * move
-            (at, slope, information), before = there, at
-            if abs(at - before) < 1e-6:
+            (density, slope, information), before = trial, density
+            if abs(density - before) < 1e-6:
                 break
         away = log_spread - np.log(_PRIOR_SD)
         determinant = np.linalg.slogdet(information)[1]
         families = float(np.full(self._family.shape[1], log_spread[0]).sum())
-        return -(at - determinant / 2 - families - float(away @ away) / 2)
+        return -(density - determinant / 2 - families - float(away @ away) / 2)
 
-    def _at(self, point: Floats, spread: Floats) -> tuple[float, Floats, Floats]:
+    def _log_density(self, point: Floats, spread: Floats) -> tuple[float, Floats, Floats]:
         """Log density of coefficients and family effects, its gradient, and its negative Hessian."""
         size = self._coefficients
         coefficients, effects = point[:size], point[size:]
@@ -383,28 +383,28 @@ class Confusion(_TaskNoise):
             raise DataError(
                 f"the gold {gold.name} lacks a reading that {run.name} has; give a gold with both with --gold"
             )
-        own = own.assign(label=self.classes.of(own))[[*TASK_KEY, "label"]].query("label >= 0")
-        theirs = theirs.assign(gold=self.classes.of(theirs))[[*TASK_KEY, "gold"]].query("gold >= 0")
-        both = own.merge(theirs, on=TASK_KEY)
-        if len(both) < MIN_PAIRS:
+        own = own.assign(label=self.classes.numbers(own))[[*TASK_KEY, "label"]].query("label >= 0")
+        theirs = theirs.assign(gold=self.classes.numbers(theirs))[[*TASK_KEY, "gold"]].query("gold >= 0")
+        joint = own.merge(theirs, on=TASK_KEY)
+        if len(joint) < MIN_PAIRS:
             raise DataError(
-                f"the gold {gold.name} shares {len(both):,} labelled tasks with {run.name}, and it takes at least "
+                f"the gold {gold.name} shares {len(joint):,} labelled tasks with {run.name}, and it takes at least "
                 f"{MIN_PAIRS} to learn how labels err; give another with --gold, or other noise with --noise"
             )
         occupations = pd.Index(sorted(set(own["onet_soc_code"]) | set(tasks["onet_soc_code"])))
         count = len(self.classes.values)
         labels, pairs = np.zeros((len(occupations), count)), np.zeros((len(occupations), count, count))
         np.add.at(labels, (occupations.get_indexer(pd.Index(own["onet_soc_code"])), own["label"]), 1)
-        where = occupations.get_indexer(pd.Index(both["onet_soc_code"]))
-        np.add.at(pairs, (where, both["label"], both["gold"]), 1)
+        where = occupations.get_indexer(pd.Index(joint["onet_soc_code"]))
+        np.add.at(pairs, (where, joint["label"], joint["gold"]), 1)
         families = pd.factorize(occupations.str[:_FAMILY_LENGTH])[0]
         self._calibration = _Calibration(labels, pairs, np.asarray(families, dtype=np.intp))
         self._occupation = occupations.get_indexer(pd.Index(tasks["onet_soc_code"]))
-        self._label = np.where(tasks["labelled"], self.classes.of(tasks), -1)
+        self._label = np.where(tasks["labelled"], self.classes.numbers(tasks), -1)
         self._mixes = _OccupationMixes(tasks, np.eye(count)[self._label] * (self._label >= 0)[:, None])
-        self.of = gold.ref
+        self.labels_of = gold.ref
         self.estimand = (
-            f"the score that the labels of {gold.name} would give, learned from {len(both):,} tasks that both labelled"
+            f"the score that the labels of {gold.name} would give, learned from {len(joint):,} tasks that both labelled"
         )
 
     def _task_parts(self, draws: int, rng: np.random.Generator) -> Iterator[list[npt.NDArray[np.float32]]]:
@@ -450,12 +450,12 @@ class ResponseNoise(_TaskNoise):
     def __init__(self, run: Run, tasks: pd.DataFrame) -> None:
         self.classes = classes_of(run)
         coded = by_sample(run)
-        label = self.classes.of(coded)
+        label = self.classes.numbers(coded)
         counted = coded.loc[label >= 0, TASK_KEY].assign(label=label[label >= 0])
         counted = counted.value_counts([*TASK_KEY, "label"]).unstack(fill_value=0)
         counted = counted.reindex(columns=range(len(self.classes.values)), fill_value=0)
-        at = pd.MultiIndex.from_frame(tasks[TASK_KEY])
-        counts = counted.reindex(at, fill_value=0).to_numpy(dtype="float64")
+        keys = pd.MultiIndex.from_frame(tasks[TASK_KEY])
+        counts = counted.reindex(keys, fill_value=0).to_numpy(dtype="float64")
         self._counts = counts * tasks["labelled"].to_numpy(dtype=bool)[:, None]
         repeats = self._counts.sum(axis=1)
         self._mixes = _OccupationMixes(tasks, self._counts)
@@ -526,8 +526,8 @@ def _concentration(centre: Floats, counts: Floats) -> float:
         # The prior decides if all labels are equal and the likelihood is flat.
         return ((log_concentration - np.log(5.0)) / 1.5) ** 2 / 2 - float(rows.sum())
 
-    found = optimize.minimize_scalar(loss, bounds=(np.log(0.01), np.log(1000.0)), method="bounded")
-    return float(np.exp(found.x))
+    optimum = optimize.minimize_scalar(loss, bounds=(np.log(0.01), np.log(1000.0)), method="bounded")
+    return float(np.exp(optimum.x))
 
 
 class Raters:
@@ -557,7 +557,7 @@ class Raters:
                 f"an interval over raters needs {MIN_RATERS} or more, and these are {len(names)}; name others with --rater RUN"
             )
         self.names, self.scores, self.error = tuple(names), scores, error
-        self.of = ", ".join(names)
+        self.labels_of = ", ".join(names)
         self.estimand = f"the mean score over raters like these {len(names)} ({', '.join(names)})"
 
     @cached_property

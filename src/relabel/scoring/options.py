@@ -104,10 +104,10 @@ class Choices(ScoringOptions):
             UsageError: A value is unknown, or two options cannot be combined.
         """
         for name, hint in get_type_hints(type(self)).items():
-            known = [word for part in (hint, *get_args(hint)) for word in get_args(part) if isinstance(word, str)]
+            choices = [word for part in (hint, *get_args(hint)) for word in get_args(part) if isinstance(word, str)]
             value = getattr(self, name)
-            if known and value is not None and value not in known:
-                raise UsageError(f"{name} has no {value!r}; choose one of {', '.join(known)}")
+            if choices and value is not None and value not in choices:
+                raise UsageError(f"{name} has no {value!r}; choose one of {', '.join(choices)}")
         if self.pay is not None and self.taxonomy != "uk-soc2020":
             raise UsageError(f"pay is available for uk-soc2020 only, not for {self.taxonomy}; remove --pay")
         check_links(self.links, self.method, self.taxonomy, self.tasks)
@@ -132,16 +132,16 @@ class Choices(ScoringOptions):
             UsageError: A word is not an option, or options cannot be combined.
         """
         names = [field.name for field in fields(cls)]
-        found: dict[str, Any] = {}
+        options: dict[str, Any] = {}
         for word in words:
             name, equals, value = word.partition("=")
             if not equals or name not in names:
-                known = ", ".join(names)
-                raise UsageError(f"{word!r} is not a choice of a score; write NAME=VALUE with one of {known}")
-            if name in found:
+                choices = ", ".join(names)
+                raise UsageError(f"{word!r} is not a choice of a score; write NAME=VALUE with one of {choices}")
+            if name in options:
                 raise UsageError(f"{name} is chosen twice for one table; choose once")
-            found[name] = value
-        return cls(**found)
+            options[name] = value
+        return cls(**options)
 
 
 def check_links(links: Links | None, method: Method, taxonomy: Taxonomy, tasks: str | None) -> None:

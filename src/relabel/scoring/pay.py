@@ -85,7 +85,7 @@ class Pay:
     population: str | None = None
 
 
-def read_pay(ref: str, known: Collection[str]) -> Pay:
+def read_pay(ref: str, codes: Collection[str]) -> Pay:
     """Read jobs and pay.
 
     Args:
@@ -94,7 +94,7 @@ def read_pay(ref: str, known: Collection[str]) -> Pay:
             jobs of 2024); `sample`; or the path of a table with the columns `code` (or `uk_soc2020`), `employees`,
             `median_pay_gbp` and optionally `mean_pay_gbp`, or with column names that declare units (see `_UNITS`). Groups
             missing from a user's file have no pay.
-        known: Codes of the unit groups; a user's file may contain no others.
+        codes: Codes of the unit groups; a user's file may contain no others.
 
     Raises:
         UsageError: There is no such source of pay.
@@ -111,7 +111,7 @@ def read_pay(ref: str, known: Collection[str]) -> Pay:
         return Pay(ref, PAY.validate(frame), uses, workforce, ASHE_POPULATION)
     if ref == SAMPLE:
         path = asset_dir("data") / SAMPLE / "pay.csv"
-        return Pay(ref, _read_file(path, known, "SAMPLE: invented"), (file_use(path, SAMPLE),))
+        return Pay(ref, _read_file(path, codes, "SAMPLE: invented"), (file_use(path, SAMPLE),))
     path = Path(ref)
     if not is_table_file(path):
         able = [s.id for s in known_sources.values() if s.find_role("pay") or s.find_role("quartiles")]
@@ -119,7 +119,7 @@ def read_pay(ref: str, known: Collection[str]) -> Pay:
             f"unknown source of pay {ref!r}; use one of {', '.join(able)}, or the path of a CSV or Excel file; another year of "
             "ASHE table 14.7 is an entry with the roles pay and pay-quality in your RELABEL_SOURCES file"
         )
-    return Pay(path.name, _read_file(path, known, f"file {path.name}"), (file_use(path, "pay-file"),))
+    return Pay(path.name, _read_file(path, codes, f"file {path.name}"), (file_use(path, "pay-file"),))
 
 
 def _release(source: Source) -> str:
@@ -147,14 +147,14 @@ def _newer_medians(source: Source) -> tuple[pd.DataFrame, int | None]:
     jobs = registry.get_source(ASHE)
     frame, workforce = _ashe(jobs)
     year, jobs_year = (s.release.split()[0] for s in (source, jobs))
-    said = f"median of ASHE {_release(source)}, jobs of ASHE {jobs_year}: the {year} extract has no job counts"
+    origin = f"median of ASHE {_release(source)}, jobs of ASHE {jobs_year}: the {year} extract has no job counts"
     median = frame["code"].map(newer).astype("float64")
     renewed = median.notna()
     frame["median_pay_gbp"] = median.where(renewed, frame["median_pay_gbp"])
     # The extract comes without coefficients of variation.
     frame["median_pay_cv"] = frame["median_pay_cv"].mask(renewed)
     frame["median_pay_quality"] = frame["median_pay_quality"].mask(renewed)
-    frame["pay_source"] = frame["pay_source"].mask(renewed, said)
+    frame["pay_source"] = frame["pay_source"].mask(renewed, origin)
     # A newer median may replace one that was withheld; drop that reason. Jobs are still those of the older release.
     only_jobs = frame["pay_status"].str.replace(r"(^|; )median pay: .*$", "", regex=True)
     frame["pay_status"] = frame["pay_status"].mask(renewed, only_jobs.where(only_jobs != ""))
@@ -164,24 +164,25 @@ def _newer_medians(source: Source) -> tuple[pd.DataFrame, int | None]:
 def _reasons(by_figure: dict[str, pd.Series]) -> pd.Series:
     """Missing figures with the reason, such as `jobs: withheld as unreliable; median pay: withheld as disclosive`."""
     rows = zip(*by_figure.values(), strict=True)
-    said = [
-        "; ".join(f"{n}: {why}" for n, why in zip(by_figure, row, strict=True) if isinstance(why, str)) for row in rows
+    texts = [
+        "; ".join(f"{n}: {reason}" for n, reason in zip(by_figure, row, strict=True) if isinstance(reason, str))
+        for row in rows
     ]
     first = next(iter(by_figure.values()))
-    return pd.Series([text or None for text in said], index=first.index, dtype="str")
+    return pd.Series([text or None for text in texts], index=first.index, dtype="str")
 
 
-def _read_file(path: Path, known: Collection[str], origin: str) -> pd.DataFrame:
+def _read_file(path: Path, codes: Collection[str], origin: str) -> pd.DataFrame:
     advice = "give a CSV or Excel file with columns code, employees, median_pay_gbp"
     file = read_table(path, rows_are="each group", advice=advice)
     key = file.find("uk_soc2020") if file.find("code") is None else None
     key = key or file.columns("code")["code"]
-    found = {figure: _unit(file, figure) for figure in _UNITS}
+    units = {figure: _unit(file, figure) for figure in _UNITS}
     seen: dict[str, int] = {}
     rows: list[Mapping[str, object]] = []
     for line, cells in file.rows:
         code = plain_id(cells[key])
-        if code not in known:
+        if code not in codes:
             raise DataError(f"{path} line {line}, column {key}: {code!r} is not a group of UK SOC 2020; correct it")
         if (first := seen.setdefault(code, line)) != line:
             raise DataError(
@@ -191,12 +192,12 @@ def _read_file(path: Path, known: Collection[str], origin: str) -> pd.DataFrame:
             {"code": code}
             | {
                 figure: _number(file, line, column, cells[column], whole=figure == "employees" and unit.factor == 1)
-                for figure, (unit, column) in found.items()
+                for figure, (unit, column) in units.items()
                 if column
             }
         )
     frame = pd.DataFrame(rows, columns=["code", *_UNITS]).astype({"code": "str", **dict.fromkeys(_UNITS, "float64")})
-    for figure, (unit, column) in found.items():
+    for figure, (unit, column) in units.items():
         frame[figure] *= unit.factor
         plausible = _JOBS if figure == "employees" else _PAY
         _require_plausible(path, column, frame.set_index("code")[figure], plausible, declared=unit.declared)
@@ -207,7 +208,7 @@ def _read_file(path: Path, known: Collection[str], origin: str) -> pd.DataFrame:
     }
     for name in QUALITY:
         frame[name] = pd.Series(None, index=frame.index, dtype="float64" if name.endswith("_cv") else "str")
-    note = found["median_pay_gbp"][0].note
+    note = units["median_pay_gbp"][0].note
     origin += f" ({note})" if note else ""
     return PAY.validate(frame.assign(pay_source=origin, pay_status=_reasons(empty)))
 
@@ -251,19 +252,19 @@ def _unit(file: Table, figure: str) -> tuple[_Unit, str]:
         ColumnError: There is no such column; the message lists names that declare a unit.
         DataError: There are several, or the column is in another currency.
     """
-    found = [(unit, name) for unit in _UNITS[figure] if (name := file.find(*unit.names)) is not None]
-    if len(found) > 1:
-        both = " and ".join(name for _, name in found)
-        raise DataError(f"{file.path} has the columns {both}, which both are {figure}; keep one")
-    if not found and figure == "mean_pay_gbp":
+    matches = [(unit, name) for unit in _UNITS[figure] if (name := file.find(*unit.names)) is not None]
+    if len(matches) > 1:
+        columns = " and ".join(name for _, name in matches)
+        raise DataError(f"{file.path} has the columns {columns}, which both are {figure}; keep one")
+    if not matches and figure == "mean_pay_gbp":
         return _UNITS[figure][0], ""
-    if not found:
+    if not matches:
         names = ", ".join(unit.names[0] for unit in _UNITS[figure])
         advice = f"name it by its unit: {names}; convert other units and currencies first"
         raise ColumnError(file.path, figure, file.header, advice=advice)
-    if foreign := re.search(r"[$€¥]|\b(usd|eur)\b", found[0][1], re.IGNORECASE):
-        raise DataError(f"{file.path}: the column {found[0][1]!r} is in {foreign[0]}; convert it to pounds a year")
-    return found[0]
+    if foreign := re.search(r"[$€¥]|\b(usd|eur)\b", matches[0][1], re.IGNORECASE):
+        raise DataError(f"{file.path}: the column {matches[0][1]!r} is in {foreign[0]}; convert it to pounds a year")
+    return matches[0]
 
 
 @dataclass(frozen=True)
@@ -271,13 +272,13 @@ class _Plausible:
     """Plausible range of a figure, used to detect values in another unit.
 
     Attributes:
-        each: Lowest and highest value of a group.
+        bounds: Lowest and highest value of a group.
         middle: Lowest and highest median over groups.
         unit: The unit in words.
         advice: How to correct the file.
     """
 
-    each: tuple[int, int]
+    bounds: tuple[int, int]
     middle: tuple[int, int]
     unit: str
     advice: str
@@ -307,7 +308,7 @@ _MAX_TOTAL_JOBS = 50_000_000
 _MIN_GROUPS_FOR_MEDIAN = 10
 
 
-def _require_plausible(path: Path, column: str, figures: pd.Series, known: _Plausible, *, declared: bool) -> None:
+def _require_plausible(path: Path, column: str, figures: pd.Series, limits: _Plausible, *, declared: bool) -> None:
     """Refuse figures that cannot be persons or pounds a year.
 
     Figures are refused if they are too large, or too small in a column whose name declares no unit.
@@ -316,31 +317,31 @@ def _require_plausible(path: Path, column: str, figures: pd.Series, known: _Plau
         path: The file.
         column: Its column, for the message.
         figures: Figures by code, in persons or pounds a year.
-        known: The plausible range.
+        limits: The plausible range.
         declared: Whether the column name declares the unit.
 
     Raises:
         DataError: Figures are outside the plausible range; the message gives the range and the groups.
     """
     figures = figures.dropna().astype("float64")
-    low, high = known.each
+    low, high = limits.bounds
     lowest = pd.Series(low, index=figures.index)
-    if known is _PAY:
+    if limits is _PAY:
         lowest[figures.index.isin(_FEW_HOURS)] = _FEW_HOURS_LOW
     odd = figures[(figures > high) | ((figures > 0) & (figures < lowest) & (not declared))]
     middle, total = float(figures.median()), float(figures.sum())
-    advice = known.advice.format("mean" if column.casefold().startswith("mean") else "median")
-    said = ""
+    advice = limits.advice.format("mean" if column.casefold().startswith("mean") else "median")
+    problem = ""
     if len(odd):
         named = listed_names([f"{code}: {figure:,.0f}" for code, figure in odd.items()], 3)
-        said = f"{named} cannot be {known.unit} (plausible: {low:,} to {high:,} for each group)"
-    elif not declared and len(figures) >= _MIN_GROUPS_FOR_MEDIAN and not known.middle[0] <= middle <= known.middle[1]:
-        plausible = "{:,} to {:,}".format(*known.middle)
-        said = f"{middle:,.0f} for the middle group cannot be {known.unit} (plausible: {plausible})"
-    elif known is _JOBS and total > _MAX_TOTAL_JOBS:
-        said = f"{total:,.0f} in all cannot be {known.unit} (plausible: {_MAX_TOTAL_JOBS:,} or less)"
-    if said:
-        raise DataError(f"{path}, column {column}: {said}; {advice}")
+        problem = f"{named} cannot be {limits.unit} (plausible: {low:,} to {high:,} for each group)"
+    elif not declared and len(figures) >= _MIN_GROUPS_FOR_MEDIAN and not limits.middle[0] <= middle <= limits.middle[1]:
+        plausible = "{:,} to {:,}".format(*limits.middle)
+        problem = f"{middle:,.0f} for the middle group cannot be {limits.unit} (plausible: {plausible})"
+    elif limits is _JOBS and total > _MAX_TOTAL_JOBS:
+        problem = f"{total:,.0f} in all cannot be {limits.unit} (plausible: {_MAX_TOTAL_JOBS:,} or less)"
+    if problem:
+        raise DataError(f"{path}, column {column}: {problem}; {advice}")
 
 
 def wage_totals(frame: pd.DataFrame, workforce: int | None) -> dict[str, float | int | None]:

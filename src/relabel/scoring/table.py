@@ -218,16 +218,16 @@ class ScoreTable:
             UsageError: A run is given twice, or only one of two labelled the sample.
             DataError: A run labelled none of the tasks.
         """
-        found = {run.name: self.task_values}
+        tasks = {run.name: self.task_values}
         for other in others:
             if (other.manifest.tasks == options.SAMPLE) != self.sample:
                 raise UsageError(
                     f"{other.ref} and {run.ref} labelled different task lists, and the sample can only be combined with the sample"
                 )
-            if other.name in found:
+            if other.name in tasks:
                 raise UsageError(f"the rater {other.ref} is given twice, or is the run itself; name each once")
-            found[other.name] = measures.with_labels_of(self.task_values, other, self.repeats, by_id=self.by_id)
-        return found
+            tasks[other.name] = measures.with_labels_of(self.task_values, other, self.repeats, by_id=self.by_id)
+        return tasks
 
     @cached_property
     def occupation_rows(self) -> dict[str, dict[str, Any]]:
@@ -313,8 +313,8 @@ class ScoreTable:
     @cached_property
     def without_own_label(self) -> frozenset[tuple[str, str]]:
         """Code and id of tasks whose only label in the run is of another statement, and is ignored."""
-        gone = self.task_values[self.task_values["replaced"] & ~self.task_values["labelled"]]
-        return frozenset(gone[TASK_KEY].itertuples(index=False, name=None))
+        ignored = self.task_values[self.task_values["replaced"] & ~self.task_values["labelled"]]
+        return frozenset(ignored[TASK_KEY].itertuples(index=False, name=None))
 
     @property
     def note(self) -> str | None:
@@ -347,8 +347,8 @@ class ScoreTable:
 
     def about(self) -> dict[str, Any]:
         """What was scored, how, and from which sources."""
-        told = {name: getattr(self, name, None) for name in _ABOUT}
-        return told | {
+        description = {name: getattr(self, name, None) for name in _ABOUT}
+        return description | {
             "weights_note": options.WEIGHT_NOTES[self.weights],
             "links_note": None if self.links is None else options.LINK_NOTES[self.links],
             "bridge": self.bridge_file,
@@ -498,8 +498,8 @@ def _notes(run: Run, task_list: str, values: pd.DataFrame, *, partial: bool, by_
         then = "keep their label, as in the published method" if by_id else "count as unlabelled"
         kind = "tasks are other statements" if len(others) > 1 else "task is another statement"
         notes.append(f"{len(others):,} {kind} than the run labelled under the same id ({first}) and {then}")
-    for why in dict.fromkeys(lacks.values()):
-        notes.append(f"no {' or '.join(m for m in MEASURES if lacks.get(m) == why)}: {why}")
+    for reason in dict.fromkeys(lacks.values()):
+        notes.append(f"no {' or '.join(m for m in MEASURES if lacks.get(m) == reason)}: {reason}")
     notes += [sentence.rstrip(".") for sentence in run.warnings()]
     if is_table_file(task_list):
         notes.append(disputed_titles(zip(values["onet_soc_code"], values["title"], strict=True)))
@@ -572,9 +572,9 @@ def covered_parts(
         coverage: Labelled share of the task weight, by O*NET-SOC code.
     """
     reach = bridge.reach(listed)
-    at, share = codes.get_indexer(pd.Index(reach["code"])), reach["share"].to_numpy()
+    index, share = codes.get_indexer(pd.Index(reach["code"])), reach["share"].to_numpy()
     labelled = share * coverage.reindex(reach["onet_soc_code"]).to_numpy()
-    covered, linked = (np.bincount(at, weights=part, minlength=len(codes)) for part in (labelled, share))
+    covered, linked = (np.bincount(index, weights=part, minlength=len(codes)) for part in (labelled, share))
     return covered.astype("float64"), linked.astype("float64")
 
 

@@ -91,9 +91,9 @@ class Estimate(Frozen):
 
     def describe(self) -> dict[str, Any]:
         """As plain values; `name` is called `columns`, and omitted if empty."""
-        told = self.model_dump()
-        name = told.pop("name")
-        return {"columns": name} | told if name else told
+        document = self.model_dump()
+        name = document.pop("name")
+        return {"columns": name} | document if name else document
 
 
 class Intervals(Frozen):
@@ -123,8 +123,8 @@ class Intervals(Frozen):
 
     def describe(self) -> dict[str, Any]:
         """Everything except the bounds of single groups, as plain values."""
-        told = {"level": LEVEL} | self.model_dump(exclude={"by_rater"})
-        return told | {"own": self.own.describe(), "other": self.other and self.other.describe()}
+        document = {"level": LEVEL} | self.model_dump(exclude={"by_rater"})
+        return document | {"own": self.own.describe(), "other": self.other and self.other.describe()}
 
 
 def with_intervals(
@@ -169,9 +169,9 @@ def with_intervals(
     path = _cache_path(table, [run, *others], [noise, gold is not None, draws, seed])
 
     def make() -> pd.DataFrame:
-        added, found = _simulate(table, run, noise, gold, raters, draws, seed)
-        _check(insert_columns(table.frame, added), found)
-        return pd.DataFrame(added).assign(about=found.model_dump_json())
+        added, about = _simulate(table, run, noise, gold, raters, draws, seed)
+        _check(insert_columns(table.frame, added), about)
+        return pd.DataFrame(added).assign(about=about.model_dump_json())
 
     added = cached_frame(path, make).set_axis(table.frame.index)
     intervals = Intervals.model_validate_json(added.pop("about").iloc[0])
@@ -220,7 +220,7 @@ def _simulate(
     """Compute interval columns, by name, and what they estimate."""
     from relabel.scoring.noise import Raters, ResponseNoise
 
-    other, error, why = None, None, ""
+    other, error, reason = None, None, ""
     if run.manifest.engine == POOLED:
         model = _raters(table, run, raters)
         note = f"intervals cover 95% of {draws:,} draws of {model.estimand}; they include the sampling of tasks"
@@ -236,7 +236,7 @@ def _simulate(
         except (DataError, UsageError) as failed:
             if noise != "auto" or gold is not None or raters:
                 raise
-            why = f"no estimate of what people's labels would give: {failed}"
+            reason = f"no estimate of what people's labels would give: {failed}"
         note = f"intervals cover 95% of {draws:,} draws of {model.estimand}"
         if is_random_sample(run):
             error = sampling_error(table)
@@ -253,20 +253,20 @@ def _simulate(
         columns, totals = _estimates(table, drawn, centre, suffix)
         added |= columns
         note = f"columns _{suffix}: {other.estimand}; the score shown may lie outside their intervals"
-        estimate = Estimate(name=suffix, noise=other.name, of=other.of, note=note, totals=totals)
+        estimate = Estimate(name=suffix, noise=other.name, of=other.labels_of, note=note, totals=totals)
     by_rater = [
         pd.DataFrame({"code": table.frame["code"], "rater": name, **dict(zip(MEASURES, scores, strict=True))})
-        for by in (model, other)
-        if isinstance(by, Raters)
-        for name, scores in [*zip(by.names, by.scores, strict=True), ("pooled", by.pooled)]
+        for source in (model, other)
+        if isinstance(source, Raters)
+        for name, scores in [*zip(source.names, source.scores, strict=True), ("pooled", source.pooled)]
     ]
     rated = tuple(row for frame in by_rater for row in records(frame))
-    return added, Intervals(draws=draws, seed=seed, own=own, other=estimate, why_no_other=why, by_rater=rated)
+    return added, Intervals(draws=draws, seed=seed, own=own, other=estimate, why_no_other=reason, by_rater=rated)
 
 
-def _check(frame: pd.DataFrame, found: Intervals) -> None:
+def _check(frame: pd.DataFrame, intervals: Intervals) -> None:
     """Assert that every interval contains its figure."""
-    others = [f"{name}_{found.other.name}" for name in ESTIMATED] if found.other is not None else []
+    others = [f"{name}_{intervals.other.name}" for name in ESTIMATED] if intervals.other is not None else []
     for name in (*BOUNDED, *others):
         rows = frame[[f"{name}_low", name, f"{name}_high"]].dropna().to_numpy(dtype="float64")
         assert (np.diff(rows, axis=1) >= 0).all(), name
@@ -374,22 +374,22 @@ def _own_bounds(table: ScoreTable, drawn: Floats, error: Floats | None) -> tuple
             others = table.frame[[f"{measure}_bridges_low", f"{measure}_bridges_high"]].to_numpy(dtype="float64").T
             bounds = np.clip(bounds + others - shown, 0, 1)
         share[measure] = bounds
-    found = _derived_figures(table, share)
+    figures = _derived_figures(table, share)
     scored = table.has_status("scored")
     for measure in _RANKED:
         best, below = _ranks(drawn[MEASURES.index(measure)], scored)
-        found[f"rank_{measure}"] = half_up_all(_quantiles(best), 0)
-        found[f"percentile_{measure}"] = half_up_all(_quantiles(100 * (below + 1) / max(int(scored.sum()), 1)), 0)
+        figures[f"rank_{measure}"] = half_up_all(_quantiles(best), 0)
+        figures[f"percentile_{measure}"] = half_up_all(_quantiles(100 * (below + 1) / max(int(scored.sum()), 1)), 0)
     columns: dict[str, pd.Series] = {}
     for name in BOUNDED:
         values = np.asarray(table.frame[name].astype("float64"), dtype=np.float64)
-        for end, bound in zip(("low", "high"), _widen_to_contain(found[name], values), strict=True):
+        for end, bound in zip(("low", "high"), _widen_to_contain(figures[name], values), strict=True):
             column = pd.Series(bound, index=table.frame.index)
             columns[f"{name}_{end}"] = column.astype("Int64") if name.startswith(("percentile_", "rank_")) else column
     totals = _totals(table, drawn)
-    for name, known in totals.items():
-        value = float((table.totals or {}).get(name) or known["mid"])
-        known |= {"low": min(known["low"], value), "high": max(known["high"], value)}
+    for name, total in totals.items():
+        value = float((table.totals or {}).get(name) or total["mid"])
+        total |= {"low": min(total["low"], value), "high": max(total["high"], value)}
     return columns, totals
 
 
@@ -406,11 +406,11 @@ def _estimates(table: ScoreTable, drawn: Floats, centre: Floats, suffix: str) ->
         measure: np.stack([centre[number], *_widen_to_contain(_quantiles(drawn[number]), centre[number])])
         for number, measure in enumerate(MEASURES)
     }
-    found = _derived_figures(table, share)
+    figures = _derived_figures(table, share)
     columns = {
         f"{name}_{suffix}{end}": pd.Series(row, index=table.frame.index)
         for name in ESTIMATED
-        for end, row in zip(("", "_low", "_high"), found[name], strict=True)
+        for end, row in zip(("", "_low", "_high"), figures[name], strict=True)
     }
     return columns, _totals(table, drawn)
 
@@ -430,8 +430,8 @@ def _totals(table: ScoreTable, drawn: Floats) -> _Totals:
 def _quantiles(draws: Floats) -> Floats:
     """Lower and upper quantile of each group; 2 x groups."""
     bounds = np.full((2, len(draws)), np.nan)
-    known = ~np.isnan(draws).any(axis=1)
-    bounds[:, known] = np.quantile(draws[known], _QUANTILES, axis=1)
+    complete = ~np.isnan(draws).any(axis=1)
+    bounds[:, complete] = np.quantile(draws[complete], _QUANTILES, axis=1)
     return bounds
 
 
@@ -464,8 +464,8 @@ def sampling_error(table: ScoreTable) -> Floats:
     drawn = tasks["labelled"].to_numpy(dtype=bool) & (full.weight > 0)
     weight = full.weight * drawn
 
-    def summed(what: npt.NDArray[Any]) -> Floats:
-        return np.bincount(full.occupation, weights=what, minlength=len(full.occupations)).astype("float64")
+    def summed(weights: npt.NDArray[Any]) -> Floats:
+        return np.bincount(full.occupation, weights=weights, minlength=len(full.occupations)).astype("float64")
 
     labelled, mass = summed(drawn), np.maximum(summed(weight), 1e-12)
     left = 1 - labelled / np.maximum(summed(full.weight > 0), 1)

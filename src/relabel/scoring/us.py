@@ -93,16 +93,16 @@ def us_figures(codes: Sequence[str]) -> pd.DataFrame:
     """
     frame = pd.DataFrame({"code": list(codes)}, dtype="str")
     frame["soc2018"] = frame["code"].str[:7]
-    known = frozenset(bls.read_soc2010_soc2018()["soc2018"])
+    soc2018 = frozenset(bls.read_soc2010_soc2018()["soc2018"])
     projection = bls.projection_release()
-    said = f"the BLS projections {projection.start}-{projection.end % 100:02}"
+    name = f"the BLS projections {projection.start}-{projection.end % 100:02}"
     parts = [
-        _join_figures(frame["soc2018"], _wages(release), known, f"OEWS ({release.period})", "wage").add_suffix(
+        _join_figures(frame["soc2018"], _wages(release), soc2018, f"OEWS ({release.period})", "wage").add_suffix(
             release.suffix
         )
         for release in bls.wage_releases()
     ]
-    parts.append(_join_figures(frame["soc2018"], _projections(projection), known, said, "projection"))
+    parts.append(_join_figures(frame["soc2018"], _projections(projection), soc2018, name, "projection"))
     schema = us_schema()
     return schema.validate(pd.concat([frame, *parts], axis=1)[list(schema.columns)])
 
@@ -142,14 +142,14 @@ def us_summary(frame: pd.DataFrame) -> str:
         frame: A table with the columns of `us_schema`.
     """
     parts: list[str] = []
-    for what, status in (("jobs and pay", "wage_status"), ("projections", "projection_status")):
+    for subject, status in (("jobs and pay", "wage_status"), ("projections", "projection_status")):
         kinds = frame[status].str.split().str[0].value_counts()
         own, combined, none = (int(kinds.get(kind, 0)) for kind in ("figures", "combined", "none:"))
-        parts.append(f"{what} of {own:,} codes by themselves, {combined:,} within combined codes, {none:,} missing")
+        parts.append(f"{subject} of {own:,} codes by themselves, {combined:,} within combined codes, {none:,} missing")
     return f"US {'; '.join(parts)} (the columns wage_status and projection_status say which)"
 
 
-def match_codes(codes: Sequence[str], rows: Mapping[str, str], known: frozenset[str]) -> dict[str, tuple[str, str]]:
+def match_codes(codes: Sequence[str], rows: Mapping[str, str], soc2018: frozenset[str]) -> dict[str, tuple[str, str]]:
     """Find the code under which the BLS publishes each SOC 2018 code.
 
     This is its own row, if there is one; otherwise the only row of its broad group (first six characters) whose code is not
@@ -158,34 +158,36 @@ def match_codes(codes: Sequence[str], rows: Mapping[str, str], known: frozenset[
     Args:
         codes: SOC 2018 codes.
         rows: Titles by code of the BLS table, detailed rows only.
-        known: All SOC 2018 codes.
+        soc2018: All SOC 2018 codes.
 
     Returns:
         BLS code and status in words, by SOC 2018 code; codes without figures are left out.
     """
     combined: dict[str, list[str]] = {}
     for row in rows:
-        if row not in known:
+        if row not in soc2018:
             combined.setdefault(row[:6], []).append(row)
-    found: dict[str, tuple[str, str]] = {}
+    result: dict[str, tuple[str, str]] = {}
     for code in dict.fromkeys(codes):
         within = combined.get(code[:6], [])
         if code in rows:
-            found[code] = code, f"figures of SOC {code}"
+            result[code] = code, f"figures of SOC {code}"
         elif len(within) == 1:
-            members = sorted(other for other in known if other[:6] == code[:6] and other not in rows)
-            found[code] = within[0], f"combined code {within[0]} ({rows[within[0]]}) for {', '.join(members)} together"
-    return found
+            members = sorted(other for other in soc2018 if other[:6] == code[:6] and other not in rows)
+            result[code] = within[0], f"combined code {within[0]} ({rows[within[0]]}) for {', '.join(members)} together"
+    return result
 
 
-def _join_figures(codes: pd.Series, figures: pd.DataFrame, known: frozenset[str], name: str, kind: str) -> pd.DataFrame:
+def _join_figures(
+    codes: pd.Series, figures: pd.DataFrame, soc2018: frozenset[str], name: str, kind: str
+) -> pd.DataFrame:
     """Join the figures of a BLS table to SOC 2018 codes, with the BLS code and the status of each."""
-    found = match_codes(codes.tolist(), dict(zip(figures["row"], figures["title"], strict=True)), known)
-    rows = codes.map({code: row for code, (row, _) in found.items()}).astype("str")
+    matches = match_codes(codes.tolist(), dict(zip(figures["row"], figures["title"], strict=True)), soc2018)
+    rows = codes.map({code: row for code, (row, _) in matches.items()}).astype("str")
     out = figures.set_index("row").drop(columns="title").reindex(rows).set_axis(codes.index)
     # The O*NET-SOC codes of one SOC code share its figures, and so do the SOC codes of a combined code.
     shared = rows.map(rows.value_counts()).fillna(0).astype("int64")
-    words = codes.map({code: said for code, (_, said) in found.items()}).astype("str")
+    words = codes.map({code: text for code, (_, text) in matches.items()}).astype("str")
     words = words.mask(shared > 1, words + "; shared by " + shared.astype("str") + " rows of this table")
     none = "none: no row for " + codes + f" in {name}, and none that combines it with others"
     none = none.mask(codes.str.startswith(_MILITARY), f"none: the armed forces are outside of {name}")
@@ -217,13 +219,13 @@ def _wages(release: bls.WageRelease) -> pd.DataFrame:
 
 
 def _wage_gaps(flags: Mapping[Any, object], cap: float, *, hourly_only: bool) -> str:
-    said: list[str] = []
+    gaps: list[str] = []
     if capped := [rate for rate, flag in flags.items() if flag == "top-coded"]:
-        said.append(f"{', '.join(capped)} published only as at least {cap:,.0f}")
+        gaps.append(f"{', '.join(capped)} published only as at least {cap:,.0f}")
     if without := [rate for rate, flag in flags.items() if flag == "not-available"]:
-        why = "the publisher gives hourly pay only" if hourly_only else "not published"
-        said.append(f"{', '.join(without)} a year: {why}")
-    return "; ".join(said)
+        reason = "the publisher gives hourly pay only" if hourly_only else "not published"
+        gaps.append(f"{', '.join(without)} a year: {reason}")
+    return "; ".join(gaps)
 
 
 def _projections(release: bls.ProjectionRelease) -> pd.DataFrame:
