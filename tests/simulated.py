@@ -171,7 +171,9 @@ async def talk(
                 limiter.release(ticket, headers=said.headers)
             else:
                 traffic.refused.append(ticket.sent_at)
-                limiter.limited(ticket, why="429", retry_after=retry_after(said.headers) or 0.0, headers=said.headers)
+                limiter.limited(
+                    ticket, reason="429", retry_after=retry_after(said.headers) or 0.0, headers=said.headers
+                )
             traffic.first_headers = min(traffic.first_headers, clock())
 
     async with asyncio.TaskGroup() as group:

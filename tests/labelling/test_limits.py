@@ -46,7 +46,7 @@ async def test_the_number_in_flight_doubles_until_the_first_sign_and_then_grows_
         seen.append(limiter.limit)
     assert seen == [4, 8, 16, 32]
     first, *rest = await fill(limiter)
-    limiter.limited(first, why="429")
+    limiter.limited(first, reason="429")
     assert limiter.limit == 16
     for ticket in rest:
         limiter.release(ticket)
@@ -62,10 +62,10 @@ async def test_a_wave_of_refusals_is_one_sign() -> None:
     for ticket in await fill(limiter):
         limiter.release(ticket)
     for ticket in await fill(limiter, 8):
-        limiter.limited(ticket, why="429")
+        limiter.limited(ticket, reason="429")
     assert limiter.limit == 4
     for ticket in await fill(limiter, 4):
-        limiter.limited(ticket, why="429")
+        limiter.limited(ticket, reason="429")
     assert limiter.limit == 2
 
 
@@ -76,7 +76,7 @@ async def test_the_limit_never_falls_below_one_nor_grows_above_its_bound() -> No
             limiter.release(ticket)
     assert limiter.limit == 10
     for _ in range(6):
-        limiter.limited((await fill(limiter, 1))[0], why="timeout")
+        limiter.limited((await fill(limiter, 1))[0], reason="timeout")
     assert limiter.limit == 1
 
 
@@ -89,7 +89,7 @@ async def test_a_server_error_is_no_sign_of_a_limit() -> None:
 
 async def test_a_timeout_is_a_sign_of_a_limit() -> None:
     limiter, _ = made()
-    limiter.limited((await fill(limiter, 1))[0], why="timeout")
+    limiter.limited((await fill(limiter, 1))[0], reason="timeout")
     assert limiter.limit == 2
 
 
@@ -98,7 +98,7 @@ async def test_a_fixed_number_never_changes() -> None:
     for _ in range(3):
         tickets = await fill(limiter)
         for ticket in tickets[:3]:
-            limiter.limited(ticket, why="429")
+            limiter.limited(ticket, reason="429")
         for ticket in tickets[3:]:
             limiter.release(ticket)
     assert limiter.limit == 7
@@ -111,7 +111,7 @@ async def test_the_history_says_when_the_limit_changed_and_why() -> None:
         limiter.release(ticket)
     time.now += 2.5
     first, *rest = await fill(limiter)
-    limiter.limited(first, why="429")
+    limiter.limited(first, reason="429")
     for ticket in rest:
         limiter.failed(ticket)
     for ticket in await fill(limiter, 4):
@@ -126,7 +126,7 @@ async def test_the_history_says_when_the_limit_changed_and_why() -> None:
 
 async def test_retry_after_holds_everybody_back() -> None:
     limiter, time = made(4)
-    limiter.limited((await fill(limiter, 1))[0], why="429", retry_after=17.0)
+    limiter.limited((await fill(limiter, 1))[0], reason="429", retry_after=17.0)
     started = time.now
     assert (await limiter.acquire(1)).sent_at == started + 17
     assert (await limiter.acquire(1)).sent_at == started + 17
@@ -246,7 +246,7 @@ def test_all_in_flight_failing_after_a_window_was_used_up_is_no_deadlock() -> No
         for round_ in range(20):
             tickets = [await limiter.acquire(1) for _ in range(3)]
             for ticket in tickets:
-                limiter.failed(ticket) if round_ % 2 else limiter.limited(ticket, why="timeout")
+                limiter.failed(ticket) if round_ % 2 else limiter.limited(ticket, reason="timeout")
         return clock()
 
     assert simulate(run) < 60
@@ -296,7 +296,7 @@ class _Slots:
         finally:
             self.busy -= 1
         if full:
-            limiter.limited(ticket, why="429", retry_after=0.05)
+            limiter.limited(ticket, reason="429", retry_after=0.05)
         else:
             limiter.release(ticket)
         return not full
@@ -357,7 +357,7 @@ def test_no_slot_is_leaked_and_no_limit_passed_whatever_happens(
                 limiter.failed(ticket)
                 raise
             if how in {"429", "timeout"}:
-                limiter.limited(ticket, why=how, retry_after=0.3 if how == "429" else 0.0)
+                limiter.limited(ticket, reason=how, retry_after=0.3 if how == "429" else 0.0)
             elif how == "error":
                 limiter.failed(ticket)
             else:

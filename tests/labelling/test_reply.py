@@ -59,7 +59,7 @@ def test_what_an_answer_costs_is_known_or_said_to_be_unknown(
     usage: str | None, price: Price | None, cost: float | None
 ) -> None:
     sent: dict[str, Any] = chat("x") if usage else chat("x", usage=None)
-    answer = answer_to("k", "chat", sent, price, attempts=2, latency_s=1.5, came=CAME)
+    answer = answer_to("k", "chat", sent, price, attempts=2, latency_s=1.5, received_at=CAME)
     assert answer.cost_usd == (None if cost is None else pytest.approx(cost))
     assert (answer.request_key, answer.content, answer.attempts, answer.latency_s) == ("k", "x", 2, 1.5)
     assert answer.created_at == "2026-01-02T03:04:05.000006+00:00"
@@ -69,7 +69,7 @@ def test_what_an_answer_costs_is_known_or_said_to_be_unknown(
 
 def test_what_is_no_completion_is_no_answer() -> None:
     with pytest.raises(NotAReplyError):
-        answer_to("k", "chat", {"choices": []}, None, attempts=1, latency_s=0.0, came=CAME)
+        answer_to("k", "chat", {"choices": []}, None, attempts=1, latency_s=0.0, received_at=CAME)
 
 
 @pytest.mark.parametrize(
@@ -83,6 +83,6 @@ def test_what_is_no_completion_is_no_answer() -> None:
     ],
 )
 def test_an_answer_tells_how_it_was_read(content: str, unwrapped: bool, label_first: bool) -> None:
-    answer = answer_to("k", "chat", chat(content), PRICE, attempts=1, latency_s=1.0, came=CAME)
+    answer = answer_to("k", "chat", chat(content), PRICE, attempts=1, latency_s=1.0, received_at=CAME)
     found = read_answer(answer, load_rubric("exposure"))
     assert (found.judged[0].label, found.unwrapped, found.label_first) == ("exposed", unwrapped, label_first)

@@ -262,9 +262,9 @@ def show_outcome(outcome: Outcome, folder: Path, model: str) -> None:
     if outcome.missing:
         said = ", ".join(f"{count:,} {kind}" for kind, count in sorted(of.failed.items()))
         _say("MISSING", f"{outcome.missing:,} of {m.counts.asked:,} labels ({said})")
-        for run, count in sorted(of.held.items()):
+        for run, count in sorted(of.held_by_run.items()):
             _say("", f"{count:,} of them were not requested: batch job {run} is processing them")
-        if others := of.unasked.total() - of.unasked["budget"] - of.held.total():
+        if others := of.unasked.total() - of.unasked["budget"] - of.held_by_run.total():
             _say("", f"{others:,} of them were not requested")
     there = m.counts.from_store + m.counts.fresh
     _say("labels", f"{there:,} of {m.counts.asked:,}: {m.counts.from_store:,} from the store, {m.counts.fresh:,} fresh")
@@ -365,8 +365,8 @@ def still_missing(outcome: Outcome, folder: Path, elsewhere: str = "") -> str:
     """The final message of an incomplete run: what is missing, and how to get each part."""
     m, missing, of = outcome.manifest, outcome.missing, outcome.progress
     ways: list[str] = []
-    rest = missing - of.failed["budget"] - of.held.total()
-    for run, count in sorted(of.held.items()):
+    rest = missing - of.failed["budget"] - of.held_by_run.total()
+    for run, count in sorted(of.held_by_run.items()):
         ways.append(
             f"batch job {run} is still processing {'all' if count == missing else f'{count:,}'} of them: `relabel batch resume {run}` "
             f"collects their answers, `relabel batch cancel {run}` releases them"

@@ -59,7 +59,7 @@ class Progress:
             text, and `label_first` labels written before their rationale.
         uncounted: Answers bought with missing or impossible token counts.
         unasked: Missing labels that were never requested, by kind of failure.
-        held: Missing labels that a batch run has in flight, by its name.
+        held_by_run: Missing labels that a batch run has in flight, by its name.
         doing: The final step in progress: `naming` missing labels, or `writing` the run folder.
     """
 
@@ -77,7 +77,7 @@ class Progress:
     unwrapped: int = 0
     label_first: int = 0
     unasked: Counter[FailureKind] = field(default_factory=Counter[FailureKind])
-    held: Counter[str] = field(default_factory=Counter[str])
+    held_by_run: Counter[str] = field(default_factory=Counter[str])
     uncounted: int = 0
     doing: Literal["", "naming", "writing"] = ""
 
@@ -135,15 +135,15 @@ class LabelCollector:
             Work items for tasks that the answer left out, to be sent separately (usually none), or all tasks of a shared request
             whose answer was rejected; None if the store has no valid answer.
         """
-        known = self.store.get(item.request.key, item.request)
-        if known is None:
+        answer = self.store.get(item.request.key, item.request)
+        if answer is None:
             split = len(item.tasks) > 1 and self.store.was_rejected(item.request.key)
             return self._one_by_one(item, item.tasks) if split else None
         try:
-            said = self._read(item, known)
+            reading = self._read(item, answer)
         except InvalidAnswerError:
             return None
-        return self._enter(item, known, said, from_store=True)
+        return self._enter(item, answer, reading, from_store=True)
 
     def wanted(self, item: WorkItem) -> list[WorkItem]:
         """Enter answers from the store for a work item; returns the work items that still need a request."""
@@ -161,7 +161,7 @@ class LabelCollector:
         """
         self.progress.bought(answer)
         try:
-            said = self._read(item, answer)
+            reading = self._read(item, answer)
         except InvalidAnswerError as error:
             self.progress.rejected += 1
             self.progress.rejected_usd = _sum(self.progress.rejected_usd, answer.cost_usd)
@@ -173,7 +173,7 @@ class LabelCollector:
             if (rest := self.take(item)) is not None:
                 return rest  # another process bought one first: labels always come from the stored answer
             self.store.replace(item.request, answer)  # the stored answer is invalid by current rules
-        return self._enter(item, answer, said, from_store=False)
+        return self._enter(item, answer, reading, from_store=False)
 
     def split(self, item: WorkItem, kind: FailureKind) -> list[WorkItem]:
         """The tasks of a shared request as work items of their own, where one of them may be why it failed; else none."""
@@ -227,24 +227,24 @@ class LabelCollector:
             shares = letter_probabilities(answer, rubric, api)
             label = likeliest(shares)
             return Reading({0: Judgement.model_construct(label=label, rationale="")}, probability=shares[label])
-        said = read_answer(answer, rubric, len(item.tasks))
+        reading = read_answer(answer, rubric, len(item.tasks))
         if len(item.tasks) > 1 or "logprobs" not in self.job.endpoint.params:
-            return said
-        return said._replace(probability=label_probability(answer, said.judged[0].label, api))
+            return reading
+        return reading._replace(probability=label_probability(answer, reading.judged[0].label, api))
 
-    def _enter(self, item: WorkItem, answer: Answer, said: Reading, *, from_store: bool) -> list[WorkItem]:
+    def _enter(self, item: WorkItem, answer: Answer, reading: Reading, *, from_store: bool) -> list[WorkItem]:
         if self.job.is_duplicate_question(item):  # remember only these keys: a plan may have millions
             answer, from_store = self._first_pays(item.request.key, answer, from_store)
         # Plan these before entering labels: if the prompt fails for one task, no task gets both a label and a failure.
-        left = [task for position, task in enumerate(item.tasks) if position not in said.judged]
+        left = [task for position, task in enumerate(item.tasks) if position not in reading.judged]
         rest = self._one_by_one(item, left)
-        progress, many = self.progress, len(said.judged)
+        progress, many = self.progress, len(reading.judged)
         usage, cost = answer.usage, None if answer.cost_usd is None else answer.cost_usd / many
         given: dict[str, Any] = {name: getattr(answer, name) for name in _OF_ANSWER} | {
             "cost_usd": cost,
             "answer_id": fingerprint(answer),
         }
-        for number, (position, judgement) in enumerate(sorted(said.judged.items())):
+        for number, (position, judgement) in enumerate(sorted(reading.judged.items())):
             task, part = item.tasks[position], (number, many)
             self.labels.append(
                 Label(
@@ -254,20 +254,20 @@ class LabelCollector:
                     sample=item.sample,
                     label=judgement.label,
                     rationale=judgement.rationale,
-                    probability=said.probability,
+                    probability=reading.probability,
                     prompt_tokens=_share(usage.prompt, part),
                     cached_tokens=_share(usage.cached, part),
                     completion_tokens=_share(usage.completion, part),
                     reasoning_tokens=_share(usage.reasoning, part),
                     from_store=from_store,
                     variant=item.sample // self.job.samples if len(self.job.orders) > 1 else 0,
-                    unwrapped=said.unwrapped,
+                    unwrapped=reading.unwrapped,
                     **given,
                 )
             )
         progress.repaired += answer.repaired * many
-        progress.unwrapped += said.unwrapped * many
-        progress.label_first += said.label_first * many
+        progress.unwrapped += reading.unwrapped * many
+        progress.label_first += reading.label_first * many
         progress.from_store += from_store * many
         progress.fresh += (not from_store) * many
         return rest
@@ -305,8 +305,8 @@ def _sum(total: float | None, more: float | None) -> float | None:
 
 def _share(total: int, part: tuple[int, int]) -> int:
     """The share of one label in an answer's tokens; shares add up to the total."""
-    position, of = part
-    return total * (position + 1) // of - total * position // of
+    position, count = part
+    return total * (position + 1) // count - total * position // count
 
 
 def _with_share(rows: Sequence[Label], samples: int) -> tuple[list[Label], int]:
@@ -362,9 +362,9 @@ def letter_probabilities(answer: Answer, rubric: Rubric, api: Api) -> dict[str, 
             "schema", f"none of the letters is among the likely tokens; the likeliest is {token!r}"
         )
     least = min(masses.values())
-    known = {label: max(mass if mass is not None else least, 1e-300) for label, mass in by_letter.items()}
-    total = sum(known.values())
-    return {label: mass / total for label, mass in known.items()}
+    mass_by_label = {label: max(mass if mass is not None else least, 1e-300) for label, mass in by_letter.items()}
+    total = sum(mass_by_label.values())
+    return {label: mass / total for label, mass in mass_by_label.items()}
 
 
 def label_probability(answer: Answer, label: str, api: Api) -> float | None:
@@ -384,11 +384,11 @@ def label_probability(answer: Answer, label: str, api: Api) -> float | None:
     start = content.find(json.dumps(label), key + 7) + 1
     if key < 0 or start <= 0:
         return None
-    end, at, total = start + len(label), 0, 0.0
+    end, offset, total = start + len(label), 0, 0.0
     for token, logprob, _ in tokens:
-        if at < end and at + len(token) > start:
+        if offset < end and offset + len(token) > start:
             total += logprob
-        at += len(token)
+        offset += len(token)
     return math.exp(total)
 
 
@@ -411,12 +411,12 @@ class _Snapshot:
     """Progress of a job at some time.
 
     Attributes:
-        at: Seconds on the clock.
+        time: Seconds on the clock.
         asked: Number of labels requested, with or without success.
         free: Number of labels decided without a request, mostly from the store.
     """
 
-    at: float
+    time: float
     asked: int
     free: int
 
@@ -451,14 +451,14 @@ class RateEstimator:
             return
         self._marks.append(mark)
         marks = self._marks
-        while len(marks) > 2 and mark.at - marks[1].at >= WINDOW_S and mark.asked - marks[1].asked >= ENOUGH:
+        while len(marks) > 2 and mark.time - marks[1].time >= WINDOW_S and mark.asked - marks[1].asked >= ENOUGH:
             marks.popleft()
 
     @property
     def rate(self) -> float | None:
         """Requested labels per second; None while unknown."""
         first, last = self._marks[0], self._marks[-1]
-        asked, seconds = last.asked - first.asked, last.at - first.at
+        asked, seconds = last.asked - first.asked, last.time - first.time
         return asked / seconds if asked >= FEWEST and seconds > 0 else None
 
     @property

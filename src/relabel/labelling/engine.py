@@ -190,12 +190,12 @@ class OnlineEngine(Engine):
         self._transport = await self._connect()
 
     async def _connect(self) -> Transport:
-        known, base_url = self.connection, self.connection.base_url
-        if is_local(known.model):
+        connection, base_url = self.connection, self.connection.base_url
+        if is_local(connection.model):
             base_url = await asyncio.to_thread(self._serve)
         else:
-            require_key(known.provider, known.key)
-        return Http(base_url, known.secret, known.provider, known.headers)
+            require_key(connection.provider, connection.key)
+        return Http(base_url, connection.secret, connection.provider, connection.headers)
 
     def _serve(self) -> str:
         weights = find_weights(self.connection.model, settings().models_dir)
@@ -279,12 +279,13 @@ class OnlineEngine(Engine):
         for task in tries:
             task.cancel()
         await asyncio.wait(tries)
-        came = [task.result() for task in tries if _has_answer(task)]
-        for answer in came[1:]:
+        answers = [task.result() for task in tries if _has_answer(task)]
+        for answer in answers[1:]:
             self.budget.dropped(answer.cost_usd)
-        if not came and stopped is not None:
+        if not answers and stopped is not None:
             raise stopped
-        return came[0] if came else tries[0].result()  # a paid answer is recorded even if the run is being stopped
+        # A paid answer is recorded even if the run is being stopped.
+        return answers[0] if answers else tries[0].result()
 
     async def _send(self, sending: _Sending) -> Answer:
         """Send once, within limits and budget, and settle both in any case."""
@@ -327,13 +328,13 @@ class OnlineEngine(Engine):
                 charged, leave = False, partial(self.limiter.failed, unreachable=self._unreachable(error))
                 raise
             except TimeoutError:
-                leave = partial(self.limiter.limited, why="timeout")
+                leave = partial(self.limiter.limited, reason="timeout")
                 raise
             except RefusedError as error:
                 charged = error.may_have_been_charged
                 if error.passes and error.meaning == "wait":
                     waits = error.wait_s or 0.0
-                    leave = partial(self.limiter.limited, why="429", retry_after=waits, headers=error.headers)
+                    leave = partial(self.limiter.limited, reason="429", retry_after=waits, headers=error.headers)
                 raise
             latency = self._clock() - started
             self.wait.seen(latency)
@@ -373,14 +374,14 @@ class OnlineEngine(Engine):
                 self.connection.price,
                 attempts=sending.sent,
                 latency_s=round(latency, 4),
-                came=datetime.now(UTC),
+                received_at=datetime.now(UTC),
                 repaired=sending.repaired,
                 headers=reply.headers,
             )
         except NotAReplyError as error:
             streams = text.lstrip().startswith(("data:", "event:"))
-            what = "a stream, which was not asked for" if streams else "not a completion"
-            message = f"the server's reply is {what}: {clean(text)[:200]!r}"
+            description = "a stream, which was not asked for" if streams else "not a completion"
+            message = f"the server's reply is {description}: {clean(text)[:200]!r}"
             raise NoAnswerError(error.kind, message, sending.sent) from error
 
 
@@ -405,13 +406,13 @@ class _Replies:
         name = document.get("id") if isinstance(document, dict) else None
         if self._repeat or not isinstance(name, str) or not name:
             return False
-        came = hash(text), connection
-        earlier, seen = self._seen.setdefault(name, (key, came))
+        fingerprint = hash(text), connection
+        earlier, seen = self._seen.setdefault(name, (key, fingerprint))
         if len(self._seen) > self._most:
             del self._seen[next(iter(self._seen))]
         if earlier == key:
             return False
-        if seen != came:  # ids are not unique, or a cache repeats answers: stop checking
+        if seen != fingerprint:  # ids are not unique, or a cache repeats answers: stop checking
             self._repeat = True
             return False
         return True
@@ -424,11 +425,11 @@ def _server_wait(error: BaseException) -> float:
 
 def repaired(body: Mapping[str, Any], answer: str, reason: str) -> dict[str, Any]:
     """A posted document for a second attempt, which shows the model its invalid answer and why it is invalid."""
-    said = (
+    message = (
         f"That answer cannot be used: {reason}. Answer again, with the JSON object that was asked for and nothing else."
     )
     answer = answer.strip()[:MAX_RATIONALE] or "(no answer)"  # several providers refuse an empty turn
-    turns = [*messages_of(body), {"role": "assistant", "content": answer}, {"role": "user", "content": said}]
+    turns = [*messages_of(body), {"role": "assistant", "content": answer}, {"role": "user", "content": message}]
     return with_messages(body, turns)
 
 
@@ -462,7 +463,7 @@ def answer_to(
     *,
     attempts: int,
     latency_s: float,
-    came: datetime,
+    received_at: datetime,
     repaired: bool = False,
     headers: Mapping[str, str] | None = None,
 ) -> Answer:
@@ -475,7 +476,7 @@ def answer_to(
         price: The model's price; None if unknown.
         attempts: Number of times that the request was sent.
         latency_s: Seconds from request to reply.
-        came: Time of the reply.
+        received_at: Time of the reply.
         repaired: Whether this is a second attempt after an invalid answer.
         headers: Headers of the reply, by lower-case name.
 
@@ -488,14 +489,14 @@ def answer_to(
     # The charge stated by the provider is used; that by the price table is recorded too.
     counted = reply.usage.prompt + reply.usage.completion > 0 or price is None or price.input == price.output == 0
     table = price.cost(reply.usage) if price is not None and counted and price.holds_in(tier) else None
-    said = reply._asdict()
-    del said["logprobs"]
+    fields = reply._asdict()
+    del fields["logprobs"]
     return Answer(
         request_key=key,
-        **said,
+        **fields,
         attempts=attempts,
         latency_s=latency_s,
-        created_at=came.isoformat(timespec="microseconds"),
+        created_at=received_at.isoformat(timespec="microseconds"),
         cost_usd=table if stated is None else stated,
         table_usd=None if stated is None else table,
         upstream=upstream_of(sent, headers or {}),

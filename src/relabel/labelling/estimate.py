@@ -98,19 +98,19 @@ class Limit(Frozen):
     hours: tuple[float, float]
 
 
-def limits(found: Estimate, engine: str, *, rpm: float | None = None, tpm: float | None = None) -> list[Limit]:
+def limits(job_estimate: Estimate, engine: str, *, rpm: float | None = None, tpm: float | None = None) -> list[Limit]:
     """The known limits on the speed of a job, the bottleneck first.
 
     Args:
-        found: The job's estimate.
+        job_estimate: The job's estimate.
         engine: Name of the engine; for `batch`, only the batch window counts.
         rpm: Requests per minute that the provider allows; None if unknown.
         tpm: Tokens per minute that it allows, prompts and answers together; None if unknown.
     """
     if engine == "batch":
         return [Limit(name="the batch window", rate="answers within 24 h, in any order", hours=(0.0, BATCH_WINDOW_H))]
-    requests = found.to_ask, found.to_ask
-    least, most = map(sum, zip(found.prompt_tokens, found.completion_tokens, strict=True))
+    requests = job_estimate.to_ask, job_estimate.to_ask
+    least, most = map(sum, zip(job_estimate.prompt_tokens, job_estimate.completion_tokens, strict=True))
     bounds = (
         ("requests per minute", requests, rpm),
         ("tokens per minute", (least, most), tpm),
@@ -220,7 +220,7 @@ def _read_about_other_tasks(
         if _parameters(body) == shared.parameters:
             size = shared.pieces + pieces(messages[1]["content"])
             settings[shared.setting].add(key, row.answer.usage, size, 1)
-            if not any(each.wants_more for each in wanting):
+            if not any(asked.wants_more for asked in wanting):
                 break
 
 
@@ -251,16 +251,16 @@ def estimate(job: Job, store: Store | None, *, afresh: bool = False) -> Estimate
     price, cache = job.price, job.provider.prefix_cache(model)
     prefixes = tuple(
         Prefix(
-            setting=of.setting,
+            setting=prefix.setting,
             tokens=round(
-                of.pieces * (factor := factors[of.setting])
-                + (0 if settings[of.setting].from_answers else _CHAT_MARKS / 2)
+                prefix.pieces * (factor := factors[prefix.setting])
+                + (0 if settings[prefix.setting].from_answers else _CHAT_MARKS / 2)
             ),
-            requests=of.requests,
-            passes=None if cache is None or cache.least is None else of.pieces * factor >= cache.least,
+            requests=prefix.requests,
+            passes=None if cache is None or cache.least is None else prefix.pieces * factor >= cache.least,
         )
-        for of in shared.values()
-        if of.requests
+        for prefix in shared.values()
+        if prefix.requests
     )
     cost = None
     if price is not None:
@@ -314,15 +314,16 @@ def _completion(job: Job, asked: _Asked) -> tuple[int, int]:
 
 
 def _basis(model: str, settings: Mapping[str, _Asked]) -> str:
-    known = {name: asked for name, asked in settings.items() if asked.from_answers}
-    if known and len(known) == len(settings):
-        return f"from {sum(len(asked.completion) for asked in known.values()):,} stored answers to the same prompts"
+    stored = {name: asked for name, asked in settings.items() if asked.from_answers}
+    if stored and len(stored) == len(settings):
+        return f"from {sum(len(asked.completion) for asked in stored.values()):,} stored answers to the same prompts"
     words = "from the words of the prompts and the words allowed for a rationale"
-    if known:
-        each = [
-            f"{name}: from {len(asked.completion):,} stored answers to the same prompt" for name, asked in known.items()
+    if stored:
+        parts = [
+            f"{name}: from {len(asked.completion):,} stored answers to the same prompt"
+            for name, asked in stored.items()
         ]
-        words = "; ".join([*each, f"{', '.join(name for name in settings if name not in known)}: {words}"])
+        words = "; ".join([*parts, f"{', '.join(name for name in settings if name not in stored)}: {words}"])
     if reasons(model):
         words += (
             f"; {model} thinks before it answers: hidden tokens, billed as output, are not included; a pilot "
@@ -358,6 +359,6 @@ def cost_at_a_glance(job: Job, store: Store | None) -> float | None:
     """
     few = job.tasks[:: max(1, len(job.tasks) // _A_FEW)]
     sample = replace(job, tasks=few, samples=1, orders=())
-    found = [estimate(sample, known, afresh=True).cost_usd for known in ((None,) if store is None else (None, store))]
-    most = max((cost[1] for cost in found if cost is not None), default=None)
+    costs = [estimate(sample, source, afresh=True).cost_usd for source in ((None,) if store is None else (None, store))]
+    most = max((cost[1] for cost in costs if cost is not None), default=None)
     return None if most is None else most * len(job.tasks) / len(few) * job.repeats

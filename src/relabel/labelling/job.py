@@ -111,7 +111,7 @@ class Job:
     @cached_property
     def planner(self) -> Planner:
         """Builds the requests."""
-        return Planner(**{of.name: getattr(self, of.name) for of in fields(Planner)})
+        return Planner(**{entry.name: getattr(self, entry.name) for entry in fields(Planner)})
 
     @cached_property
     def _repeated_questions(self) -> frozenset[tuple[str, str]]:
@@ -167,8 +167,8 @@ def other_addresses(job: Job, store: Store) -> list[str]:
     hosts = {row.request.host for _, row in store.newest(_LOOKED_AT)} - {job.endpoint.host}
 
     def answers(host: str, form: Form) -> bool:
-        there = replace(job, endpoint=job.endpoint.model_copy(update={"host": host})).in_form(form)
-        return any(store.has(item.request.key) for item in islice(there.plan(), _QUESTIONS))
+        job_at_host = replace(job, endpoint=job.endpoint.model_copy(update={"host": host})).in_form(form)
+        return any(store.has(item.request.key) for item in islice(job_at_host.plan(), _QUESTIONS))
 
     return [host for host in sorted(hosts) if any(answers(host, form) for form in FORMS)]
 
@@ -225,15 +225,15 @@ class Stop:
 
     async def _unless(self, work: Iterable[asyncio.Future[Any]], *, at_once: bool = False) -> None:
         """Wait until work is done or a stop is asked for; `at_once`: until a stop at once, or the time to drain is over."""
-        told = asyncio.create_task((self.at_once if at_once else self.asked).wait())
+        stop_asked = asyncio.create_task((self.at_once if at_once else self.asked).wait())
         done = asyncio.create_task(asyncio.wait({*work}))
         try:
             seconds = DRAIN_S if at_once else None
-            await asyncio.wait({told, done}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({stop_asked, done}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            told.cancel()
+            stop_asked.cancel()
             done.cancel()
-            await asyncio.wait({told, done})
+            await asyncio.wait({stop_asked, done})
 
 
 _FIELDS = {"model": "--model", "base_url": "--base-url", "api": "--api", "tasks": "--tasks", "settings": "--setting"}
@@ -252,57 +252,57 @@ _BOUNDS = {"max_tokens", "max_completion_tokens", "max_output_tokens"}
 _SHOWN = 60
 
 
-def differences(there: Manifest, now: Manifest) -> list[str]:
+def differences(existing: Manifest, now: Manifest) -> list[str]:
     """What differs between the run that a folder holds and the one that is asked for; empty for the same run.
 
     Args:
-        there: Of the folder.
+        existing: Of the folder.
         now: Of the new run.
     """
-    found = list(_options(there, now))
-    if not found and there.schema_sha256 != now.schema_sha256:
-        found.append(
-            f"the requests differ: relabel {there.package_version}, which made that run, worded them differently"
+    changes = list(_options(existing, now))
+    if not changes and existing.schema_sha256 != now.schema_sha256:
+        changes.append(
+            f"the requests differ: relabel {existing.package_version}, which made that run, worded them differently"
         )
-    return found
+    return changes
 
 
-def _options(there: Manifest, now: Manifest) -> Iterator[str]:
+def _options(existing: Manifest, now: Manifest) -> Iterator[str]:
     for name, option in _FIELDS.items():
-        if (before := getattr(there, name)) is not None or name != "api":  # early runs do not say it
+        if (before := getattr(existing, name)) is not None or name != "api":  # early runs do not say it
             yield from _differs(option, before, getattr(now, name))
-    if there.rubric_sha256 != now.rubric_sha256:
-        before, after = there.rubric, now.rubric
+    if existing.rubric_sha256 != now.rubric_sha256:
+        before, after = existing.rubric, now.rubric
         yield from (
             _differs("--rubric", before.id, after.id)
             or _differs(f"the version of the rubric {after.id}", before.version, after.version)
             or [f"the text of the rubric {after.id} differs"]
         )
-    if there.prompt_sha256 != now.prompt_sha256:
+    if existing.prompt_sha256 != now.prompt_sha256:
         yield "--prompt differs, or the text of the prompt"
-    for name in sorted({*there.parameters, *now.parameters} - {"params"}):
-        before, after = there.parameters.get(name), now.parameters.get(name)
+    for name in sorted({*existing.parameters, *now.parameters} - {"params"}):
+        before, after = existing.parameters.get(name), now.parameters.get(name)
         if name == "calibrate":
             before = before or None
         # A model that has another name has another one on the wire, too.
-        if name != "wire_model" or there.model == now.model:
+        if name != "wire_model" or existing.model == now.model:
             yield from _differs(_PARAMETERS.get(name, f"--{name}"), before, after)
-    sent, to_send = there.parameters.get("params") or {}, now.parameters.get("params") or {}
+    sent, to_send = existing.parameters.get("params") or {}, now.parameters.get("params") or {}
     for name in sorted({*sent, *to_send}):
         option = "--max-tokens" if name in _BOUNDS else f"--param {name}"
         yield from _differs(option, sent.get(name), to_send.get(name))
     # The form of one token is what --decide says.
-    if there.response_form is not None and there.parameters.get("decide") == now.parameters.get("decide"):
-        yield from _differs("--response-format", there.response_form, now.response_form)
-    contents, contents_now = ({(s.source, s.file): s.sha256 for s in m.sources} for m in (there, now))
-    if there.tasks == now.tasks:
+    if existing.response_form is not None and existing.parameters.get("decide") == now.parameters.get("decide"):
+        yield from _differs("--response-format", existing.response_form, now.response_form)
+    contents, contents_now = ({(s.source, s.file): s.sha256 for s in m.sources} for m in (existing, now))
+    if existing.tasks == now.tasks:
         for key in sorted({*contents, *contents_now}):
             if contents.get(key) != contents_now.get(key):
                 yield f"the file {key[1]} has changed since"
 
 
-def _differs(what: str, before: Any, after: Any) -> list[str]:
-    return [] if before == after else [f"{what} differs: {_value_in_words(before)} there, {_value_in_words(after)} now"]
+def _differs(name: str, before: Any, after: Any) -> list[str]:
+    return [] if before == after else [f"{name} differs: {_value_in_words(before)} there, {_value_in_words(after)} now"]
 
 
 def _value_in_words(value: Any) -> str:

@@ -171,8 +171,8 @@ class Leases:
             mine = ((run, key, self._id) for key in wanted)
             db.executemany("INSERT OR IGNORE INTO held SELECT key, ? FROM taken WHERE key=? AND owner=?", mine)
             db.executemany("DELETE FROM taken WHERE key=? AND owner=?", ((key, self._id) for key in wanted))
-            held = {key for (key,) in db.execute("SELECT key FROM held WHERE run=?", (run,))}
-        return wanted - held
+            held_keys = {key for (key,) in db.execute("SELECT key FROM held WHERE run=?", (run,))}
+        return wanted - held_keys
 
     def reserve(self, run: str, keys: Iterable[str], *, still: Iterable[str] = ()) -> int:
         """Set the requests that a batch run holds, replacing those that it held before.
@@ -187,10 +187,10 @@ class Leases:
         """
         sent = set(keys)
         with self._at_once() as db:
-            held = {key for (key,) in db.execute("SELECT key FROM held WHERE run=?", (run,))}
-            db.executemany("DELETE FROM held WHERE key=?", ((key,) for key in held - sent - set(still)))
+            held_keys = {key for (key,) in db.execute("SELECT key FROM held WHERE run=?", (run,))}
+            db.executemany("DELETE FROM held WHERE key=?", ((key,) for key in held_keys - sent - set(still)))
             db.executemany("INSERT OR IGNORE INTO held VALUES(?, ?)", ((key, run) for key in sent))
-        return len(held)
+        return len(held_keys)
 
     def batch_of(self, key: str) -> str | None:
         """The batch run that has a request in flight, if any."""

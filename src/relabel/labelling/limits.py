@@ -250,13 +250,13 @@ class Limiter:
                 self._grow()
 
     def limited(
-        self, ticket: Ticket, *, why: str, retry_after: float = 0.0, headers: Mapping[str, str] | None = None
+        self, ticket: Ticket, *, reason: str, retry_after: float = 0.0, headers: Mapping[str, str] | None = None
     ) -> None:
         """Return a ticket after a sign of a limit: a 429, or a timeout.
 
         Args:
             ticket: The ticket.
-            why: A word for the history.
+            reason: A word for the history.
             retry_after: Seconds that the provider asks to wait; this applies to all requests.
             headers: The reply's headers.
         """
@@ -269,7 +269,7 @@ class Limiter:
             self._good = 0
             self._last_cut = self._numbers
             self.limit = max(1, self.limit // 2)
-            self._note(why)
+            self._note(reason)
 
     def failed(self, ticket: Ticket, *, unreachable: str = "") -> None:
         """Return a ticket after a failure that is not a sign of a limit.
@@ -304,8 +304,8 @@ class Limiter:
         self._note("doubled" if self._slow_start else "one more")
         self._wake()
 
-    def _note(self, why: str) -> None:
-        self.history.append((round(self._clock() - self._started, 3), self.limit, why))
+    def _note(self, reason: str) -> None:
+        self.history.append((round(self._clock() - self._started, 3), self.limit, reason))
 
     def _pause(self, tokens: float) -> float:
         now = self._clock()
@@ -331,24 +331,24 @@ class Limiter:
 
     def _read_limits(self, ticket: Ticket, headers: Mapping[str, str]) -> None:
         for name, taken in (("requests", 1.0), ("tokens", ticket.tokens)):
-            known = self._windows.get(name)
-            said = limit_in_headers(name, headers)
+            window = self._windows.get(name)
+            header_limit = limit_in_headers(name, headers)
             if (
-                said is None
-                or said[2] > _LONGEST_RESET_S
-                or (known is not None and ticket.number <= known.granted_after)
+                header_limit is None
+                or header_limit[2] > _LONGEST_RESET_S
+                or (window is not None and ticket.number <= window.granted_after)
             ):
-                if known is not None:  # the server may have counted it, without a later report
-                    known.remaining -= taken
+                if window is not None:  # the server may have counted it, without a later report
+                    window.remaining -= taken
                 continue
-            limit, remaining, resets_at = said[0], said[1], self._clock() + said[2]
-            if known is None:
+            limit, remaining, resets_at = header_limit[0], header_limit[1], self._clock() + header_limit[2]
+            if window is None:
                 self._windows[name] = _Window(limit, remaining, resets_at, 0)
-            elif known.resets_at == math.inf:
-                known.limit, known.remaining, known.resets_at = limit, remaining, resets_at
+            elif window.resets_at == math.inf:
+                window.limit, window.remaining, window.resets_at = limit, remaining, resets_at
             else:
-                known.limit, known.remaining = limit, min(known.remaining, remaining)
-                known.resets_at = max(known.resets_at, resets_at)
+                window.limit, window.remaining = limit, min(window.remaining, remaining)
+                window.resets_at = max(window.resets_at, resets_at)
 
 
 def limit_in_headers(name: str, headers: Mapping[str, str]) -> tuple[float | None, float, float] | None:
@@ -361,8 +361,8 @@ def limit_in_headers(name: str, headers: Mapping[str, str]) -> tuple[float | Non
     except (KeyError, ValueError):
         return None
     # Some servers send -1, or 0 with an answer, if there is no limit.
-    known = 0 <= remaining < math.inf and (granted is None or 0 < granted < math.inf)
-    return (granted, remaining, reset) if known and 0 <= reset <= LONGEST_WAIT_S else None
+    has_limit = 0 <= remaining < math.inf and (granted is None or 0 < granted < math.inf)
+    return (granted, remaining, reset) if has_limit and 0 <= reset <= LONGEST_WAIT_S else None
 
 
 def parse_seconds(text: str) -> float:

@@ -98,8 +98,8 @@ def _fetch(path: Path) -> None:
 def _require_embedded(path: Path, advice: str) -> None:
     from relabel.sources.fetch import sha256_of
 
-    if (found := sha256_of(path)) != SHA256:
-        raise ChecksumError(path, SHA256, found, advice)
+    if (digest := sha256_of(path)) != SHA256:
+        raise ChecksumError(path, SHA256, digest, advice)
 
 
 def local_endpoint(model: str) -> Endpoint:

@@ -79,12 +79,12 @@ def set_damage_aside(folder: Path) -> Iterator[str]:
             f"cannot set aside the damaged files in {folder} ({reason}); free space or correct the permissions"
         ) from error
     with Store(folder) as store:
-        gone = _delete_unread(folder)
+        deleted = _delete_unread(folder)
         deque(store.verify(), maxlen=0)
         damaged = sorted(store.damaged)
         for key in damaged:
             store.set_aside(key)
-    yield f"{len(damaged) + gone:,} damaged rows set aside"
+    yield f"{len(damaged) + deleted:,} damaged rows set aside"
 
 
 def _require_alone(folder: Path) -> None:
@@ -291,15 +291,15 @@ def unpack(store: Store, source: Path) -> tuple[int, int]:
     with source.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     origin = f"{_PLAIN.sub('_', source.name)[:80]} (sha256 {digest[:16]})"
-    added = known = 0
+    added = existing = 0
     packed = _checked(source)
     while some := list(itertools.islice(packed, _AT_ONCE)):
         with store.writing_at_once():
             for key, row in some:
                 new = store.add_row(key, row if key.startswith((rows.TEXT, rows.NOTE)) else row | {"origin": origin})
                 if rows.is_answer(key):
-                    added, known = (added + 1, known) if new else (added, known + 1)
-    return added, known
+                    added, existing = (added + 1, existing) if new else (added, existing + 1)
+    return added, existing
 
 
 def _keys_of(run: Run, store: Store) -> set[str]:
@@ -317,7 +317,7 @@ def _chosen(store: Store, wanted: set[str] | None) -> Iterator[tuple[str, dict[s
     for key in store.keys(rows.NOTE) if wanted is None else ():  # notes name server addresses, and are valid for a day
         if (value := store.note(key.removeprefix(rows.NOTE))) is not None:
             yield key, {"value": value}
-    told: set[str] = set()
+    seen_digests: set[str] = set()
     for key in store.keys(by_key=True):
         if key.startswith((rows.TEXT, rows.NOTE, rows.ASIDE)) or not (
             wanted is None or key.partition("/")[0] in wanted
@@ -326,9 +326,9 @@ def _chosen(store: Store, wanted: set[str] | None) -> Iterator[tuple[str, dict[s
         if (row := store.row(key)) is None:
             continue
         for digest in rows.digests_of(row):
-            if digest not in told and (content := store.text(digest)) is not None:
+            if digest not in seen_digests and (content := store.text(digest)) is not None:
                 yield rows.TEXT + digest, {"content": content}
-            told.add(digest)
+            seen_digests.add(digest)
         yield key, row
 
 
@@ -411,9 +411,9 @@ def readable_rows(database: Path) -> Iterator[tuple[str, str]]:
             content = page(number)
             if len(content) < PAGE or content[0] != _LEAF:
                 continue
-            for at in range(8, min(8 + 2 * _number(">H", content, 3), PAGE - 1), 2):
+            for offset in range(8, min(8 + 2 * _number(">H", content, 3), PAGE - 1), 2):
                 try:
-                    row = _row(content, _number(">H", content, at), page)
+                    row = _row(content, _number(">H", content, offset), page)
                 except (IndexError, ValueError, struct.error):
                     continue
                 if row is not None:
@@ -424,32 +424,32 @@ def _logged(log: Path) -> dict[int, bytes]:
     """Pages in a write-ahead log by number, each as it was last written."""
     content = log.read_bytes() if log.exists() else b""
     pages: dict[int, bytes] = {}
-    for at in range(32, len(content) - PAGE - 23, PAGE + 24):
-        if content[at + 8 : at + 16] != content[16:24]:  # the rest was written before the log was restarted
+    for offset in range(32, len(content) - PAGE - 23, PAGE + 24):
+        if content[offset + 8 : offset + 16] != content[16:24]:  # the rest was written before the log was restarted
             break
-        pages[_number(">I", content, at)] = content[at + 24 : at + 24 + PAGE]
+        pages[_number(">I", content, offset)] = content[offset + 24 : offset + 24 + PAGE]
     return pages
 
 
-def _row(leaf: bytes, at: int, page: Callable[[int], bytes]) -> tuple[str, str] | None:
-    size, at = _varint(leaf, at)
-    _, at = _varint(leaf, at)
+def _row(leaf: bytes, offset: int, page: Callable[[int], bytes]) -> tuple[str, str] | None:
+    size, offset = _varint(leaf, offset)
+    _, offset = _varint(leaf, offset)
     if size <= _MOST:
-        payload = leaf[at : at + size]
+        payload = leaf[offset : offset + size]
     else:
-        here = _LEAST + (size - _LEAST) % (PAGE - 4)
-        here = here if here <= _MOST else _LEAST
-        payload, follows = leaf[at : at + here], _number(">I", leaf, at + here)
+        local_size = _LEAST + (size - _LEAST) % (PAGE - 4)
+        local_size = local_size if local_size <= _MOST else _LEAST
+        payload, follows = leaf[offset : offset + local_size], _number(">I", leaf, offset + local_size)
         while len(payload) < size:
             more = page(follows)
             if len(more) < PAGE:
                 raise ValueError
             payload += more[4 : 4 + size - len(payload)]
             follows = _number(">I", more, 0)
-    end, at = _varint(payload, 0)
+    end, offset = _varint(payload, 0)
     sizes: list[int] = []
-    while at < end:
-        kind, at = _varint(payload, at)
+    while offset < end:
+        kind, offset = _varint(payload, offset)
         sizes.append((kind - 12) // 2 if kind >= 12 else (0, 1, 2, 3, 4, 6, 8, 8, 0, 0, 0, 0)[kind])
         if len(sizes) - 1 in {_KEY, _VALUE} and not (kind >= 13 and kind % 2):
             return None  # not text
@@ -462,18 +462,18 @@ def _row(leaf: bytes, at: int, page: Callable[[int], bytes]) -> tuple[str, str] 
     return (key.decode(), value.decode()) if len(value) == sizes[_VALUE] else None
 
 
-def _varint(content: bytes, at: int) -> tuple[int, int]:
-    """SQLite's integer of variable length that starts at `at`, and the offset after it."""
+def _varint(content: bytes, offset: int) -> tuple[int, int]:
+    """SQLite's integer of variable length that starts at `offset`, and the offset after it."""
     value = 0
     for n in range(9):
-        byte = content[at + n]
+        byte = content[offset + n]
         if n == 8:
-            return value << 8 | byte, at + 9
+            return value << 8 | byte, offset + 9
         value = value << 7 | byte & 0x7F
         if byte < 0x80:
-            return value, at + n + 1
+            return value, offset + n + 1
     raise ValueError
 
 
-def _number(form: str, content: bytes, at: int) -> int:
-    return struct.unpack_from(form, content, at)[0]
+def _number(form: str, content: bytes, offset: int) -> int:
+    return struct.unpack_from(form, content, offset)[0]

@@ -122,8 +122,8 @@ class RunOptions:
         asked = tuple(dict.fromkeys(self.settings or rubric.settings))
         for name in asked:
             if name not in rubric.settings:
-                known = ", ".join(rubric.settings)
-                raise UsageError(f"the rubric {rubric.id} has no setting {name!r}; use one of {known}")
+                names = ", ".join(rubric.settings)
+                raise UsageError(f"the rubric {rubric.id} has no setting {name!r}; use one of {names}")
         return asked
 
     def prepare(self, environment: Settings, *, capped: bool | None = None) -> Prepared:
@@ -147,12 +147,12 @@ class RunOptions:
             raise UsageError("--decide logprob asks one token about one task by chat; remove --pack and --api")
         named = provider_of("", self.provider) if self.provider else None
         url = self.base_url or (named.base_url if named else environment.openai_base_url) or OPENAI_URL
-        known, local = named or provider_of(url), is_local(self.model)
+        provider, local = named or provider_of(url), is_local(self.model)
         params = dict(self.params)
         if self.decide == "logprob":
             _leave_to_one_token(params, self.max_tokens)
         if self.max_tokens is not None:
-            bound = "max_tokens" if local else known.bound
+            bound = "max_tokens" if local else provider.bound
             params["max_output_tokens" if self.api == "responses" else bound] = self.max_tokens
         timeouts = Timeouts.of(self.timeout) if self.timeout else LOCAL_TIMEOUTS if local else Timeouts()
         if local:
@@ -162,8 +162,8 @@ class RunOptions:
         guard_address(url)
         host = host_of(url, public_headers(self.headers))
         endpoint = Endpoint(host=host, model=self.model, api=self.api, params=params)
-        key, price = key_for(known, environment, self.key_env), self.price or find_price(self.model, url)
-        return Connection(url, key, price, timeouts, known, self.headers, self.model, endpoint)
+        key, price = key_for(provider, environment, self.key_env), self.price or find_price(self.model, url)
+        return Connection(url, key, price, timeouts, provider, self.headers, self.model, endpoint)
 
     def job(self, connection: Connection) -> Job:
         """The job.
@@ -206,7 +206,7 @@ class RunOptions:
                 "occupations": list(self.occupations),
                 "wire_model": connection.endpoint.model,
                 **({"variant_seed": self.seed} if self.variants > 1 else {}),
-                **({"headers": told} if (told := public_headers(connection.headers)) else {}),
+                **({"headers": headers} if (headers := public_headers(connection.headers)) else {}),
             },
         )
 
@@ -265,13 +265,13 @@ def read_parameters(given: Sequence[str]) -> dict[str, Any]:
     Raises:
         UsageError: One is not a parameter, cannot be sent, or would replace what makes the request.
     """
-    found: dict[str, Any] = {}
+    parameters: dict[str, Any] = {}
     for item in given:
         name, equals, text = item.partition("=")
         if not equals:
             raise UsageError(f"--param {item!r} is not NAME=VALUE with a sampling parameter, such as temperature=0")
-        found[name] = _value(item, name, text)
-    return checked_parameters(found)
+        parameters[name] = _value(item, name, text)
+    return checked_parameters(parameters)
 
 
 def checked_parameters(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -166,11 +166,11 @@ def _status_of(error: Mapping[str, Any], otherwise: int) -> int:
 
 
 def _message(inner: Mapping[str, Any]) -> str:
-    said = inner.get("message") or inner.get("detail") or inner.get("error")
-    if isinstance(said, (Mapping, list)):
-        said = json.dumps(said, ensure_ascii=False)
+    message = inner.get("message") or inner.get("detail") or inner.get("error")
+    if isinstance(message, (Mapping, list)):
+        message = json.dumps(message, ensure_ascii=False)
     raw = object_of(inner.get("metadata")).get("raw")
-    whole = f"{said or ''} {raw if isinstance(raw, str) else ''}"
+    whole = f"{message or ''} {raw if isinstance(raw, str) else ''}"
     return clean(" ".join(whole.split()))[:300]
 
 
@@ -306,10 +306,10 @@ def _wait(
     """Seconds to wait: from headers, a field such as Google's `retryDelay`, the message, or the reset of a limit."""
     if (asked := retry_after(headers, now)) is not None:
         return asked
-    if (told := _FIELD.search(text)) is not None:
-        return float(told[2]) * (0.001 if told[1] or told[3] == "ms" else 1.0)
-    if status >= 300 and (said := _RETRY_IN.search(message)) is not None:
-        return parse_seconds(said[1])
+    if (field_match := _FIELD.search(text)) is not None:
+        return float(field_match[2]) * (0.001 if field_match[1] or field_match[3] == "ms" else 1.0)
+    if status >= 300 and (message_match := _RETRY_IN.search(message)) is not None:
+        return parse_seconds(message_match[1])
     if status == 429 and (closed := _closed_for(headers)) > MAX_RETRY_AFTER_S:
         return closed
     inner = {str(name).lower(): str(value) for name, value in object_of(metadata.get("headers")).items()}
@@ -425,33 +425,33 @@ def fatal_refusal(error: RefusedError, *, address: str, path: str, model: str | 
         path: What was asked for below the address.
         model: The model that was asked for.
     """
-    said = error.message
+    detail = error.message
     match error.meaning:
         case _ if 300 <= error.status < 400:
-            why = (
-                f"{address} redirects (HTTP {error.status}, {said}), and requests with a key do not follow; "
+            message = (
+                f"{address} redirects (HTTP {error.status}, {detail}), and requests with a key do not follow; "
                 "if you trust that address, set it with --base-url"
             )
         case "wait" | "passing" if not error.passes and (seconds := error.wait_s):
             back = datetime.now(UTC) + timedelta(seconds=seconds)
             span = f"{seconds / 3600:.1f} h" if seconds >= 7200 else f"{seconds / 60:.0f} min"
-            why = f"{address} accepts no requests for {span} ({said}); start the same run again after {back:%H:%M} UTC on {back:%d %B}"
+            message = f"{address} accepts no requests for {span} ({detail}); start the same run again after {back:%H:%M} UTC on {back:%d %B}"
         case _ if error.status == 407:
-            why = f"the proxy for {address} refuses requests ({said}); check its user and password"
+            message = f"the proxy for {address} refuses requests ({detail}); check its user and password"
         case "key":
             variable = (provider_of(address).key_env or ("OPENAI_API_KEY",))[0]
-            why = f"{address} does not accept the key ({said}); check {variable}"
+            message = f"{address} does not accept the key ({detail}); check {variable}"
         case "access":
-            why = f"{address} denies access ({said}); check the key's rights and the model's terms"
+            message = f"{address} denies access ({detail}); check the key's rights and the model's terms"
         case "model":
-            why = f"{address} has no model {model!r} ({said}); check --model and --base-url"
+            message = f"{address} has no model {model!r} ({detail}); check --model and --base-url"
         case "quota":
-            why = f"{address} says that the quota is used up ({said}); add credit or wait until it is renewed, then start the same run again"
+            message = f"{address} says that the quota is used up ({detail}); add credit or wait until it is renewed, then start the same run again"
         case _ if error.status == 404:
-            why = f"{address} has no {path} ({said}); check --base-url, --model and --api"
+            message = f"{address} has no {path} ({detail}); check --base-url, --model and --api"
         case _:
             return None
-    return ProviderError(why)
+    return ProviderError(message)
 
 
 def is_transient(error: BaseException) -> bool:

@@ -124,10 +124,10 @@ class Provider(Frozen):
     def headers(self, secret: str) -> dict[str, str]:
         """Headers with the key and, for OpenAI, with organisation and project from the environment."""
         bearer = self.key_header == "Authorization" or secret.startswith("eyJ")  # a JSON Web Token instead of a key
-        found = {"Authorization": f"Bearer {secret}"} if bearer else {self.key_header: secret}
+        auth = {"Authorization": f"Bearer {secret}"} if bearer else {self.key_header: secret}
         own = {"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPENAI_PROJECT_ID"}
-        said = {header: os.environ.get(name, "").strip() for header, name in own.items() if self.id == "openai"}
-        return {**(found if secret else {}), **{header: value for header, value in said.items() if value}}
+        values = {header: os.environ.get(name, "").strip() for header, name in own.items() if self.id == "openai"}
+        return {**(auth if secret else {}), **{header: value for header, value in values.items() if value}}
 
     def prefix_cache(self, model: str) -> PrefixCache | None:
         """The prefix cache for a model; None if unknown."""
@@ -170,38 +170,38 @@ def provider_of(base_url: str, name: str | None = None) -> Provider:
         UsageError: There is no provider of this name.
         DataError: The user's file is malformed.
     """
-    known = _known().provider
+    all_providers = _properties().provider
     if name is not None:
-        for provider in known:
+        for provider in all_providers:
             if provider.id == name:
                 return provider
-        raise UsageError(f"unknown provider {name!r}; use one of {', '.join(sorted({p.id for p in known}))}")
+        raise UsageError(f"unknown provider {name!r}; use one of {', '.join(sorted({p.id for p in all_providers}))}")
     try:
         parts = urlsplit(base_url)
         names = ((parts.hostname or "").lower(), f"{parts.hostname}:{parts.port}".lower())
     except ValueError:  # who sends to it says what is wrong with it
         return UNKNOWN
-    by_host = (p for p in known if any(fnmatchcase(name, pattern) for name in names for pattern in p.hosts))
-    by_path = (p for p in known if p.path is not None and p.path in parts.path)  # behind a gateway of one's own
+    by_host = (p for p in all_providers if any(fnmatchcase(name, pattern) for name in names for pattern in p.hosts))
+    by_path = (p for p in all_providers if p.path is not None and p.path in parts.path)  # behind a gateway of one's own
     return next(by_host, None) or next(by_path, UNKNOWN)
 
 
 def providers() -> tuple[Provider, ...]:
     """All known providers, the user's first."""
-    return _known().provider
+    return _properties().provider
 
 
 def token_ratio(model: str) -> TokenRatio:
     """The token ratio of a model."""
-    return next(ratio for ratio in _known().tokens if _fits(model, ratio.models))
+    return next(ratio for ratio in _properties().tokens if _fits(model, ratio.models))
 
 
 def reasons(model: str) -> bool:
     """Whether a model is known to think before it answers."""
-    return _fits(model, _known().reasoning)
+    return _fits(model, _properties().reasoning)
 
 
-def _known() -> _File:
+def _properties() -> _File:
     own = settings().providers
     shipped = _read(asset_dir("data") / "providers.toml")
     if own is None:
@@ -233,8 +233,8 @@ def _fits(model: str, patterns: Sequence[str]) -> bool:
 
 
 def _marked(api: Api, text: str, mark: str) -> dict[str, Any]:
-    how = {"mode": "explicit"} if mark == "prompt_cache_breakpoint" else {"type": "ephemeral"}
-    return {"type": "input_text" if api == "responses" else "text", "text": text, mark: how}
+    control = {"mode": "explicit"} if mark == "prompt_cache_breakpoint" else {"type": "ephemeral"}
+    return {"type": "input_text" if api == "responses" else "text", "text": text, mark: control}
 
 
 @cache
@@ -265,9 +265,9 @@ def stated_cost(reply: Mapping[str, Any], headers: Mapping[str, str] = _NO_HEADE
     if cost is None and isinstance(ticks := usage.get("cost_in_usd_ticks"), int):
         cost = ticks / _TICKS_A_USD  # xAI's
     if not isinstance(cost, (int, float)) or isinstance(cost, bool) or not 0 <= cost < 1e6:
-        said = (_amount(value) for name, value in headers.items() if name.lower().endswith(COST_HEADERS))
+        amounts = (_amount(value) for name, value in headers.items() if name.lower().endswith(COST_HEADERS))
         return next(
-            (amount for amount in said if amount), None
+            (amount for amount in amounts if amount), None
         )  # gateways say 0 of models whose price they do not know
     # If the user's own key is used behind the router, the provider's charge is in addition to the router's fee.
     behind = object_of(usage.get("cost_details")).get("upstream_inference_cost") if usage.get("is_byok") else None
@@ -284,14 +284,14 @@ def _amount(text: str) -> float | None:
 
 def upstream_of(reply: Mapping[str, Any], headers: Mapping[str, str] = _NO_HEADERS) -> str | None:
     """The provider behind a router or gateway, from its reply or headers."""
-    said = [reply.get("provider"), *(headers.get(name) for name in UPSTREAM_HEADERS)]
-    return next((public_url(name)[:100] for name in said if isinstance(name, str) and name), None)
+    names = [reply.get("provider"), *(headers.get(name) for name in UPSTREAM_HEADERS)]
+    return next((public_url(name)[:100] for name in names if isinstance(name, str) and name), None)
 
 
 def tier_of(reply: Mapping[str, Any]) -> str | None:
     """The service tier of an answer, from the reply."""
-    said = reply.get("service_tier") or object_of(reply.get("usage")).get("service_tier")
-    return said[:40] if isinstance(said, str) and said else None
+    tier = reply.get("service_tier") or object_of(reply.get("usage")).get("service_tier")
+    return tier[:40] if isinstance(tier, str) and tier else None
 
 
 # What tokens cost.
@@ -384,23 +384,23 @@ def find_price(model: str, base_url: str | None) -> Price | None:
     Raises:
         DataError: The override file is malformed.
     """
-    known = _override(model, urlsplit(base_url or OPENAI_URL).hostname)
-    if known is not None or _is_own_server(urlsplit(base_url or OPENAI_URL).hostname):
-        return known
+    override = _override(model, urlsplit(base_url or OPENAI_URL).hostname)
+    if override is not None or _is_own_server(urlsplit(base_url or OPENAI_URL).hostname):
+        return override
     from genai_prices import Usage as PriceUsage
     from genai_prices import calc_price
 
     try:
-        found = calc_price(PriceUsage(), model_ref=model, provider_api_url=base_url or OPENAI_URL)
+        calculation = calc_price(PriceUsage(), model_ref=model, provider_api_url=base_url or OPENAI_URL)
     except (LookupError, ValueError):
         return None
 
     def usd(name: str, otherwise: float) -> float:
         """A price of the table; of one in tiers, that of short prompts, as a labelling prompt is short."""
-        price: Any = getattr(found.model_price, name)
+        price: Any = getattr(calculation.model_price, name)
         return otherwise if price is None else float(getattr(price, "base", price))
 
-    if found.total_price:
+    if calculation.total_price:
         return None
     fresh = usd("input_mtok", 0.0)
     cached, written = usd("cache_read_mtok", fresh), usd("cache_write_mtok", fresh)
@@ -413,7 +413,7 @@ def find_price(model: str, base_url: str | None) -> Price | None:
         written=written if written > fresh else None,
         output=usd("output_mtok", 0.0),
         # The table carries no date of its own; its version is what dates it.
-        source=f"{_TABLE} {version('genai-prices')}, {found.provider.name} {found.model.name or found.model.id}",
+        source=f"{_TABLE} {version('genai-prices')}, {calculation.provider.name} {calculation.model.name or calculation.model.id}",
     )
 
 

@@ -196,11 +196,11 @@ def _reach(address: str) -> None:
 
 
 def _explained(error: Exception, address: str | None) -> ProviderError:
-    said = " ".join(str(error).split())[:300]
+    detail = " ".join(str(error).split())[:300]
     if address is None or address == "local":
-        return ProviderError(f"Ray does not start on this machine ({said}); remove --engine ray")
+        return ProviderError(f"Ray does not start on this machine ({detail}); remove --engine ray")
     return ProviderError(
-        f"cannot join the Ray cluster at {address} ({said}); run this on a node of the cluster, with its versions of Ray and Python and "
+        f"cannot join the Ray cluster at {address} ({detail}); run this on a node of the cluster, with its versions of Ray and Python and "
         "the address that `ray start` printed"
     )
 
@@ -231,26 +231,26 @@ class Sender:
 
     def _serve(self) -> str:
         weights = find_weights(self._model, settings().models_dir)
-        found = local_endpoint(self._model).model
-        if found != self._alias:
+        alias = local_endpoint(self._model).model
+        if alias != self._alias:
             raise DataError(
-                f"{weights} on the node {socket.gethostname()} is {found}, and the run asks {self._alias}; put the same file on each node"
+                f"{weights} on the node {socket.gethostname()} is {alias}, and the run asks {self._alias}; put the same file on each node"
             )
         return self._open.enter_context(serve(weights, self._alias, threads=self._threads)).base_url
 
-    async def post(self, api: Api, content: bytes, known: Connection) -> HttpReply | Exception:
+    async def post(self, api: Api, content: bytes, connection: Connection) -> HttpReply | Exception:
         """Post a document; returns the reply, or the error of the transport.
 
         The key is passed here and not to the constructor, because a cluster keeps the arguments of constructors. Without a key, the
         node's own is used, which does not leave the node.
         """
         if self._transport is None:
-            own = None if known.secret else key_for(known.provider, settings())
-            secret = own.get_secret_value() if own else known.secret
-            self._transport = Http(known.base_url, secret, known.provider, known.headers)
+            own = None if connection.secret else key_for(connection.provider, settings())
+            secret = own.get_secret_value() if own else connection.secret
+            self._transport = Http(connection.base_url, secret, connection.provider, connection.headers)
         try:
             # The driver gives up earlier; this limit is for when the driver no longer exists.
-            async with asyncio.timeout(known.timeouts.attempt_s + 5):
+            async with asyncio.timeout(connection.timeouts.attempt_s + 5):
                 reply = await self._transport.send(api, content)
         except (TransportError, TimeoutError) as error:
             if self._model and isinstance(error, UnreachableError):
@@ -287,7 +287,7 @@ class RayTransport:
     """
 
     def __init__(self, calls: Sequence[Call], connection: Connection) -> None:
-        self._known = connection
+        self._connection = connection
         self._workers = [_Worker(call, self._wait_until_up) for call in calls]
         self._changed = asyncio.Event()
         self._fatal: RelabelError | None = None
@@ -314,7 +314,7 @@ class RayTransport:
         worker = min((worker for worker in self._workers if worker.up), key=lambda worker: worker.in_flight)
         worker.in_flight += 1
         try:
-            back: HttpReply | Exception = await worker.call("post", api, content, self._known)
+            back: HttpReply | Exception = await worker.call("post", api, content, self._connection)
         except WorkerLostError as error:
             self._mark_lost(worker, error)
             if self._fatal is not None:
@@ -422,13 +422,13 @@ class RayEngine(OnlineEngine):
                 raise UsageError(
                     f"the cluster has room for {room} workers of {cpus} cores, not for {wanted or 1}; use fewer --workers or --worker-cpus"
                 )
-        known = self.connection
-        model = (known.model, known.endpoint.model, cpus) if local else ()
+        connection = self.connection
+        model = (connection.model, connection.endpoint.model, cpus) if local else ()
         actor = cluster.ray.remote(Sender)
         usual = {"num_cpus": cpus or 0, "max_restarts": -1, "max_concurrency": 4096}
         # On one node after the other, or wherever the cores to reserve are free; the workers of a lost node move to others.
-        on = cluster.ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
-        places = ["SPREAD" if cpus else on(nodes[n % len(nodes)]["NodeID"], soft=True) for n in range(wanted)]
+        affinity = cluster.ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
+        places = ["SPREAD" if cpus else affinity(nodes[n % len(nodes)]["NodeID"], soft=True) for n in range(wanted)]
         return [actor.options(**usual, scheduling_strategy=place).remote(*model) for place in places]
 
 
@@ -452,7 +452,7 @@ async def _call(cluster: Cluster, handle: Any, method: str, *arguments: Any) -> 
     except errors.RayTaskError as error:
         if isinstance(error.cause, RelabelError):
             raise error.cause from None
-        said = str(error).strip().rpartition("\n")[2][:300]
-        raise ProviderError(f"a worker of the cluster failed ({said}); please report it") from error
+        detail = str(error).strip().rpartition("\n")[2][:300]
+        raise ProviderError(f"a worker of the cluster failed ({detail}); please report it") from error
     except errors.RayError as error:
         raise WorkerLostError(str(error).strip().partition("\n")[0][:200]) from error

@@ -123,8 +123,8 @@ class Prompt:
             self._known[key] = system, self._template.new_context({**given, "data": []})
         system, context = self._known[key]
         facts = [_facts(rubric, task.title, task.text) for task in tasks]
-        numbered = [{"id": str(n), **of} for n, of in enumerate(facts, start=1)] if packed else facts
-        context.parent["data"] = [as_data(**of) for of in numbered]
+        numbered = [{"id": str(n), **task_facts} for n, task_facts in enumerate(facts, start=1)] if packed else facts
+        context.parent["data"] = [as_data(**task_facts) for task_facts in numbered]
         return [{"role": "system", "content": system}, {"role": "user", "content": self._render("user", context)}]
 
     def _render(self, block: str, context: Context) -> str:

@@ -55,7 +55,7 @@ class _Wire(Frozen):
     sample: int = Field(ge=0)
 
 
-class _Why(Frozen):
+class _Rejection(Frozen):
     model_config = ConfigDict(strict=True)
 
     kind: str
@@ -69,7 +69,7 @@ class AnswerRow(Frozen):
     request: _Wire
     answer: Answer
     origin: str | None = Field(default=None, max_length=200)
-    rejected: _Why | None = None
+    rejected: _Rejection | None = None
 
     def whole_request(self, texts: Mapping[str, str]) -> dict[str, Any]:
         """The document of the request, as it was sent; in a row that is not verified, any part may be missing."""
@@ -95,26 +95,26 @@ def checked_answer(key: str, row: object, texts: Mapping[str, str], asked: Reque
     if not _KEY.fullmatch(key):
         raise DamagedRowError(f"the row {brief(key)} has an unknown key")
     try:
-        found = AnswerRow.model_validate(row)
-        whole = found.whole_request(texts)
+        answer_row = AnswerRow.model_validate(row)
+        whole = answer_row.whole_request(texts)
         request_key = asked.key if asked is not None and whole == asked.document else key_of(whole)
     except ValidationError as error:
         raise DamagedRowError(f"the answer {key} is damaged ({first_error(error)})") from error
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
-        why = f"its request cannot be read, {type(error).__name__}: {error}"
-        raise DamagedRowError(f"the answer {key} is damaged ({why})") from error
+        reason = f"its request cannot be read, {type(error).__name__}: {error}"
+        raise DamagedRowError(f"the answer {key} is damaged ({reason})") from error
     if request_key != key.partition("/")[0]:
         raise DamagedRowError(f"the answer {key} belongs to a request with the key {request_key}")
-    if found.answer.request_key != request_key:
-        raise DamagedRowError(f"the answer {key} was given to the request {brief(found.answer.request_key)}")
-    if (REJECTED in key) != (found.rejected is not None):
+    if answer_row.answer.request_key != request_key:
+        raise DamagedRowError(f"the answer {key} was given to the request {brief(answer_row.answer.request_key)}")
+    if (REJECTED in key) != (answer_row.rejected is not None):
         raise DamagedRowError(f"the answer {key} is not marked as its key says")
-    cost = found.answer.cost_usd
+    cost = answer_row.answer.cost_usd
     odd = cost is not None and not (math.isfinite(cost) and cost >= 0)  # a sum must not be spoilt by one row
-    if not odd and found.origin is None:
-        return found
-    known = found.answer.model_copy(update={"origin": found.origin, "cost_usd": None if odd else cost})
-    return found.model_copy(update={"answer": known})
+    if not odd and answer_row.origin is None:
+        return answer_row
+    answer = answer_row.answer.model_copy(update={"origin": answer_row.origin, "cost_usd": None if odd else cost})
+    return answer_row.model_copy(update={"answer": answer})
 
 
 def checked_text(key: str, row: object) -> str:

@@ -190,19 +190,19 @@ class WorkerPool:
         self.stop.asked.set()
 
     async def _probe(self) -> None:
-        strictest, found, name = self.job, None, response_format_note(self.job.endpoint)
+        strictest, accepted_job, name = self.job, None, response_format_note(self.job.endpoint)
         try:
             while not self.leases.acquire(name):  # no two processes try the same
                 await self.leases.pause()
             for form in FORMS:
                 self.job = self.collector.job = strictest.in_form(form)
-                if (found := await self._tried(strictest, name)) is not None:
+                if (accepted_job := await self._tried(strictest, name)) is not None:
                     break
         except Exception as error:  # noqa: BLE001  the caller raises it once the folder is written
             self._end(error)
         finally:
             # If every format is refused, something else is wrong, and the run will report it.
-            self.job = found or strictest
+            self.job = accepted_job or strictest
             self.leases.release(name)
 
     async def _tried(self, strictest: Job, name: str) -> Job | None:
@@ -211,8 +211,8 @@ class WorkerPool:
         different = (next(items) for _, items in groupby(enumerate(self.job.items()), key=lambda item: item[1].tasks))
         for number, bare in islice(different, _PROBE_TASKS):
             item = self.job.planner.planned(bare)
-            if not (known := with_known_format(strictest, self.collector.store)).probe:
-                return known  # another run has tried just this
+            if not (job := with_known_format(strictest, self.collector.store)).probe:
+                return job  # another run has tried just this
             try:
                 rest = self.collector.take(item)
                 if rest is None:
@@ -289,7 +289,7 @@ class WorkerPool:
         try:
             while not self.leases.acquire(key):
                 if (run := self.leases.batch_of(key)) is not None:
-                    self._progress.held[run] += len(item.tasks)
+                    self._progress.held_by_run[run] += len(item.tasks)
                     self.collector.fail(item, "provider", in_a_batch(run), 0)
                     return []
                 await self.leases.pause()
@@ -450,20 +450,20 @@ class _CircuitBreaker:
             CircuitOpenError: The first ones all failed alike; or nearly all of the last ones, and the trial did too.
         """
         # A refusal is about a task, not about how the server is asked.
-        how = error.kind if error.status is None else f"status {error.status}"
-        if error.kind in _ABOUT_THE_TASK or (self._has_earlier_labels and not how.startswith(_OF_THE_SERVER)):
+        kind = error.kind if error.status is None else f"status {error.status}"
+        if error.kind in _ABOUT_THE_TASK or (self._has_earlier_labels and not kind.startswith(_OF_THE_SERVER)):
             return
         advice = "fix the cause and start the same run again"
         if not self._paused:
-            self._last.append(how)
-            alike = self._last.count(how)
+            self._last.append(kind)
+            alike = self._last.count(kind)
             # A run that had labels at an earlier start is past its first requests: what it lacks may be what always fails.
             if not self._has_earlier_labels and alike == len(self._last) == CIRCUIT_BREAKER_FAILURES:
                 raise CircuitOpenError(
                     f"the first {CIRCUIT_BREAKER_FAILURES} requests failed with the same error: {error}; {advice}"
                 )
             self._paused = alike >= NEARLY_ALL
-        elif trial and self._last[-1] == how:
+        elif trial and self._last[-1] == kind:
             raise CircuitOpenError(
                 f"nearly all of the last {LAST} requests failed with the same error, as did another one after a pause: {error}; {advice}"
             )

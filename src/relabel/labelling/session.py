@@ -37,7 +37,7 @@ class Outcome:
     """The outcome of a job.
 
     Attributes:
-        progress: Its counts; `failed`, `unasked` and `held` say why labels are missing.
+        progress: Its counts; `failed`, `unasked` and `held_by_run` say why labels are missing.
     """
 
     labels: Sequence[Label]
@@ -113,8 +113,8 @@ class RunSession:
             "requests in flight are counted under `sessions`"
             + ("; its batches continue at the provider" if self._engine == "batch" else "")
         )
-        there = manifest_there(self.out) or manifest_of(self.job, self._engine, self._started)
-        write_manifest(self.out, there.model_copy(update={"sessions": (*there.sessions, killed)}))
+        manifest = manifest_there(self.out) or manifest_of(self.job, self._engine, self._started)
+        write_manifest(self.out, manifest.model_copy(update={"sessions": (*manifest.sessions, killed)}))
 
     def begin(self, job: Job) -> None:
         """Set the job, in its final response format, and write the first manifest."""
@@ -153,8 +153,8 @@ class RunSession:
         session = Session.model_validate({name: getattr(ended, name) for name in Session.model_fields})
         before = manifest_there(self.out) or ended
         ended = ended.model_copy(update={"sessions": (*before.sessions, session)})
-        there, found = labels_there(self.out), len(collector.labels)
-        if there <= found:
+        earlier_labels, own_labels = labels_there(self.out), len(collector.labels)
+        if earlier_labels <= own_labels:
             write_run(self.out, ended, collector.labels, collector.failures)
             self.journal.remove()
         else:  # what this start bought is in the store; its cost is noted, and the labels are kept
@@ -163,10 +163,10 @@ class RunSession:
                 self.journal.remove()
             if fatal is None and not interrupted:
                 raise DataError(
-                    f"{self.out} already holds {there} labels of this run and this attempt found {found}, so the folder was not "
+                    f"{self.out} already holds {earlier_labels} labels of this run and this attempt found {own_labels}, so the folder was not "
                     "changed; use the store that the run was made with, or give another --out"
                 )
-            kept = f"the folder keeps the {there:,} labels that it had"
+            kept = f"the folder keeps the {earlier_labels:,} labels that it had"
             ended = ended.model_copy(update={"note": "; ".join([*collector.notes, kept])})
         return Outcome(collector.labels, collector.failures, interrupted, ended, collector.progress)
 
@@ -181,7 +181,7 @@ class RunSession:
                 f"{count:,} labels come from answers in the pack {origin}, for which only its maker can vouch"
             )
         by_model = Counter(label.model_returned for label in labels)
-        said = {
+        count_by_note = {
             "answers gave the label before the rationale, which then justifies the label but did not lead to it: the provider "
             "reorders the keys of an answer": progress.label_first,
             "answers came without usable token counts: their cost is unknown": progress.uncounted,
@@ -191,8 +191,8 @@ class RunSession:
         price, tiers = collector.job.price, Counter(label.service_tier for label in labels)
         if price is not None and not price.holds_in("priority") and progress.table_usd == progress.cost_usd:
             other = "labels come from answers in the tier {}, whose price the table does not have; give it with --price"
-            said |= {other.format(tier): tiers[tier] for tier in ("flex", "priority")}
-        collector.notes += [f"{count:,} {what}" for what, count in said.items() if count]
+            count_by_note |= {other.format(tier): tiers[tier] for tier in ("flex", "priority")}
+        collector.notes += [f"{count:,} {note}" for note, count in count_by_note.items() if count]
         return manifest.model_copy(
             update={
                 **record,
@@ -271,11 +271,11 @@ def _read_journal(path: Path) -> tuple[str, Counter[str], set[str], datetime] | 
 
 def unfinished(job: Job, store: Store, out: Path) -> Session | None:
     """What the last start of a run bought and has in flight, where it was killed before it could say so, or is under way."""
-    found, there = _read_journal(out / JOURNAL), manifest_there(out)
-    if found is None or not found[2]:
+    journal, manifest = _read_journal(out / JOURNAL), manifest_there(out)
+    if journal is None or not journal[2]:
         return None
-    started, unanswered, asked, last = found
-    if there is not None and started in {session.started_at for session in there.sessions}:
+    started, unanswered, asked, last = journal
+    if manifest is not None and started in {session.started_at for session in manifest.sessions}:
         return None  # it was killed when all was written
     bought = [answer for key in asked if (answer := store.get(key)) is not None]  # asked, so new when it was stored
     rejected = [row.answer for key in store.rejected_keys(asked) if (row := store.checked(key)) is not None]
@@ -312,15 +312,15 @@ def job_for_folder(out: Path, job: Job) -> Job:
     Raises:
         DataError: The folder holds another run.
     """
-    if (there := manifest_there(out)) is None:
+    if (manifest := manifest_there(out)) is None:
         return job
     if job.probe and labels_there(out):
-        job = next((job.in_form(form) for form in FORMS if form == there.response_form), job)
+        job = next((job.in_form(form) for form in FORMS if form == manifest.response_form), job)
     now = manifest_of(job, "", datetime.now(UTC))
-    if there.counts.from_store + there.counts.fresh == 0:  # its format may have been a guess
-        now = now.model_copy(update={"schema_sha256": there.schema_sha256, "response_form": there.response_form})
-    if found := differences(there, now):
-        raise DataError(f"{out} holds another run ({'; '.join(found)}); give another folder to --out")
+    if manifest.counts.from_store + manifest.counts.fresh == 0:  # its format may have been a guess
+        now = now.model_copy(update={"schema_sha256": manifest.schema_sha256, "response_form": manifest.response_form})
+    if changes := differences(manifest, now):
+        raise DataError(f"{out} holds another run ({'; '.join(changes)}); give another folder to --out")
     return job
 
 
@@ -331,8 +331,8 @@ def spent_before(out: Path, killed: Session | None = None) -> float:
         out: The run folder.
         killed: From `unfinished`: a killed start that is not in the manifest.
     """
-    there = manifest_there(out)
-    sessions = [*(there.sessions if there else ()), *([] if killed is None else [killed])]
+    manifest = manifest_there(out)
+    sessions = [*(manifest.sessions if manifest else ()), *([] if killed is None else [killed])]
     return sum((session.cost_usd or 0.0) + (session.perhaps_charged.usd or 0.0) for session in sessions)
 
 
@@ -376,10 +376,10 @@ def manifest_of(job: Job, engine: str, started: datetime) -> Manifest:
 
 def _git_commit() -> str | None:
     """The git commit of the checkout that this package runs from; None if it is installed otherwise, or without git."""
-    here = Path(__file__).resolve().parents[3]
-    if not (here / ".git").exists():
+    root = Path(__file__).resolve().parents[3]
+    if not (root / ".git").exists():
         return None
-    command = ["git", "-C", str(here), "rev-parse", "HEAD"]
+    command = ["git", "-C", str(root), "rev-parse", "HEAD"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603  a fixed command; git is where PATH says
     except (OSError, subprocess.CalledProcessError):

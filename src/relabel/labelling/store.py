@@ -290,9 +290,9 @@ class Store:
         """Whether an answer to this request was paid for and rejected."""
         return next(self.keys(key + rows.REJECTED), None) is not None
 
-    def rejected_keys(self, of: Container[str]) -> list[str]:
+    def rejected_keys(self, request_keys: Container[str]) -> list[str]:
         """Keys of the invalid answers to these requests."""
-        return [key for key in self.keys() if rows.REJECTED in key and key.partition(rows.REJECTED)[0] in of]
+        return [key for key in self.keys() if rows.REJECTED in key and key.partition(rows.REJECTED)[0] in request_keys]
 
     def row(self, key: str) -> dict[str, Any] | None:
         """A row as stored, with shared messages as hashes; None if it is missing or does not match its key."""
@@ -378,11 +378,11 @@ class Store:
 
     def answers(self) -> Iterator[tuple[str, rows.AnswerRow]]:
         """All answers, including rejected ones, with their keys; damaged ones are skipped and added to `damaged`."""
-        for key, found in self._checked_rows():
-            if isinstance(found, rows.AnswerRow):
-                yield key, found
-            elif not isinstance(found, rows.DamagedRowError):
-                raise found
+        for key, row in self._checked_rows():
+            if isinstance(row, rows.AnswerRow):
+                yield key, row
+            elif not isinstance(row, rows.DamagedRowError):
+                raise row
 
     def verify(self) -> Iterator[str]:
         """Read the whole store, and yield a sentence for each problem.
@@ -393,11 +393,11 @@ class Store:
         if damage := integrity(self._db):
             yield f"the database is damaged ({damage})"
             return
-        for key, found in self._checked_rows():
-            if isinstance(found, rows.AnswerRow):
-                self.from_packs += found.origin is not None
+        for key, row in self._checked_rows():
+            if isinstance(row, rows.AnswerRow):
+                self.from_packs += row.origin is not None
             else:
-                yield str(found) if isinstance(found, rows.DamagedRowError) else f"the row {rows.brief(key)}: {found}"
+                yield str(row) if isinstance(row, rows.DamagedRowError) else f"the row {rows.brief(key)}: {row}"
 
     def _checked_rows(self) -> Iterator[tuple[str, rows.AnswerRow | StoreError]]:
         """All answers, and the errors of all rows, with their keys."""
@@ -485,11 +485,11 @@ def _is_damage(error: Exception) -> bool:
 def integrity(db: sqlite3.Connection) -> str:
     """The result of SQLite's integrity check; empty if there is no problem."""
     try:
-        found = db.execute("PRAGMA integrity_check(1)").fetchone()[0]
+        result = db.execute("PRAGMA integrity_check(1)").fetchone()[0]
     except sqlite3.Error as error:
         return str(error)
-    found = found.decode() if isinstance(found, bytes) else str(found)
-    return "" if found == "ok" else " ".join(found.split())
+    result = result.decode() if isinstance(result, bytes) else str(result)
+    return "" if result == "ok" else " ".join(result.split())
 
 
 @contextmanager

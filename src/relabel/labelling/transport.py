@@ -141,7 +141,7 @@ def parse_headers(given: Sequence[str]) -> dict[str, str]:
     Raises:
         UsageError: An item is not a valid header, or relabel sets it itself.
     """
-    found: dict[str, str] = {}
+    headers: dict[str, str] = {}
     for item in given:
         name, equals, value = (part.strip() for part in item.partition("="))
         if not equals or not _HEADER_NAME.fullmatch(name) or not value.isprintable() or not value.isascii():
@@ -149,9 +149,9 @@ def parse_headers(given: Sequence[str]) -> dict[str, str]:
             raise UsageError(f"--header {shown} must be NAME=VALUE, the name and value of an HTTP header")
         if name.lower() in _TRANSPORT_HEADERS:
             raise UsageError(f"--header {name} cannot be set: relabel sets it for each request; remove the option")
-        found[name] = value
-    guard_headers(found)
-    return found
+        headers[name] = value
+    guard_headers(headers)
+    return headers
 
 
 def public_headers(headers: Mapping[str, str]) -> dict[str, str]:
@@ -175,8 +175,8 @@ def key_for(provider: Provider, environment: Settings, key_env: str | None = Non
         return SecretStr(value)
     if not provider.key_env:
         return environment.openai_api_key
-    found = next((value for name in provider.key_env if (value := os.environ.get(name, "").strip())), None)
-    return SecretStr(found) if found else None
+    key = next((value for name in provider.key_env if (value := os.environ.get(name, "").strip())), None)
+    return SecretStr(key) if key else None
 
 
 def require_key(provider: Provider, key: SecretStr | None) -> None:
@@ -203,8 +203,8 @@ class UnreachableError(TransportError):
         lasting: Whether a retry is pointless, because the certificate is not trusted or the proxy refuses.
     """
 
-    def __init__(self, why: str, *, lasting: bool = False) -> None:
-        super().__init__(clean(why))
+    def __init__(self, reason: str, *, lasting: bool = False) -> None:
+        super().__init__(clean(reason))
         self.lasting = lasting
 
 
@@ -227,12 +227,12 @@ def _connector_class() -> type[aiohttp.TCPConnector]:
         """Connections without unread data, which would be taken for the next answer."""
 
         async def _get(self, key: Any, traces: Any) -> Any:
-            while (found := await super()._get(key, traces)) is not None:
-                protocol = found.protocol
+            while (connection := await super()._get(key, traces)) is not None:
+                protocol = connection.protocol
                 if protocol is not None and not protocol.should_close and not _is_readable(protocol.transport):
                     break
-                found.close()
-            return found
+                connection.close()
+            return connection
 
         async def connect(self, *args: Any, **options: Any) -> Any:
             connection = await super().connect(*args, **options)
@@ -316,8 +316,8 @@ class Http:
         self.headers = CIMultiDict(
             {"Accept": "application/json", "Content-Type": "application/json", "User-Agent": f"relabel/{__version__}"}
         )
-        known = provider_of(base_url or OPENAI_URL) if provider is UNKNOWN else provider
-        self.headers.update(known.headers(secret))
+        actual_provider = provider_of(base_url or OPENAI_URL) if provider is UNKNOWN else provider
+        self.headers.update(actual_provider.headers(secret))
         self.headers.update(headers or {})
         self.query = urlsplit(base_url or "").query
         self._proxy = proxy_of(self.address)
@@ -372,12 +372,12 @@ class Http:
         except TimeoutError:
             raise
         except (aiohttp.ClientError, OSError) as error:
-            why = " ".join(str(error).split()) or type(error).__name__
-            if (encoding := re.search(r"(?i)can not decode content-encoding: ([^.]*)", why)) is not None:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            if (encoding := re.search(r"(?i)can not decode content-encoding: ([^.]*)", reason)) is not None:
                 raise UnreadableError(
                     f"its reply cannot be decoded as {encoding[1]}; turn compression off there"
                 ) from error
-            raise BrokenError(f"the connection broke ({clean(why)})") from error
+            raise BrokenError(f"the connection broke ({clean(reason)})") from error
 
     def leave_connections(self) -> None:
         """Use new connections from now on; requests in flight keep theirs."""
@@ -437,8 +437,8 @@ def _connection_problem(error: aiohttp.ClientConnectorError | aiohttp.ClientHttp
         return f"there is no host {error.host}"
     if isinstance(error, aiohttp.ClientSSLError):
         fault: Any = getattr(error, "certificate_error", None) or error.os_error
-        why = getattr(fault, "verify_message", "") or getattr(fault, "reason", "") or fault
-        return f"TLS with {error.host}:{error.port} fails: {why}".replace("_", " ").lower()
+        reason = getattr(fault, "verify_message", "") or getattr(fault, "reason", "") or fault
+        return f"TLS with {error.host}:{error.port} fails: {reason}".replace("_", " ").lower()
     return os.strerror(error.errno).lower() if error.errno else str(error)
 
 
@@ -462,12 +462,12 @@ def proxy_of(address: str) -> URL | None:
     """
     parts = urlsplit(address)
     proxies = getproxies()
-    found = (proxies.get(parts.scheme) or proxies.get("all") or "").strip()
-    if not found or _in_a_network(parts.hostname or "", proxies.get("no", "")) or proxy_bypass(parts.netloc):
+    proxy = (proxies.get(parts.scheme) or proxies.get("all") or "").strip()
+    if not proxy or _in_a_network(parts.hostname or "", proxies.get("no", "")) or proxy_bypass(parts.netloc):
         return None
-    guard_address(found)
+    guard_address(proxy)
     with suppress(ValueError):
-        url = URL(found)
+        url = URL(proxy)
         if url.scheme in {"http", "https"} and url.host and url.port is not None:
             return url
     name = f"{parts.scheme if parts.scheme in proxies else 'all'}_proxy".upper()

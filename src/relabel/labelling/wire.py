@@ -62,11 +62,11 @@ def body(
     strict = {"name": "answer", "strict": True, "schema": dict(schema)} if form == "json_schema" else {}
     if api == "responses":
         shape = {"format": {"type": form, **strict}, **object_of(params.get("text"))}
-        said = {} if form == "text" else {"text": shape}
-        return {"model": model, "input": [dict(m) for m in messages], **params, **said}
+        response_format = {} if form == "text" else {"text": shape}
+        return {"model": model, "input": [dict(m) for m in messages], **params, **response_format}
     shape = {"type": form, "json_schema": strict} if strict else {"type": form}
-    said = {} if form == "text" else {"response_format": shape}
-    return {"model": model, "messages": [dict(m) for m in messages], **said, **params}
+    response_format = {} if form == "text" else {"response_format": shape}
+    return {"model": model, "messages": [dict(m) for m in messages], **response_format, **params}
 
 
 def messages_of(document: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -115,11 +115,11 @@ _FINISH: Mapping[str, str] = {
 
 
 def _finish(word: Any) -> str | None:
-    said = _text(word)
-    lower = (said or "").lower()
+    reason = _text(word)
+    lower = (reason or "").lower()
     if lower.startswith("content_filter"):
         return "content_filter"
-    return _FINISH.get(lower, lower if said and said.isupper() else said)
+    return _FINISH.get(lower, lower if reason and reason.isupper() else reason)
 
 
 def _read_chat(raw: Any) -> Reply:
@@ -191,7 +191,7 @@ def _usage(usage: Any, *, wrote: bool = False) -> Usage:
     details, more = (object_of(usage.get(f"{name}_tokens_details")) for name in (prompt, completion))
     cached = details.get("cached_tokens") or next(filter(None, map(usage.get, _CACHED)), None)
     written = details.get("cache_write_tokens") or usage.get("cache_creation_input_tokens")
-    said = (
+    counts = (
         usage.get(f"{prompt}_tokens"),
         cached,
         written,
@@ -199,9 +199,9 @@ def _usage(usage: Any, *, wrote: bool = False) -> Usage:
         more.get("reasoning_tokens"),
         usage.get("total_tokens"),
     )
-    if said[0] is None or said[3] is None or not all(count is None or _is_count(count) for count in said):
+    if counts[0] is None or counts[3] is None or not all(count is None or _is_count(count) for count in counts):
         return Usage()
-    asked, read, stored, answered, reasoning, total = (int(count or 0) for count in said)
+    asked, read, stored, answered, reasoning, total = (int(count or 0) for count in counts)
     if read + stored > asked:  # Anthropic counts apart what its cache has
         asked += read + stored
     # Thinking that some providers bill as output stands in the total alone, or is more than the whole output is said to be.
@@ -218,17 +218,17 @@ def _is_count(value: Any) -> bool:
 
 
 def _logprobs(tokens: Any) -> tuple[tuple[str, float, Mapping[str, float]], ...] | None:
-    found: list[tuple[str, float, Mapping[str, float]]] = []
+    logprobs: list[tuple[str, float, Mapping[str, float]]] = []
     try:
         for token in tokens or ():
             others = [
                 other for other in token.get("top_logprobs") or () if other["logprob"] is not None
             ]  # minus infinity
             likely = {str(other["token"]): _logprob(other["logprob"]) for other in others}
-            found.append((str(token["token"]), _logprob(token["logprob"]), likely))
+            logprobs.append((str(token["token"]), _logprob(token["logprob"]), likely))
     except (KeyError, TypeError, AttributeError, ValueError):  # an answer is not lost for want of them
         return None
-    return tuple(found) or None
+    return tuple(logprobs) or None
 
 
 def _logprob(value: Any) -> float:

@@ -118,14 +118,14 @@ class OpenRequests(dict[str, OpenRequest]):
         for single in rest:
             self.add(single)
 
-    def fail(self, key: str, kind: FailureKind, said: str) -> None:
+    def fail(self, key: str, kind: FailureKind, message: str) -> None:
         """Record that a request will have no answer."""
         if key not in self:
             return
         if rest := self._collector.split(self.planned(key), kind):
             self._close(key, rest)
         else:
-            self[key].failed = (kind, said, max(1, self[key].tries))
+            self[key].failed = (kind, message, max(1, self[key].tries))
 
     def enter(self, chunk: Chunk, result: Result, number: int) -> tuple[bool, float | None]:
         """Enter one result of a chunk; the second time, that changes nothing.
@@ -145,8 +145,8 @@ class OpenRequests(dict[str, OpenRequest]):
         try:
             answer = self._answer(chunk, result, number)
         except NotAReplyError as error:
-            said = clean(str(result.body))[:200]
-            self.fail(key, error.kind, f"the batch's reply is not a completion: {said!r}")
+            text = clean(str(result.body))[:200]
+            self.fail(key, error.kind, f"the batch's reply is not a completion: {text!r}")
             return False, None
         if key in self:
             self._buy(key, answer)
@@ -158,15 +158,15 @@ class OpenRequests(dict[str, OpenRequest]):
         # answer, and all answers to a question have different times.
         assert chunk.ended_at is not None
         ended = datetime.fromisoformat(chunk.ended_at)
-        took = (ended - datetime.fromisoformat(chunk.submitted_at)).total_seconds() if chunk.submitted_at else 0.0
+        seconds = (ended - datetime.fromisoformat(chunk.submitted_at)).total_seconds() if chunk.submitted_at else 0.0
         return answer_to(
             result.key,
             self._job.endpoint.api,
             result.body,
             self._job.price,
             attempts=max(1, self[result.key].tries if result.key in self else 0),
-            latency_s=round(max(0.0, took), 1),
-            came=ended + timedelta(microseconds=number),
+            latency_s=round(max(0.0, seconds), 1),
+            received_at=ended + timedelta(microseconds=number),
         )
 
     def _buy(self, key: str, answer: Answer) -> None:
@@ -177,11 +177,11 @@ class OpenRequests(dict[str, OpenRequest]):
                 self.fail(key, error.kind, error.reason)
 
     def _no_answer(self, key: str, error: RefusedError) -> None:
-        said = f"HTTP {error.status}: {error.message}" if error.status else error.message
+        message = f"HTTP {error.status}: {error.message}" if error.status else error.message
         if error.code not in _NOT_ASKED and error.meaning not in {"passing", "wait", "quota"}:
-            self.fail(key, error.kind, said)
+            self.fail(key, error.kind, message)
         elif key in self:
-            self[key].unanswered = said
+            self[key].unanswered = message
         self.fatal = self.fatal or self._provider.fatal(error, PATHS[self._job.endpoint.api])
 
 
@@ -252,24 +252,24 @@ class BatchPoller:
         }
         if not self._options.submit or not self._folder.path_of(chunk).exists() or not self._is_ours(chunk):
             # The chunk will not be sent (any more): only search for a batch that may have been created from it.
-            found = None
+            batch = None
             if chunk.creating_since is not None:
                 try:
-                    found = await self._provider.find(mark, chunk.file_id, chunk.creating_since)
+                    batch = await self._provider.find(mark, chunk.file_id, chunk.creating_since)
                 except ProviderError as error:  # where there are no batches, there is none of ours
                     if self._options.submit or isinstance(error, UnavailableError):
                         raise
-            if found is None:
+            if batch is None:
                 await self._drop(chunk, "not sent")
                 return
         else:
-            found = await self._create(chunk, mark)
-            if found is None:
+            batch = await self._create(chunk, mark)
+            if batch is None:
                 return
-        chunk.batch_id, chunk.tries, chunk.note = found.id, chunk.tries + 1, None
-        chunk.submitted_at = datetime.fromtimestamp(found.created_at, UTC).isoformat(timespec="seconds")
-        self._update(chunk, found)
-        self._journal.note("=", found.id)
+        chunk.batch_id, chunk.tries, chunk.note = batch.id, chunk.tries + 1, None
+        chunk.submitted_at = datetime.fromtimestamp(batch.created_at, UTC).isoformat(timespec="seconds")
+        self._update(chunk, batch)
+        self._journal.note("=", batch.id)
         self.save("batch noted")
 
     async def _create(self, chunk: Chunk, mark: dict[str, str]) -> RemoteBatch | None:
@@ -286,17 +286,17 @@ class BatchPoller:
                     return None
                 self._options.step("uploaded")
                 self.save("file noted")
-            known, since = chunk.creating_since is not None, chunk.creating_since or self._options.now().timestamp()
-            if not known:
+            attempted, since = chunk.creating_since is not None, chunk.creating_since or self._options.now().timestamp()
+            if not attempted:
                 chunk.creating_since = since
                 self.save("intent noted")
             if self.lost:
-                chunk.adopted = known = True
+                chunk.adopted = attempted = True
                 since -= REMEMBERED_S
             try:
-                found = await self._provider.create(chunk.file_id, self._job.endpoint.api, mark, since, look=known)
+                batch = await self._provider.create(chunk.file_id, self._job.endpoint.api, mark, since, look=attempted)
                 self._options.step("created")
-                return found
+                return batch
             except UnavailableError as error:
                 if not error.sent:
                     chunk.creating_since = None
@@ -306,8 +306,9 @@ class BatchPoller:
                 chunk.creating_since = None
                 full = _QUEUE_FULL.search(str(error)) is not None
                 not_ready = isinstance(error, FileNotReadyError) and look + 1 < READY_LOOKS
-                gone = not_ready and not fresh and look == 0 and "pending" not in str(error).lower()
-                if gone or not (full or not_ready):  # an earlier process uploaded it; or it may be what is refused
+                missing = not_ready and not fresh and look == 0 and "pending" not in str(error).lower()
+                # An earlier process uploaded it; or it may be what is refused.
+                if missing or not (full or not_ready):
                     await self._forget_file(chunk)
                 self.save("refusal noted")
                 if full:
@@ -332,10 +333,10 @@ class BatchPoller:
         self._room[chunk.number] = ours, refusals, polls - 1
         return not ours and polls > 0
 
-    async def _wait_for_room(self, chunk: Chunk, said: str) -> None:
+    async def _wait_for_room(self, chunk: Chunk, message: str) -> None:
         """Handle a full queue: full of our own batches, because of a chunk that is too large, or of others, which are waited for."""
         ours = len([c for c in self._state.at_provider if c is not chunk])
-        limit = _QUEUE_LIMIT.search(said)
+        limit = _QUEUE_LIMIT.search(message)
         tokens = int(limit[1].replace(",", "")) if limit else None
         if not ours and tokens is not None and chunk.requests > 1 and chunk.bytes / _BYTES_A_TOKEN > tokens / 4:
             await self._halve(chunk, "too large for the queue")
@@ -344,7 +345,7 @@ class BatchPoller:
         chunk.batch_id = chunk.ended_at = chunk.creating_since = None
         if refusals > QUEUE_TRIES:
             raise ProviderError(
-                f"the provider's batch queue has been full for a day ({said}); run `relabel batch resume {self._state.run_id}` "
+                f"the provider's batch queue has been full for a day ({message}); run `relabel batch resume {self._state.run_id}` "
                 "once other batches have ended"
             )
         self._room[chunk.number] = ours, refusals, min(5, refusals - 1)
@@ -483,10 +484,10 @@ class BatchPoller:
 
     async def _refuse(self, chunk: Chunk) -> None:
         """A batch failed before anything was asked: nothing was paid."""
-        code, _, said = (chunk.note or "").partition(": ")
-        error = read_error(400, {}, json.dumps({"error": {"code": code, "message": said}}))
+        code, _, message = (chunk.note or "").partition(": ")
+        error = read_error(400, {}, json.dumps({"error": {"code": code, "message": message}}))
         if _QUEUE_FULL.search(chunk.note or ""):
-            await self._wait_for_room(chunk, said)
+            await self._wait_for_room(chunk, message)
             return
         self.refused = chunk.note or "no reason given"
         for key in self._folder.keys(chunk) or ():

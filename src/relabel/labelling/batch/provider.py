@@ -135,8 +135,8 @@ class BatchProvider:
     form: Mapping[str, str] = {"purpose": "batch"}
     line_fields = ("custom_id", "method", "url", "body")
 
-    def __init__(self, http: Http, model: str, known: Provider = UNKNOWN, **policy: Any) -> None:
-        self._http, self.model, self._known = http, model, known
+    def __init__(self, http: Http, model: str, provider: Provider = UNKNOWN, **policy: Any) -> None:
+        self._http, self.model, self._provider = http, model, provider
         version = api_version(http.query)
         self.address = http.address + (f"?{version}" if version else "")
         self._retry = RetryPolicy(
@@ -148,7 +148,7 @@ class BatchProvider:
     def line(self, request: Request) -> dict[str, Any]:
         """A request as a line of the input file; `custom_id`, its key, comes first."""
         url = self.version + PATHS[request.api]
-        body = self._known.posted(request.api, request.body)
+        body = self._provider.posted(request.api, request.body)
         whole = {"custom_id": request.key, "method": "POST", "url": url, "body": body}
         return {name: whole[name] for name in self.line_fields}
 
@@ -161,29 +161,29 @@ class BatchProvider:
         """The path of a page of the listing, counted from 0; `last` is the id that the page before ended with."""
         return f"{self.batches}?limit=100{f'&after={last}' if page else ''}"
 
-    def read(self, said: Mapping[str, Any]) -> RemoteBatch:
+    def read(self, raw: Mapping[str, Any]) -> RemoteBatch:
         """Parse a batch; providers have different names for its fields."""
-        said = said.get("job") or said  # Together's reply to a creation holds the batch inside
-        made, counts = said.get("created_at") or 0, {**said, **object_of(said.get("request_counts"))}
+        raw = raw.get("job") or raw  # Together's reply to a creation holds the batch inside
+        made, counts = raw.get("created_at") or 0, {**raw, **object_of(raw.get("request_counts"))}
         made = datetime.fromisoformat(made).timestamp() if isinstance(made, str) else float(made)
-        status = str(said["status"]).lower()
+        status = str(raw["status"]).lower()
         counted = map(counts.get, ("completed", "failed", "succeeded_requests", "failed_requests"))
-        found, error = said.get("errors") or said.get("error") or [], None
-        problems = object_of(found).get("data", found)
+        errors, error = raw.get("errors") or raw.get("error") or [], None
+        problems = object_of(errors).get("data", errors)
         if problems:
             first = problems[0] if isinstance(problems, list) else problems
             about = object_of(first)
             where = f" (line {about['line']})" if about.get("line") is not None else ""
             error = str(about.get("code") or "error"), f"{about.get('message', first)}{where}"
         return RemoteBatch(
-            id=said["id"],
+            id=raw["id"],
             status=_STATUS.get(status, status),
             created_at=made / 1000 if made > _LATEST_S else made,  # some count milliseconds
-            input_file_id=str(said.get("input_file_id") or (said.get("input_files") or [""])[0]),
-            mark=object_of(said.get("metadata")),
+            input_file_id=str(raw.get("input_file_id") or (raw.get("input_files") or [""])[0]),
+            mark=object_of(raw.get("metadata")),
             answered=sum(count for count in counted if isinstance(count, int) and count > 0),
-            output_file_id=said.get("output_file_id") or said.get("output_file") or None,  # some send "" for no file
-            error_file_id=said.get("error_file_id") or said.get("error_file") or None,
+            output_file_id=raw.get("output_file_id") or raw.get("output_file") or None,  # some send "" for no file
+            error_file_id=raw.get("error_file_id") or raw.get("error_file") or None,
             error=error,
         )
 
@@ -224,10 +224,10 @@ class BatchProvider:
             made.add_field("file", file, filename=path.name, content_type="application/jsonl")
             return made
 
-        said = await self._call("POST", self.uploads, form)
-        if not isinstance(said.get("id"), str):
-            raise ProviderError(f"an uploaded file was expected, not {str(said)[:100]}; use --engine online")
-        return said["id"]
+        reply = await self._call("POST", self.uploads, form)
+        if not isinstance(reply.get("id"), str):
+            raise ProviderError(f"an uploaded file was expected, not {str(reply)[:100]}; use --engine online")
+        return reply["id"]
 
     async def create(self, file_id: str, api: Api, mark: Mapping[str, str], since: float, *, look: bool) -> RemoteBatch:
         """Create a batch exactly once.
@@ -247,8 +247,8 @@ class BatchProvider:
 
         async def once() -> RemoteBatch:
             nonlocal look
-            if look and (found := await self._find(mark, file_id, since)) is not None:
-                return found
+            if look and (batch := await self._find(mark, file_id, since)) is not None:
+                return batch
             look = True  # if the reply is lost, the next attempt searches before creating another
             return self._batch(await self._once("POST", self.batches, lambda: document))
 
@@ -316,15 +316,15 @@ class BatchProvider:
             rows = page.get("data")
             if not isinstance(rows, list):
                 raise RefusedError("request", 501, f"a listing of batches was expected, not {str(page)[:100]}")
-            found = [self._batch(row) for row in rows]
-            fresh = [batch for batch in found if batch.id not in seen and batch.created_at >= since - CLOCK_SKEW_S]
+            batches = [self._batch(row) for row in rows]
+            fresh = [batch for batch in batches if batch.id not in seen and batch.created_at >= since - CLOCK_SKEW_S]
             for batch in fresh:
                 yield batch
-            more = page.get("has_more", len(seen) + len(found) < int(page.get("total") or 0))
+            more = page.get("has_more", len(seen) + len(batches) < int(page.get("total") or 0))
             if not fresh or not more:
                 return
             seen.update(batch.id for batch in fresh)
-            last = found[-1].id
+            last = batches[-1].id
         raise RefusedError("request", 501, f"the listing of batches does not end within {MAX_PAGES} pages")
 
     async def _find(self, mark: Mapping[str, str], file_id: str | None, since: float) -> RemoteBatch | None:
@@ -333,12 +333,12 @@ class BatchProvider:
                 return batch
         return None
 
-    def _batch(self, said: Any) -> RemoteBatch:
+    def _batch(self, raw: Any) -> RemoteBatch:
         try:
-            return self.read(said)
+            return self.read(raw)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ProviderError(
-                f"{self._http.address} sent a batch that cannot be read ({str(said)[:200]}); check --base-url, then start the same run again"
+                f"{self._http.address} sent a batch that cannot be read ({str(raw)[:200]}); check --base-url, then start the same run again"
             ) from error
 
     async def _call(
@@ -367,39 +367,39 @@ class BatchProvider:
         if into is not None:
             return {}
         try:
-            said: Any = parsed(reply.content.decode("utf-8", "replace"))
+            document: Any = parsed(reply.content.decode("utf-8", "replace"))
         except NotAReplyError:
-            said = None
-        if isinstance(said, list):
-            return {"data": said}
-        if not isinstance(said, dict):
+            document = None
+        if isinstance(document, list):
+            return {"data": document}
+        if not isinstance(document, dict):
             raise RefusedError("request", 501, f"JSON was expected, not {reply.content[:100]!r}")
-        return said
+        return document
 
     def _refusal(self, error: Exception, path: str) -> Exception:
         address = self._http.address
         if not isinstance(error, RefusedError):
-            said = clean(str(error)) or type(error).__name__
+            detail = clean(str(error)) or type(error).__name__
             return UnavailableError(
-                f"cannot reach {address} for its batches ({said}); check --base-url and the network, then start the same run "
+                f"cannot reach {address} for its batches ({detail}); check --base-url and the network, then start the same run "
                 "again: existing batches continue",
                 sent=not isinstance(error, UnreachableError),
             )
-        status, said = error.status, clean(error.message)
+        status, detail = error.status, clean(error.message)
         if error.passes:
             return UnavailableError(
-                f"{address} failed {ATTEMPTS} times at {path} (HTTP {status}: {said}); start the same run again later: "
+                f"{address} failed {ATTEMPTS} times at {path} (HTTP {status}: {detail}); start the same run again later: "
                 "existing batches continue",
                 sent=True,
             )
         if status in _NOT_HERE and path in {self.uploads, self.batches}:
             return ProviderError(
-                f"{address} has no Files or Batch API at {path} (HTTP {status}: {said}); use --engine online, or check --base-url"
+                f"{address} has no Files or Batch API at {path} (HTTP {status}: {detail}); use --engine online, or check --base-url"
             )
         if status == 404:
-            return GoneError(said)
+            return GoneError(detail)
         return self.fatal(error, path) or ProviderError(
-            f"{address} refuses {path} (HTTP {status}: {said}); correct that, then start the same run again"
+            f"{address} refuses {path} (HTTP {status}: {detail}); correct that, then start the same run again"
         )
 
 
@@ -501,13 +501,13 @@ def batch_provider(
     Raises:
         ProviderError: The provider has no Batch API that relabel supports for this API, or the key is missing.
     """
-    known, api = job.provider, job.endpoint.api
-    key = key_for(known, environment, key_env)
-    http = Http(base_url, key.get_secret_value() if key else "", known, headers or job.parameters.get("headers"))
-    require_key(known, key)
-    way = WAYS.get(known.batch or "openai")
-    if way is None:
-        raise ProviderError(f"relabel does not support batches at {known.name}; use --engine online")
-    if api != "chat" and known.batch in _CHAT_ONLY:
-        raise ProviderError(f"{known.name} supports batches for Chat Completions only; remove --api {api}")
-    return way(http, job.endpoint.model, known)
+    provider, api = job.provider, job.endpoint.api
+    key = key_for(provider, environment, key_env)
+    http = Http(base_url, key.get_secret_value() if key else "", provider, headers or job.parameters.get("headers"))
+    require_key(provider, key)
+    provider_class = WAYS.get(provider.batch or "openai")
+    if provider_class is None:
+        raise ProviderError(f"relabel does not support batches at {provider.name}; use --engine online")
+    if api != "chat" and provider.batch in _CHAT_ONLY:
+        raise ProviderError(f"{provider.name} supports batches for Chat Completions only; remove --api {api}")
+    return provider_class(http, job.endpoint.model, provider)

@@ -90,10 +90,10 @@ def _settled(job: Job, store: Store, state: BatchState | None) -> Job:
 
     Batches in flight determine the response format: another one would make new requests, which would be paid for again.
     """
-    known = with_known_format(job, store)
+    settled = with_known_format(job, store)
     if job.probe and state is not None and state.open and state.form is not None:
-        known = job.in_form(state.form)
-    return replace(known, probe=False, price=job.price.halved() if job.price else None)
+        settled = job.in_form(state.form)
+    return replace(settled, probe=False, price=job.price.halved() if job.price else None)
 
 
 def _open_state(
@@ -206,8 +206,8 @@ class BatchRunner(BatchPoller):
         if not self._options.submit:
             return 0
         self._hold()  # requests of dropped chunks may be sent again
-        in_flight, known = self._folder.asked(self._state)
-        if not known:
+        in_flight, complete = self._folder.asked(self._state)
+        if not complete:
             return 0  # the requests of a batch without its file are unknown until its results arrive
         limit = min(self._options.max_requests, self._state.max_requests or self._options.max_requests)
         self._folder.tidy(self._state)
@@ -261,8 +261,8 @@ class BatchRunner(BatchPoller):
 
     def _hold(self, *, leaving: bool = False) -> None:
         """Hold all requests in batches, so that other runs on the store do not send them; on leaving, release unsent ones."""
-        asked, known = self._folder.asked(self._state)
-        if known:  # otherwise requests that are held already cannot be distinguished from dropped ones
+        asked, complete = self._folder.asked(self._state)
+        if complete:  # otherwise requests that are held already cannot be distinguished from dropped ones
             sent = {key for key, chunk in asked.items() if chunk.batch_id is not None}
             kept = {key for key, chunk in asked.items() if not leaving or chunk.creating_since is not None}
             self._leases.reserve(self._state.run_id, sent, still=kept)
@@ -286,26 +286,26 @@ class BatchRunner(BatchPoller):
             kind: FailureKind = "provider"
             attempts = request.tries
             if request.failed is not None:
-                kind, said, attempts = request.failed
+                kind, message, attempts = request.failed
             elif (chunk := in_flight.get(key)) is not None:
-                said = f"it is in the batch {chunk.batch_id or 'to come'}; `relabel batch resume {self._state.run_id}` continues"
+                message = f"it is in the batch {chunk.batch_id or 'to come'}; `relabel batch resume {self._state.run_id}` continues"
                 # It counts once it is sent, and an earlier process may have sent it.
                 attempts = max(1, attempts) if chunk.batch_id is not None else max(0, attempts - 1)
             elif request.unanswered:
-                said = request.unanswered
+                message = request.unanswered
             elif request.elsewhere is not None:
                 run = request.elsewhere
-                said = in_a_batch(run) if run else "another run has sent this request; start the same run again"
+                message = in_a_batch(run) if run else "another run has sent this request; start the same run again"
                 if run:
-                    self._collector.progress.held[run] += sum(len(wanted.tasks) for wanted in request.wanted)
+                    self._collector.progress.held_by_run[run] += sum(len(wanted.tasks) for wanted in request.wanted)
             elif fatal is not None:
-                said = str(fatal)
+                message = str(fatal)
             elif self._no_money and not self.interrupted:
-                kind, said = "budget", self._no_money
+                kind, message = "budget", self._no_money
             else:
-                said, attempts = "the run was stopped before this was sent", 0  # written, perhaps, and not sent
+                message, attempts = "the run was stopped before this was sent", 0  # written, perhaps, and not sent
             for wanted in request.wanted:
-                self._collector.fail(wanted, kind, said, attempts, key)
+                self._collector.fail(wanted, kind, message, attempts, key)
 
     async def _take_turn(self, turn: int) -> None:
         """Yield to the event loop regularly in long computations, for the display and Ctrl-C."""

@@ -265,14 +265,14 @@ class BatchFolder:
 
     def asked(self, state: BatchState) -> tuple[dict[str, Chunk], bool]:
         """The open chunk that sends each request, by request key; and whether all their files exist, so that none is missing."""
-        found = [(chunk, self.keys(chunk)) for chunk in state.open]
-        return {key: chunk for chunk, keys in found for key in keys or ()}, all(keys is not None for _, keys in found)
+        pairs = [(chunk, self.keys(chunk)) for chunk in state.open]
+        return {key: chunk for chunk, keys in pairs for key in keys or ()}, all(keys is not None for _, keys in pairs)
 
     def tidy(self, state: BatchState) -> None:
         """Remove files of chunks that are not open, as their results are in the store, and half-written files of earlier processes."""
-        known = {self.path_of(chunk) for chunk in state.open}
+        open_paths = {self.path_of(chunk) for chunk in state.open}
         with self._writing():
-            for path in {*self.path.glob("*chunk-*")} - known:
+            for path in {*self.path.glob("*chunk-*")} - open_paths:
                 path.unlink(missing_ok=True)
 
     def add(self, state: BatchState, lines: Sequence[bytes], worst_usd: float) -> None:
@@ -320,13 +320,13 @@ class BatchFolder:
         return os_errors(f"cannot write the batch state in {self.path}", advice)
 
 
-def _read(what: str, path: Path, read: Callable[[bytes], T], advice: str) -> T | None:
+def _read(subject: str, path: Path, read: Callable[[bytes], T], advice: str) -> T | None:
     try:
         return read(path.read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise DataError(f"the {what} cannot be read ({str(error).splitlines()[0]}); {advice}") from error
+        raise DataError(f"the {subject} cannot be read ({str(error).splitlines()[0]}); {advice}") from error
 
 
 def unaccounted_usd(batches: Path, job: Job) -> float:
@@ -357,14 +357,14 @@ def find_state(batches: Path, ref: str) -> BatchState | None:
         DataError: Several jobs match, or only a damaged one does.
     """
     states, damaged = known_states(batches)
-    found = [state for state in states if state.run_id == ref] or [
+    matches = [state for state in states if state.run_id == ref] or [
         state for state in states if state.run_id.startswith(ref) or Path(state.out) == Path(ref).resolve()
     ]
     # Two jobs may have used the same folder one after the other: the one that is still open is meant.
-    found = [state for state in found if state.open] or found
-    if len(found) > 1:
-        raise DataError(f"{ref} matches {', '.join(state.run_id for state in found)}; give more of the run id")
-    problem = next((said for run, said in damaged.items() if run.startswith(ref)), None)
-    if not found and problem is not None:
+    matches = [state for state in matches if state.open] or matches
+    if len(matches) > 1:
+        raise DataError(f"{ref} matches {', '.join(state.run_id for state in matches)}; give more of the run id")
+    problem = next((message for run, message in damaged.items() if run.startswith(ref)), None)
+    if not matches and problem is not None:
         raise DataError(problem)
-    return found[0] if found else None
+    return matches[0] if matches else None
