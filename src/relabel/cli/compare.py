@@ -95,13 +95,13 @@ def _moved(difference: Difference) -> list[Cell]:
     return [difference.first, difference.second, *change(difference.difference, difference.ci95)]
 
 
-def _named(code: str, title: str, width: int = _TITLE) -> str:
+def _code_and_title(code: str, title: str, width: int = _TITLE) -> str:
     return f"{code} {cut(title, width)}" if title else code
 
 
-def _task(task: Flip | Disputed, *, page: bool = False) -> list[Cell]:
+def _task_cells(task: Flip | Disputed, *, page: bool = False) -> list[Cell]:
     text, title = (_LONG, _LONG) if page else (_TITLE, 20)
-    return [f"{task.task_id} {cut(task.text, text)}".strip(), _named(task.onet_soc_code, task.title, title)]
+    return [f"{task.task_id} {cut(task.text, text)}".strip(), _code_and_title(task.onet_soc_code, task.title, title)]
 
 
 def pair_tables(document: CompareDocument, *, page: bool = False) -> Iterator[Table]:
@@ -131,7 +131,7 @@ def pair_tables(document: CompareDocument, *, page: bool = False) -> Iterator[Ta
     if measure is not None and document.occupations:
         rows = [
             [
-                _named(occupation.onet_soc_code, occupation.title, _LONG if page else _TITLE),
+                _code_and_title(occupation.onet_soc_code, occupation.title, _LONG if page else _TITLE),
                 *(occupation.tasks, occupation.flips, *occupation.measures[measure], Signed(occupation.move)),
             ]
             for occupation in document.occupations[:most]
@@ -139,7 +139,7 @@ def pair_tables(document: CompareDocument, *, page: bool = False) -> Iterator[Ta
         title = f"Occupations that move most, by mean {measure} over tasks ({len(document.occupations):,} in all)"
         yield Table(title, ("occupation", "tasks", "changed", *moved[:3]), rows, key="occupations")
         rows = [
-            [*_task(flip), label_in_words(flip.first), label_in_words(flip.second), Signed(flip.effect)]
+            [*_task_cells(flip), label_in_words(flip.first), label_in_words(flip.second), Signed(flip.effect)]
             for flip in document.flips[:_TOP]
         ]
         title = f"Changed tasks that move an occupation's mean {measure} most ({len(document.flips):,} in all)"
@@ -192,20 +192,20 @@ def several_tables(document: PairwiseDocument, *, page: bool = False) -> Iterato
         note = f"majority: {most}; {majority.tied:,} tasks without one, {figure(majority.unanimous)} unanimous{suffix}"
         yield Table(f"Each run among the others, {setting}", columns, rows, notes=[note], key=f"runs-{setting}")
     disputed = document.disputed[: _ON_PAGE if page else _TOP]
-    if rows := [[*_task(task, page=page), *task.labels, task.spread] for task in disputed]:
+    if rows := [[*_task_cells(task, page=page), *task.labels, task.spread] for task in disputed]:
         columns = ("task", "occupation", *(f"run {n + 1}" for n in range(len(document.runs))), "spread")
         title = f"Tasks with most disagreement ({len(document.disputed):,} with several labels)"
         yield Table(title, columns, rows, left=2, key="disputed")
 
 
 def _compare_scores(
-    a: relabel.Run, b: relabel.Run, before: Sequence[str], after: Sequence[str], results: Results
+    first: relabel.Run, second: relabel.Run, before: Sequence[str], after: Sequence[str], results: Results
 ) -> None:
     """Say how the scores of two runs differ.
 
     Args:
-        a: The first run.
-        b: The second run.
+        first: The first run.
+        second: The second run.
         before: Choices of the first table as `NAME=VALUE`, named as the options of `relabel score`; by default its
             defaults.
         after: Choices of the second table.
@@ -224,7 +224,7 @@ def _compare_scores(
     with doing("scoring both runs"):
         chosen = Choices.parse(before), Choices.parse(after)
         with suggest_onet_soc(chosen[0].taxonomy, "--before taxonomy=onet-soc --after taxonomy=onet-soc"):
-            tables = score_by(a, chosen[0]), score_by(b, chosen[1])
+            tables = score_by(first, chosen[0]), score_by(second, chosen[1])
         moved = decompose(*tables)
         document = {
             "before": tables[0].describe(),
@@ -282,7 +282,7 @@ def _score_tables(moved: Decomposition) -> Iterator[Table]:
         notes: list[str] = []
         for row in most[most["size"] > 1e-12].to_dict("records"):
             numbers = signed(row, ["change", *parts])
-            cells.append([_named(str(row["code"]), str(row["title"])), row["before"], row["after"], *numbers])
+            cells.append([_code_and_title(str(row["code"]), str(row["title"])), row["before"], row["after"], *numbers])
             for task in moved.task_contributions(str(row["code"]), row["measure"]).head(1).to_dict("records"):
                 labels = f"{task['label_before'] or 'none'} to {task['label_after'] or 'none'}"
                 cause = f"by a task of {task['onet_soc_code']} ({task['change']:+.3f}, {labels})"

@@ -220,7 +220,7 @@ def _show(document: relabel.EvalDocument, tables: list[Table], outcome: SuiteRes
     Table(f"Gates of the suite {outcome.suite}", ("", "gate", "outcome"), rows, left=3, notes=notes).show()
 
 
-def _across(title: str, figures: Mapping[str, str], columns: Mapping[Any, Any], **more: Any) -> Table:
+def _figure_table(title: str, figures: Mapping[str, str], columns: Mapping[Any, Any], **more: Any) -> Table:
     """A table with one row per figure; each column is followed by its interval, if there are intervals."""
     bounded = any(metrics.ci95 for metrics in columns.values())
     heads = [head for column in columns for head in ((column, "95%") if bounded else (column,))]
@@ -243,7 +243,7 @@ def eval_tables(document: relabel.EvalDocument, *, page: bool = False) -> Iterat
         notes.append(f"95%: {method.draws:,} bootstrap draws of {method.units:,} occupations, seed {method.seed}.")
         notes += [f"Few occupations: {method.note}."] if method.note else []
         notes += ["They describe doubtful tasks only, not the run as a whole."] if document.selected else []
-    table = _across(f"Agreement {gold_text}, by setting", _FIGURES, settings, notes=notes, key="agreement")
+    table = _figure_table(f"Agreement {gold_text}, by setting", _FIGURES, settings, notes=notes, key="agreement")
     step = 2 if "95%" in table.columns else 1
     always = [x for name in settings for x in (majority[name].accuracy, None)[:step]]
     rows = [*table.rows[:2], ["majority label", *always], *table.rows[2:]]
@@ -259,24 +259,26 @@ def eval_tables(document: relabel.EvalDocument, *, page: bool = False) -> Iterat
         ]
         yield Table(f"Tasks by label, {name}", columns, labels, key=f"confusion-{name}")
     for number, (model, by_setting) in enumerate((document.by_model or {}).items(), 1):
-        yield _across(f"Labels by {model} ({document.models[model]:,})", _FIGURES, by_setting, key=f"model-{number}")
+        yield _figure_table(
+            f"Labels by {model} ({document.models[model]:,})", _FIGURES, by_setting, key=f"model-{number}"
+        )
     yield from _yardstick_tables(document, page=page)
     if document.measures:
         occupations = {measure: getattr(document.occupations, measure) for measure in document.measures}
         note = f"Means of {document.occupations.n:,} occupations; tasks and occupations weigh the same."
         title = f"Values of tasks (0-1) {gold_text}, by measure"
-        table = _across(title, _MEASURES, document.measures, notes=[note], key="measures")
-        yield replace(table, rows=[*table.rows, *_across("", _OCCUPATIONS, occupations).rows])
+        table = _figure_table(title, _MEASURES, document.measures, notes=[note], key="measures")
+        yield replace(table, rows=[*table.rows, *_figure_table("", _OCCUPATIONS, occupations).rows])
     yield from _slice_tables(document)
     if (debiased := document.debiased) is not None:
         sure = {m: groups[0] for m, groups in debiased.measures.items() if groups and groups[0].ppi is not None}
         parts = {"gold tasks": "n_gold", "run tasks": "n_run", "run": "naive", "gold alone": "gold", "PPI++": "ppi"}
         if sure:
             title = "Mean exposure of all tasks of the run (0-1)"
-            yield _across(title, parts, sure, notes=[debiased.note], key="debiased")
+            yield _figure_table(title, parts, sure, notes=[debiased.note], key="debiased")
     if document.calibration is not None:
         title = "Calibration of the probabilities, by setting"
-        yield _across(title, _CALIBRATION, document.calibration, key="calibration")
+        yield _figure_table(title, _CALIBRATION, document.calibration, key="calibration")
 
 
 def _yardstick_tables(document: relabel.EvalDocument, *, page: bool) -> Iterator[Table]:

@@ -39,10 +39,10 @@ def list_rubrics(as_json: o.AsJson = False) -> None:
     ]
     if o.give_json(listed, as_json=as_json):
         return
-    for name, r in rubrics.items():
-        asks = f"unit: {r.unit}; settings: {', '.join(r.settings)}; labels: {', '.join(r.labels)}"
-        typer.echo(f"{name:<12} v{r.version}  {r.title}")
-        for line in (asks, *r.validity_in_words()):
+    for name, rubric in rubrics.items():
+        asks = f"unit: {rubric.unit}; settings: {', '.join(rubric.settings)}; labels: {', '.join(rubric.labels)}"
+        typer.echo(f"{name:<12} v{rubric.version}  {rubric.title}")
+        for line in (asks, *rubric.validity_in_words()):
             say(line, indent=17)
 
 
@@ -168,7 +168,7 @@ def try_rubrics(
 
     if (model is None) == (not labels) or (labels and (len(labels) != len(files) or sample is not None)):
         raise UsageError("give either --model, or a --labels FILE for each rubric and no --sample, not both")
-    rubrics = _named([relabel.load_rubric(file) for file in files])
+    rubrics = _rubrics_by_name([relabel.load_rubric(file) for file in files])
     usual = ["sample"] if tasks == "sample" else ["eloundou-2023:human", "eloundou-2023:gpt4"]
     golds = [relabel.load_gold(name, made_by=gold_by) for name in gold or usual]
     started = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
@@ -178,7 +178,7 @@ def try_rubrics(
     )
     _keep_final_trial(folder, rubrics, final=final)
     rejected: dict[str, Spent] = {}
-    runs = _imported(rubrics, labels, tasks, folder, final=final) if labels else {}
+    runs = _import_runs(rubrics, labels, tasks, folder, final=final) if labels else {}
     listed = tasks or (next(iter(runs.values())).manifest.tasks if labels else "eloundou-2023")
     look, new = _final_look(rubrics, listed, named=out is not None) if final else (FIRST_LOOK, ())
     if labels:
@@ -187,7 +187,7 @@ def try_rubrics(
         chosen = _tasks_for(rubrics, golds, listed, "final" if final else "development", sample, seed)
         ask = partial(RunOptions, model=str(model), tasks=listed, chosen=chosen, seed=seed, **labelling.chosen())
         extra = {"half": half, "sample": len(chosen), "seed": seed}
-        runs, rejected = _labelled(rubrics, ask, labelling, folder, extra)
+        runs, rejected = _label_runs(rubrics, ask, labelling, folder, extra)
     document = trial(
         runs,
         golds,
@@ -213,7 +213,7 @@ def try_rubrics(
         )
 
 
-def _named(rubrics: Sequence[relabel.Rubric]) -> dict[str, relabel.Rubric]:
+def _rubrics_by_name(rubrics: Sequence[relabel.Rubric]) -> dict[str, relabel.Rubric]:
     """Rubrics by `ID@VERSION`; a second one of the same name and version by its file or number."""
     named: dict[str, relabel.Rubric] = {}
     for rubric in rubrics:
@@ -318,7 +318,7 @@ def _record_look(new: Sequence[Mapping[str, str]], when: str, folder: Path) -> N
             lines.writelines(json.dumps({**entry, **about}) + "\n" for entry in new)
 
 
-def _imported(
+def _import_runs(
     rubrics: Mapping[str, relabel.Rubric], files: Sequence[Path], tasks: str | None, folder: Path, *, final: bool
 ) -> dict[str, relabel.Run]:
     """Runs made from label files; with `final`, only of tasks in the final half."""
@@ -372,7 +372,7 @@ def _tasks_for(
     return draw_sample(tasks, min(sample or 240, len(tasks)), seed)
 
 
-def _labelled(
+def _label_runs(
     rubrics: Mapping[str, relabel.Rubric],
     ask: partial[RunOptions],
     labelling: o.Labelling,

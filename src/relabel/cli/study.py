@@ -71,7 +71,7 @@ def run(
 
     stop = running.StopAll()
     made = running.run_raters(raters, opened, replay=replay, allow_hosts=hosts, stop=stop)
-    run_until_stopped(_shown(made, raters, quiet=quiet), stop, look=o.progress_style(quiet=quiet))
+    run_until_stopped(_await_raters(made, raters, quiet=quiet), stop, look=o.progress_style(quiet=quiet))
     _table(raters, running.rater_states(raters, opened))
     if any(one.state == "interrupted" for one in raters):
         running.raise_worst(raters)
@@ -207,7 +207,7 @@ def _estimates(raters: list[RaterRun], opened: OpenStudy) -> None:
     say(f"All raters: ${low:,.4f} to ${high:,.4f}{more}; {time}.")
 
 
-async def _shown(work: Coroutine[object, object, None], raters: list[RaterRun], *, quiet: bool) -> None:
+async def _await_raters(work: Coroutine[object, object, None], raters: list[RaterRun], *, quiet: bool) -> None:
     """Await the raters; on a terminal, show a line for each meanwhile."""
     import asyncio
     import sys
