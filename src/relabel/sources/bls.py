@@ -92,8 +92,8 @@ def wage_releases() -> tuple[WageRelease, ...]:
         DataError: An entry does not give its year.
         UsageError: `RELABEL_US_RELEASES` names an unknown source.
     """
-    found = _registered("wages", r"(?<!\d)((?:19|20)\d\d)(?!\d)")
-    by_year = {years[0]: (chosen, source) for chosen, source, years in sorted(found, key=lambda entry: entry[0])}
+    entries = _registered("wages", r"(?<!\d)((?:19|20)\d\d)(?!\d)")
+    by_year = {years[0]: (chosen, source) for chosen, source, years in sorted(entries, key=lambda entry: entry[0])}
     years = sorted(by_year, key=lambda year: (by_year[year][0], year), reverse=True)
     return tuple(
         WageRelease(by_year[year][1].id, by_year[year][1].release, f"_{year}" if place else "")
@@ -108,35 +108,35 @@ def projection_release() -> ProjectionRelease:
         DataError: An entry does not give its years.
         UsageError: `RELABEL_US_RELEASES` names an unknown source.
     """
-    return max(_projections(), key=lambda found: (found[0], found[1].start))[1]
+    return max(_projections(), key=lambda entry: (entry[0], entry[1].start))[1]
 
 
 def _projections() -> list[tuple[bool, ProjectionRelease]]:
     """Registered projections, and whether they are chosen."""
-    found = _registered("projections", r"(?<!\d)((?:19|20)\d\d)\D+(\d\d(?:\d\d)?)(?!\d)")
+    entries = _registered("projections", r"(?<!\d)((?:19|20)\d\d)\D+(\d\d(?:\d\d)?)(?!\d)")
     return [
         (chosen, ProjectionRelease(source.id, int(start), int(start[: 4 - len(end)] + end)))
-        for chosen, source, (start, end) in found
+        for chosen, source, (start, end) in entries
     ]
 
 
 def _registered(role: str, years: str) -> list[tuple[bool, Source, Sequence[str]]]:
     """Sources with a role: whether `RELABEL_US_RELEASES` names them, and the years in their release or, failing that, their id."""
-    known = load_registry()
-    able = [name for name, source in known.items() if source.find_role("wages") or source.find_role("projections")]
+    sources = load_registry()
+    able = [name for name, source in sources.items() if source.find_role("wages") or source.find_role("projections")]
     named = [name.strip() for name in settings().us_releases.split(",") if name.strip()]
     if odd := [name for name in named if name not in able]:
         raise UsageError(
             f"RELABEL_US_RELEASES names {odd[0]!r}, which has no US jobs or projections; choose from {', '.join(able)}, or "
             "register it in your RELABEL_SOURCES file with the role wages or projections"
         )
-    chosen = [name for name in named if known[name].find_role(role)]
+    chosen = [name for name in named if sources[name].find_role(role)]
     if len(chosen) > 1:
         raise UsageError(
             f"RELABEL_US_RELEASES names {' and '.join(chosen)}, but only one release can be used; keep one"
         )
-    found: list[tuple[bool, Source, Sequence[str]]] = []
-    for source in known.values():
+    entries: list[tuple[bool, Source, Sequence[str]]] = []
+    for source in sources.values():
         if source.find_role(role) is None:
             continue
         match = re.search(years, source.release) or re.search(years, source.id)
@@ -144,8 +144,8 @@ def _registered(role: str, years: str) -> list[tuple[bool, Source, Sequence[str]
             raise DataError(
                 f"the source {source.id} has the role {role} but names no year; write its release like 'May 2025' or '2025-35'"
             )
-        found.append((source.id in chosen, source, match.groups()))
-    return found
+        entries.append((source.id in chosen, source, match.groups()))
+    return entries
 
 
 @cached("crosswalk", source="bls-isco08-soc2010")
@@ -189,7 +189,7 @@ def read_projections(release: str = "bls-ep-2024-34") -> pd.DataFrame:
         is needed).
     """
     path = locate_role(release, "projections")
-    start, end = next((of.start, of.end) for _, of in _projections() if of.source == release)
+    start, end = next((entry.start, entry.end) for _, entry in _projections() if entry.source == release)
     span, dash = f"{start}–{end % 100:02}", ("", "—")
     needs = {
         "education": "Typical education needed for entry",
@@ -245,8 +245,8 @@ def read_wage_cap(release: str = "bls-oews-2024") -> pd.DataFrame:
         One row: `annual_usd`, from the workbook's field descriptions; 239,200 in May 2023 and May 2024.
     """
     path = locate_role(release, "wages")
-    told = "\n".join(cell_text(cell) for row in read_rows(path, "Field Descriptions") for cell in row)
-    if match := _CAP.search(told):
+    text = "\n".join(cell_text(cell) for row in read_rows(path, "Field Descriptions") for cell in row)
+    if match := _CAP.search(text):
         return pd.DataFrame({"annual_usd": [float(match[1].replace(",", ""))]})
     raise DataError(
         f"{path} does not say from which wage on it gives none (a line such as `$239,200 per year` on the sheet Field "

@@ -35,8 +35,8 @@ OCCUPATIONS: Schema = {
     "onet_soc_code": Column(ONET_SOC, unique=True, header="O*NET-SOC Code"),
     "title": Column(r"\S", header="Title"),
     **{
-        f"{who}_{measure}": Column(bounds=(0, 1), header=f"{header}_{measure}")
-        for who, header in (("gpt4", "dv_rating"), ("human", "human_rating"))
+        f"{rater}_{measure}": Column(bounds=(0, 1), header=f"{header}_{measure}")
+        for rater, header in (("gpt4", "dv_rating"), ("human", "human_rating"))
         for measure in ("alpha", "beta", "gamma")
     },
 }

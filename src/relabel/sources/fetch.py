@@ -107,8 +107,8 @@ def source_use(source_id: str, role: str) -> SourceUse:
     """Locate the file with a role in a source, and record its checksum and kind of copy."""
     source = get_source(source_id)
     entry = source.with_role(role)
-    found, status = _verify(source, entry, *_obtain(source, entry))
-    return SourceUse(source=source.id, file=entry.name, sha256=found, copy_status=status)
+    sha256, status = _verify(source, entry, *_obtain(source, entry))
+    return SourceUse(source=source.id, file=entry.name, sha256=sha256, copy_status=status)
 
 
 def is_available(source_id: str, role: str) -> bool:
@@ -232,45 +232,45 @@ def _verify(source: Source, entry: SourceFile, path: Path, where: Where) -> tupl
 
     If the registry lists a rebuilt copy, a downloaded file is the official one, whose checksum is not registered but pinned.
     """
-    found, fetched, by_pin = sha256_of(path), where == "download", is_pinned_kind(entry)
-    if found == entry.sha256 and not (fetched and by_pin):
-        return found, entry.copy_status
+    sha256, fetched, by_pin = sha256_of(path), where == "download", is_pinned_kind(entry)
+    if sha256 == entry.sha256 and not (fetched and by_pin):
+        return sha256, entry.copy_status
     pin = read_pin(source, entry)
     if by_pin and pin is None and (fetched or entry.sha256 is None):
         pin = write_pin(source, entry, path, str(entry.url if fetched else path))
-    if by_pin and found == pin:
-        return found, "official"
+    if by_pin and sha256 == pin:
+        return sha256, "official"
     wanted = pin if pin is not None and (where != "mirror" or entry.sha256 is None) else entry.sha256
     advice = _mismatch_advice(source, entry, where, pinned=wanted == pin)
-    raise ChecksumError(Path(source.id) / entry.name if fetched else path, wanted or "", found, advice)
+    raise ChecksumError(Path(source.id) / entry.name if fetched else path, wanted or "", sha256, advice)
 
 
 def _mismatch_advice(source: Source, entry: SourceFile, where: Where, *, pinned: bool) -> str:
-    came = f"it came from {entry.url}, where the publisher may have replaced it: " if where == "download" else ""
+    origin = f"it came from {entry.url}, where the publisher may have replaced it: " if where == "download" else ""
     if pinned:
         right = "if this file is the right one, "
-        return f"{came}{right}`relabel data unpin {source.id}` forgets the checksum that was pinned at first use"
+        return f"{origin}{right}`relabel data unpin {source.id}` forgets the checksum that was pinned at first use"
     if where == "cache" and entry.can_fetch:
         return f"run `relabel data pull {source.id}` to fetch it again"
-    return f"{came}put the registered file in its place, or register this release in a RELABEL_SOURCES file"
+    return f"{origin}put the registered file in its place, or register this release in a RELABEL_SOURCES file"
 
 
 def _check_local(source: Source, entry: SourceFile) -> FileCheck:
     local = _local_path(source, entry)
-    found: dict[str, Any] = {"state": "missing", "message": how_to_get(source, entry)}
+    result: dict[str, Any] = {"state": "missing", "message": how_to_get(source, entry)}
     if local is not None:
         path, where = local
-        found = {"path": path, "where": where}
+        result = {"path": path, "where": where}
         try:
             sha256, status = _verify(source, entry, path, where)
-            found |= {"state": "ok", "found": sha256, "wanted": sha256, "copy_status": status}
+            result |= {"state": "ok", "found": sha256, "wanted": sha256, "copy_status": status}
         except ChecksumError as error:
-            found |= {"state": "mismatch", "wanted": error.wanted, "found": error.found, "message": str(error)}
+            result |= {"state": "mismatch", "wanted": error.wanted, "found": error.found, "message": str(error)}
         except DataError as error:
-            found |= {"state": "unreadable", "message": str(error)}
-    known: dict[str, Any] = {"wanted": entry.sha256, "copy_status": entry.copy_status, "can_fetch": entry.can_fetch}
+            result |= {"state": "unreadable", "message": str(error)}
+    fields: dict[str, Any] = {"wanted": entry.sha256, "copy_status": entry.copy_status, "can_fetch": entry.can_fetch}
     pinned = _pin_path(source, entry).exists()
-    return FileCheck(source_id=source.id, file=entry.name, pinned=pinned, **known | found)
+    return FileCheck(source_id=source.id, file=entry.name, pinned=pinned, **fields | result)
 
 
 _TIMEOUT_S = 60
@@ -477,13 +477,13 @@ def write_pin(source: Source, entry: SourceFile, path: Path, came_from: str) -> 
         DataError: The file does not look as registered, or the pin cannot be written.
     """
     _check_content(entry, path, came_from)
-    found, path = sha256_of(path), _pin_path(source, entry)
+    sha256, path = sha256_of(path), _pin_path(source, entry)
     with os_errors(f"the pin {path} cannot be written", "check RELABEL_HOME"):
         make_private_dir(path.parent)
         with replacing(path) as scratch:
             scratch.touch(mode=0o600)
-            scratch.write_text(f"{found}  {entry.name}\n", encoding="utf-8")
-    return found
+            scratch.write_text(f"{sha256}  {entry.name}\n", encoding="utf-8")
+    return sha256
 
 
 def _failure_reason(error: OSError) -> str:

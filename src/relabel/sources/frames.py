@@ -134,10 +134,10 @@ def cached(*roles: str, source: str | None = None) -> Callable[[Callable[P, pd.D
             asked = json.dumps([entry.model_dump_json(), files, _code_checksum()])
             name = f"{read.__module__.rpartition('.')[2]}.{read.__name__}.{entry.id}"
             path = settings().download_dir / _CACHE / f"{name}.{hashlib.sha256(asked.encode()).hexdigest()}.parquet"
-            known = path.exists()
+            was_cached = path.exists()
             frame = cached_frame(path, lambda: read(*args, **kwargs))
             with contextlib.suppress(OSError):
-                for old in () if known else path.parent.glob(f"{name}.*.parquet"):
+                for old in () if was_cached else path.parent.glob(f"{name}.*.parquet"):
                     if old != path:
                         old.unlink(missing_ok=True)
             return frame

@@ -99,8 +99,8 @@ def task_columns(release: str) -> dict[str, list[Any]]:
     columns = statements(path, {"Title": "title"} if of_2023 else {})
     rated: dict[tuple[str, str], float] = {}
     if not of_2023:
-        known = occupation_columns(release)
-        titles = dict(zip(known["onet_soc_code"], known["title"], strict=True))
+        occupations = occupation_columns(release)
+        titles = dict(zip(occupations["onet_soc_code"], occupations["title"], strict=True))
         columns["title"] = [titles.get(code) for code in columns["onet_soc_code"]]
         rated = importance(release)
     require_columns(path, columns, TASKS)
@@ -119,7 +119,7 @@ def importance(release: str) -> dict[tuple[str, str], float]:
         for code, task, scale, value in rows
         if scale.upper() == "IM" and value not in MISSING_MARKS
     ]
-    require_columns(path, {name: [row[at] for row in rated] for at, name in enumerate(_RATINGS)}, _RATINGS)
+    require_columns(path, {name: [row[index] for row in rated] for index, name in enumerate(_RATINGS)}, _RATINGS)
     require_values(path, "task_id", [f"{task} of {code}" for code, task, *_ in rated], Column(unique=True))
     return {(code, task): value for code, task, _, value in rated}
 

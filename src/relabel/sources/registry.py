@@ -114,8 +114,8 @@ class Source(Frozen):
         for file in self.files:
             if file.name == name:
                 return file
-        known = ", ".join(repr(file.name) for file in self.files)
-        raise DataError(f"source {self.id!r} has no file {name!r}; it has {known}")
+        names = ", ".join(repr(file.name) for file in self.files)
+        raise DataError(f"source {self.id!r} has no file {name!r}; it has {names}")
 
     def with_role(self, role: str) -> SourceFile:
         """The file with a role, such as `coding-index`.
@@ -125,9 +125,9 @@ class Source(Frozen):
         """
         if (file := self.find_role(role)) is not None:
             return file
-        known = ", ".join(sorted(file.role for file in self.files if file.role)) or "none"
+        roles = ", ".join(sorted(file.role for file in self.files if file.role)) or "none"
         raise DataError(
-            f"source {self.id!r} has no file with the role {role!r} (its roles: {known}); "
+            f"source {self.id!r} has no file with the role {role!r} (its roles: {roles}); "
             "name another source or add the file to the entry in your RELABEL_SOURCES file"
         )
 

@@ -90,10 +90,10 @@ def find_column(names: Sequence[str], header: Iterable[str], path: Path) -> str 
 
 def category(written: str, among: Iterable[str]) -> str | None:
     """The value in a closed list that a cell matches, ignoring case, blanks and signs; None if there is none."""
-    known = list(among)
-    if written in known:
+    choices = list(among)
+    if written in choices:
         return written
-    alike = [value for value in known if plain_name(value) == plain_name(written)]
+    alike = [value for value in choices if plain_name(value) == plain_name(written)]
     return alike[0] if len(alike) == 1 else None
 
 
@@ -145,11 +145,11 @@ class Table:
             ColumnError: Needed columns are missing; the message lists these, and all that are needed.
             DataError: Two columns match.
         """
-        found = {holds: self.column(holds) for holds in (*needed, *optional)}
-        if lacking := [holds for holds in needed if found[holds] is None]:
+        column_by_content = {holds: self.column(holds) for holds in (*needed, *optional)}
+        if lacking := [holds for holds in needed if column_by_content[holds] is None]:
             advice = f"its first line must name {', '.join(needed)}"
             raise ColumnError(self.path, lacking[0], self.header, others=lacking[1:], advice=advice)
-        return {holds: column for holds, column in found.items() if column is not None}
+        return {holds: column for holds, column in column_by_content.items() if column is not None}
 
     def task_id(self, line: int, written: str) -> str:
         """Parse a task id; a trailing `.0` is removed.
@@ -274,9 +274,9 @@ def read_table(path: Path, *, rows_are: str, advice: str) -> Table:
     rows: list[tuple[int, Mapping[str, str]]] = []
     for line, cells in records:
         if len(cells) != len(header):
-            found = f"{len(cells)} cell{'' if len(cells) == 1 else 's'} where the header has {len(header)}"
+            counts = f"{len(cells)} cell{'' if len(cells) == 1 else 's'} where the header has {len(header)}"
             quoted = {"\t": "tab", ";": "semicolon"}.get(separator, "comma")
-            raise DataError(f"{path} line {line} has {found}; correct the line, a cell with a {quoted} goes in quotes")
+            raise DataError(f"{path} line {line} has {counts}; correct the line, a cell with a {quoted} goes in quotes")
         rows.append((line, dict(zip(header, cells, strict=True))))
     if not rows:
         raise DataError(f"{path} has a header but no row below it; write one line for {rows_are}")
@@ -311,7 +311,7 @@ def _records(path: Path, text: str, separator: str) -> Iterator[tuple[int, list[
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     if separator == "\t" and path.suffix.lower() == ".txt":
         # Quotes are ordinary characters in O*NET's text files.
-        yield from ((at, line.split("\t")) for at, line in enumerate(lines, start=1) if line.strip())
+        yield from ((number, line.split("\t")) for number, line in enumerate(lines, start=1) if line.strip())
         return
     reader = csv.reader((line + "\n" for line in lines), delimiter=separator, strict=True)
     start = 1
@@ -327,14 +327,14 @@ def _records(path: Path, text: str, separator: str) -> Iterator[tuple[int, list[
 def _sheet_records(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Non-blank rows of a workbook's first sheet, padded to the width of its header, each with its number."""
     width = 0
-    for at, row in enumerate(read_rows(path), start=1):
+    for number, row in enumerate(read_rows(path), start=1):
         cells = [cell_text(cell) for cell in row]
         while cells and not cells[-1].strip():
             cells.pop()
         if not cells:
             continue
         width = width or len(cells)
-        yield at, cells + [""] * (width - len(cells))
+        yield number, cells + [""] * (width - len(cells))
 
 
 def read_rows(path: Path, sheet: str | None = None) -> Rows:
@@ -407,16 +407,16 @@ def text_columns(path: Path, columns: Mapping[str, str], *, sheet: str | None = 
 def pick_columns(path: Path, rows: Sequence[Sequence[Any]], columns: Mapping[str, str]) -> dict[str, list[str]]:
     """Select columns from raw rows, see `text_columns`."""
     first = plain_name(next(iter(columns)))
-    top = next((at for at, row in enumerate(rows) if first in map(plain_name, map(cell_text, row))), None)
+    top = next((index for index, row in enumerate(rows) if first in map(plain_name, map(cell_text, row))), None)
     if top is None:
         widest = max(rows[:20], key=lambda row: sum(cell not in ("", None) for cell in row), default=[])
         raise ColumnError(path, next(iter(columns)), [name for name in map(cell_text, widest) if name])
     header = [" ".join(cell_text(cell).split()) for cell in rows[top]]
     places: list[int] = []
     for wanted in columns:
-        if (found := find_column([wanted], header, path)) is None:
+        if (column := find_column([wanted], header, path)) is None:
             raise ColumnError(path, wanted, [name for name in header if name])
-        places.append(header.index(found))
+        places.append(header.index(column))
     filled = [row for row in rows[top + 1 :] if any(row) or 0 in row]
     return {
         name: [cell_text(row[place]).strip() if place < len(row) else "" for row in filled]
@@ -467,8 +467,8 @@ def require_values(path: Path, name: str, values: Sequence[str | float | None], 
     Raises:
         DataError: There is no row, or a value is missing, repeated or invalid; the message names file, column, value and row.
     """
-    there = [value for value in values if value is not None]
-    different, wrong, expected = set(there), set[str | float](), ""
+    present = [value for value in values if value is not None]
+    different, wrong, expected = set(present), set[str | float](), ""
     if column.among:
         expected, wrong = f"one of {', '.join(column.among)}", different - set(column.among)
     elif column.bounds:
@@ -479,10 +479,10 @@ def require_values(path: Path, name: str, values: Sequence[str | float | None], 
         fits = re.compile(column.pattern).search
         expected, wrong = f"a value like {column.pattern}", {value for value in different if not fits(str(value))}
     problem = "" if values else ": the table does not have at least one row"
-    if len(there) < len(values) and not column.nullable:
+    if len(present) < len(values) and not column.nullable:
         problem = f", column {name!r}: a value is missing in row {values.index(None) + 1} of the table"
-    elif column.unique and len(different) < len(there):
-        value = Counter(there).most_common(1)[0][0]
+    elif column.unique and len(different) < len(present):
+        value = Counter(present).most_common(1)[0][0]
         problem = (
             f", column {name!r}: {value!r} occurs more than once, first in row {values.index(value) + 1} of the table"
         )
