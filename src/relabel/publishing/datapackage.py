@@ -87,8 +87,8 @@ def _require_replaceable(folder: Path, shown: Path, kind: str, files_of: ListFil
         return
     if not folder.is_dir():
         raise UsageError(f"{shown} is a file; give a folder to --out")
-    there = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_symlink() or not p.is_dir()}
-    if strange := sorted(there - (files_of(folder) or set())):
+    files = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_symlink() or not p.is_dir()}
+    if strange := sorted(files - (files_of(folder) or set())):
         raise UsageError(
             f"{shown} holds {strange[0]}, which is not a file of an earlier {kind} and would be deleted; move it away or give an "
             "empty or new folder to --out"
@@ -128,16 +128,16 @@ _INTERVAL_SETS = {"bounded": BOUNDED, "measures": MEASURES, "estimated": ESTIMAT
 
 def _bounds() -> dict[str, Column]:
     """Descriptions of interval columns; `methodology.json` says what the intervals are for."""
-    found: dict[str, Column] = {}
+    columns: dict[str, Column] = {}
     for name, column in _COLUMNS["occupations"].items():
-        for suffix, told in _COLUMNS["intervals"].items():
-            if name in _INTERVAL_SETS[told["of"]]:
+        for suffix, interval in _COLUMNS["intervals"].items():
+            if name in _INTERVAL_SETS[interval["of"]]:
                 text = {
-                    "title": f"{column['title']}, {told['title']}",
-                    "description": told["description"].format(name=name),
+                    "title": f"{column['title']}, {interval['title']}",
+                    "description": interval["description"].format(name=name),
                 }
-                found[f"{name}_{suffix}"] = {**column, **text}
-    return found
+                columns[f"{name}_{suffix}"] = {**column, **text}
+    return columns
 
 
 # Descriptions of the columns of a score table, including interval columns.
@@ -195,8 +195,8 @@ def resource(path: str, content: bytes, title: str, schema: Mapping[str, Any] | 
 
 def licence(text: str) -> dict[str, str]:
     """A licence of the registry as a data package entry: name, title, and path if it has one."""
-    for known, entry in WORDS["licences"].items():
-        if text.startswith(known):
+    for prefix, entry in WORDS["licences"].items():
+        if text.startswith(prefix):
             return dict(entry)
     return {"name": re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-") or "unknown", "title": text}
 
@@ -230,9 +230,9 @@ class ExportBundle:
             raise DataError(f"{folder} holds no export; give the folder that `relabel export --out` wrote")
         self.folder, self.files = folder, sorted(named)
         self.package: Row = _json(folder / PACKAGE)
-        if (found := self.package["relabel"]["export_format"]) != EXPORT_FORMAT:
+        if (version := self.package["relabel"]["export_format"]) != EXPORT_FORMAT:
             raise DataError(
-                f"{folder} was written by another version of relabel (export format {found}, this one reads {EXPORT_FORMAT}); "
+                f"{folder} was written by another version of relabel (export format {version}, this one reads {EXPORT_FORMAT}); "
                 "run `relabel export` again"
             )
         self._hashes = {file["path"]: file.get("hash") for file in self.package["resources"] if "/" not in file["path"]}

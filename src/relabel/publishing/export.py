@@ -208,7 +208,7 @@ def _build(
 
 def _package(run: Run, table: ScoreTable, sources: Sequence[Row], tasks: pd.DataFrame) -> Row:
     """The data package without its files; its version is the format's, plus a checksum of the task codes."""
-    said = tasks[["onet_soc_code", "task_id", "code", "strict", "with_tools"]]
+    labels = tasks[["onet_soc_code", "task_id", "code", "strict", "with_tools"]]
     licences = {entry["name"]: entry for source in sources if (entry := datapackage.licence(source["licence"]))}
     links = ({"path": source["homepage"]} if source["homepage"] else {} for source in sources)
     created = run.manifest.ended_at or run.manifest.started_at
@@ -217,7 +217,7 @@ def _package(run: Run, table: ScoreTable, sources: Sequence[Row], tasks: pd.Data
         "name": datapackage.package_name(f"relabel-{run.name}-{table.taxonomy}-{table.method}").strip("-"),
         "title": f"Exposure of occupations ({table.taxonomy_name}) to language models, labels by {model_name(table.model)}",
         "description": describe(table),
-        "version": f"{datapackage.EXPORT_FORMAT}.0.0+{hashlib.sha256(csv_bytes(said)).hexdigest()[:12]}",
+        "version": f"{datapackage.EXPORT_FORMAT}.0.0+{hashlib.sha256(csv_bytes(labels)).hexdigest()[:12]}",
         "licenses": [licences[key] for key in sorted(licences)],
         "sources": [{"title": source["title"]} | link for source, link in zip(sources, links, strict=True)],
     } | ({} if created is None else {"created": created})

@@ -50,8 +50,8 @@ def _cut_points() -> list[dict[str, Any]]:
 
 def other_words(table: ScoreTable, other: Estimate) -> dict[str, str]:
     """Texts for an estimate by others: `brief`, `words` (to be followed by figure and range), `how_to_read`."""
-    known = {"eloundou-2023:human": "labels from people", "sample": "the sample's own labels"}
-    labels = known.get(other.of or "", f"labels from {model_name(other.of or '')}")
+    names = {"eloundou-2023:human": "labels from people", "sample": "the sample's own labels"}
+    labels = names.get(other.of or "", f"labels from {model_name(other.of or '')}")
     return {
         name: text.format(model=_model(table), labels=labels) for name, text in WORDS["estimate"][other.name].items()
     }
@@ -63,17 +63,17 @@ def _model(table: ScoreTable) -> str:
 
 def describe_intervals(table: ScoreTable) -> dict[str, Any] | None:
     """The entry on intervals in `methodology.json`; None without intervals."""
-    found = table.intervals
-    if found is None:
+    intervals = table.intervals
+    if intervals is None:
         return None
-    document = found.describe()
+    document = intervals.describe()
     document["own"] |= {
         "words": "95% interval",
-        "how_to_read": WORDS["interval"][found.own.noise].format(model=_model(table)),
+        "how_to_read": WORDS["interval"][intervals.own.noise].format(model=_model(table)),
     }
-    if found.other is not None:
-        said = other_words(table, found.other)
-        document["other"] |= {"words": said["brief"], "how_to_read": said["how_to_read"]}
+    if intervals.other is not None:
+        words = other_words(table, intervals.other)
+        document["other"] |= {"words": words["brief"], "how_to_read": words["how_to_read"]}
     return document
 
 
@@ -99,19 +99,19 @@ def describe(table: ScoreTable) -> str:
 
 def method_text(table: ScoreTable) -> str:
     """The method in words, composed from the bridge, weights and pay of the table."""
-    said = [f"Scored by the method {table.method}"]
+    parts = [f"Scored by the method {table.method}"]
     for step in table.bridge.steps:
         note = f" ({step.note})" if step.note else ""
-        said.append(f"{SYSTEM_NAMES[step.source]} to {SYSTEM_NAMES[step.target]}: {step.origin}{note}")
+        parts.append(f"{SYSTEM_NAMES[step.source]} to {SYSTEM_NAMES[step.target]}: {step.origin}{note}")
     if not table.bridge.steps:
-        said.append(f"{table.taxonomy_name} codes are scored as they are, without a bridge")
+        parts.append(f"{table.taxonomy_name} codes are scored as they are, without a bridge")
     unrated = "" if table.unrated is None else f", and one without a rating {UNRATED_NOTES[table.unrated]}"
     rounded = "shares are rounded half up to two decimals before anything is made from them"
-    said.append(f"a task weighs {_weights_text(table)}{unrated}")
-    said.append(rounded if table.method == "site-2026" else "nothing is rounded on the way")
+    parts.append(f"a task weighs {_weights_text(table)}{unrated}")
+    parts.append(rounded if table.method == "site-2026" else "nothing is rounded on the way")
     if table.pay is not None:
-        said.append(_pay_text(table, table.pay))
-    return "; ".join(said) + "."
+        parts.append(_pay_text(table, table.pay))
+    return "; ".join(parts) + "."
 
 
 def _weights_text(table: ScoreTable) -> str:
@@ -123,8 +123,8 @@ def _pay_text(table: ScoreTable, pay: str) -> str:
     source = f"given as {pay}"
     if not is_table_file(pay) or table.frame["pay_source"].str.contains(" x ", na=False).any():
         source = " and ".join(sorted(table.frame["pay_source"].dropna().unique()))
-    whose = f" ({table.population})" if table.population else ""
-    return f"jobs and pay: {source}{whose}; wage exposure is share x jobs x {table.wage} pay"
+    population = f" ({table.population})" if table.population else ""
+    return f"jobs and pay: {source}{population}; wage exposure is share x jobs x {table.wage} pay"
 
 
 def _csv_text() -> str:
@@ -138,7 +138,7 @@ def _csv_text() -> str:
 def caveats(table: ScoreTable) -> list[str]:
     """Limitations of the figures; one sentence each."""
     titles = {name: f"{source.title}, release {source.release}" for name, source in registry.load_registry().items()}
-    said = [
+    notes = [
         WORDS["copies"][use.copy_status].format(source=titles.get(use.source, use.source))
         for use in table.sources
         if use.copy_status in WORDS["copies"]
@@ -146,25 +146,25 @@ def caveats(table: ScoreTable) -> list[str]:
     counts = table.describe()["counts"]
     if counts["thin"]:
         noun = "1 group has" if counts["thin"] == 1 else f"{counts['thin']:,} groups have"
-        said.append(
+        notes.append(
             f"{noun} a thin score, without percentile and band: less than {100 * MIN_COVERAGE:.0f}% of what the group stands for "
             "has labels. Each group's own page says why."
         )
     if counts["tasks_half_labelled"]:
-        said.append(f"{counts['tasks_half_labelled']:,} tasks have some of their labels only and count as unlabelled.")
+        notes.append(f"{counts['tasks_half_labelled']:,} tasks have some of their labels only and count as unlabelled.")
     if table.unrated is not None and (count := table.unrated_occupations):
         noun = "1 occupation has" if count == 1 else f"{count:,} occupations have"
         left = "all of their tasks are left out" if table.unrated == "drop" else "their tasks weigh equally"
-        said.append(f"{noun} no importance rating: {left}.")
+        notes.append(f"{noun} no importance rating: {left}.")
     if table.frame["pay_source"].str.match("(median of )?ASHE ").any():
-        said.append("The publisher calls its numbers of jobs indicative only.")
+        notes.append("The publisher calls its numbers of jobs indicative only.")
     if table.population is not None:
-        said.append(f"Jobs and pay are those of {table.population}.")
+        notes.append(f"Jobs and pay are those of {table.population}.")
     gaps = {"jobs": "employees", "median pay": "median_pay_gbp"} if table.pay is not None else {}
     for name, column in gaps.items():
         if count := int(table.frame[column].isna().sum()):
-            said.append(f"For {count:,} groups the publisher gives no figure for {name}.")
-    return said
+            notes.append(f"For {count:,} groups the publisher gives no figure for {name}.")
+    return notes
 
 
 def source_entries(uses: Iterable[SourceUse]) -> list[dict[str, Any]]:
@@ -176,8 +176,8 @@ def source_entries(uses: Iterable[SourceUse]) -> list[dict[str, Any]]:
     Raises:
         DataError: The registry cannot be read.
     """
-    known = registry.load_registry()
-    notes = {(source.id, file.name): file.note for source in known.values() for file in source.files}
+    sources = registry.load_registry()
+    notes = {(source.id, file.name): file.note for source in sources.values() for file in source.files}
     files: dict[str, list[dict[str, Any]]] = {}
     once = {(use.source, use.file, use.sha256): use for use in uses}
     for _, use in sorted(once.items()):
@@ -187,7 +187,7 @@ def source_entries(uses: Iterable[SourceUse]) -> list[dict[str, Any]]:
         files.setdefault(entry.pop("source"), []).append(entry)
     entries: list[dict[str, Any]] = []
     for source_id in sorted(files):
-        source = known.get(source_id)
+        source = sources.get(source_id)
         if source is not None:
             fields = source.model_dump(mode="json", include={*_SOURCE_FIELDS})
         else:

@@ -291,8 +291,8 @@ def _other_estimate(score: Row, measure: str, ten: str, table: ScoreTable) -> Ro
     other = table.intervals and table.intervals.other
     if other is None or score[f"{ten}_{other.name}"] is None:
         return None
-    wage, said = f"wage_exposure_{measure}_gbp", other_words(table, other)
-    return {"words": said["words"], "brief": said["brief"]} | {
+    wage, words = f"wage_exposure_{measure}_gbp", other_words(table, other)
+    return {"words": words["words"], "brief": words["brief"]} | {
         f"{figure}{end}": score[f"{column}_{other.name}{end}"]
         for figure, column in (("score_10", ten), ("wage_exposure_gbp", wage))
         for end in ("", "_low", "_high")
@@ -352,9 +352,9 @@ def _counts(tasks: Sequence[Row]) -> Row:
         "codes": {code: sum(task["code"] == code for task in labelled) for code in ("E0", "E1", "E2")},
     }
     for reading in READINGS:
-        said = [task for task in labelled if task[reading] is not None]
-        exposed = sum(_is_exposed(task, reading) for task in said)
-        counts[reading] = {"exposed": exposed, "of": len(said), "text": f"{exposed} of {len(said)}"}
+        rated = [task for task in labelled if task[reading] is not None]
+        exposed = sum(_is_exposed(task, reading) for task in rated)
+        counts[reading] = {"exposed": exposed, "of": len(rated), "text": f"{exposed} of {len(rated)}"}
     return counts
 
 
@@ -378,27 +378,27 @@ def group_texts(table: ScoreTable) -> dict[str, Row]:
     if table.taxonomy == "uk-soc2020" and table.tasks != SAMPLE:
         return _uk_texts()
     if table.taxonomy == "onet-soc" and is_onet_release(table.tasks):
-        said = records(onet.read_occupations(table.tasks))
-        return {r["onet_soc_code"]: _texts(r["description"], "O*NET") for r in said}
+        occupations = records(onet.read_occupations(table.tasks))
+        return {r["onet_soc_code"]: _texts(r["description"], "O*NET") for r in occupations}
     return {}
 
 
 def _uk_texts() -> dict[str, Row]:
     groups = records(ons.read_groups())
     titles = {row["soc2020"]: row["title"] for row in groups}
-    found: dict[str, Row] = {}
+    rows: dict[str, Row] = {}
     for code, row in ((row["soc2020"], row) for row in groups if row["level"] == "unit"):
         wider = {name: code[:digits] for digits, name in _LEVELS.items() if code[:digits] in titles}
         texts = _texts(row["description"], "Office for National Statistics", row["job_titles"])
-        found[code] = texts | {"above": {name: {"code": of, "title": titles[of]} for name, of in wider.items()}}
-    return found
+        rows[code] = texts | {"above": {name: {"code": group, "title": titles[group]} for name, group in wider.items()}}
+    return rows
 
 
-def _texts(description: str | None, by: str, job_titles: str | None = None) -> Row:
+def _texts(description: str | None, publisher: str, job_titles: str | None = None) -> Row:
     listed = [line.strip() for line in (job_titles or "").splitlines() if line.strip()]
     return {
         "description": description,
-        "description_by": by if description else None,
+        "description_by": publisher if description else None,
         "job_titles": listed[:_MAX_TITLES],
         "above": {},
     }

@@ -92,7 +92,7 @@ class Reviews:
     def _key(row: Row) -> Key:
         return row["onet_soc_code"], row["task_id"].removeprefix("'")
 
-    def by(self, reviewer: str) -> dict[Key, Row]:
+    def rows_of(self, reviewer: str) -> dict[Key, Row]:
         """The rows of a reviewer with a label, by task."""
         return {self._key(row): row for row in self.rows if row["reviewer"] == reviewer and row[self.column]}
 
@@ -115,7 +115,7 @@ class Reviews:
         """
         if self.is_random_sample and key not in self.queue:
             raise UsageError(f"{self.path.name} holds tasks drawn at random, and this one is not among them")
-        before = self.by(reviewer).get(key)
+        before = self.rows_of(reviewer).get(key)
         self._undo.setdefault(reviewer, []).append((key, before and dict(before)))
         self._put(key, reviewer, values, about)
 
@@ -128,7 +128,7 @@ class Reviews:
         return key
 
     def _put(self, key: Key, reviewer: str, values: Row, about: Row) -> None:
-        own = self.by(reviewer).get(key)
+        own = self.rows_of(reviewer).get(key)
         if own is None:
             listed = [row for row in self.rows if self._key(row) == key]
             own = next((row for row in listed if not row[self.column]), None)
@@ -158,18 +158,18 @@ class Reviews:
 
         Kappa is None if all labels are equal.
         """
-        found: list[Row] = []
-        said = pd.DataFrame(
-            {who: {key: row[self.column] for key, row in self.by(who).items()} for who in self.reviewers}
+        pairs: list[Row] = []
+        labels = pd.DataFrame(
+            {name: {key: row[self.column] for key, row in self.rows_of(name).items()} for name in self.reviewers}
         )
         for one, two in combinations(self.reviewers, 2):
-            both = said[[one, two]].dropna()
-            if len(both):
-                share = float((both[one] == both[two]).mean())
-                chance = float(both[one].value_counts(normalize=True).mul(both[two].value_counts(normalize=True)).sum())
+            rows = labels[[one, two]].dropna()
+            if len(rows):
+                share = float((rows[one] == rows[two]).mean())
+                chance = float(rows[one].value_counts(normalize=True).mul(rows[two].value_counts(normalize=True)).sum())
                 kappa = None if chance == 1 else (share - chance) / (1 - chance)
-                found.append({"who": [one, two], "tasks": len(both), "agreement": share, "kappa": kappa})
-        return found
+                pairs.append({"who": [one, two], "tasks": len(rows), "agreement": share, "kappa": kappa})
+        return pairs
 
 
 def label_of_runs(runs: Sequence[Run]) -> tuple[str, tuple[str, ...]]:
@@ -184,12 +184,12 @@ def label_of_runs(runs: Sequence[Run]) -> tuple[str, tuple[str, ...]]:
 
 def _single_labels(table: pd.DataFrame) -> pd.Series:
     """One label per task: its code, or else its automation level or its only reading."""
-    said = pd.Series(pd.NA, index=table.index, dtype="object")
+    labels = pd.Series(pd.NA, index=table.index, dtype="object")
     for name in ("code", AUTOMATION, "strict", "with_tools"):
         if name in table:
             values = table[name].astype("object")
-            said = said.fillna(values.map(READING_LABELS) if name in ("strict", "with_tools") else values)
-    return said
+            labels = labels.fillna(values.map(READING_LABELS) if name in ("strict", "with_tools") else values)
+    return labels
 
 
 class LabelTable:
@@ -213,17 +213,17 @@ class LabelTable:
         self.names = [run.ref for run in runs]
         self.golds = list(golds)
         tables = {**dict(zip(self.names, map(_coded, runs), strict=True)), **golds}
-        said = {
+        series = {
             f"said {name}": _single_labels(table.drop_duplicates(TASK_KEY).set_index(TASK_KEY))
             for name, table in tables.items()
         }
         self._failed = [{(f.onet_soc_code, f.task_id, f.setting): f for f in run.failures()} for run in runs]
         failed = {key[:2] for of_run in self._failed for key in of_run}
         raters = [f"said {name}" for name in self.names]
-        keys = pd.MultiIndex.from_tuples(sorted(failed.union(*(said[name].index for name in raters))), names=TASK_KEY)
-        known = pd.DataFrame(columns=[*TASK_KEY, "title", "text"]) if details is None else details
-        frame = pd.DataFrame(index=keys).join(known.drop_duplicates(TASK_KEY).set_index(TASK_KEY)[["title", "text"]])
-        labels = pd.DataFrame({name: of.reindex(keys) for name, of in said.items()}, index=keys, dtype="object")
+        keys = pd.MultiIndex.from_tuples(sorted(failed.union(*(series[name].index for name in raters))), names=TASK_KEY)
+        texts = pd.DataFrame(columns=[*TASK_KEY, "title", "text"]) if details is None else details
+        frame = pd.DataFrame(index=keys).join(texts.drop_duplicates(TASK_KEY).set_index(TASK_KEY)[["title", "text"]])
+        labels = pd.DataFrame({name: label.reindex(keys) for name, label in series.items()}, index=keys, dtype="object")
         frame = frame.fillna("").join(labels.where(labels.notna(), None))  # JSON has null, but not NaN
         frame["labels"] = frame[raters].nunique(axis=1)
         frame["disagree"] = labels.nunique(axis=1) > 1
@@ -236,7 +236,7 @@ class LabelTable:
         self.frame = frame
         self._rows = [run.labels.groupby(TASK_KEY).indices for run in runs]
 
-    def of(self, key: Key) -> pd.Series:
+    def task_row(self, key: Key) -> pd.Series:
         """The row of a task."""
         return self.frame.iloc[cast("int", self.frame.index.get_loc(key))]
 
@@ -266,27 +266,27 @@ class LabelTable:
         only = {name: frame[name].to_numpy() for name in ("disagree", "repaired", "rejected")}
         only |= {"done": done, "open": ~done, "listed": np.array(place) < len(frame)}
         keep &= only.get(asked.get("only", ""), True)
-        by = {
+        sort_keys = {
             "probability": frame["probability"],
             "disagree": -frame["labels"],
             "occupation": frame["title"].astype("str"),
         }
-        order = np.argsort(by.get(asked.get("sort", ""), pd.Series(place)).to_numpy(), kind="stable")
+        order = np.argsort(sort_keys.get(asked.get("sort", ""), pd.Series(place)).to_numpy(), kind="stable")
         places = order[keep[order]]
         first = max(int(asked.get("from", "0") or 0), 0)
         shown = places[first : first + min(int(asked.get("size", "50") or 50), _MAX_ROWS)]
         return {
             "total": len(places),
             "from": first,
-            "rows": [self._row(cast("Key", frame.index[at]), reviewed, blind=blind) for at in shown],
+            "rows": [self._row(cast("Key", frame.index[position]), reviewed, blind=blind) for position in shown],
         }
 
     def _row(self, key: Key, reviewed: Mapping[Key, Row], *, blind: bool) -> Row:
-        row = self.of(key)
-        found = {"code": key[0], "task": key[1], "title": row["title"], "text": row["text"], "done": key in reviewed}
+        row = self.task_row(key)
+        summary = {"code": key[0], "task": key[1], "title": row["title"], "text": row["text"], "done": key in reviewed}
         if blind:
-            return found
-        return found | {
+            return summary
+        return summary | {
             "labels": {name: row[f"said {name}"] for name in [*self.names, *self.golds]},
             "disagree": bool(row["disagree"]),
             "probability": None if np.isnan(row["probability"]) else float(row["probability"]),
@@ -295,8 +295,8 @@ class LabelTable:
 
     def task(self, key: Key, review: Row | None, *, blind: bool) -> Row:
         """Details of a task: each rater's labels with question and raw answer, and the golds; without these if `blind`."""
-        found = self._row(key, {}, blind=blind) | {"review": review}
-        return found if blind else found | {"raters": [self._rater(place, key) for place in range(len(self.runs))]}
+        details = self._row(key, {}, blind=blind) | {"review": review}
+        return details if blind else details | {"raters": [self._rater(place, key) for place in range(len(self.runs))]}
 
     def _rater(self, place: int, key: Key) -> Row:
         run = self.runs[place]
@@ -313,8 +313,8 @@ class LabelTable:
 
     def _stored(self, request_key: str | None) -> Row:
         """The question and the raw answers of a request key, if the store has them."""
-        known = None if request_key is None else self.answer_of(request_key)
-        return known or {"messages": None, "content": None, "rejected": []}
+        stored = None if request_key is None else self.answer_of(request_key)
+        return stored or {"messages": None, "content": None, "rejected": []}
 
 
 def _coded(run: Run) -> pd.DataFrame:
@@ -344,7 +344,7 @@ class Viewer(ThreadingHTTPServer):
     def answer(self, path: str, asked: Mapping[str, str]) -> Row:
         """The JSON document at a path of the API."""
         labels, reviews = self.labels, self.reviews
-        who, blind = asked.get("reviewer", ""), asked.get("blind") == "1"
+        reviewer, blind = asked.get("reviewer", ""), asked.get("blind") == "1"
         if path == "about":
             return {
                 "raters": labels.names,
@@ -355,11 +355,11 @@ class Viewer(ThreadingHTTPServer):
                 "file": str(reviews.path),
                 "sampled": reviews.is_random_sample,
             }
-        mine = reviews.by(who) if who else {}
+        mine = reviews.rows_of(reviewer) if reviewer else {}
         if path == "tasks":
             return labels.find(asked, mine, reviews.queue, blind=blind)
         if path == "progress":
-            done = {name: len(reviews.by(name)) for name in reviews.reviewers}
+            done = {name: len(reviews.rows_of(name)) for name in reviews.reviewers}
             return {"done": done, "agreement": reviews.agreement()}
         key = (asked.get("code", ""), asked.get("task", ""))
         if path != "task" or key not in labels.frame.index:
@@ -374,11 +374,11 @@ class Viewer(ThreadingHTTPServer):
         Raises:
             UsageError: There is no such task or label, or the reviewer's name is missing.
         """
-        who = str(asked.get("reviewer") or "").strip()[:80]
-        if not who:
+        reviewer = str(asked.get("reviewer") or "").strip()[:80]
+        if not reviewer:
             raise UsageError("enter your name first")
         if asked.get("undo"):
-            key = self.reviews.undo(who)
+            key = self.reviews.undo(reviewer)
             return {"undone": key and {"code": key[0], "task": key[1]}}
         key, label = (str(asked.get("code")), str(asked.get("task"))), asked.get("label") or ""
         if key not in self.labels.frame.index or (label and label not in self.choices):
@@ -388,7 +388,7 @@ class Viewer(ThreadingHTTPServer):
             "comment": str(asked.get("comment") or "")[:2000],
             "blind": "yes" if asked.get("blind") else "no",
         }
-        self.reviews.set(key, who, values, cast("Row", self.labels.of(key)[["title", "text"]].to_dict()))
+        self.reviews.set(key, reviewer, values, cast("Row", self.labels.task_row(key)[["title", "text"]].to_dict()))
         return {"saved": True}
 
 
@@ -401,8 +401,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _path(self) -> str | None:
         """The path after the token; None if the token or the host is wrong."""
         first, _, rest = urlsplit(self.path).path.removeprefix("/").partition("/")
-        here = self.headers.get("Host") == f"127.0.0.1:{self.server.server_port}"
-        return rest if here and secrets.compare_digest(first.encode(), self.server.token.encode()) else None
+        local = self.headers.get("Host") == f"127.0.0.1:{self.server.server_port}"
+        return rest if local and secrets.compare_digest(first.encode(), self.server.token.encode()) else None
 
     def do_GET(self) -> None:
         path = self._path()
@@ -426,8 +426,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _respond(self, work: Callable[[], Row]) -> None:
         try:
             with self.server.lock:
-                found = work()
-            self._send_json(found)
+                reply = work()
+            self._send_json(reply)
         except (UsageError, DataError) as error:
             self._send_json({"error": str(error)}, HTTPStatus.CONFLICT)
         except (KeyError, ValueError, AttributeError, TypeError):

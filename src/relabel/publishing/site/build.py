@@ -209,11 +209,11 @@ class _SiteWriter:
     def _page(self, path: str, template: str, content: Mapping[str, Any]) -> None:
         canonical = self._site_address and self._site_address + ("" if path == "index.html" else path)
         given = {**content, "path": path, "root": "../" * path.count("/"), "canonical": canonical}
-        found = self._templates.get_template(template)
+        page_template = self._templates.get_template(template)
         if isinstance(self._templates, Sandbox):
-            text = self._templates.render(found.generate(plain(given)))
+            text = self._templates.render(page_template.generate(plain(given)))
         else:
-            text = found.render(given)
+            text = page_template.render(given)
         self.pages.append(path)
         self._write_text(path, text)
 
@@ -226,11 +226,11 @@ class _SiteWriter:
 
     def _assets(self) -> dict[str, bytes]:
         """The built-in static files, replaced or complemented by those of the theme."""
-        found = {file.name: file.read_bytes() for file in (Path(__file__).parent / "static").iterdir()}
+        files = {file.name: file.read_bytes() for file in (Path(__file__).parent / "static").iterdir()}
         if (theme := self._theme) is not None:
             names = (p.relative_to(theme / "static").as_posix() for p in (theme / "static").rglob("*") if p.is_file())
-            found |= {name: inside(theme, f"static/{name}").read_bytes() for name in names}
-        return found
+            files |= {name: inside(theme, f"static/{name}").read_bytes() for name in names}
+        return files
 
     def _write(self, path: str, content: bytes) -> None:
         target = self._folder / path
@@ -333,16 +333,16 @@ def api(book: ExportBundle) -> Iterator[tuple[str, bytes]]:
     }
     listed: list[Row] = []
     for page in book.occupations:
-        found = _occupation(page)
-        listed.append({key: found[key] for key in ("code", "title", "status", "strict_10", "with_tools_10", "jobs")})
-        yield f"api/v1/occupations/{page['code']}.json", json_bytes(about | found, indent=None)
+        document = _occupation(page)
+        listed.append({key: document[key] for key in ("code", "title", "status", "strict_10", "with_tools_10", "jobs")})
+        yield f"api/v1/occupations/{page['code']}.json", json_bytes(about | document, indent=None)
     yield "api/v1/occupations.json", json_bytes(about | {"occupations": listed}, indent=None)
 
 
 def _occupation(page: Row) -> Row:
     score = page["score"]
     readings: Row = {
-        name: said and {figure: said[figure] for figure in _OF_READING} for name, said in page["readings"].items()
+        name: entry and {figure: entry[figure] for figure in _OF_READING} for name, entry in page["readings"].items()
     }
     return {
         "code": page["code"],
@@ -366,7 +366,7 @@ def card(page: Row, site: str, link: str) -> Row:
         site: Title of the site.
         link: Address of its page, relative to the card or absolute.
     """
-    readings = [said for said in page["readings"].values() if said]
+    readings = [reading for reading in page["readings"].values() if reading]
     words = "How much of the work a language model could speed up, from 0 (none) to 10 (all)."
     if page["thin"]:
         words = "This score rests on too few labels to be reliable."
@@ -378,8 +378,8 @@ def card(page: Row, site: str, link: str) -> Row:
 
 def share(page: Row, site: str) -> Row:
     """Content of the share picture of a page, 1200 x 630 pixels."""
-    said = [said for said in page["readings"].values() if said and not page["thin"]]
-    return {"lines": textwrap.wrap(page["title"], 38)[:3], "readings": said, "site": site}
+    readings = [reading for reading in page["readings"].values() if reading and not page["thin"]]
+    return {"lines": textwrap.wrap(page["title"], 38)[:3], "readings": readings, "site": site}
 
 
 def picture(svg: str) -> bytes:
@@ -391,11 +391,11 @@ def picture(svg: str) -> bytes:
 
 def _repacked(png: bytes) -> bytes:
     """Recompress a PNG, which the renderer compresses poorly."""
-    at, made, pixels = 8, [png[:8]], b""
-    while at < len(png):
-        size, kind = struct.unpack(">I4s", png[at : at + 8])
-        body = png[at + 8 : at + 8 + size]
-        at += size + 12
+    position, made, pixels = 8, [png[:8]], b""
+    while position < len(png):
+        size, kind = struct.unpack(">I4s", png[position : position + 8])
+        body = png[position + 8 : position + 8 + size]
+        position += size + 12
         if kind == b"IDAT":
             pixels += body
             continue

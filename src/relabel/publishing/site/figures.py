@@ -45,8 +45,8 @@ def tenth(value: float | None) -> str:
 def weighs(task: Mapping[str, Any], names: Mapping[str, str]) -> str:
     """How much one label matters: its share of the score, and the score if its reading were reversed."""
     flipped = ((names["strict"], task["alpha_if_flipped"]), (names["with_tools"], task["gamma_if_flipped"]))
-    ways = ", ".join(f"{name.lower()} {tenth(10 * value)}" for name, value in flipped if value is not None)
-    return f"{tenth(100 * task['share'])}% of the score" + (f"; if labelled the other way: {ways}" if ways else "")
+    scores = ", ".join(f"{name.lower()} {tenth(10 * value)}" for name, value in flipped if value is not None)
+    return f"{tenth(100 * task['share'])}% of the score" + (f"; if labelled the other way: {scores}" if scores else "")
 
 
 def percent(share: float | None) -> str:
@@ -76,8 +76,8 @@ def change(percent: float | None) -> str:
 
 def plain(text: str) -> str:
     """A remark as a sentence on a page: without advice on commands at its end, and with a full stop."""
-    said = _ADVICE.sub("", text).strip()
-    return said if said.endswith(".") else f"{said}."
+    sentence = _ADVICE.sub("", text).strip()
+    return sentence if sentence.endswith(".") else f"{sentence}."
 
 
 def reason(text: str) -> str:
@@ -85,13 +85,13 @@ def reason(text: str) -> str:
     return first_upper(plain(text.split(": ", 1)[-1]))
 
 
-def warning(note: str | None, whose: str = "These scores") -> str | None:
+def warning(note: str | None, subject: str = "These scores") -> str | None:
     """The warning at the top of a document, from its note: that it is of the sample, or partial; None for neither."""
-    said = ["SAMPLE: the tasks, labels, jobs and pay are invented and say nothing about a real occupation."]
-    said = said if "SAMPLE: " in (note or "") else []
+    sentences = ["SAMPLE: the tasks, labels, jobs and pay are invented and say nothing about a real occupation."]
+    sentences = sentences if "SAMPLE: " in (note or "") else []
     if rests := re.search(r"PARTIAL: .*?rests on ([\d,]+ of [\d,]+) tasks", note or ""):
-        said.append(f"{whose} are partial: they rest on {rests[1]} tasks, and the others have no label.")
-    return " ".join(said) or None
+        sentences.append(f"{subject} are partial: they rest on {rests[1]} tasks, and the others have no label.")
+    return " ".join(sentences) or None
 
 
 def for_readers(text: str) -> str:

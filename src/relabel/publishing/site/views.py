@@ -85,7 +85,7 @@ def _labels_of(baseline: Row, model: str) -> str:
 
 def rows(book: ExportBundle) -> list[Row]:
     """One row per occupation, for tables, charts and the comparison."""
-    found: list[Row] = []
+    listed: list[Row] = []
     for page in book.occupations:
         score = page["score"]
         row = {name: score[name] for name in ("code", "title", "strict_10", "with_tools_10", "status")}
@@ -97,17 +97,17 @@ def rows(book: ExportBundle) -> list[Row]:
             "words": _search_words(page),
         }
         for reading in ("strict", "with_tools"):
-            said = page["readings"][reading]
-            row[reading] = said and {
-                "band": said["band_label"],
-                "low": said["low_10"],
-                "high": said["high_10"],
-                "other": said["other"] and {name: said["other"][f"score_10{end}"] for name, end in _ENDS.items()},
-                "percentile": said["percentile"],
-                "wage": said["wage_exposure_gbp"],
+            entry = page["readings"][reading]
+            row[reading] = entry and {
+                "band": entry["band_label"],
+                "low": entry["low_10"],
+                "high": entry["high_10"],
+                "other": entry["other"] and {name: entry["other"][f"score_10{end}"] for name, end in _ENDS.items()},
+                "percentile": entry["percentile"],
+                "wage": entry["wage_exposure_gbp"],
             }
-        found.append(row)
-    return found
+        listed.append(row)
+    return listed
 
 
 def _search_words(page: Row) -> str:
@@ -116,10 +116,10 @@ def _search_words(page: Row) -> str:
     titles = [page["code"], page["title"], *page["job_titles"], *behind]
     words = dict.fromkeys(word.strip("(),;:") for title in titles for word in title.casefold().split())
     # Omit words that are part of another, because the search matches substrings.
-    found = [word for word in words if word and not any(word in other for other in words if other != word)]
+    distinct = [word for word in words if word and not any(word in other for other in words if other != word)]
     every = " ".join(titles).casefold()
     return " ".join(
-        [*found, *(short for short, meant in WORDS["search"].items() if any(words in every for words in meant))]
+        [*distinct, *(short for short, phrases in WORDS["search"].items() if any(words in every for words in phrases))]
     )
 
 
@@ -162,10 +162,10 @@ def overview(book: ExportBundle, site: Row) -> dict[str, Row]:
 
 def minor_groups(book: ExportBundle) -> dict[str | None, list[Row]]:
     """The occupations of each minor group, by its code; None for those without one."""
-    found: dict[str | None, list[Row]] = defaultdict(list)
+    groups: dict[str | None, list[Row]] = defaultdict(list)
     for page in book.occupations:
-        found[_minor(page)].append({name: page[name] for name in ("code", "title", "thin")})
-    return found
+        groups[_minor(page)].append({name: page[name] for name in ("code", "title", "thin")})
+    return groups
 
 
 def _minor(page: Row) -> str | None:
@@ -192,16 +192,16 @@ def occupation(page: Row, groups: Mapping[str | None, list[Row]], onet: Mapping[
             for ref in refs or ()
         ]
 
-    here = [part for part in page["onet"] if part["tasks_here"]]
+    parts = [part for part in page["onet"] if part["tasks_here"]]
     near = groups[minor] if (minor := _minor(page)) is not None else []
     return {
         "page": page,
         "readings": {
-            name: said and said | {"top": named(said["top_tasks"])} for name, said in page["readings"].items()
+            name: entry and entry | {"top": named(entry["top_tasks"])} for name, entry in page["readings"].items()
         },
         "matter_most": named(page["matter_most"]),
         "why": why_not(page),
-        "parts_here": [part | {"split": split(tasks.get(part["onet_soc_code"], []))} for part in here],
+        "parts_here": [part | {"split": split(tasks.get(part["onet_soc_code"], []))} for part in parts],
         "near": [other for other in near if other["code"] != page["code"]],
         "causes": WORDS["causes"],
     }
@@ -211,12 +211,12 @@ def why_not(page: Row) -> str:
     """Why a group has no score, or a thin one, in words for readers."""
     kind, _, reason = page["score"]["status"].partition(": ")
     if match := re.match(r"(borrowed from .*, because )?no task statements for (.*)", reason):
-        said = f"O*NET has no task statements for the US occupations that match this group ({match[2]})"
+        sentence = f"O*NET has no task statements for the US occupations that match this group ({match[2]})"
         if not match[1]:
-            return f"{said}."
+            return f"{sentence}."
         lent = [part["title"] for part in page["onet"]]
         from_whom = "; ".join([*lent[:3], f"{len(lent) - 3} more"] if len(lent) > 3 else lent)
-        return f"{said}. The figure is borrowed from their nearest relatives in the US classification: {from_whom}."
+        return f"{sentence}. The figure is borrowed from their nearest relatives in the US classification: {from_whom}."
     if match := re.match(
         r"(\d+%) of the group's task weight has labels, because only (\d+%) of what is linked", reason
     ):
@@ -226,13 +226,13 @@ def why_not(page: Row) -> str:
 
 def split(tasks: Sequence[Row]) -> Row:
     """Tasks of a code by exposure: to the model alone, only with software around it, neither, or unlabelled."""
-    found: dict[str, list[Row]] = {"alone": [], "software": [], "person": [], "unknown": []}
+    tasks_by_kind: dict[str, list[Row]] = {"alone": [], "software": [], "person": [], "unknown": []}
     for task in tasks:
         kind = "alone" if task["strict"] == "exposed" else "software" if task["with_tools"] == "exposed" else "person"
-        found["unknown" if task["strict"] is None and task["with_tools"] is None else kind].append(task)
-    alone, software = len(found["alone"]), len(found["software"])
-    labelled = len(tasks) - len(found["unknown"])
-    return found | {"of": labelled, "strict": alone, "with_tools": alone + software}
+        tasks_by_kind["unknown" if task["strict"] is None and task["with_tools"] is None else kind].append(task)
+    alone, software = len(tasks_by_kind["alone"]), len(tasks_by_kind["software"])
+    labelled = len(tasks) - len(tasks_by_kind["unknown"])
+    return tasks_by_kind | {"of": labelled, "strict": alone, "with_tools": alone + software}
 
 
 def groups_of_onet(book: ExportBundle) -> dict[str, list[Row]]:
@@ -262,21 +262,21 @@ def treemap(placed: Sequence[Row]) -> list[Row]:
         by_major[row["major"]["code"]].append(row)
     regions = sorted(by_major.values(), key=lambda inside: (-sum(row["jobs"] for row in inside), inside[0]["code"]))
     sizes = [sum(row["jobs"] for row in inside) for inside in regions]
-    found: list[Row] = [
+    groups: list[Row] = [
         {"tiles": [{"row": row} for row in sorted(inside, key=lambda row: (-row["jobs"], row["code"]))]}
         for inside in regions
     ]
     for form, whole in (("wide", Box(0, 0, 160, 90)), ("tall", Box(0, 0, 90, 200))):
-        for region, outer in zip(found, squarified(sizes, whole), strict=True):
+        for region, outer in zip(groups, squarified(sizes, whole), strict=True):
             region[form] = _percent(outer, whole)
             boxes = squarified([tile["row"]["jobs"] for tile in region["tiles"]], outer)
             for tile, box in zip(region["tiles"], boxes, strict=True):
                 tile[form] = _percent(box, whole)
-    return found
+    return groups
 
 
 def _percent(box: Box, whole: Box) -> tuple[float, ...]:
-    return tuple(round(100 * part / of, 3) for part, of in zip(box, (whole.width, whole.height) * 2, strict=True))
+    return tuple(round(100 * part / side, 3) for part, side in zip(box, (whole.width, whole.height) * 2, strict=True))
 
 
 def scatter(paid: Sequence[Row]) -> Row:
@@ -370,8 +370,8 @@ def changes(listed: Sequence[Row], method: Row) -> Row:
         # The percentile can change even if the score does not.
         if row["change"] != 0 or any(row[f"{name}_before"] != row[f"{name}_after"] for name in _DERIVED_FIGURES)
     ]
-    known = [row for row in moved if row["change"] is not None]
-    ordered = sorted(known, key=lambda row: (-abs(row["change"]), row["code"], row["measure"]))
+    comparable = [row for row in moved if row["change"] is not None]
+    ordered = sorted(comparable, key=lambda row: (-abs(row["change"]), row["code"], row["measure"]))
     ordered += [row for row in moved if row["change"] is None]
     return {
         "changed": ordered,
@@ -385,15 +385,15 @@ def changes(listed: Sequence[Row], method: Row) -> Row:
 
 def resilience_sentence(page: Row) -> str:
     """The resilience of a family in one sentence: first the known parts, then the unknown ones."""
-    known: list[str] = []
+    phrases: list[str] = []
     for part in page["resilience"]["parts"]:
         if part["points"] is not None:
             level = part["id"] == "growing-demand" and part["figure"] == 0
-            known.append("jobs stay level" if level else WORDS["resilience"][part["id"]][part["points"]])
+            phrases.append("jobs stay level" if level else WORDS["resilience"][part["id"]][part["points"]])
     unknown = [part["name"].lower() for part in page["resilience"]["parts"] if part["points"] is None]
-    said = _join_with_and(known) if known else "none of its parts could be judged"
-    return f"{said[0].upper()}{said[1:]}" + (
-        f"; {_join_with_and(unknown)} could not be judged yet." if known and unknown else "."
+    sentence = _join_with_and(phrases) if phrases else "none of its parts could be judged"
+    return f"{sentence[0].upper()}{sentence[1:]}" + (
+        f"; {_join_with_and(unknown)} could not be judged yet." if phrases and unknown else "."
     )
 
 
