@@ -211,35 +211,35 @@ def show_plan(
 ) -> None:
     """Show what a job would send, its cost, and its minimum duration."""
     with store_so_far(environment.store_dir) as store:
-        found = estimate(job, store)
-    bounds = limits(found, engine, rpm=rpm, tpm=tpm)
+        plan = estimate(job, store)
+    bounds = limits(plan, engine, rpm=rpm, tpm=tpm)
     hours = max(limit.hours[0] for limit in bounds), bounds[0].hours[1]
     if as_json:
         timing = {"hours": hours, "bottleneck": bounds[0].name, "limits": [limit.model_dump() for limit in bounds]}
-        give_json({**found.model_dump(), **timing})
+        give_json({**plan.model_dump(), **timing})
         return
     orders = f" x {len(job.orders)} orders" if job.orders else ""
     say(
         f"{job.size:,} labels: {len(job.tasks):,} {job.rubric.unit}s x {', '.join(job.settings)} x {job.samples} sample(s){orders}",
     )
     say(
-        f"{found.requests:,} requests, {found.in_store:,} of them in the store; {found.to_ask:,} would be sent to {job.model} at {job.base_url}",
+        f"{plan.requests:,} requests, {plan.in_store:,} of them in the store; {plan.to_ask:,} would be sent to {job.model} at {job.base_url}",
     )
-    if not found.to_ask:
+    if not plan.to_ask:
         return
-    (low, high), (least, most) = found.prompt_tokens, found.completion_tokens
-    _say("tokens", f"{low:,} to {high:,} in, {least:,} to {most:,} out ({found.basis})")
-    prefixes = {prefix.setting: prefix for prefix in found.prefixes}  # orders of the examples have much the same length
-    each = ", ".join(f"{name} {prefix.tokens:,}" for name, prefix in prefixes.items())
+    (low, high), (least, most) = plan.prompt_tokens, plan.completion_tokens
+    _say("tokens", f"{low:,} to {high:,} in, {least:,} to {most:,} out ({plan.basis})")
+    prefixes = {prefix.setting: prefix for prefix in plan.prefixes}  # orders of the examples have much the same length
+    lengths = ", ".join(f"{name} {prefix.tokens:,}" for name, prefix in prefixes.items())
     short = [name for name, prefix in prefixes.items() if prefix.passes is False]
-    _say("prefix", f"all requests of a setting share their first tokens ({each}); {_cache_in_words(found, short)}")
-    if found.cost_usd is None:
+    _say("prefix", f"all requests of a setting share their first tokens ({lengths}); {_cache_in_words(plan, short)}")
+    if plan.cost_usd is None:
         _say("cost", f"unknown; give the price of {job.model} with --price IN/OUT")
     else:
-        dated = f", as of {found.price_as_of}" if found.price_as_of else ""
-        hits, bounds_usd = found.cost_cached_usd, f"{money(found.cost_usd[0])} to {money(found.cost_usd[1])}"
+        dated = f", as of {plan.price_as_of}" if plan.price_as_of else ""
+        hits, bounds_usd = plan.cost_cached_usd, f"{money(plan.cost_usd[0])} to {money(plan.cost_usd[1])}"
         cheaper = f", {money(hits[0])} to {money(hits[1])} if all but the first of a setting hit" if hits else ""
-        _say("cost", f"{bounds_usd} without cache hits{cheaper} (prices: {found.price_source}{dated})")
+        _say("cost", f"{bounds_usd} without cache hits{cheaper} (prices: {plan.price_source}{dated})")
     if engine == "batch" or rpm or tpm:
         shown = " to ".join(f"{end:,.0f}" if end >= 10 else f"{end:.2g}" for end in dict.fromkeys(hours))
         _say("hours", f"{shown}; bottleneck: {bounds[0].name} ({bounds[0].rate})")
@@ -247,67 +247,68 @@ def show_plan(
         _say("hours", "unknown; give the provider's limits with --rpm and --tpm")
 
 
-def _cache_in_words(found: Estimate, short: Sequence[str]) -> str:
-    if found.cache_source is None:
+def _cache_in_words(plan: Estimate, short: Sequence[str]) -> str:
+    if plan.cache_source is None:
         return "this model has no known prefix cache"
-    if found.cache_least is None:
-        return f"the prefix cache has no documented minimum ({found.cache_source})"
+    if plan.cache_least is None:
+        return f"the prefix cache has no documented minimum ({plan.cache_source})"
     size, named = ("too short", f": {', '.join(short)}") if short else ("long enough", "")
-    return f"{size} for the prefix cache, which needs at least {found.cache_least:,} ({found.cache_source}){named}"
+    return f"{size} for the prefix cache, which needs at least {plan.cache_least:,} ({plan.cache_source}){named}"
 
 
 def show_outcome(outcome: Outcome, folder: Path, model: str) -> None:
     """Summarise a run, starting with what is missing."""
-    m, of = outcome.manifest, outcome.progress
+    manifest, progress, counts = outcome.manifest, outcome.progress, outcome.manifest.counts
     if outcome.missing:
-        said = ", ".join(f"{count:,} {kind}" for kind, count in sorted(of.failed.items()))
-        _say("MISSING", f"{outcome.missing:,} of {m.counts.asked:,} labels ({said})")
-        for run, count in sorted(of.held_by_run.items()):
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(progress.failed.items()))
+        _say("MISSING", f"{outcome.missing:,} of {counts.asked:,} labels ({kinds})")
+        for run, count in sorted(progress.held_by_run.items()):
             _say("", f"{count:,} of them were not requested: batch job {run} is processing them")
-        if others := of.unasked.total() - of.unasked["budget"] - of.held_by_run.total():
+        if others := progress.unasked.total() - progress.unasked["budget"] - progress.held_by_run.total():
             _say("", f"{others:,} of them were not requested")
-    there = m.counts.from_store + m.counts.fresh
-    _say("labels", f"{there:,} of {m.counts.asked:,}: {m.counts.from_store:,} from the store, {m.counts.fresh:,} fresh")
+    labelled = counts.from_store + counts.fresh
+    _say("labels", f"{labelled:,} of {counts.asked:,}: {counts.from_store:,} from the store, {counts.fresh:,} fresh")
     _show_settings(outcome)
-    _say("model", f"{m.model}, reported as {', '.join(m.models_returned) or 'nothing'}")
-    for sentence in answer_warnings(m.labels_by_model, m.repeats_from_cache, there):
+    _say("model", f"{manifest.model}, reported as {', '.join(manifest.models_returned) or 'nothing'}")
+    for sentence in answer_warnings(manifest.labels_by_model, manifest.repeats_from_cache, labelled):
         _say("", f"WARNING: {sentence}")
-    if m.service_tiers:
-        _say("tier", ", ".join(f"{name} {count:,}" for name, count in m.service_tiers.items()))
-    thinking = f", {m.tokens.reasoning:,} of them reasoning" if m.tokens.reasoning else ""
-    unsure = not m.cost_usd and m.perhaps_charged.requests and m.perhaps_charged.usd is None
-    cost = money(None if unsure else m.cost_usd)
-    if m.table_cost_usd is not None:
-        cost += f" as billed by the provider, {money(m.table_cost_usd)} by the price table"
-    if m.rejected:
-        cost += f"; rejected answers: {m.rejected:,}" + (f", {money(m.rejected_usd)} of it" if m.rejected_usd else "")
-    if len(m.sessions) > 1 and (in_all := sum(start.cost_usd or 0.0 for start in m.sessions)):
-        cost += f"; {money(in_all)} over all {len(m.sessions)} starts"
-    share = "" if m.tokens.cached_share is None else f", {m.tokens.cached_share:.0%}"
-    read = f"{m.tokens.prompt:,} in ({m.tokens.cached:,} cached{share})"
-    _say("tokens", f"{read}, {m.tokens.completion:,} out{thinking}; {cost}")
-    if m.counts.repaired or m.counts.unwrapped:
-        _say("answers", f"{m.counts.repaired:,} repaired, {m.counts.unwrapped:,} extracted from surrounding text")
-    if m.upstreams:
-        _say("upstream", ", ".join(m.upstreams))
-    if m.answer_wait is not None and (cut := m.answer_wait.get("cut")):
-        wait = f"{m.answer_wait['wait_s']:g} s or more, because other answers came much faster"
+    if manifest.service_tiers:
+        _say("tier", ", ".join(f"{name} {count:,}" for name, count in manifest.service_tiers.items()))
+    thinking = f", {manifest.tokens.reasoning:,} of them reasoning" if manifest.tokens.reasoning else ""
+    unsure = not manifest.cost_usd and manifest.perhaps_charged.requests and manifest.perhaps_charged.usd is None
+    cost = money(None if unsure else manifest.cost_usd)
+    if manifest.table_cost_usd is not None:
+        cost += f" as billed by the provider, {money(manifest.table_cost_usd)} by the price table"
+    if manifest.rejected:
+        rejected_cost = f", {money(manifest.rejected_usd)} of it" if manifest.rejected_usd else ""
+        cost += f"; rejected answers: {manifest.rejected:,}{rejected_cost}"
+    if len(manifest.sessions) > 1 and (in_all := sum(start.cost_usd or 0.0 for start in manifest.sessions)):
+        cost += f"; {money(in_all)} over all {len(manifest.sessions)} starts"
+    share = "" if manifest.tokens.cached_share is None else f", {manifest.tokens.cached_share:.0%}"
+    read = f"{manifest.tokens.prompt:,} in ({manifest.tokens.cached:,} cached{share})"
+    _say("tokens", f"{read}, {manifest.tokens.completion:,} out{thinking}; {cost}")
+    if counts.repaired or counts.unwrapped:
+        _say("answers", f"{counts.repaired:,} repaired, {counts.unwrapped:,} extracted from surrounding text")
+    if manifest.upstreams:
+        _say("upstream", ", ".join(manifest.upstreams))
+    if manifest.answer_wait is not None and (cut := manifest.answer_wait.get("cut")):
+        wait = f"{manifest.answer_wait['wait_s']:g} s or more, because other answers came much faster"
         _say("waits", f"{cut:,.0f} attempt(s) were aborted after {wait}, and sent again")
-    if m.answer_wait is not None and (hedged := m.answer_wait.get("hedged")):
+    if manifest.answer_wait is not None and (hedged := manifest.answer_wait.get("hedged")):
         _say("hedged", f"{hedged:,.0f} request(s) were sent a second time, because their answers were late")
-    charged = m.perhaps_charged
+    charged = manifest.perhaps_charged
     if charged.requests:
         most = "an unknown sum" if charged.usd is None else f"up to {money(charged.usd)}"
         free = charged.usd == 0  # a request has a prompt, so that only a model without a price can come to nothing
         sum_ = "" if free else f"; {most} may be charged for them"
         _say("lost", f"{charged.requests:,} request(s) ended without a usable answer{sum_}")
-    if "variants" in m.parameters and there:
+    if "variants" in manifest.parameters and labelled:
         from relabel.evaluation.trial import variance
 
         for setting, share in variance(relabel.open_run(str(folder))).items():
             _say("orders", f"{setting}: {share.in_words()}")
-    if m.note:
-        _say("note", m.note)
+    if manifest.note:
+        _say("note", manifest.note)
     _say("folder", str(folder))
     if is_local(model):
         typer.echo(ADVICE if model == "local" else "Labels of your own model: evaluate them before you use them.")
@@ -330,19 +331,19 @@ def report(outcome: Outcome, folder: Path, model: str, go_on: str, *, as_json: b
         raise IncompleteRunError(still_missing(outcome, folder, elsewhere))
 
 
-def _say(what: str, text: str) -> None:
-    say_of(what, text, column=_COLUMN)
+def _say(label: str, text: str) -> None:
+    say_of(label, text, column=_COLUMN)
 
 
 def _show_settings(outcome: Outcome) -> None:
-    m = outcome.manifest
-    by_setting: dict[str, Counter[str]] = {setting: Counter() for setting in m.settings}
+    manifest = outcome.manifest
+    by_setting: dict[str, Counter[str]] = {setting: Counter() for setting in manifest.settings}
     for row in outcome.labels:
         by_setting[row.setting][row.label] += 1
-    each = m.counts.asked // max(1, len(m.settings))
+    asked = manifest.counts.asked // max(1, len(manifest.settings))
     for setting, counts in by_setting.items():
         total = counts.total()
-        parts = [] if total == each else [f"{f'{total:,}' if total else 'none'} of {each:,}"]
+        parts = [] if total == asked else [f"{f'{total:,}' if total else 'none'} of {asked:,}"]
         parts += [", ".join(f"{label} {count:,}" for label, count in sorted(counts.items()))] if counts else []
         _say("", f"{setting}: {': '.join(parts)}")
     none = [setting for setting, counts in by_setting.items() if not counts]
@@ -363,21 +364,21 @@ def stored_elsewhere(job: Job, outcome: Outcome, environment: Settings) -> str:
 
 def still_missing(outcome: Outcome, folder: Path, elsewhere: str = "") -> str:
     """The final message of an incomplete run: what is missing, and how to get each part."""
-    m, missing, of = outcome.manifest, outcome.missing, outcome.progress
-    ways: list[str] = []
-    rest = missing - of.failed["budget"] - of.held_by_run.total()
-    for run, count in sorted(of.held_by_run.items()):
-        ways.append(
+    manifest, missing, progress = outcome.manifest, outcome.missing, outcome.progress
+    advice: list[str] = []
+    rest = missing - progress.failed["budget"] - progress.held_by_run.total()
+    for run, count in sorted(progress.held_by_run.items()):
+        advice.append(
             f"batch job {run} is still processing {'all' if count == missing else f'{count:,}'} of them: `relabel batch resume {run}` "
             f"collects their answers, `relabel batch cancel {run}` releases them"
         )
-    if of.failed["budget"]:
+    if progress.failed["budget"]:
         left = next((x.message for x in outcome.failures if x.kind == "budget"), "the cap is reached")
-        ways.append(f"{left}: raise --max-cost to label the remaining tasks")
+        advice.append(f"{left}: raise --max-cost to label the remaining tasks")
     if elsewhere:
-        ways.append(elsewhere)
-    elif rest and m.engine == "replay":
-        ways.append("replay sends no request: remove --engine replay to request them")
+        advice.append(elsewhere)
+    elif rest and manifest.engine == "replay":
+        advice.append("replay sends no request: remove --engine replay to request them")
     elif rest:
-        ways.append(f"run the same command again to request {'the others' if ways else 'them'}")
-    return f"{missing:,} of {m.counts.asked:,} labels are missing (see {folder / 'failures.jsonl'}); " + "; ".join(ways)
+        advice.append(f"run the same command again to request {'the others' if advice else 'them'}")
+    return f"{missing:,} of {manifest.counts.asked:,} labels are missing (see {folder / 'failures.jsonl'}); {'; '.join(advice)}"

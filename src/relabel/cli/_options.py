@@ -67,7 +67,9 @@ def _with_options(command: Callable[..., None]) -> Callable[..., None]:
         if name in groups:
             own = get_type_hints(groups[name], include_extras=True)
             of_group = {k: v for part in groups[name].__mro__ for k, v in _described(part)[1].items()}
-            parameters += [_option(of.name, own[of.name], of.default, of_group) for of in fields(groups[name])]
+            parameters += [
+                _option(field.name, own[field.name], field.default, of_group) for field in fields(groups[name])
+            ]
         else:
             argument = parameter.kind is not parameter.KEYWORD_ONLY and parameter.default is parameter.empty
             parameters.append(_option(name, hints[name], parameter.default, texts, argument=argument))
@@ -75,7 +77,7 @@ def _with_options(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def with_groups(**given: Any) -> None:
         for name, group in groups.items():
-            given[name] = group(**{of.name: given.pop(of.name) for of in fields(group)})
+            given[name] = group(**{field.name: given.pop(field.name) for field in fields(group)})
         command(**given)
 
     with_groups.__doc__ = about
@@ -84,25 +86,25 @@ def _with_options(command: Callable[..., None]) -> Callable[..., None]:
     return with_groups
 
 
-def _described(what: Any) -> tuple[str, Mapping[str, tuple[str | None, str]]]:
+def _described(target: Any) -> tuple[str, Mapping[str, tuple[str | None, str]]]:
     """Parse a docstring: the help of the command, and the name of the value and the help of each parameter."""
-    text = inspect.cleandoc(what.__doc__ or "").replace("\nAttributes:\n", "\nArgs:\n")
+    text = inspect.cleandoc(target.__doc__ or "").replace("\nAttributes:\n", "\nArgs:\n")
     about, _, listed = text.partition("\n\nArgs:\n")
     _, *parts = _ENTRY.split(listed)
-    found = zip(parts[::3], parts[1::3], parts[2::3], strict=True)
-    return about, {name: (metavar, " ".join(text.split())) for name, metavar, text in found}
+    entries = zip(parts[::3], parts[1::3], parts[2::3], strict=True)
+    return about, {name: (metavar, " ".join(text.split())) for name, metavar, text in entries}
 
 
 def _option(
     name: str, hint: Any, default: Any, texts: Mapping[str, tuple[str | None, str]], *, argument: bool = False
 ) -> inspect.Parameter:
-    kind, known = inspect.Parameter.KEYWORD_ONLY, getattr(hint, "__metadata__", ())
+    kind, metadata = inspect.Parameter.KEYWORD_ONLY, getattr(hint, "__metadata__", ())
     if hint is not typer.Context:
         flag = () if default is not False else (f"--{name.replace('_', '-')}",)  # without its opposite
-        info = copy(known[0]) if known else typer.Argument() if argument else typer.Option(*flag)
+        info = copy(metadata[0]) if metadata else typer.Argument() if argument else typer.Option(*flag)
         metavar, text = texts.get(name, (None, None))
         info.metavar, info.help = info.metavar or metavar, info.help or text
-        hint = Annotated[hint.__origin__ if known else hint, info]
+        hint = Annotated[hint.__origin__ if metadata else hint, info]
     return inspect.Parameter(name, kind, default=default, annotation=hint)
 
 
@@ -306,19 +308,19 @@ def epoch_ratings(ref: str | None, *, sample: bool) -> relabel.Run | None:
         return relabel.open_run(ref)
     if not (DEFAULT_RATINGS / "manifest.json").is_file():
         return None
-    found = relabel.open_run(str(DEFAULT_RATINGS))
-    if found.manifest.status != "complete" or (found.manifest.tasks == "sample") != sample:
+    ratings = relabel.open_run(str(DEFAULT_RATINGS))
+    if ratings.manifest.status != "complete" or (ratings.manifest.tasks == "sample") != sample:
         return None
-    typer.echo(f"ratings of human advantage: {DEFAULT_RATINGS}, by {found.manifest.model}", err=True)
-    return found
+    typer.echo(f"ratings of human advantage: {DEFAULT_RATINGS}, by {ratings.manifest.model}", err=True)
+    return ratings
 
 
-def reject_ineffective_options(ctx: typer.Context, why: str, *names: str) -> None:
+def reject_ineffective_options(ctx: typer.Context, reason: str, *names: str) -> None:
     """Refuse options that have no effect in combination with others, so that no figure is misinterpreted.
 
     Args:
         ctx: The command's context.
-        why: Why they cannot, and what to do, in words that follow the option's name.
+        reason: Why they cannot, and what to do, in words that follow the option's name.
         names: Names of the parameters; those that were left at their default pass.
 
     Raises:
@@ -327,7 +329,7 @@ def reject_ineffective_options(ctx: typer.Context, why: str, *names: str) -> Non
     for option in ctx.command.params:
         source = ctx.get_parameter_source(option.name or "")
         if option.name in names and source is not None and source.name != "DEFAULT":
-            raise UsageError(f"{option.opts[0]} {why}")
+            raise UsageError(f"{option.opts[0]} {reason}")
 
 
 @contextmanager

@@ -100,8 +100,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run relabel and exit with its exit code, even if output is lost."""
     open_streams()
     code = run_app(arguments)
-    if (why := lost_output()) and code == 0:
-        _say(f"cannot write the output ({why}); free some space and try again")
+    if (reason := lost_output()) and code == 0:
+        _say(f"cannot write the output ({reason}); free some space and try again")
         code = 3
     sys.exit(code)
 
@@ -130,12 +130,12 @@ def run_app(arguments: Sequence[str] | None = None) -> int:
     try:
         silent = words and words[0] not in _SHOW_THEMSELVES and words[1:2] not in (["serve"], ["prune"])
         with doing(f"relabel {words[0]}") if silent else nullcontext():
-            left = command.main(args=words, prog_name="relabel", standalone_mode=False)
-        if left == 130:  # what the command line library makes of Ctrl-C
+            result = command.main(args=words, prog_name="relabel", standalone_mode=False)
+        if result == 130:  # what the command line library makes of Ctrl-C
             _say("interrupted")
-        return left if isinstance(left, int) else 0
-    except SystemExit as gone:
-        return gone.code if isinstance(gone.code, int) else 0
+        return result if isinstance(result, int) else 0
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else 0
     except _WrongUsage as error:
         return _wrongly_used(error, words)
     except (KeyboardInterrupt, Exception) as error:
@@ -148,8 +148,8 @@ def run_app(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get("RELABEL_DEBUG"):
             raise
         if isinstance(error, OSError) and error.strerror:
-            what = error.filename or "a file"
-            _say(f"cannot use {what} ({error.strerror}); check the path, its permissions and the free space")
+            path = error.filename or "a file"
+            _say(f"cannot use {path} ({error.strerror}); check the path, its permissions and the free space")
             return 3
         _say(f"internal error ({type(error).__name__}: {error}); please report it; RELABEL_DEBUG=1 shows where")
         return 1
@@ -160,12 +160,12 @@ def _wrongly_used(error: Any, words: Sequence[str]) -> int:
     if context is not None and message == context.get_help():  # no words were given where a command is wanted
         typer.echo(message, err=True)
     else:
-        said = " ".join(message.split()).removesuffix(".")
+        text = " ".join(message.split()).removesuffix(".")
         path = "relabel" if context is None else context.command_path
         after = words[words.index("--json") + 1 :][:1] if "--json" in words else []
-        if "unexpected extra argument" in said and after and after[0] in said:
-            said += "; --json takes no file: redirect the output, or use --out where available"
-        _say(f"{said[:1].lower()}{said[1:]}; see `{path} --help`")
+        if "unexpected extra argument" in text and after and after[0] in text:
+            text += "; --json takes no file: redirect the output, or use --out where available"
+        _say(f"{text[:1].lower()}{text[1:]}; see `{path} --help`")
     return 2
 
 

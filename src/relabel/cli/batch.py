@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from relabel import settings
-from relabel.cli import _labelling as work
+from relabel.cli import _labelling
 from relabel.cli._options import AsJson, Commands, LogJson, ManifestJson, Quiet, give_json, progress_style
 from relabel.errors import IncompleteRunError, UsageError
 from relabel.labelling import leases
@@ -33,7 +33,7 @@ def list_batches(refresh: bool = False, as_json: AsJson = False) -> None:
     if refresh:
         import asyncio
 
-        asyncio.run(work.refresh_batches(states, environment))
+        asyncio.run(_labelling.refresh_batches(states, environment))
     broken = [{"run_id": run, "problem": problem} for run, problem in damaged.items()]
     if give_json({"runs": [_document(state) for state in states], "damaged": broken}, as_json=as_json):
         return
@@ -54,7 +54,7 @@ def resume(ref: _Ref, quiet: Quiet = False, log_json: LogJson = False, as_json: 
     """
     state, environment = _find(ref)
     look = progress_style(quiet=quiet, log_json=log_json)
-    work.resume_batches(_known(state, ref), environment, submit=True, look=look, as_json=as_json)
+    _labelling.resume_batches(_require_state(state, ref), environment, submit=True, look=look, as_json=as_json)
 
 
 @batch_app.command()
@@ -67,14 +67,14 @@ def cancel(ref: _Ref, quiet: Quiet = False, log_json: LogJson = False, as_json: 
     if state is None and (released := _release_reserved(ref, environment)):
         typer.echo(f"this machine has no batch of run {ref}; released its {released:,} reserved requests", err=True)
         return
-    state = _known(state, ref)
+    state = _require_state(state, ref)
     if not state.open:
         typer.echo(f"run {state.run_id} has no open batch; nothing to cancel", err=True)
         return
     many = len(state.open)
     try:
         look = progress_style(quiet=quiet, log_json=log_json)
-        work.resume_batches(state, environment, submit=False, look=look, as_json=as_json)
+        _labelling.resume_batches(state, environment, submit=False, look=look, as_json=as_json)
     except IncompleteRunError as error:
         typer.echo(f"cancelled {many} batch(es) of run {state.run_id} and collected their answers; {error}", err=True)
     else:
@@ -86,7 +86,7 @@ def _find(ref: str) -> tuple[batches.BatchState | None, settings.Settings]:
     return batches.find_state(environment.home / "batches", ref), environment
 
 
-def _known(state: batches.BatchState | None, ref: str) -> batches.BatchState:
+def _require_state(state: batches.BatchState | None, ref: str) -> batches.BatchState:
     if state is None:
         raise UsageError(f"unknown batch job {ref!r}; `relabel batch list` lists the jobs of this machine")
     return state
@@ -97,17 +97,17 @@ def _release_reserved(ref: str, environment: settings.Settings) -> int:
     if not environment.store_dir.is_dir():
         return 0
     reserved = leases.Leases(environment.store_dir)
-    held = reserved.reserve(ref, ())
+    released = reserved.reserve(ref, ())
     reserved.close()
-    return held
+    return released
 
 
 def _document(state: batches.BatchState) -> dict[str, Any]:
     hidden = {"failed", "creating_since"}
     chunks = [{**chunk.model_dump(exclude=hidden), "failed": len(chunk.failed)} for chunk in state.current]
     same = {"run_id", "model", "base_url", "started_at", "ended_at"}
-    found = {"state": _status(state), "folder": state.out, "open": len(state.open), "chunks": chunks}
-    return state.model_dump(include=same) | found | {"requests": sum(chunk["requests"] for chunk in chunks)}
+    status = {"state": _status(state), "folder": state.out, "open": len(state.open), "chunks": chunks}
+    return state.model_dump(include=same) | status | {"requests": sum(chunk["requests"] for chunk in chunks)}
 
 
 def _status(state: batches.BatchState) -> str:
@@ -115,15 +115,15 @@ def _status(state: batches.BatchState) -> str:
 
 
 def _line(state: batches.BatchState) -> str:
-    mine = state.current
-    statuses = Counter("taken" if chunk.taken else chunk.status for chunk in mine)
-    said = ", ".join(f"{count} {status}" for status, count in statuses.items()) or "nothing sent"
-    requests = sum(chunk.requests for chunk in mine)
-    answered = sum(chunk.requests if chunk.taken else chunk.answered for chunk in mine)
-    checked = max((chunk.checked_at for chunk in mine if chunk.checked_at), default=None)
+    chunks = state.current
+    statuses = Counter("taken" if chunk.taken else chunk.status for chunk in chunks)
+    counts_text = ", ".join(f"{count} {status}" for status, count in statuses.items()) or "nothing sent"
+    requests = sum(chunk.requests for chunk in chunks)
+    answered = sum(chunk.requests if chunk.taken else chunk.answered for chunk in chunks)
+    checked = max((chunk.checked_at for chunk in chunks if chunk.checked_at), default=None)
     seen = f", last checked {checked}" if checked and state.open else ""
-    notes = "".join(f"; {chunk.note}" for chunk in mine if chunk.note)
+    notes = "".join(f"; {chunk.note}" for chunk in chunks if chunk.note)
     return (
-        f"{state.run_id}  {_status(state):<5}  {len(mine)} chunk(s): {said}; {answered:,} of {requests:,} requests done; "
+        f"{state.run_id}  {_status(state):<5}  {len(chunks)} chunk(s): {counts_text}; {answered:,} of {requests:,} requests done; "
         f"since {state.started_at}{seen}; {state.model}; {state.out}{notes}"
     )

@@ -11,7 +11,7 @@ import relabel
 from relabel import task
 from relabel.careers import families as family_data
 from relabel.careers import pages as family_pages
-from relabel.cli import _options as o
+from relabel.cli import _options
 from relabel.cli.terminal import Table, say, say_next
 from relabel.errors import UsageError
 from relabel.scoring.options import Weights
@@ -20,23 +20,25 @@ from relabel.sources import onet
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-app = o.Commands()
-careers_app = o.Commands(name="careers", help="Rate occupations for career pages.", no_args_is_help=True)
+app = _options.Commands()
+careers_app = _options.Commands(name="careers", help="Rate occupations for career pages.", no_args_is_help=True)
 app.add_typer(careers_app)
 
 
 @app.command()
-def families(*, file: Annotated[Path | None, typer.Option("--families")] = None, as_json: o.AsJson = False) -> None:
+def families(
+    *, file: Annotated[Path | None, typer.Option("--families")] = None, as_json: _options.AsJson = False
+) -> None:
     """List job families: groups of O*NET codes that career pages are made of.
 
     Args:
         file: A TOML file of your own in the form of data/families.toml.
     """
-    found = family_pages.load_families(file)
-    if o.give_json([family.model_dump(mode="json") for family in found], as_json=as_json):
+    job_families = family_pages.load_families(file)
+    if _options.give_json([family.model_dump(mode="json") for family in job_families], as_json=as_json):
         return
-    width = max(len(family.id) for family in found)
-    for family in found:
+    width = max(len(family.id) for family in job_families)
+    for family in job_families:
         typer.echo(f"{family.id:<{width}}  {len(family.codes):>3}  {family.name}: {family.description}")
 
 
@@ -47,7 +49,7 @@ def rate(
     model: str,
     tasks: str = "onet-30.2",
     everything: Annotated[bool, typer.Option("--all")] = False,
-    out: Path = o.DEFAULT_RATINGS,
+    out: Path = _options.DEFAULT_RATINGS,
 ) -> None:
     """Rate occupations on human advantage, the third part of resilience, with five questions per occupation (rubric epoch).
 
@@ -70,22 +72,22 @@ def rate(
     words = ["run", "--model", model, "--rubric", "epoch", "--tasks", tasks, "--out", str(out), *only, *ctx.args]
     if code := run_app(words):
         raise typer.Exit(code)
-    if "--dry-run" not in ctx.args and out == o.DEFAULT_RATINGS:
+    if "--dry-run" not in ctx.args and out == _options.DEFAULT_RATINGS:
         say_next("relabel resilience RUN, or relabel export RUN --out DIR; both use these ratings")
 
 
 @app.command()
 def resilience(
-    run: o.RunArg,
+    run: _options.RunArg,
     family: Annotated[list[str] | None, typer.Argument()] = None,
     *,
-    epoch: o.Epoch = None,
+    epoch: _options.Epoch = None,
     file: Annotated[Path | None, typer.Option("--families")] = None,
     cuts: Path | None = None,
     weights: Weights = "importance",
     tasks: str | None = None,
-    out: o.OutTable = None,
-    as_json: o.AsJson = False,
+    out: _options.OutTable = None,
+    as_json: _options.AsJson = False,
 ) -> None:
     """Score the resilience of job families: low exposure, growing demand, human advantage, 0 to 2 points each.
 
@@ -104,7 +106,7 @@ def resilience(
     opened = relabel.open_run(run)
     opened.require_tasks()
     table = relabel.score_table(opened, taxonomy="onet-soc", weights=weights, tasks=tasks)
-    ratings = o.epoch_ratings(epoch, sample=table.sample)
+    ratings = _options.epoch_ratings(epoch, sample=table.sample)
     pages = family_data.family_pages(table, opened, ratings, families=chosen, cuts=cut_points)
     document = {
         "run": table.run,
@@ -114,7 +116,7 @@ def resilience(
         "cut_points": cut_points.model_dump(mode="json", by_alias=True),
         "families": [page.model_dump(mode="json") for page in pages],
     }
-    if o.give_table_or_json(
+    if _options.give_table_or_json(
         document, lambda: family_pages.family_frame(pages), rows=("families",), out=out, as_json=as_json
     ):
         return
@@ -127,12 +129,12 @@ def resilience(
         _show_all(pages)
 
 
-def _chosen(known: Sequence[family_pages.Family], wanted: Sequence[str]) -> Sequence[family_pages.Family]:
-    by_id = {family.id: family for family in known}
+def _chosen(all_families: Sequence[family_pages.Family], wanted: Sequence[str]) -> Sequence[family_pages.Family]:
+    by_id = {family.id: family for family in all_families}
     for name in wanted:
         if name not in by_id:
             raise UsageError(f"unknown job family {name!r}; `relabel families` lists them")
-    return [by_id[name] for name in dict.fromkeys(wanted)] if wanted else known
+    return [by_id[name] for name in dict.fromkeys(wanted)] if wanted else all_families
 
 
 def _show_all(pages: Sequence[family_pages.FamilyPage]) -> None:
@@ -166,8 +168,8 @@ def _show_all(pages: Sequence[family_pages.FamilyPage]) -> None:
     )
     for place in range(len(first.resilience.parts)):
         if gaps := [page for page in pages if page.resilience.parts[place].points is None]:
-            why = gaps[0].resilience.parts[place].words
-            say(f"{why} ({len(gaps)} of {len(pages)} families, such as {gaps[0].id})")
+            reason = gaps[0].resilience.parts[place].words
+            say(f"{reason} ({len(gaps)} of {len(pages)} families, such as {gaps[0].id})")
 
 
 def _brief(part: family_pages.ResiliencePart, page: family_pages.FamilyPage) -> str:
@@ -258,10 +260,10 @@ def _exposed(role: family_pages.Role, share: float | None) -> str:
 
 def _medians(role: family_pages.Role, columns: int) -> list[str]:
     above = [f">={pay.floor['median']:,.0f}" if "median" in pay.floor else "-" for pay in role.pay]
-    known = [
+    medians = [
         f"{pay.median:,.0f}" if pay.median is not None else least for pay, least in zip(role.pay, above, strict=True)
     ]
-    return known or ["-"] * columns
+    return medians or ["-"] * columns
 
 
 def _percent(share: float | None) -> str:

@@ -40,7 +40,7 @@ def list_sources(as_json: AsJson = False) -> None:
     sources = registry.load_registry().values()
     # `file` is the word of the registry file, where each file is a table of its own; `copy_status` is `copy` there.
     dumped = [source.model_dump(mode="json", by_alias=True) for source in sources]
-    if give_json({"sources": [of | {"files": of.pop("file")} for of in dumped]}, as_json=as_json):
+    if give_json({"sources": [entry | {"files": entry.pop("file")} for entry in dumped]}, as_json=as_json):
         return
     rows: list[list[str | int]] = []
     for source in sources:
@@ -141,7 +141,7 @@ def _advice(checks: Sequence[fetch.FileCheck], *, tried: bool) -> list[str]:
         A line for each file that is not the registered one, one for each source and reason why files could not be fetched, and
         for each source with files that a person must fetch a line and, indented, the pages; what goes for all comes last.
     """
-    known = registry.load_registry()
+    sources = registry.load_registry()
     missing = [check for check in checks if check.state == "missing"]
     lines = [
         f"{check.source_id}: {check.message}"
@@ -149,10 +149,12 @@ def _advice(checks: Sequence[fetch.FileCheck], *, tried: bool) -> list[str]:
         if check.state not in ("ok", "missing") or (tried and check in missing and check.can_fetch and not check.why)
     ]
     failed = Counter((check.source_id, check.why) for check in missing if check.why)
-    lines += [f"{source}: {count} of its files could not be fetched ({why})" for (source, why), count in failed.items()]
+    lines += [
+        f"{source}: {count} of its files could not be fetched ({reason})" for (source, reason), count in failed.items()
+    ]
     by_hand = [check for check in missing if not check.can_fetch]
-    for name, found in groupby(by_hand, attrgetter("source_id")):
-        lines += _manual_downloads(known[name], [known[name].file(check.file) for check in found])
+    for name, group in groupby(by_hand, attrgetter("source_id")):
+        lines += _manual_downloads(sources[name], [sources[name].file(check.file) for check in group])
     if failed:
         lines.append("next: run `relabel data pull` again later; it fetches only what is missing")
     if failed or by_hand:
@@ -183,21 +185,21 @@ def _store(*, read_only: bool = True) -> store.Store:
 def stats(as_json: AsJson = False) -> None:
     """Count the answers, by model, with their cost and size."""
     with _store() as opened:
-        found = opened.stats()
-    if give_json(found, as_json=as_json):
+        statistics = opened.stats()
+    if give_json(statistics, as_json=as_json):
         return
-    size = f"{found.bytes / 1e6:.1f} MB"
-    typer.echo(f"{found.answers} answers and {found.rejected} rejected ones in {found.folder} ({size})")
-    for model, count in found.by_model.items():
+    size = f"{statistics.bytes / 1e6:.1f} MB"
+    typer.echo(f"{statistics.answers} answers and {statistics.rejected} rejected ones in {statistics.folder} ({size})")
+    for model, count in statistics.by_model.items():
         typer.echo(f"  {count:>8}  {model}")
-    unknown = f", and {found.cost_unknown} answers of unknown price" if found.cost_unknown else ""
-    for pack, count in found.from_packs.items():
+    unknown = f", and {statistics.cost_unknown} answers of unknown price" if statistics.cost_unknown else ""
+    for pack, count in statistics.from_packs.items():
         typer.echo(f"{count:,} of them came from the pack {pack}, for which only its maker can vouch")
-    if found.damaged:
-        typer.echo(f"damaged and never served: {found.damaged:,} (`relabel store verify` names them)")
-    if found.aside:
-        typer.echo(f"damaged and set aside: {found.aside:,}")
-    typer.echo(f"total cost ${found.cost_usd:.4f}{unknown}")
+    if statistics.damaged:
+        typer.echo(f"damaged and never served: {statistics.damaged:,} (`relabel store verify` names them)")
+    if statistics.aside:
+        typer.echo(f"damaged and set aside: {statistics.aside:,}")
+    typer.echo(f"total cost ${statistics.cost_usd:.4f}{unknown}")
 
 
 @store_app.command("verify")
@@ -222,8 +224,8 @@ def verify_store(set_aside: bool = False) -> None:
             )
         typer.echo(f"the store {folder}: no errors found")
         if opened.from_packs:
-            said = "answers came from packs; only the makers of the packs can vouch for them"
-            typer.echo(f"{opened.from_packs:,} {said}")
+            note = "answers came from packs; only the makers of the packs can vouch for them"
+            typer.echo(f"{opened.from_packs:,} {note}")
 
 
 @store_app.command()
@@ -316,8 +318,8 @@ def unpack(file: Path) -> None:
         file (F): A file that `relabel store pack` wrote.
     """
     with _store(read_only=False) as opened:
-        added, known = maintenance.unpack(opened, file)
-    typer.echo(f"{added:,} answers added, marked as coming from this pack; {known:,} were there already")
+        added, existing = maintenance.unpack(opened, file)
+    typer.echo(f"{added:,} answers added, marked as coming from this pack; {existing:,} were there already")
 
 
 @app.command()
@@ -332,7 +334,7 @@ def answers(run: RunArg, task: list[str] | None = None, rejected: bool = False, 
     if run not in manifest.PUBLISHED and run != "sample":
         folder, columns = manifest.find_run(run), ("request_key", "task_id", "setting", "sample")
         asked = [tuple(row.values()) for row in manifest.read_label_file(folder, columns).to_pylist()]
-        asked += [(of.request_key, of.task_id, of.setting, of.sample) for of in manifest.read_failures(folder)]
+        asked += [(row.request_key, row.task_id, row.setting, row.sample) for row in manifest.read_failures(folder)]
         wanted = {key: (name, setting, sample) for key, name, setting, sample in asked if not task or name in task}
     with _store() as opened:
         keys = opened.rejected_keys(wanted) if rejected else [key for key in wanted if opened.has(key)]
@@ -354,5 +356,5 @@ def answers(run: RunArg, task: list[str] | None = None, rejected: bool = False, 
             say(f"rejected as {row.rejected.kind}: {row.rejected.reason}", indent=2)
         typer.echo("  " + (one.content or one.refusal or "(empty)").replace("\n", "\n  "))
     if not rows:
-        what = "rejected answers" if rejected else "answers"
-        typer.echo(f"the store has no {what} of {run}{' about these tasks' if task else ''}", err=True)
+        kind = "rejected answers" if rejected else "answers"
+        typer.echo(f"the store has no {kind} of {run}{' about these tasks' if task else ''}", err=True)

@@ -43,8 +43,8 @@ async def shown(progress: Progress, limiter: Limiter | None, *, look: Look = "pe
         yield
         return
     estimator = RateEstimator(progress, limiter)
-    way = _events if look == "json" else _live if sys.stderr.isatty() else _plain
-    showing = asyncio.create_task(way(estimator))
+    display = _events if look == "json" else _live if sys.stderr.isatty() else _plain
+    showing = asyncio.create_task(display(estimator))
     try:
         yield
     finally:
@@ -87,14 +87,14 @@ def panel(estimator: RateEstimator) -> Group:
         lines.append((waited, "dim"))
     lines += [(text, "yellow") for text in _notices(estimator).values()]
     end = "" if estimator.cost_at_end is None else f", {money(estimator.cost_at_end)} at the end"
-    of = progress.tokens
-    tokens = f"tokens {of.prompt:,} in ({of.cached:,} cached), {of.completion:,} out"
+    used = progress.tokens
+    tokens = f"tokens {used.prompt:,} in ({used.cached:,} cached), {used.completion:,} out"
     lines.append((f"{tokens}   {money(progress.cost_usd)}{end}", ""))
     now = time.monotonic()
     slowest = sorted(progress.in_flight.values(), key=lambda item: item[1])[:_SLOWEST]
     if slowest and now - slowest[0][1] > _SLOW_S:
-        said = ", ".join(f"{what} {duration(now - since)}" for what, since in slowest)
-        lines.append((f"slowest in flight: {said}", "dim"))
+        waiting = ", ".join(f"{request} {duration(now - since)}" for request, since in slowest)
+        lines.append((f"slowest in flight: {waiting}", "dim"))
     return Group(bar, *(clean_text(text, style) for text, style in lines))
 
 
@@ -103,8 +103,8 @@ async def _plain(estimator: RateEstimator) -> None:
     while True:
         await asyncio.sleep(_LOOK_EVERY_S)
         estimator.look()
-        if (said := lines.due(time.monotonic())) is not None:
-            _write(said)
+        if (text := lines.due(time.monotonic())) is not None:
+            _write(text)
 
 
 class PlainLines:
@@ -120,39 +120,39 @@ class PlainLines:
 
     def __init__(self, estimator: RateEstimator, now: float) -> None:
         self._estimator, self._last = estimator, now
-        self._said: object = None
-        self._known: set[str] = set()
+        self._last_state: object = None
+        self._shown_notices: set[str] = set()
 
     def due(self, now: float) -> str | None:
         """The line to write now, if any."""
         progress, notices = self._estimator.progress, _notices(self._estimator)
-        told = (progress.done, progress.tokens.prompt, progress.cost_usd)
-        wait = _PLAIN_EVERY_S if told != self._said else _AT_LEAST_EVERY_S
-        if now - self._last < wait and self._known.issuperset(notices):
+        state = (progress.done, progress.tokens.prompt, progress.cost_usd)
+        wait = _PLAIN_EVERY_S if state != self._last_state else _AT_LEAST_EVERY_S
+        if now - self._last < wait and self._shown_notices.issuperset(notices):
             return None
         parts = [line(self._estimator)]
-        if told == self._said and progress.in_flight:
+        if state == self._last_state and progress.in_flight:
             since = min(since for _, since in progress.in_flight.values())
             many = "an answer" if len(progress.in_flight) == 1 else f"{len(progress.in_flight)} answers, the slowest"
             parts.append(f"waiting for {many} for {duration(now - since)}")
-        self._said, self._last = told, now
-        self._known.update(notices)
+        self._last_state, self._last = state, now
+        self._shown_notices.update(notices)
         return " | ".join([*parts, *notices.values()])
 
 
 def _notices(estimator: RateEstimator) -> dict[str, str]:
     """What holds a job up, or that it is ending, by kind."""
     progress, limiter = estimator.progress, estimator.limiter
-    found: dict[str, str] = {}
+    notices: dict[str, str] = {}
     if progress.doing == "naming":
-        found["naming"] = f"listing {progress.asked - progress.done:,} missing labels; Ctrl-C quits now"
+        notices["naming"] = f"listing {progress.asked - progress.done:,} missing labels; Ctrl-C quits now"
     elif progress.doing:
-        found["writing"] = "writing the run folder"
+        notices["writing"] = "writing the run folder"
     if limiter and limiter.unreachable:
-        found["unreachable"] = f"{limiter.unreachable}, trying again"
+        notices["unreachable"] = f"{limiter.unreachable}, trying again"
     if (until := paused_until(limiter)) is not None:
-        found["paused"] = f"paused until {until}, by the provider's limits or --rpm and --tpm"
-    return found
+        notices["paused"] = f"paused until {until}, by the provider's limits or --rpm and --tpm"
+    return notices
 
 
 async def _events(estimator: RateEstimator) -> None:
@@ -166,8 +166,8 @@ async def _events(estimator: RateEstimator) -> None:
 def _emit(event: str, estimator: RateEstimator) -> None:
     progress, limiter = estimator.progress, estimator.limiter
 
-    def named(of: object, names: str) -> dict[str, object]:
-        return {name: getattr(of, name) for name in names.split()}
+    def named(source: object, names: str) -> dict[str, object]:
+        return {name: getattr(source, name) for name in names.split()}
 
     document = {
         "event": event,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import relabel
-from relabel.cli import _options as o
+from relabel.cli import _options
 from relabel.cli.score import ESTIMATES
 from relabel.cli.terminal import Table, say
 from relabel.errors import UsageError
@@ -31,24 +31,24 @@ _SHOWN_AS = {
     **{f"wage_exposure_{name}_gbp": (f"wage exposure {name}, GBP m", 1e6, 0) for name in _MEASURES},
 }
 
-app = o.Commands()
+app = _options.Commands()
 
 
 @app.command()
 def explain(
     ctx: typer.Context,
-    run: o.RunArg,
+    run: _options.RunArg,
     scoring: ScoringOptions,
     code: Annotated[str | None, typer.Argument()] = None,
     taxonomy: Taxonomy | None = None,
-    gold: o.GoldRun = None,
+    gold: _options.GoldRun = None,
     rater: list[str] | None = None,
     draws: int = 1000,
     seed: int = 0,
     show: Annotated[int, typer.Option(min=0)] = 10,
     path: bool = False,
-    as_json: o.AsJson = False,
-    out: o.OutJson = None,
+    as_json: _options.AsJson = False,
+    out: _options.OutJson = None,
 ) -> None:
     """Explain a score: its crosswalk, its tasks with label, rationale and key, and how much each label matters.
 
@@ -63,26 +63,26 @@ def explain(
     """
     if path:
         idle = ("weights", "unrated", "pay", "bridge", "repeats", "gold", "rater", "draws", "seed", "show")
-        o.reject_ineffective_options(ctx, "has no effect with --path; remove it", *idle)
-        found = _path(code or run, scoring, taxonomy or "uk-soc2020")
-        if not o.give_json(json_bytes(found.describe()), out=out, as_json=as_json):
-            _show_path(found)
+        _options.reject_ineffective_options(ctx, "has no effect with --path; remove it", *idle)
+        crosswalk = _path(code or run, scoring, taxonomy or "uk-soc2020")
+        if not _options.give_json(json_bytes(crosswalk.describe()), out=out, as_json=as_json):
+            _show_path(crosswalk)
         return
     if code is None:
         raise UsageError("give a RUN and a CODE; or a CODE and --path for its bridge only")
     if not draws:
-        o.reject_ineffective_options(ctx, o.NEEDS_DRAWS, "seed", "gold", "rater")
+        _options.reject_ineffective_options(ctx, _options.NEEDS_DRAWS, "seed", "gold", "rater")
     if as_json:
-        o.reject_ineffective_options(ctx, "has no effect with --json, which prints all tasks; remove it", "show")
+        _options.reject_ineffective_options(ctx, "has no effect with --json, which prints all tasks; remove it", "show")
     choices = Choices(**vars(scoring), taxonomy=taxonomy or explaining.taxonomy_of(code) or "uk-soc2020")
     opened = relabel.open_run(run)
     table = tables.score_by(opened, choices)
     if code in set(table.frame["code"]) and draws:
         others = [relabel.open_run(ref) for ref in rater or ()]
-        known = None if gold is None else relabel.open_run(gold)
-        table = uncertainty.with_intervals(table, opened, gold=known, raters=others, draws=draws, seed=seed)
+        gold_run = None if gold is None else relabel.open_run(gold)
+        table = uncertainty.with_intervals(table, opened, gold=gold_run, raters=others, draws=draws, seed=seed)
     explained = explaining.explain(table, opened, code)
-    if not o.give_json(explained, out=out, as_json=as_json):
+    if not _options.give_json(explained, out=out, as_json=as_json):
         _show(explained, show, table.taxonomy_name)
 
 
@@ -97,13 +97,13 @@ def _show(explained: explaining.Explanation, show: int, taxonomy: str) -> None:
         say(explained.note)
     if explained.exact["alpha"] is not None or explained.exact["gamma"] is not None:
         _show_scores(explained)
-    _show_way(explained)
+    _show_crosswalk(explained)
     _show_tasks(explained, show)
 
 
 def _show_scores(explained: explaining.Explanation) -> None:
-    whose = explained.estimates_name
-    others = (whose, "low", "high") if whose else ()
+    estimate_name = explained.estimates_name
+    others = (estimate_name, "low", "high") if estimate_name else ()
     rows: list[list[Cell]] = []
     for name, (words, unit, places) in _SHOWN_AS.items():
         if name.startswith("wage") and explained.score.get(name) is None:
@@ -111,11 +111,11 @@ def _show_scores(explained: explaining.Explanation) -> None:
         estimate = explained.estimates.get(name, (None,) * len(others))
         figures = (explained.score.get(name), *explained.intervals.get(name, (None, None)), *estimate)
         rows.append([words, *(None if x is None else f"{x / unit:,.{places}f}" for x in figures)])
-    notes = [f"{whose}: {ESTIMATES[whose]} ({explained.estimates_of})"] if whose else ()
+    notes = [f"{estimate_name}: {ESTIMATES[estimate_name]} ({explained.estimates_of})"] if estimate_name else ()
     Table("Score, with 95% intervals", ["figure", "score", "low", "high", *others], rows, notes=notes).show()
 
 
-def _show_way(explained: explaining.Explanation) -> None:
+def _show_crosswalk(explained: explaining.Explanation) -> None:
     for step in reversed(explained.steps):
         target, _, source = step.partition(" to ")
         source, _, origin = source.partition(": ")
@@ -130,14 +130,14 @@ def _show_way(explained: explaining.Explanation) -> None:
         Table(f"From {source} back to {target}", ["code", "for", "title", "share"], rows, left=3, notes=notes).show()
     if explained.borrowed:
         say(_BORROWED)
-    largest = [f"{of.title or of.onet_soc_code} ({of.share:.1%})" for of in explained.occupations[:3] if of.share]
-    if equal := sum(f"{of.share:.6f}" == f"{explained.occupations[2].share:.6f}" for of in explained.occupations[3:]):
+    largest = [f"{row.title or row.onet_soc_code} ({row.share:.1%})" for row in explained.occupations[:3] if row.share]
+    if equal := sum(f"{row.share:.6f}" == f"{explained.occupations[2].share:.6f}" for row in explained.occupations[3:]):
         largest.append(f"{equal} more with the same share")
     rests = [f"It depends most on {', '.join(largest[:-1])} and {largest[-1]}."] if len(largest) > 1 else []
-    rows: list[list[Cell]] = [
-        [of.onet_soc_code, of.title or "", f"{of.share:.1%}", of.alpha, of.beta, of.gamma, f"{of.tasks} of {of.listed}"]
-        for of in explained.occupations
-    ]
+    rows: list[list[Cell]] = []
+    for row in explained.occupations:
+        figures = row.alpha, row.beta, row.gamma
+        rows.append([row.onet_soc_code, row.title or "", f"{row.share:.1%}", *figures, f"{row.tasks} of {row.listed}"])
     columns = ["code", "title", "share", *_MEASURES, "labelled"]
     Table("O*NET-SOC codes behind the score (0-1)", columns, rows, left=2, notes=rests).show()
 
@@ -167,23 +167,23 @@ def _show_task(task: explaining.ExplainedTask, explained: explaining.Explanation
         ("alpha", "strict"): task.alpha_if_flipped,
         ("gamma", "with tools"): task.gamma_if_flipped,
     }
-    said = [
+    changes = [
         f"{name} {before:.3f} -> {after:.3f} ({scale} {explained.ten(before):.1f} -> {explained.ten(after):.1f})"
         for (name, scale), after in flips.items()
         if (before := explained.exact[name]) is not None and after is not None
     ]
-    if said:
-        say("if flipped: " + "; ".join(said), indent=2)
+    if changes:
+        say("if flipped: " + "; ".join(changes), indent=2)
     for label in task.given:
         if label.rationale is None and label.request_key is None:
             continue
         sample = f" (sample {label.sample})" if label.sample else ""
-        why = f": {label.rationale}" if label.rationale else ""
-        say(f"{label.setting}{sample} {label.label}{why}", indent=2)
+        rationale = f": {label.rationale}" if label.rationale else ""
+        say(f"{label.setting}{sample} {label.label}{rationale}", indent=2)
         if label.request_key is not None:
             typer.echo(f"    key {label.request_key}")
-    for why in task.missing:
-        say(f"no label, {why}", indent=2)
+    for reason in task.missing:
+        say(f"no label, {reason}", indent=2)
 
 
 def _path(unit: str, scoring: ScoringOptions, taxonomy: Taxonomy) -> explaining.CodePath:
@@ -217,8 +217,8 @@ def _show_back(path: explaining.CodePath) -> None:
         links = path.back[path.back["system"] == step.source].to_dict("records")
         rows: list[list[Cell]] = []
         for link in links:
-            known = bool(link["with_tasks"])
-            share, part = (f"{link['share']:.1%}", f"{link['part']:.1%}") if known else ("no tasks", None)
+            has_tasks = bool(link["with_tasks"])
+            share, part = (f"{link['share']:.1%}", f"{link['part']:.1%}") if has_tasks else ("no tasks", None)
             rows.append([link["code"], link["target"], str(link["title"]), share, f"{link['weight']:,.4g}", part])
         title, columns = f"Back to {SYSTEM_NAMES[step.source]}", ["code", "for", "title", "share", "weight", "part"]
         Table(title, columns, rows, left=3, notes=[step.origin]).show()

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import relabel
-from relabel.cli import _options as o
+from relabel.cli import _options
 from relabel.cli.terminal import say, say_next, serve
 from relabel.errors import UsageError
 from relabel.publishing import export as exporting
@@ -16,21 +16,21 @@ from relabel.publishing.site import build
 from relabel.scoring.options import Choices
 from relabel.sources import tables
 
-app = o.Commands()
+app = _options.Commands()
 
 
 @app.command()
 def export(
     ctx: typer.Context,
-    run: o.RunArg,
+    run: _options.RunArg,
     choices: Choices,
     *,
     out: Path,
-    spread: o.Spread = False,
+    spread: _options.Spread = False,
     allow_partial: bool = False,
     draws: Annotated[int, typer.Option(min=0)] = 1000,
     baseline: str | None = None,
-    epoch: o.Epoch = None,
+    epoch: _options.Epoch = None,
     families: bool = True,
 ) -> None:
     """Write score tables, one page per group, tasks, sources, methodology and a data package into a folder.
@@ -45,12 +45,14 @@ def export(
     from relabel.cli.score import headline
 
     if not families:
-        o.reject_ineffective_options(ctx, "has no effect with --no-families; remove one of them", "epoch")
+        _options.reject_ineffective_options(ctx, "has no effect with --no-families; remove one of them", "epoch")
     elif choices.tasks is not None and tables.is_table_file(choices.tasks):
-        o.reject_ineffective_options(ctx, "needs a task list of O*NET; remove it or --tasks", "families", "epoch")
+        _options.reject_ineffective_options(
+            ctx, "needs a task list of O*NET; remove it or --tasks", "families", "epoch"
+        )
     opened = relabel.open_run(run)
     sample = (choices.tasks or opened.manifest.tasks) == "sample"
-    with o.suggest_onet_soc(choices.taxonomy, "--taxonomy onet-soc"):
+    with _options.suggest_onet_soc(choices.taxonomy, "--taxonomy onet-soc"):
         done = exporting.export_run(
             opened,
             out,
@@ -60,7 +62,7 @@ def export(
             spread=spread,
             baseline=None if baseline is None else relabel.open_run(baseline),
             families=families,
-            epoch_run=o.epoch_ratings(epoch, sample=sample) if families else None,
+            epoch_run=_options.epoch_ratings(epoch, sample=sample) if families else None,
         )
     typer.echo(f"{done.files:,} files ({done.size / 1e6:.1f} MB) in {out}")
     say(headline(done.table))

@@ -105,8 +105,8 @@ def import_file(
         typer.echo(f"warning: {note}", err=True)
     if give_json(asdict(done) | {"folder": str(done.folder)}, as_json=as_json):
         return
-    of = f"{loaded.unit}s: {done.tasks:,}, list: {done.task_list}"
-    typer.echo(f"{done.labels:,} label{'s' * (done.labels != 1)} imported ({of}) into {done.folder}")
+    description = f"{loaded.unit}s: {done.tasks:,}, list: {done.task_list}"
+    typer.echo(f"{done.labels:,} label{'s' * (done.labels != 1)} imported ({description}) into {done.folder}")
     for change, count in done.mapped.items():
         typer.echo(f"{count:,} labels mapped {change}")
     if done.not_in_list:
@@ -116,15 +116,15 @@ def import_file(
 
 
 def _pairs(given: list[str], option: str, form: str) -> dict[str, str]:
-    found: dict[str, str] = {}
+    pairs: dict[str, str] = {}
     for text in given:
         left, sign, right = text.partition("=")
         if not sign or not left or not right:
             raise UsageError(f"{option} {text}: write it as {form}")
-        if left in found:
+        if left in pairs:
             raise UsageError(f"{option} names {left} twice; give it once")
-        found[left] = right
-    return found
+        pairs[left] = right
+    return pairs
 
 
 @tasks_app.command()
@@ -135,9 +135,9 @@ def diff(old: str, new: str, *, as_json: AsJson = False, out: OutJson = None) ->
         old (OLD): onet-29.1, eloundou-2023 or FILE.csv.
         new (NEW): onet-30.2 or FILE.csv.
     """
-    found = task_lists.diff_lists(old, new)
-    if not give_json(found.describe(), out=out, as_json=as_json):
-        _show_diff(found)
+    difference = task_lists.diff_lists(old, new)
+    if not give_json(difference.describe(), out=out, as_json=as_json):
+        _show_diff(difference)
 
 
 @tasks_app.command()
@@ -187,16 +187,16 @@ def _asking(manifest: relabel.Manifest, tasks: Path, samples: int) -> str:
     return f"relabel run {shlex.join(words)}"
 
 
-def _show_diff(found: task_lists.TaskDiff, *, examples: bool = True) -> None:
-    typer.echo(f"{found.old} -> {found.new}")
-    for change, count in found.counts.items():
+def _show_diff(difference: task_lists.TaskDiff, *, examples: bool = True) -> None:
+    typer.echo(f"{difference.old} -> {difference.new}")
+    for change, count in difference.counts.items():
         typer.echo(f"{change:<10}{count:>8,}  {task_lists.CHANGE_NOTES[change]}")
-    if found.retitled:
-        typer.echo(f"{found.retitled:,} of the unchanged tasks belong to an occupation with another title")
+    if difference.retitled:
+        typer.echo(f"{difference.retitled:,} of the unchanged tasks belong to an occupation with another title")
     if not examples:
         return
     for change in ("reworded", "moved", "new", "dropped"):
-        rows = [task for task in found.tasks if task.change == change]
+        rows = [task for task in difference.tasks if task.change == change]
         if rows:
             typer.echo(f"\n{change}:")
         for row in rows[:_SHOWN]:

@@ -10,7 +10,7 @@ from typer.core import TyperCommand
 
 import relabel
 from relabel import manifest as manifests
-from relabel.cli import _options as o
+from relabel.cli import _options
 from relabel.cli.terminal import doing, say, say_next, serve
 from relabel.errors import RelabelError, StoreError, UsageError
 from relabel.evaluation import alignment
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 Format = Literal["csv", "dta", "parquet"]
 
-app = o.Commands()
+app = _options.Commands()
 
 
 class _ReviewCommand(TyperCommand):
@@ -34,16 +34,16 @@ class _ReviewCommand(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """See click: a 0 is put behind a `--random` that has no number."""
-        for at, word in reversed(list(enumerate(args))):
-            if word == "--random" and (at + 1 == len(args) or args[at + 1].startswith("-")):
-                args.insert(at + 1, "0")
+        for position, word in reversed(list(enumerate(args))):
+            if word == "--random" and (position + 1 == len(args) or args[position + 1].startswith("-")):
+                args.insert(position + 1, "0")
         return super().parse_args(ctx, args)
 
 
 @app.command("review", cls=_ReviewCommand)
 def review_run(
     ctx: typer.Context,
-    run: o.RunArg,
+    run: _options.RunArg,
     out: str = "review.csv",
     n: Annotated[int | None, typer.Option(min=1)] = None,
     random: Annotated[int | None, typer.Option(min=0)] = None,
@@ -84,40 +84,42 @@ def review_run(
         raise UsageError("--seed is the seed of --random; give both, or neither")
     if random is not None:
         idle = ("n", "rater") if size_for is not None else ("n", "rater", "gold")
-        o.reject_ineffective_options(ctx, "has no effect on --random, which draws from all tasks; give one", *idle)
-    o.require_file(out, "--out")
+        _options.reject_ineffective_options(
+            ctx, "has no effect on --random, which draws from all tasks; give one", *idle
+        )
+    _options.require_file(out, "--out")
     opened = relabel.open_run(run)
     others = [relabel.open_run(other) for other in rater or ()]
     details = alignment.task_details(opened, tasks)
     truth = None if gold is None else relabel.load_gold(gold)
     if random is None:
         with doing("looking for doubtful tasks"):
-            found = reviewing.review(opened, truth, others, details=details, most=n or 100)
-        about = f"{len(found.table):,} of {found.of:,} tasks in doubt"
+            review = reviewing.review(opened, truth, others, details=details, most=n or 100)
+        about = f"{len(review.table):,} of {review.of:,} tasks in doubt"
     else:
         if size_for is not None:
             random = reviewing.labels_for(opened, size_for, truth)
-            by = "whatever people say" if gold is None else f"if people agree with the run as {gold} does"
-            typer.echo(f"{random:,} labels give the mean a 95% interval at most {size_for:g} wide, {by}", err=True)
-        found = reviewing.random_review(opened, random, details=details, seed=seed or 0)
-        about = f"{len(found.table):,} of {found.of:,} tasks, drawn at random with seed {seed or 0}"
-    text = reviewing.review_csv(found)
+            basis = "whatever people say" if gold is None else f"if people agree with the run as {gold} does"
+            typer.echo(f"{random:,} labels give the mean a 95% interval at most {size_for:g} wide, {basis}", err=True)
+        review = reviewing.random_review(opened, random, details=details, seed=seed or 0)
+        about = f"{len(review.table):,} of {review.of:,} tasks, drawn at random with seed {seed or 0}"
+    text = reviewing.review_csv(review)
     if out == "-":
         typer.echo(text, nl=False)
     else:
         # With a byte order mark, by which spreadsheets know the encoding.
-        o.write(Path(out), "\ufeff" + text, "--out", more=f": {about}")
+        _options.write(Path(out), "\ufeff" + text, "--out", more=f": {about}")
         say_next(f"fill the column label, then relabel eval {run} --gold {out}")
     if details is None:
-        said = "is not on this machine as the run labelled it; name it with --tasks"
-        typer.echo(f"titles and texts are empty: the task list {opened.list_name} {said}", err=True)
+        advice = "is not on this machine as the run labelled it; name it with --tasks"
+        typer.echo(f"titles and texts are empty: the task list {opened.list_name} {advice}", err=True)
     elif tasks is not None and tables.is_table_file(tasks) and not opened.is_own_list(Path(tasks)):
         typer.echo(f"{tasks} differs from the file that the run labelled; some texts may differ", err=True)
     if random is not None:
         typer.echo("label them in this order: the first ones are a random sample, a selection is not", err=True)
         return
     alone = "their share of an occupation alone (the file with jobs is not on this machine)"
-    typer.echo(f"weighted by {f'jobs ({found.jobs_from})' if found.jobs_from else alone}", err=True)
+    typer.echo(f"weighted by {f'jobs ({review.jobs_from})' if review.jobs_from else alone}", err=True)
 
 
 def _wide(run: relabel.Run) -> pd.DataFrame:
@@ -130,9 +132,9 @@ def _wide(run: relabel.Run) -> pd.DataFrame:
     names = answers["setting"].str.replace("-", "_")
     if several:
         names += "_" + (answers["sample"] + 1).astype(str)
-    each = answers.assign(column=names).pivot(index=keys, columns="column", values="label")
+    by_sample = answers.assign(column=names).pivot(index=keys, columns="column", values="label")
     decided = run.decided().set_index(keys).rename(columns=lambda name: str(name).replace("-", "_"))
-    parts = [decided, each] if several else [decided]
+    parts = [decided, by_sample] if several else [decided]
     if run.rubric.unit == "task":
         parts.append(run.coded().set_index(keys)[["code", "incoherent"]])
     return pd.concat(parts, axis=1).sort_index().reset_index()
@@ -140,11 +142,11 @@ def _wide(run: relabel.Run) -> pd.DataFrame:
 
 @app.command()
 def labels(
-    run: o.RunArg,
+    run: _options.RunArg,
     *,
     form: Annotated[Format | None, typer.Option("--format")] = None,
     wide: bool = False,
-    out: o.OutFile = None,
+    out: _options.OutFile = None,
 ) -> None:
     """Write the labels of a run as CSV, Stata or Parquet: one row a task, setting and sample, or one row a task.
 
@@ -167,11 +169,11 @@ def labels(
     if out is None:
         typer.echo(content.decode("utf-8"), nl=False)
     else:
-        o.write(out, content, "--out", more=f" ({len(table):,} rows)")
+        _options.write(out, content, "--out", more=f" ({len(table):,} rows)")
 
 
 @app.command()
-def cite(run: o.RunArg, as_json: o.AsJson = False) -> None:
+def cite(run: _options.RunArg, as_json: _options.AsJson = False) -> None:
     """Print what to cite of a run: its data with their licences, the model, the rubric and the software."""
     published = run in manifests.PUBLISHED or run == "sample"
     manifest = relabel.open_run(run).manifest if published else manifests.read_manifest(manifests.find_run(run))
@@ -186,7 +188,7 @@ def cite(run: o.RunArg, as_json: o.AsJson = False) -> None:
         "rubric": {"id": rubric.id, "version": rubric.version, "sha256": manifest.rubric_sha256},
         "software": {"name": "relabel", "version": version, "cited_with": relabel.__version__},
     }
-    if o.give_json(about, as_json=as_json):
+    if _options.give_json(about, as_json=as_json):
         return
     data = [f"{s.citation} Release: {s.release}. Licence: {s.licence}. {s.homepage}" for s in used]
     data += [f"{use.file}, sha256 {use.sha256}" for use in own]

@@ -132,9 +132,9 @@ def _options(
     task_list: str = "onet-30.2",
     **more: Any,
 ) -> RunOptions:
-    known = {field.name for field in fields(RunOptions)} - {"tasks", "chosen", "cluster"}
-    if unknown := sorted(set(more) - known):
-        raise UsageError(f"label() has no option {unknown[0]!r}; use one of {', '.join(sorted(known))}")
+    option_names = {field.name for field in fields(RunOptions)} - {"tasks", "chosen", "cluster"}
+    if unknown := sorted(set(more) - option_names):
+        raise UsageError(f"label() has no option {unknown[0]!r}; use one of {', '.join(sorted(option_names))}")
     loaded = relabel.load_rubric(rubric)
     ref, chosen = task_list, None
     if isinstance(tasks, str | Path):

@@ -11,8 +11,7 @@ import typer
 
 import relabel
 from relabel import settings
-from relabel.cli import _labelling as work
-from relabel.cli import _options as o
+from relabel.cli import _labelling, _options
 from relabel.cli.terminal import say, say_next, say_of
 from relabel.errors import UsageError
 from relabel.labelling import job as jobs
@@ -21,7 +20,7 @@ from relabel.labelling.batch import state
 
 Engine = Literal["online", "batch", "replay", "ray"]
 
-app = o.Commands()
+app = _options.Commands()
 
 
 @app.command()
@@ -107,8 +106,8 @@ class Asking:
     seed: int = 0
     decide: Literal["json", "logprob"] = "json"
     pack: Annotated[int, typer.Option(min=1, max=100)] = 1
-    rpm: Annotated[float | None, typer.Option(min=0.001, callback=o.finite)] = None
-    tpm: Annotated[float | None, typer.Option(min=1, callback=o.finite)] = None
+    rpm: Annotated[float | None, typer.Option(min=0.001, callback=_options.finite)] = None
+    tpm: Annotated[float | None, typer.Option(min=1, callback=_options.finite)] = None
     hedge: bool = False
 
 
@@ -121,7 +120,7 @@ def run(
     setting: list[str] | None = None,
     occupation: list[str] | None = None,
     asking: Asking,
-    labelling: o.Labelling,
+    labelling: _options.Labelling,
     response_format: Literal["auto", "json_schema", "json_object", "text"] = "auto",
     header: list[str] | None = None,
     engine: Engine = "online",
@@ -130,8 +129,8 @@ def run(
     worker_cpus: Annotated[int | None, typer.Option(min=1)] = None,
     dry_run: bool = False,
     out: Path | None = None,
-    log_json: o.LogJson = False,
-    as_json: o.ManifestJson = False,
+    log_json: _options.LogJson = False,
+    as_json: _options.ManifestJson = False,
 ) -> None:
     """Label tasks with a language model.
 
@@ -180,22 +179,22 @@ def run(
     folder = out or Path("runs") / options.default_name(job)
     priced = replace(job, price=job.price.halved()) if engine == "batch" and job.price else job
     if dry_run:
-        work.show_plan(priced, environment, engine, asking.rpm, asking.tpm, as_json=as_json)
+        _labelling.show_plan(priced, environment, engine, asking.rpm, asking.tpm, as_json=as_json)
         return
     if not labelling.yes and chosen.max_cost is None and engine != "replay":
-        work.get_consent(priced, folder, environment)
-    look = o.progress_style(quiet=labelling.quiet, log_json=log_json)
+        _labelling.get_consent(priced, folder, environment)
+    look = _options.progress_style(quiet=labelling.quiet, log_json=log_json)
     if engine == "batch":
-        how: Any = {"base_url": connection.base_url, "headers": connection.headers, "look": look}
+        arguments: Any = {"base_url": connection.base_url, "headers": connection.headers, "look": look}
         by_batch = state.BatchOptions(max_cost=chosen.max_cost, key_env=chosen.key_env)
-        outcome, go_on = work.label_by_batch(job, folder, environment, options=by_batch, **how)
+        outcome, go_on = _labelling.label_by_batch(job, folder, environment, options=by_batch, **arguments)
     else:
         go_on = "run the same command again to continue"
         stop, replay = jobs.Stop(), engine == "replay"
-        way = work.label_until(stop, prepared, folder, environment, replay=replay, look=look)
-        outcome = work.run_until_stopped(way, stop, look=look)
-    elsewhere = work.stored_elsewhere(job, outcome, environment) if engine == "replay" else ""
-    work.report(outcome, folder, model, go_on, as_json=as_json, elsewhere=elsewhere)
+        coroutine = _labelling.label_until(stop, prepared, folder, environment, replay=replay, look=look)
+        outcome = _labelling.run_until_stopped(coroutine, stop, look=look)
+    elsewhere = _labelling.stored_elsewhere(job, outcome, environment) if engine == "replay" else ""
+    _labelling.report(outcome, folder, model, go_on, as_json=as_json, elsewhere=elsewhere)
     if look == "people" and not as_json and job.rubric.unit == "task":
         own = Path(asking.tasks).is_file() or (asking.tasks == "sample" and rubric != "exposure")
         say_next(f"relabel eval {folder}{' --gold GOLD' * own}")
@@ -208,25 +207,26 @@ def _cluster(
         cluster = ray.ClusterOptions(address, workers, worker_cpus)
         cluster.check()
         return cluster
-    why = f"configures a Ray cluster, and --engine {engine} uses none; add --engine ray"
-    o.reject_ineffective_options(ctx, why, "ray_address", "workers", "worker_cpus")
+    reason = f"configures a Ray cluster, and --engine {engine} uses none; add --engine ray"
+    _options.reject_ineffective_options(ctx, reason, "ray_address", "workers", "worker_cpus")
     return None
 
 
 @app.command("providers")
-def list_providers(name: Annotated[str | None, typer.Argument()] = None, as_json: o.AsJson = False) -> None:
+def list_providers(name: Annotated[str | None, typer.Argument()] = None, as_json: _options.AsJson = False) -> None:
     """Show the providers that relabel knows: addresses, keys, response formats, prefix caches, batches and quirks.
 
     Args:
         name: A provider's name; by default all are listed.
     """
     listed = providers.providers() if name is None else (providers.provider_of("", name),)
-    if o.give_json([provider.model_dump(mode="json") for provider in listed], as_json=as_json):
+    if _options.give_json([provider.model_dump(mode="json") for provider in listed], as_json=as_json):
         return
-    for one in listed:
+    for provider in listed:
         if name is None:
-            address, keys = one.base_url or ", ".join(one.hosts), ", ".join(one.key_env) or "no key needed"
-            typer.echo(f"{one.id:<11} {address}  ({keys})")
+            address = provider.base_url or ", ".join(provider.hosts)
+            keys = ", ".join(provider.key_env) or "no key needed"
+            typer.echo(f"{provider.id:<11} {address}  ({keys})")
             continue
-        for what, said in one.in_words().items():
-            say_of(what, said, column=10)
+        for label, text in provider.in_words().items():
+            say_of(label, text, column=10)

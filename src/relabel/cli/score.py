@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 import relabel
-from relabel.cli import _options as o
+from relabel.cli import _options
 from relabel.cli.terminal import Table, doing, say, say_next, say_of
 from relabel.errors import SourceMissingError, UsageError
 from relabel.scoring import measures, uncertainty
-from relabel.scoring import multiverse as universes
+from relabel.scoring import multiverse as multiverse_analysis
 from relabel.scoring import table as tables
 from relabel.scoring import us as us_figures
 from relabel.scoring.options import Choices, Noise
@@ -36,24 +36,24 @@ ESTIMATES = {
     "gold": "what the gold's would give",
 }
 
-app = o.Commands()
+app = _options.Commands()
 
 
 @app.command()
 def score(
     ctx: typer.Context,
-    run: o.RunArg,
+    run: _options.RunArg,
     choices: Choices,
-    given: o.Tables,
-    spread: o.Spread = False,
+    given: _options.Tables,
+    spread: _options.Spread = False,
     us: bool | None = None,
     draws: int = 0,
     seed: int = 0,
     noise: Noise = "auto",
-    gold: o.GoldRun = None,
+    gold: _options.GoldRun = None,
     rater: list[str] | None = None,
     multiverse: bool = False,
-    out: o.OutTable = None,
+    out: _options.OutTable = None,
 ) -> None:
     """Score occupations: alpha, beta and gamma by code, with coverage, pay and percentiles.
 
@@ -71,50 +71,52 @@ def score(
     if multiverse and draws:
         raise UsageError("--draws cannot be combined with --multiverse; remove one of them")
     if multiverse:
-        why = "has no effect with --multiverse; remove it"
-        o.reject_ineffective_options(ctx, why, "seed", "noise", "gold")
-        o.reject_ineffective_options(ctx, "cannot be combined with --multiverse; remove it", "latex", "markdown", "csv")
+        reason = "has no effect with --multiverse; remove it"
+        _options.reject_ineffective_options(ctx, reason, "seed", "noise", "gold")
+        _options.reject_ineffective_options(
+            ctx, "cannot be combined with --multiverse; remove it", "latex", "markdown", "csv"
+        )
         if us:
             raise UsageError("--us cannot be combined with --multiverse; remove one of them")
         if spread:
             raise UsageError("--multiverse scores over all bridges; remove --spread")
     elif not draws:
-        o.reject_ineffective_options(ctx, o.NEEDS_DRAWS, "seed", "noise", "gold", "rater")
+        _options.reject_ineffective_options(ctx, _options.NEEDS_DRAWS, "seed", "noise", "gold", "rater")
     if Path(run).suffix.lower() in {".yaml", ".yml"}:
         _study(ctx, Path(run), given, out)
         return
     opened, others = relabel.open_run(run), [relabel.open_run(ref) for ref in rater or ()]
-    with o.suggest_onet_soc(choices.taxonomy, "--taxonomy onet-soc"):
+    with _options.suggest_onet_soc(choices.taxonomy, "--taxonomy onet-soc"):
         table = tables.score_by(opened, choices)
     table = _with_us(table, us)
     if multiverse:
-        found = universes.multiverse(table, opened, others or universes.default_raters(opened))
-        document = {"table": table.describe()} | dict(universes.multiverse_document(found))
-        if not o.give_table_or_json(
-            document, lambda: found.occupations, rows=("occupations",), out=out, as_json=given.as_json
+        result = multiverse_analysis.multiverse(table, opened, others or multiverse_analysis.default_raters(opened))
+        document = {"table": table.describe()} | dict(multiverse_analysis.multiverse_document(result))
+        if not _options.give_table_or_json(
+            document, lambda: result.occupations, rows=("occupations",), out=out, as_json=given.as_json
         ):
-            _show_multiverse(found, table)
+            _show_multiverse(result, table)
         return
     if spread:
-        table = universes.with_spread(table)
+        table = multiverse_analysis.with_spread(table)
     if draws:
-        known = None if gold is None else relabel.open_run(gold)
+        gold_run = None if gold is None else relabel.open_run(gold)
         with doing("drawing intervals"):
             table = uncertainty.with_intervals(
-                table, opened, noise=noise, gold=known, raters=others, draws=draws, seed=seed
+                table, opened, noise=noise, gold=gold_run, raters=others, draws=draws, seed=seed
             )
     _give(table, opened, given, out)
 
 
-def _study(ctx: typer.Context, path: Path, given: o.Tables, out: Path | None) -> None:
+def _study(ctx: typer.Context, path: Path, given: _options.Tables, out: Path | None) -> None:
     """The pooled scores of a study, with their range over models."""
     kept = {"ctx", "run", "out", "latex", "markdown", "csv", "as_json"}
-    why = "has no effect on a study; set it in the study file instead"
-    o.reject_ineffective_options(ctx, why, *(name for name in ctx.params if name not in kept))
+    reason = "has no effect on a study; set it in the study file instead"
+    _options.reject_ineffective_options(ctx, reason, *(name for name in ctx.params if name not in kept))
     _give(*results.study_scores(running.open_study(path)), given, out)
 
 
-def _give(table: relabel.ScoreTable, run: relabel.Run, given: o.Tables, out: Path | None) -> None:
+def _give(table: relabel.ScoreTable, run: relabel.Run, given: _options.Tables, out: Path | None) -> None:
     """Write and print a score table as the options say."""
     extra: dict[str, Any] = {}
     if table.spread is not None:
@@ -127,7 +129,7 @@ def _give(table: relabel.ScoreTable, run: relabel.Run, given: o.Tables, out: Pat
     rows = ("rows", "by_rater", *extra)
     document = tables.table_json(table) | extra
     if (
-        not o.give_table_or_json(document, lambda: table.frame, rows=rows, out=out, as_json=given.as_json)
+        not _options.give_table_or_json(document, lambda: table.frame, rows=rows, out=out, as_json=given.as_json)
         and not printed
     ):
         _show(table, extra.get("major_groups"))
@@ -220,8 +222,8 @@ def _show(table: relabel.ScoreTable, major_groups: Sequence[Mapping[str, Any]] |
         "tasks_reworded": f"are worded differently in {table.labelled_list} and keep that label",
         "tasks_emerging": "are emerging tasks without id or rating, which are not scored",
     }
-    if said := [f"{counts[name]:,} {what}" for name, what in changes.items() if counts[name]]:
-        say(f"of the tasks of {table.tasks} {'; '.join(said)}")
+    if notes := [f"{counts[name]:,} {change}" for name, change in changes.items() if counts[name]]:
+        say(f"of the tasks of {table.tasks} {'; '.join(notes)}")
     if counts["tasks_replaced"] is None:
         say(f"{table.labelled_list}, the list of the run, cannot be read: labels are matched by task id only")
     for row in measures.replaced_texts(table.task_values)[:_LISTED]:
@@ -234,9 +236,9 @@ def _show(table: relabel.ScoreTable, major_groups: Sequence[Mapping[str, Any]] |
     _show_spread(table)
     rows = table.frame[table.frame["status"].str.startswith("scored")]
     rows = rows.sort_values(["gamma", "alpha", "code"], ascending=[False, False, True])
-    found = table.intervals
-    if found is not None and found.by_rater and len(rows):
-        _show_raters(found.by_rater, frozenset(str(code) for code in rows["code"]))
+    intervals = table.intervals
+    if intervals is not None and intervals.by_rater and len(rows):
+        _show_raters(intervals.by_rater, frozenset(str(code) for code in rows["code"]))
     if len(rows):
         _highest_and_lowest(rows, table).show()
     for kind in ("thin", "unscored"):
@@ -284,84 +286,84 @@ def _show_raters(by_rater: Sequence[Mapping[str, Any]], codes: frozenset[str]) -
 
 
 def _show_totals(table: relabel.ScoreTable) -> None:
-    totals, found = table.totals, table.intervals
+    totals, intervals = table.totals, table.intervals
     if totals is None:
         return
 
-    def billions(what: Mapping[str, Any] | None) -> str:
-        return f" ({what['low'] / 1e9:,.1f} to {what['high'] / 1e9:,.1f})" if what else ""
+    def billions(interval: Mapping[str, Any] | None) -> str:
+        return f" ({interval['low'] / 1e9:,.1f} to {interval['high'] / 1e9:,.1f})" if interval else ""
 
     names = {measure: f"wage_exposure_{measure}_gbp" for measure in _MEASURES}
     thin = f"; {many} thin group{'s are' if many > 1 else ' is'} left out" if (many := totals["thin_groups"]) else ""
-    said = [
-        f"{measure} GBP {value / 1e9:,.1f}bn{billions(found.own.totals.get(name) if found else None)}"
+    parts = [
+        f"{measure} GBP {value / 1e9:,.1f}bn{billions(intervals.own.totals.get(name) if intervals else None)}"
         for measure, name in names.items()
         if (value := totals[name]) is not None
     ]
-    if not said:
+    if not parts:
         say(f"no total: no scored group has jobs and {table.wage} pay in {table.pay}{thin}")
         return
     jobs = f"{totals['employees']:,} jobs"
     if totals["coverage"] is not None:
         jobs = f"{totals['employees']:,} of {totals['workforce']:,} jobs ({totals['coverage']:.1%})"
     over = f"{totals['groups']:,} groups with {jobs}; {table.wage} pay {table.pay}{thin}"
-    say(f"wage exposure a year: {', '.join(said)}, over {over}")
+    say(f"wage exposure a year: {', '.join(parts)}, over {over}")
     if table.population is not None:
         say(f"jobs and pay are those of {table.population}")
-    other = found and found.other
+    other = intervals and intervals.other
     if other is not None and other.totals:
-        known = {measure: other.totals[name] for measure, name in names.items() if other.totals.get(name) is not None}
-        bounds = [f"{measure} GBP {of['mid'] / 1e9:,.1f}bn{billions(of)}" for measure, of in known.items()]
-        whose = "the mean over raters" if other.name == "pooled" else f"the labels of {other.of}"
-        say(f"with {whose}: {', '.join(bounds)}")
+        ranges = {measure: other.totals[name] for measure, name in names.items() if other.totals.get(name) is not None}
+        bounds = [f"{measure} GBP {ends['mid'] / 1e9:,.1f}bn{billions(ends)}" for measure, ends in ranges.items()]
+        source = "the mean over raters" if other.name == "pooled" else f"the labels of {other.of}"
+        say(f"with {source}: {', '.join(bounds)}")
 
 
 def _show_spread(table: relabel.ScoreTable) -> None:
     if table.spread is None:
         return
     own = table.spread["bridge"].iloc[0]
-    for pair in universes.spread_summary(table).to_dict("records"):
+    for pair in multiverse_analysis.spread_summary(table).to_dict("records"):
         if pair["measure"] != "beta":
             text = f"{pair['moved']:,} groups differ by more than .1; the largest difference is {pair['most']:.2f} ({pair['code']})"
             say(f"bridge {own} against {pair['bridge']}, {pair['measure']}: {text}")
 
 
-def _show_multiverse(found: universes.Multiverse, table: relabel.ScoreTable) -> None:
+def _show_multiverse(result: multiverse_analysis.Multiverse, table: relabel.ScoreTable) -> None:
     """Show how far the scores of all universes lie apart."""
 
     def named(outcome: object) -> str:
         return str(outcome).removesuffix("_gbp").replace("_", " ")
 
-    all_scores = found.universes
+    all_scores = result.universes
     say(f"{len(all_scores):,} universes on {table.tasks}, {all_scores['labels'].nunique()} label sets:")
-    for choice in universes.CHOICES:
+    for choice in multiverse_analysis.CHOICES:
         say_of(f"  {choice}", "; ".join(str(level) for level in all_scores[choice].unique()), column=13)
-    for why in found.left_out:
-        say(f"left out: {why}")
+    for reason in result.left_out:
+        say(f"left out: {reason}")
     fewest, most = int(all_scores["scored"].min()), int(all_scores["scored"].max())
     if fewest < most:
         say(
             f"{fewest:,} to {most:,} groups are scored; figures are over these, so ranges also show differences in coverage"
         )
     rows: list[list[Cell]] = []
-    for of in found.headline.to_dict("records"):
-        unit = 1e9 if str(of["outcome"]).startswith("wage") else 0
-        numbers = [float(of[name]) for name in ("chosen", "min", "max")]
+    for row in result.headline.to_dict("records"):
+        unit = 1e9 if str(row["outcome"]).startswith("wage") else 0
+        numbers = [float(row[name]) for name in ("chosen", "min", "max")]
         shown = [f"{x / unit:,.1f}" if unit and not isnan(x) else x for x in numbers]
-        rows.append([named(of["outcome"]), of["most"] or "nothing", *shown])
+        rows.append([named(row["outcome"]), row["most"] or "nothing", *shown])
     title = "Headline figures (means and shares are of jobs, wage exposure in GBP billion)"
     Table(title, ["figure", "most by", "chosen", "min", "max"], rows, left=2).show()
-    choices = ["labels", *universes.CHOICES]
-    parts = found.effects.pivot(index="outcome", columns="choice", values="first_order").reindex(columns=choices)
+    choices = ["labels", *multiverse_analysis.CHOICES]
+    parts = result.effects.pivot(index="outcome", columns="choice", values="first_order").reindex(columns=choices)
     rows = [
         [named(outcome), *("-" if isnan(x) else f"{x:.0%}" for x in parts.loc[outcome])]
-        for outcome in dict.fromkeys(found.effects["outcome"])
+        for outcome in dict.fromkeys(result.effects["outcome"])
     ]
     title = "Part of the variance that each choice alone accounts for (labels: rater and rubric together)"
     Table(title, ["figure", *choices], rows).show()
     for measure in ("alpha", "gamma"):
         width, columns = f"{measure}_range", [f"{measure}_most", measure, f"{measure}_min", f"{measure}_max"]
-        ranges = found.occupations.dropna(subset=[width])
+        ranges = result.occupations.dropna(subset=[width])
         if ranges.empty:
             continue
         wide = ranges.sort_values([width, "code"], ascending=[False, True]).head(_MOST)

@@ -229,9 +229,9 @@ def say(text: str, *, indent: int = 0, hang: int = 2, err: bool = False) -> None
     typer.echo(wrapped(text, indent=indent, hang=hang), err=err)
 
 
-def say_of(what: str, text: str, *, column: int) -> None:
+def say_of(label: str, text: str, *, column: int) -> None:
     """Print a sentence after a label, with its lines aligned at a column."""
-    typer.echo(f"{what:<{column}}{wrapped(text, indent=column, hang=0)[column:]}")
+    typer.echo(f"{label:<{column}}{wrapped(text, indent=column, hang=0)[column:]}")
 
 
 def say_next(command: str) -> None:
