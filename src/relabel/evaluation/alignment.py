@@ -92,8 +92,8 @@ class Pair:
             names: Names of the figures.
         """
         weight = np.bincount(group, self.weight, groups) / np.maximum(np.bincount(group, minlength=groups), 1)
-        terms = (self.sums.each.T / weight[group]).T
-        sums = replace(self.sums, each=terms, group=group, groups=groups)
+        terms = (self.sums.terms.T / weight[group]).T
+        sums = replace(self.sums, terms=terms, group=group, groups=groups)
         figures_by_name = {name: self._figures(sums, name) for name in names}
         return [
             (n, metrics.stated({name: figures[index] for name, figures in figures_by_name.items()}, self.draws))
@@ -193,7 +193,7 @@ class AlignedLabels:
         """Labels in a setting, or values of a measure, shape (n, raters); negative or NaN if missing."""
         return {**self.labels, **self.values}[about]
 
-    def known(self, about: SettingName | Measure, *raters: int) -> npt.NDArray[np.bool_]:
+    def labelled(self, about: SettingName | Measure, *raters: int) -> npt.NDArray[np.bool_]:
         """Mask of the tasks with a label or value of all given raters, by default of all raters."""
         labelled = self.table(about) >= 0
         return np.all(labelled[:, list(raters)] if raters else labelled, axis=1)
@@ -216,7 +216,7 @@ class AlignedLabels:
             keep: Mask of tasks to keep; by default all that both labelled.
             weighted: Whether to use the weights of the gold or, with several golds, of the other rater.
         """
-        tasks = np.flatnonzero(self.known(about, run, other) if keep is None else keep)
+        tasks = np.flatnonzero(self.labelled(about, run, other) if keep is None else keep)
         table = self.table(about)
         scale = SCALES.get(about, ())  # pyright: ignore[reportArgumentType,reportCallIssue]  a measure has no scale
         given = self.weight if self.weights is None else self.weights[:, other]
@@ -324,8 +324,8 @@ def match(run: Run, gold: Gold) -> AlignedLabels:
         DataError: As for `align`; or they share no setting or no task with a label on both sides.
     """
     aligned = align([run], gold)
-    settings: dict[SettingName, Places] = {s: table for s, table in aligned.labels.items() if aligned.known(s).any()}
-    usable = np.any([aligned.known(s) for s in settings], axis=0)
+    settings: dict[SettingName, Places] = {s: table for s, table in aligned.labels.items() if aligned.labelled(s).any()}
+    usable = np.any([aligned.labelled(s) for s in settings], axis=0)
     values = {m: table for m, table in aligned.values.items() if _NEEDS[m] in settings}
     return replace(aligned, labels=settings, values=values).part(usable)
 
@@ -503,7 +503,7 @@ def _unmatched(run: Run, ours: pd.DataFrame, theirs: pd.DataFrame, gold: Gold) -
     if not len(shared):
         raise DataError(
             f"no task of the run is in the gold {gold.name}: these tasks are {run.manifest.tasks} "
-            f"({_such_as(ours.reset_index())}), the gold has others ({_such_as(gold.table)}); "
+            f"({_example(ours.reset_index())}), the gold has others ({_example(gold.table)}); "
             "use a gold for these tasks with --gold"
         )
     settings: list[SettingName] = [s for s in run_settings(run) if theirs[COLUMNS[s]].notna().any()]
@@ -538,7 +538,7 @@ def _drawn(run: Run) -> str:
     return " ".join([run.list_name, *parts])
 
 
-def _such_as(table: pd.DataFrame) -> str:
+def _example(table: pd.DataFrame) -> str:
     first = table.iloc[0]
     code = first["onet_soc_code"]
     return f"such as {first['task_id']!r}" + ("" if pd.isna(code) else f" of {code}")

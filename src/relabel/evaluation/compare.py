@@ -270,7 +270,7 @@ def compare(
     against = _against_gold(aligned) if gold is not None else {}
     texts = TaskTexts(details)
     return CompareDocument(
-        **_about((first, second), gold, aligned, _verdict(aligned, settings, measures, against), draws, seed),
+        **_common_fields((first, second), gold, aligned, _verdict(aligned, settings, measures, against), draws, seed),
         only=(aligned.only[0], aligned.only[1]),
         settings=settings,
         measures=measures,
@@ -282,7 +282,7 @@ def compare(
     )
 
 
-def _about(
+def _common_fields(
     runs: Sequence[Run], gold: Gold | None, aligned: AlignedLabels, verdict: Sequence[str], draws: int, seed: int
 ) -> dict[str, Any]:
     """Fields that both kinds of document share; the verdict starts with caveats."""
@@ -333,7 +333,7 @@ def _setting(aligned: AlignedLabels, setting: SettingName) -> SettingComparison:
 
 
 def _measure(aligned: AlignedLabels, measure: Measure, keep: npt.NDArray[np.bool_] | None = None) -> MeasureComparison:
-    common = aligned.known(measure, 0, 1)
+    common = aligned.labelled(measure, 0, 1)
     pair = aligned.pair(measure, 1, 0, keep=common if keep is None else common & keep, weighted=False)
     difference = _difference(pair.figure("gold_mean"), pair.figure("mean"), pair.occupations(pair.gold != pair.run))
     return MeasureComparison(n=len(pair), **difference.model_dump())
@@ -342,7 +342,7 @@ def _measure(aligned: AlignedLabels, measure: Measure, keep: npt.NDArray[np.bool
 def _against_gold(aligned: AlignedLabels) -> dict[SettingName, GoldComparison]:
     comparisons: dict[SettingName, GoldComparison] = {}
     for setting in aligned.labels:
-        if not (keep := aligned.known(setting)).any():
+        if not (keep := aligned.labelled(setting)).any():
             continue
         first, second = (aligned.pair(setting, rater, GOLD, keep=keep) for rater in (0, 1))
         moved = first.differ(second)
@@ -417,7 +417,7 @@ def _slices(aligned: AlignedLabels, details: pd.DataFrame | None) -> dict[str, d
 
 
 def _slice(aligned: AlignedLabels, mask: npt.NDArray[np.bool_]) -> SliceAgreement:
-    keep = aligned.known(aligned.main, 0, 1) & mask
+    keep = aligned.labelled(aligned.main, 0, 1) & mask
     pair = aligned.pair(aligned.main, 1, 0, keep=keep, weighted=False)
     moved = None if aligned.main_measure is None else _measure(aligned, aligned.main_measure, mask)
     return SliceAgreement(
@@ -485,10 +485,10 @@ def compare_several(
     means: dict[Measure, tuple[float, ...]] = {
         m: tuple(table[common][:, raters].mean(axis=0).tolist())
         for m, table in aligned.values.items()
-        if (common := aligned.known(m, *raters)).any()
+        if (common := aligned.labelled(m, *raters)).any()
     }
     return PairwiseDocument(
-        **_about(runs, gold, aligned, _several_verdict(aligned, settings[aligned.main], means), draws, seed),
+        **_common_fields(runs, gold, aligned, _several_verdict(aligned, settings[aligned.main], means), draws, seed),
         alone=aligned.only,
         settings=settings,
         means=means,
@@ -498,7 +498,7 @@ def compare_several(
 
 def _pairs(aligned: AlignedLabels, setting: SettingName, count: int) -> SettingPairs:
     scale, raters = SCALES[setting], range(count)
-    keep = aligned.known(setting, *raters)
+    keep = aligned.labelled(setting, *raters)
     ranks, weight = aligned.labels[setting][keep], aligned.weight[keep]
     gold = ranks[:, GOLD] if ranks.shape[1] > count else np.full(len(ranks), -1)
     known_gold = gold >= 0

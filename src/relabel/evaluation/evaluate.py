@@ -317,7 +317,7 @@ def _yardstick_sentences(settings: Mapping[SettingName, doc.SettingMetrics], yar
         (yardsticks.annotators, "the gold's annotators are to each other", 0),
     ):
         if group is not None and main in group.settings:
-            sentences.append(_against(main, words, group.settings[main], floor=labels))
+            sentences.append(_yardstick_sentence(main, words, group.settings[main], floor=labels))
     repeats = yardsticks.consistency.settings.get(main) if yardsticks.consistency is not None else None
     if repeats is not None and repeats.run is not None:
         gold = "" if repeats.gold is None else f", in the gold {100 * repeats.gold:.0f}%"
@@ -330,7 +330,7 @@ def _yardstick_sentences(settings: Mapping[SettingName, doc.SettingMetrics], yar
     return sentences
 
 
-def _against(setting: SettingName, words: str, yardstick: doc.Yardstick, *, floor: int = 0) -> str:
+def _yardstick_sentence(setting: SettingName, words: str, yardstick: doc.Yardstick, *, floor: int = 0) -> str:
     """One sentence on the difference in kappa: what its interval says, and what to make of it.
 
     `floor` is the number of labels behind a yardstick that a run must beat; 0 for one that it is only compared with.

@@ -229,7 +229,7 @@ def joint_p(gates: Sequence[Swaps], seed: int = 0) -> list[float]:
 def size_needed(aligned: AlignedLabels, suite: Suite) -> str | None:
     """A sentence on the size of gold that detects a fall of 3 points in accuracy in four of five runs; None without such gates."""
     setting = aligned.main
-    keep = aligned.known(setting)
+    keep = aligned.labelled(setting)
     pairs = [aligned.pair(setting, rater, keep=keep, weighted=False) for rater in (0, 1)]
     n = len(pairs[0])
     drops = sum(gate.max_drop is not None for gate in suite.gates)
@@ -270,7 +270,7 @@ def _pair(gate: Gate, suite: Suite, aligned: AlignedLabels, rater: int, details:
     about = gate.about
     if about is None or (about not in aligned.labels and about not in aligned.values):
         return None
-    keep = aligned.known(about)
+    keep = aligned.labelled(about)
     if gate.slice is not None:
         keep &= in_slice(suite.slices[gate.slice], gate.slice, aligned.index(), details)
     return aligned.pair(about, rater, GOLD, keep=keep) if keep.any() else None
@@ -368,7 +368,7 @@ class _Fall:
         moved = change(before, after, run.differ(baseline))
         if not math.isfinite(moved.value):
             return cls(gate, moved)
-        old, new = (run.draws.by_occupation(pair.sums.each) for pair in (baseline, run))
+        old, new = (run.draws.by_occupation(pair.sums.terms) for pair in (baseline, run))
         share = run.draws.by_occupation(run.weight) / len(run)
         swaps = Swaps(old, new, metrics.figure_formula(_metric(gate), run.scale), share, gate.max_drop or 0.0)
         figures = {"value": moved.value, "run": after.value, "baseline": before.value}

@@ -96,15 +96,15 @@ def powered_mean(
     from the clusters' own fourth moments.
     """
     n = len(gold)
-    w = np.ones(n) if weight is None else mean_one(np.asarray(weight, dtype=np.float64))
-    chance = np.minimum(n / (len(everything) * w), 1)
+    weights = np.ones(n) if weight is None else mean_one(np.asarray(weight, dtype=np.float64))
+    chance = np.minimum(n / (len(everything) * weights), 1)
     # Influence of each unit's error on the estimate; 0 for units that are included with certainty.
-    pull = w * np.sqrt(1 - chance) / n
-    design = _Design.build(w, pull, clusters, strata)
+    pull = weights * np.sqrt(1 - chance) / n
+    design = _Design.build(weights, pull, clusters, strata)
     if power is None:
-        power = _least_variance(gold, predicted, everything, w, pull, design)
+        power = _least_variance(gold, predicted, everything, weights, pull, design)
     error = gold - power * predicted
-    mean = float(power * everything.mean() + np.average(error, weights=w))
+    mean = float(power * everything.mean() + np.average(error, weights=weights))
     squares = design.squares(pull, error)
     if len(squares) < 2:
         return Powered(mean, power, None, len(squares), 0)
@@ -168,7 +168,9 @@ def _places(names: npt.ArrayLike) -> npt.NDArray[np.intp]:
     return np.unique(np.asarray(names, dtype=str), return_inverse=True)[1]
 
 
-def _least_variance(gold: Array, predicted: Array, everything: Array, w: Array, pull: Array, design: _Design) -> float:
+def _least_variance(
+    gold: Array, predicted: Array, everything: Array, weights: Array, pull: Array, design: _Design
+) -> float:
     """Lambda: the slope of gold on predictions, weighted as in the variance."""
     actual, guessed = design.centred(gold), design.centred(predicted)
     own, variance = float((pull**2 * guessed**2).sum()), float(np.var(everything, ddof=1))
@@ -176,7 +178,7 @@ def _least_variance(gold: Array, predicted: Array, everything: Array, w: Array, 
         return 0.0
     slope = float((pull**2 * actual * guessed).sum()) / own
     # Use the known variance of all predictions instead of that in the gold, as in PPI++.
-    seen = float(np.average((predicted - np.average(predicted, weights=w)) ** 2, weights=w))
+    seen = float(np.average((predicted - np.average(predicted, weights=weights)) ** 2, weights=weights))
     return float(np.clip(slope * seen / variance, 0, 1))
 
 

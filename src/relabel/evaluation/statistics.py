@@ -479,13 +479,13 @@ class Sums:
     """Sums of task values, by group, in total and for each draw, from which figures are computed.
 
     Attributes:
-        each: Values, shape (n, m) or (n, k, k), times the task's weight, whose mean is 1 within each group.
+        terms: Values, shape (n, m) or (n, k, k), times the task's weight, whose mean is 1 within each group.
         draws: Draws for these tasks; None for no intervals.
         corners: Extreme values of a task, shape (c, ...); None to use the span of a figure.
         group: Group of each task, shape (n,), below `groups`; by default there is only one.
     """
 
-    each: Array
+    terms: Array
     draws: Draws | None
     corners: Array | None = None
     group: Places | None = None
@@ -494,19 +494,19 @@ class Sums:
     @cached_property
     def total(self) -> Array:
         """Sums over all tasks, shape (groups, ...)."""
-        return self.each.sum(axis=0)[None] if self.group is None else summed(self.each, self.group, self.groups)
+        return self.terms.sum(axis=0)[None] if self.group is None else summed(self.terms, self.group, self.groups)
 
     @cached_property
     def drawn(self) -> Array:
         """Sums by draw, shape (groups, draws, ...)."""
         if self.draws is None:
-            return np.zeros((self.groups, 0, *self.each.shape[1:]))
-        return self.draws.sum(self.each, 0 if self.group is None else self.group, self.groups)
+            return np.zeros((self.groups, 0, *self.terms.shape[1:]))
+        return self.draws.sum(self.terms, 0 if self.group is None else self.group, self.groups)
 
     @cached_property
     def sizes(self) -> list[tuple[int, int]]:
         """Number of tasks and of occupations in each group; 0 occupations without draws."""
-        group = np.zeros(len(self.each), dtype=np.intp) if self.group is None else self.group
+        group = np.zeros(len(self.terms), dtype=np.intp) if self.group is None else self.group
         place = np.zeros(0, dtype=np.intp) if self.draws is None else self.draws.place * self.groups + group
         group_of, tasks = np.unique(place) % self.groups, np.bincount(group, minlength=self.groups)
         return list(zip(tasks.tolist(), np.bincount(group_of, minlength=self.groups).tolist(), strict=True))

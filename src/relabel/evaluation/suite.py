@@ -58,7 +58,7 @@ class Slice(Frozen):
     max_importance: float | None = Field(default=None, ge=1, le=5)
 
     @model_validator(mode="after")
-    def _says_something(self) -> Self:
+    def _has_condition(self) -> Self:
         if not (self.soc_major or self.needs_tasks):
             raise ValueError("has no condition; give soc_major, task_type, importance or max_importance")
         return self

@@ -344,7 +344,7 @@ def _agreements(aligned: AlignedLabels, rubrics: int) -> Iterator[Closeness]:
     ]
     compared += [(first, second, first) for first, second in combinations(range(rubrics), 2)]
     for (first, second, rubric), setting in product(compared, SCALES):
-        keep = aligned.known(setting, first, second, rubric)
+        keep = aligned.labelled(setting, first, second, rubric)
         if not keep.any():
             continue
         pair = aligned.pair(setting, first, second, keep=keep)
@@ -359,7 +359,7 @@ def _agreements(aligned: AlignedLabels, rubrics: int) -> Iterator[Closeness]:
 def _difference(
     aligned: AlignedLabels, first: int, second: int, gold: int, setting: SettingName, *, people: bool
 ) -> TrialDifference | None:
-    masks = [aligned.known(setting, rubric, gold) for rubric in (first, second)]
+    masks = [aligned.labelled(setting, rubric, gold) for rubric in (first, second)]
     common = masks[0] & masks[1]
     least = min(int(mask.sum()) for mask in masks)
     if not least:
@@ -390,7 +390,7 @@ def _difference(
 
 def _tried(run: Run, aligned: AlignedLabels, rater: int, rejected: Spent) -> TriedRubric:
     labels, manifest = run.labels, run.manifest
-    answered = np.any([aligned.known(s, rater) for s in SCALES], axis=0)
+    answered = np.any([aligned.labelled(s, rater) for s in SCALES], axis=0)
     in_half = [half_of(str(task)) for task in aligned.tasks["task_id"][answered]]
     figures: dict[str, Figure] = {}
     for setting in SCALES:

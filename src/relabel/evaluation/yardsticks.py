@@ -364,7 +364,7 @@ def calibration(run: Run, aligned: AlignedLabels) -> dict[SettingName, doc.Calib
     labels = answers[answers["probability"].notna()] if "probability" in answers else answers.iloc[:0]
     calibrations: dict[SettingName, doc.Calibration] = {}
     for setting in aligned.labels:
-        truth = aligned.tasks.assign(truth=aligned.words(setting, GOLD))[aligned.known(setting)]
+        truth = aligned.tasks.assign(truth=aligned.words(setting, GOLD))[aligned.labelled(setting)]
         rows = labels[labels["setting"] == setting].merge(truth, on=TASK_KEY)
         if len(rows):
             draws = aligned.draws
