@@ -306,12 +306,12 @@ def _raters(table: ScoreTable, run: Run, others: Sequence[Run]) -> Raters:
     from relabel.scoring.noise import Raters
 
     pooled = run.manifest.engine == POOLED
-    rows = _scores_by(table, run, others)
+    rows = _scores_by_run(table, run, others)
     names, scores = list(rows)[pooled:], list(rows.values())[pooled:]
     return Raters(names, np.stack(scores) if scores else np.empty(0), sampling_error(table) if pooled else None)
 
 
-def _scores_by(table: ScoreTable, run: Run, others: Sequence[Run]) -> dict[str, Floats]:
+def _scores_by_run(table: ScoreTable, run: Run, others: Sequence[Run]) -> dict[str, Floats]:
     """Scores (measures x groups) of a run and of others on its tasks, by run name."""
     return {name: table.map_of(tasks).scores(tasks) for name, tasks in table.tasks_by_rater(run, others).items()}
 
@@ -337,7 +337,7 @@ def with_raters(table: ScoreTable, run: Run, raters: Sequence[Run], draws: int =
 
     if draws and len(raters) >= MIN_RATERS:
         table = with_intervals(table, run, noise="raters", raters=raters, draws=draws, seed=_seed(run))
-    _, *scores = _scores_by(table, run, raters).values()
+    _, *scores = _scores_by_run(table, run, raters).values()
     added = {
         f"{measure}_models_{end}": pd.Series(bounds, index=table.frame.index).where(table.frame[measure].notna())
         for end, pick in (("low", np.fmin), ("high", np.fmax))

@@ -257,7 +257,7 @@ def _mismatch_advice(source: Source, entry: SourceFile, where: Where, *, pinned:
 
 def _check_local(source: Source, entry: SourceFile) -> FileCheck:
     local = _local_path(source, entry)
-    result: dict[str, Any] = {"state": "missing", "message": how_to_get(source, entry)}
+    result: dict[str, Any] = {"state": "missing", "message": missing_file_advice(source, entry)}
     if local is not None:
         path, where = local
         result = {"path": path, "where": where}
@@ -307,7 +307,7 @@ def is_pinned_kind(entry: SourceFile) -> bool:
     return entry.sha256 is None or entry.copy_status == "rebuilt"
 
 
-def how_to_get(source: Source, entry: SourceFile) -> str:
+def missing_file_advice(source: Source, entry: SourceFile) -> str:
     """A clause that says how to obtain a missing file."""
     place = f"{source.id}/{entry.name}"
     if entry.can_fetch:
@@ -336,7 +336,7 @@ def download(source: Source, entry: SourceFile) -> Path:
         DataError: What was sent is not an archive, or lacks the file.
     """
     if entry.url is None or not entry.can_fetch:
-        raise SourceMissingError(how_to_get(source, entry))
+        raise SourceMissingError(missing_file_advice(source, entry))
     import pooch
 
     folder = cached_path(source, entry).parent

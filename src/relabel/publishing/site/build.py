@@ -257,12 +257,12 @@ def environment(theme: Path | None) -> Environment:
         made.filters.update(_FILTERS)
         return made
 
-    def of_theme(name: str) -> str | None:
+    def load_template(name: str) -> str | None:
         file = inside(theme, name)
         return read_small(file, _MAX_TEMPLATE_BYTES).decode("utf-8") if file.is_file() else None
 
     return Sandbox(
-        loader=ChoiceLoader([PrefixLoader({"builtin": own}), FunctionLoader(of_theme), own]),
+        loader=ChoiceLoader([PrefixLoader({"builtin": own}), FunctionLoader(load_template), own]),
         filters=_FILTERS,
         steps=20_000_000,
         seconds=120,

@@ -200,14 +200,14 @@ def occupation(page: Row, groups: Mapping[str | None, list[Row]], onet: Mapping[
             name: entry and entry | {"top": named(entry["top_tasks"])} for name, entry in page["readings"].items()
         },
         "matter_most": named(page["matter_most"]),
-        "why": why_not(page),
+        "why": status_reason(page),
         "parts_here": [part | {"split": split(tasks.get(part["onet_soc_code"], []))} for part in parts],
         "near": [other for other in near if other["code"] != page["code"]],
         "causes": WORDS["causes"],
     }
 
 
-def why_not(page: Row) -> str:
+def status_reason(page: Row) -> str:
     """Why a group has no score, or a thin one, in words for readers."""
     kind, _, reason = page["score"]["status"].partition(": ")
     if match := re.match(r"(borrowed from .*, because )?no task statements for (.*)", reason):
