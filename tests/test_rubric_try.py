@@ -309,6 +309,7 @@ LABELS = "task_id,setting,label\nS001,strict,exposed\nS002,strict,not-exposed\nS
         (LABELS + "S004,strict,perhaps\n", "line 5: 'perhaps' is no label|line 5: 'perhaps' is not a label"),
         (LABELS + "S004,lax,exposed\n", "line 5: 'lax' is not a setting"),
         (LABELS + "S004,strict,E1\n", "line 5: 'E1' is not a label of the rubric exposure"),
+        ("task_id,label\nS001,exposed\n", "the rubric exposure has the settings strict, with-tools; rubric try reads"),
         ("task_id,setting\nS001,strict\n", "no column 'label'"),
         ("task_id,verdict,setting\nS001,exposed,strict\n", "no column 'label'"),
     ],

@@ -333,7 +333,7 @@ def _import_runs(
             done = import_labels(path, model=path.stem, rubric=rubric, out=folder / name, tasks=tasks)
         except (DataError, UsageError) as error:
             # Advice on options of `relabel import` would mislead here.
-            message = str(error).partition(";")[0] if "--" in str(error) else str(error)
+            message = re.sub(r"[;:] [^;:]*--(?!tasks\b).*", "", str(error))
             raise DataError(
                 f"{message}; rubric try reads the columns task_id, setting and label, in the words of the rubric"
             ) from error
