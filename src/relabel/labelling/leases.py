@@ -113,7 +113,7 @@ class Leases:
         if self._acquire(key):
             return True
         row = self._sql("SELECT owner FROM taken WHERE key=?", key).fetchone()
-        return row is not None and self._end_if_gone(row[0]) and self._acquire(key)
+        return row is not None and self._end_if_dead(row[0]) and self._acquire(key)
 
     def _acquire(self, key: str) -> bool:
         taken = self._sql(
@@ -123,7 +123,7 @@ class Leases:
         )
         return bool(taken.rowcount)
 
-    def _end_if_gone(self, owner: str) -> bool:
+    def _end_if_dead(self, owner: str) -> bool:
         """Remove the leases of a process if it is dead; returns whether it is."""
         row = self._sql("SELECT beat FROM process WHERE id=?", owner).fetchone()
         beat = -1 if row is None else row[0]

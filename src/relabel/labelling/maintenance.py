@@ -465,13 +465,13 @@ def _row(leaf: bytes, offset: int, page: Callable[[int], bytes]) -> tuple[str, s
 def _varint(content: bytes, offset: int) -> tuple[int, int]:
     """SQLite's integer of variable length that starts at `offset`, and the offset after it."""
     value = 0
-    for n in range(9):
-        byte = content[offset + n]
-        if n == 8:
+    for index in range(9):
+        byte = content[offset + index]
+        if index == 8:
             return value << 8 | byte, offset + 9
         value = value << 7 | byte & 0x7F
         if byte < 0x80:
-            return value, offset + n + 1
+            return value, offset + index + 1
     raise ValueError
 
 

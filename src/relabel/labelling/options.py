@@ -154,7 +154,7 @@ class RunOptions:
         if self.max_tokens is not None:
             bound = "max_tokens" if local else provider.bound
             params["max_output_tokens" if self.api == "responses" else bound] = self.max_tokens
-        timeouts = Timeouts.of(self.timeout) if self.timeout else LOCAL_TIMEOUTS if local else Timeouts()
+        timeouts = Timeouts.for_attempt(self.timeout) if self.timeout else LOCAL_TIMEOUTS if local else Timeouts()
         if local:
             endpoint = local_endpoint(self.model)
             endpoint = endpoint.model_copy(update={"api": self.api, "params": {**endpoint.params, **params}})

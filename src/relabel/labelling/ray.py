@@ -274,7 +274,7 @@ Call = Callable[..., Awaitable[Any]]  # Calls a worker's method by name, with it
 
 class _Worker:
     def __init__(self, call: Call, revive: Callable[[_Worker], Coroutine[Any, Any, None]]) -> None:
-        self.call, self.up, self.gone, self.in_flight = call, False, "", 0
+        self.call, self.up, self.lost_reason, self.in_flight = call, False, "", 0
         self.reviving = asyncio.create_task(revive(self))
 
 
@@ -349,10 +349,10 @@ class RayTransport:
     def _mark_lost(self, worker: _Worker, error: WorkerLostError) -> None:
         worker.up = False
         if isinstance(error, WorkerGoneError):
-            worker.gone = str(error)
-            if all(other.gone for other in self._workers):
+            worker.lost_reason = str(error)
+            if all(other.lost_reason for other in self._workers):
                 self._fatal = self._fatal or ProviderError(
-                    f"all workers of the cluster were lost ({worker.gone}); start the same run again to continue"
+                    f"all workers of the cluster were lost ({worker.lost_reason}); start the same run again to continue"
                 )
         elif worker.reviving.done():
             worker.reviving = asyncio.create_task(self._wait_until_up(worker))
@@ -360,7 +360,7 @@ class RayTransport:
 
     async def _wait_until_up(self, worker: _Worker) -> None:
         """Call a worker again and again until it answers, after its start or its restart by the cluster."""
-        while not worker.up and not worker.gone and self._fatal is None:
+        while not worker.up and not worker.lost_reason and self._fatal is None:
             try:
                 node, version = await worker.call("hello")
                 if version != __version__:

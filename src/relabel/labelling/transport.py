@@ -88,13 +88,13 @@ class Timeouts:
     deadline_s: float = 300.0
 
     @classmethod
-    def of(cls, attempt_s: float) -> Timeouts:
+    def for_attempt(cls, attempt_s: float) -> Timeouts:
         """Timeouts with a given number of seconds per attempt, and time for three attempts."""
         return cls(attempt_s, max(cls.deadline_s, 3 * attempt_s))
 
 
 # For a model served on this machine: retries cost nothing, and a busy machine may be slow.
-LOCAL_TIMEOUTS = Timeouts.of(900.0)
+LOCAL_TIMEOUTS = Timeouts.for_attempt(900.0)
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,7 @@ class OpenRequests(dict[str, OpenRequest]):
         """The plan entry of a request."""
         return self._job.planner.planned(self[key].wanted[0])
 
-    def is_here(self, key: str) -> bool:
+    def take_from_store(self, key: str) -> bool:
         """Look again for an answer in the store, where another run may have put one; if so, it is taken."""
         rest = self._collector.take(self.planned(key))
         if rest is not None:
@@ -173,7 +173,7 @@ class OpenRequests(dict[str, OpenRequest]):
         try:
             self._close(key, self._collector.buy(self.planned(key), answer))
         except InvalidAnswerError as error:
-            if not self.is_here(key):  # another run may have bought one in the meantime
+            if not self.take_from_store(key):  # another run may have bought one in the meantime
                 self.fail(key, error.kind, error.reason)
 
     def _no_answer(self, key: str, error: RefusedError) -> None:

@@ -221,7 +221,7 @@ class BatchRunner(BatchPoller):
             if key in in_flight or not self._is_due(key):
                 continue
             leased = self._leases.acquire(key)
-            if self._requests.is_here(key):
+            if self._requests.take_from_store(key):
                 self._leases.release(key)
                 changed += 1
                 continue
@@ -280,7 +280,7 @@ class BatchRunner(BatchPoller):
     def _name_missing(self, fatal: ProviderError | None) -> None:
         """Record all labels that are still wanted as missing, each with its reason."""
         for key in [key for key, request in self._requests.items() if request.elsewhere is not None]:
-            self._requests.is_here(key)  # its answer may be here by now
+            self._requests.take_from_store(key)  # its answer may be here by now
         in_flight, _ = self._folder.asked(self._state)
         for key, request in self._requests.items():
             kind: FailureKind = "provider"
