@@ -38,8 +38,8 @@ _PATTERNS = {
 
 def plain_fault(fault: Mapping[str, Any]) -> str:
     """A pydantic error message in plain words: `Input should be 1` becomes `must be 1`."""
-    said = str(fault["msg"]).removeprefix("Value error, ")
-    return _PATTERNS.get(fault.get("ctx", {}).get("pattern", "")) or re.sub(r"^(?:Input|String) should ", "must ", said)
+    text = str(fault["msg"]).removeprefix("Value error, ")
+    return _PATTERNS.get(fault.get("ctx", {}).get("pattern", "")) or re.sub(r"^(?:Input|String) should ", "must ", text)
 
 
 def first_error(error: ValidationError, words: Mapping[str, str] | None = None) -> str:
@@ -51,8 +51,8 @@ def first_error(error: ValidationError, words: Mapping[str, str] | None = None) 
     """
     first = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"] if part != "[key]")
-    known = {"missing": "is missing", **(words or {})}
-    reason = known.get(first["type"]) or plain_fault(first)
+    messages = {"missing": "is missing", **(words or {})}
+    reason = messages.get(first["type"]) or plain_fault(first)
     if words is not None and first["type"] == "string_type" and isinstance(first["input"], int):
         read = "yes, no, on and off as true or false" if isinstance(first["input"], bool) else "digits as a number"
         reason += f" (YAML reads bare {read}: put it in quotes)"
@@ -120,12 +120,12 @@ class SourceMissingError(DataError):
 
     Args:
         message: What is wrong and what to do.
-        why: Why fetching failed, in a few words; empty where nothing was tried.
+        reason: Why fetching failed, in a few words; empty where nothing was tried.
     """
 
-    def __init__(self, message: str, why: str = "") -> None:
+    def __init__(self, message: str, reason: str = "") -> None:
         super().__init__(message)
-        self.why = why
+        self.reason = reason
 
 
 class RubricError(DataError):

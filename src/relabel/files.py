@@ -37,12 +37,12 @@ _OWN_FILES = {_LOCK, ".journal", "manifest.json", "labels.parquet", "failures.js
 
 
 @contextmanager
-def os_errors(what: str, advice: str) -> Generator[None]:
-    """Turn an `OSError` in the block into a `DataError` with the message `WHAT (REASON); ADVICE`."""
+def os_errors(problem: str, advice: str) -> Generator[None]:
+    """Turn an `OSError` in the block into a `DataError` with the message `PROBLEM (REASON); ADVICE`."""
     try:
         yield
     except OSError as error:
-        raise DataError(f"{what} ({error.strerror or error}); {advice}") from error
+        raise DataError(f"{problem} ({error.strerror or error}); {advice}") from error
 
 
 def make_private_dir(folder: Path) -> None:
@@ -221,14 +221,14 @@ def read_user_entries(path: Path, name: str, model: type[M], form: str) -> dict[
     entries = document.get(name)
     if not isinstance(entries, list) or set(document) != {name}:
         raise DataError(f"{path} must hold [[{name}]] entries and nothing else; {form} shows the form")
-    found: dict[str, M] = {}
+    entries_by_id: dict[str, M] = {}
     for number, entry in enumerate(cast("list[Any]", entries), start=1):
         about = str(entry.get("id", number) if isinstance(entry, dict) else number)
         try:
             read = model.model_validate(entry)
         except ValidationError as error:
             raise DataError(f"{path}, entry {about!r}: {first_error(error)}; correct the file") from error
-        if about in found:
+        if about in entries_by_id:
             raise DataError(f"{path} has two entries with the id {about!r}; keep one")
-        found[about] = read
-    return found
+        entries_by_id[about] = read
+    return entries_by_id

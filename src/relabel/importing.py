@@ -151,7 +151,7 @@ def import_labels(
         _confirm_ids(reading, tasks, listed)
     started = _now()
     labels = list(_labels(reading, tasks, listed, started))
-    known = {(label.onet_soc_code, label.task_id) for label in labels}
+    labelled = {(label.onet_soc_code, label.task_id) for label in labels}
     manifest = Manifest(
         status="complete",
         package_version=__version__,
@@ -167,7 +167,7 @@ def import_labels(
             "columns": dict(reading.columns),
             "map": dict(mapping),
             "samples": len({label.sample for label in labels}),
-            "sample": len(known) if random_sample else None,
+            "sample": len(labelled) if random_sample else None,
         },
         counts=Counts(asked=len(labels), fresh=len(labels)),
         note=f"labels made elsewhere, imported from {path.name}; the rubric shown is the one that they were read by",
@@ -177,9 +177,9 @@ def import_labels(
     require_writable(out)
     with writing(out):
         write_run(out, manifest, labels, [])
-    unlisted = known.difference(listed[TASK_KEY].itertuples(index=False, name=None))
+    unlisted = labelled.difference(listed[TASK_KEY].itertuples(index=False, name=None))
     note = _title_note(reading) if "code" in reading.columns else _chance_note(labels, tasks)
-    return Imported(out, tasks, len(labels), len(known), reading.mapped, len(unlisted), (note,) if note else ())
+    return Imported(out, tasks, len(labels), len(labelled), reading.mapped, len(unlisted), (note,) if note else ())
 
 
 def _check_request(
@@ -190,8 +190,8 @@ def _check_request(
         raise UsageError(f"{unknown[0]} is not a setting of the rubric {rubric.id} ({', '.join(rubric.settings)})")
     for old, new in mapping.items():
         if new not in rubric.labels:
-            known = ", ".join(rubric.labels)
-            raise UsageError(f"--map {old}={new}: {new} is not a label of the rubric {rubric.id} ({known})")
+            names = ", ".join(rubric.labels)
+            raise UsageError(f"--map {old}={new}: {new} is not a label of the rubric {rubric.id} ({names})")
 
 
 def _task_list(reading: _Reading, wanted: str | None) -> tuple[str, pd.DataFrame]:
@@ -201,19 +201,19 @@ def _task_list(reading: _Reading, wanted: str | None) -> tuple[str, pd.DataFrame
         return wanted, task_table(wanted, unit)
     column = reading.columns["id"]
     ids = {reading.file.task_id(line, cells[column].strip()) for line, cells in reading.file.rows}
-    found: list[tuple[int, str, pd.DataFrame]] = []
+    candidates: list[tuple[int, str, pd.DataFrame]] = []
     lists = tuple(dict.fromkeys([*_LISTS[unit], *onet_releases()]))
     for name in lists:
         with suppress(DataError):  # a list that is not on this machine may still be named, and then says what it lacks
             table = task_table(name, unit)
-            found.append((len(ids.intersection(table["task_id"])), name, table))
-        if found and found[-1][0] == len(ids):
+            candidates.append((len(ids.intersection(table["task_id"])), name, table))
+        if candidates and candidates[-1][0] == len(ids):
             break
-    if not found:
+    if not candidates:
         raise DataError(
             f"none of the lists {', '.join(lists)} is on this machine to look up the ids; name one with --tasks"
         )
-    return max(found, key=lambda entry: entry[0])[1:]
+    return max(candidates, key=lambda entry: entry[0])[1:]
 
 
 def _confirm_ids(reading: _Reading, tasks: str, listed: pd.DataFrame) -> None:
@@ -228,23 +228,23 @@ def _confirm_ids(reading: _Reading, tasks: str, listed: pd.DataFrame) -> None:
     if (text := file.column("text")) is None:
         file.refuse_row_numbers([task for _, task, _ in ids], advice)
         return
-    known = _by_id(listed, "text")
-    said = [(line, task, cells[text]) for line, task, cells in ids if task in known and cells[text].strip()]
-    others = [row for row in said if not any(same_statement(row[2], statement) for statement in known[row[1]])]
-    if 2 * len(others) > len(said):
+    statements = _by_id(listed, "text")
+    rows = [(line, task, cells[text]) for line, task, cells in ids if task in statements and cells[text].strip()]
+    others = [row for row in rows if not any(same_statement(row[2], statement) for statement in statements[row[1]])]
+    if 2 * len(others) > len(rows):
         line, task, _ = others[0]
         raise DataError(
             f"{file.path} line {line}: the task {task} of {tasks} is another statement than the one in the column {text!r}, "
-            f"and so are {len(others):,} of {len(said):,}: the ids are not those of {tasks}; {advice}"
+            f"and so are {len(others):,} of {len(rows):,}: the ids are not those of {tasks}; {advice}"
         )
 
 
 def _by_id(listed: pd.DataFrame, column: str) -> dict[str, list[str]]:
     """The values of a task list's column by task id; one id may belong to tasks of several occupations."""
-    found: dict[str, list[str]] = {}
+    values_by_id: dict[str, list[str]] = {}
     for task, value in zip(listed["task_id"], listed[column], strict=True):
-        found.setdefault(str(task), []).append(str(value))
-    return found
+        values_by_id.setdefault(str(task), []).append(str(value))
+    return values_by_id
 
 
 def _title_note(reading: _Reading) -> str:
@@ -261,17 +261,17 @@ def _chance_note(labels: Sequence[Label], tasks: str) -> str:
         gpt4 = eloundou.read_labels()[[*TASK_KEY, "gpt4"]]
     except DataError:
         return ""
-    both = ours[ours["ours"].isin(gpt4["gpt4"])].merge(gpt4, on=TASK_KEY)
-    shares = [both[column].value_counts(normalize=True) for column in ("ours", "gpt4")]
+    joined = ours[ours["ours"].isin(gpt4["gpt4"])].merge(gpt4, on=TASK_KEY)
+    shares = [joined[column].value_counts(normalize=True) for column in ("ours", "gpt4")]
     expected = float(shares[0].mul(shares[1], fill_value=0).sum())
-    if len(both) < _FEW or expected >= 1:
+    if len(joined) < _FEW or expected >= 1:
         return ""
-    kappa = (float((both["ours"] == both["gpt4"]).mean()) - expected) / (1 - expected)
+    kappa = (float((joined["ours"] == joined["gpt4"]).mean()) - expected) / (1 - expected)
     if kappa >= _CHANCE:
         return ""
     return (
-        f"the labels agree with GPT-4's of 2023 no better than chance (kappa {kappa:.2f} on {len(both):,} tasks): the file has "
-        f"neither codes nor statements that confirm its ids; check that they are the Task IDs of {tasks}"
+        f"the labels agree with GPT-4's of 2023 no better than chance (kappa {kappa:.2f} on {len(joined):,} tasks): the "
+        f"file has neither codes nor statements that confirm its ids; check that they are the Task IDs of {tasks}"
     )
 
 
@@ -293,8 +293,8 @@ def _labels(reading: _Reading, tasks: str, listed: pd.DataFrame, created: str) -
             raise DataError(f"{where}: probability must be from 0 to 1 or empty, not {row['probability'][:40]!r}")
         for fixed, column in reading.labels:
             if (setting := fixed or row["setting"]) not in settings:
-                known = ", ".join(settings)
-                raise DataError(f"{where}: {setting[:40]!r} is not a setting of the rubric; use {known}")
+                names = ", ".join(settings)
+                raise DataError(f"{where}: {setting[:40]!r} is not a setting of the rubric; use {names}")
             label = _label(reading, where, cells[column].strip())
             first = reading.seen.setdefault((code, task, setting, int(sample)), line)
             if first != line:
@@ -318,35 +318,35 @@ def _find_columns(
 ) -> tuple[dict[str, str], Sequence[tuple[str | None, str]]]:
     """Columns by what they hold; and the columns of labels, each with its setting where no column gives that."""
     names: dict[str, Sequence[str]] = {}
-    for holds, known in _KNOWN_NAMES.items():
+    for holds, spellings in _KNOWN_NAMES.items():
         if isinstance(wanted := given.get(holds), Mapping):
             names |= {f"label {answered}": (column,) for answered, column in wanted.items()}
         else:
-            names[holds] = (wanted,) if wanted else known
-    found = {holds: column for holds, any_of in names.items() if (column := file.find(*any_of)) is not None}
-    for holds in names.keys() - found.keys():
+            names[holds] = (wanted,) if wanted else spellings
+    columns = {holds: column for holds, any_of in names.items() if (column := file.find(*any_of)) is not None}
+    for holds in names.keys() - columns.keys():
         if names[holds] is not _KNOWN_NAMES.get(holds):
             raise ColumnError(file.path, names[holds][0], file.header)
-    if "label" in names and "label" not in found and setting is None:
-        by_setting = {f"label {name}": at for name in rubric.settings if (at := file.find(name)) is not None}
-        found |= by_setting if len(by_setting) == len(rubric.settings) else {}
-    labels = [(holds.removeprefix("label "), at) for holds, at in found.items() if holds.startswith("label ")]
+    if "label" in names and "label" not in columns and setting is None:
+        by_setting = {f"label {name}": column for name in rubric.settings if (column := file.find(name)) is not None}
+        columns |= by_setting if len(by_setting) == len(rubric.settings) else {}
+    labels = [(holds.removeprefix("label "), column) for holds, column in columns.items() if holds.startswith("label ")]
     for holds in ("id" if rubric.unit == "task" else "code", *([] if labels else ["label"])):
-        if holds not in found:
+        if holds not in columns:
             other = ", or the rubric of the labels with --rubric" if holds == "label" else ""
             advice = f"name the column with --{holds}-column{other}"
             raise ColumnError(file.path, _KNOWN_NAMES[holds][0], file.header, advice=advice)
     if rubric.unit == "occupation":
-        found["id"] = found["code"]
+        columns["id"] = columns["code"]
     if labels or setting is not None:
-        found.pop("setting", None)
-    elif "setting" not in found and len(rubric.settings) > 1:
+        columns.pop("setting", None)
+    elif "setting" not in columns and len(rubric.settings) > 1:
         raise UsageError(
             f"the rubric {rubric.id} has the settings {', '.join(rubric.settings)}: say which one the labels answer with "
             "--setting, or name a column with --setting-column, or give --label-column SETTING=COLUMN for each"
         )
-    fixed = None if "setting" in found else setting or next(iter(rubric.settings))
-    return found, labels or [(fixed, found["label"])]
+    fixed = None if "setting" in columns else setting or next(iter(rubric.settings))
+    return columns, labels or [(fixed, columns["label"])]
 
 
 def _only(codes: Sequence[str], where: str, task: str, tasks: str) -> str:

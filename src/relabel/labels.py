@@ -97,15 +97,15 @@ def fingerprint(answer: Answer) -> str:
     was made, as a cache may give a stored reply a new id. The third says that it was made before it was asked for.
     """
     own, made, text = answer.raw.get("id"), answer.raw.get("created"), answer.content or ""
-    said = f"{own}\n{answer.content}" if own else json.dumps(answer.raw, sort_keys=True, default=str)
-    marks = [_mark(said)]
+    identity = f"{own}\n{answer.content}" if own else json.dumps(answer.raw, sort_keys=True, default=str)
+    marks = [_mark(identity)]
     if isinstance(made, int) and made > _A_TIME and len(text) >= _WORDY:
         marks += [_mark(f"{made}\n{text}"), *([OLD] if made < _sent_at(answer) - _OLD_S else [])]
     return "-".join(marks)
 
 
-def _mark(said: str) -> str:
-    return hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()[:24]
+def _mark(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:24]
 
 
 def _sent_at(answer: Answer) -> float:
@@ -177,8 +177,8 @@ def cached_repeats(samples: Sequence[tuple[tuple[str, str, str], int, str, str |
     Args:
         samples: Question (code, task and setting), sample, request key and answer id (None where it is not known) of each.
     """
-    said = [tuple(answer.split("-")) if answer else () for *_, answer in samples]
-    marks, old = [parts[:2] for parts in said], [OLD in parts for parts in said]
+    fingerprints = [tuple(answer.split("-")) if answer else () for *_, answer in samples]
+    marks, old = [parts[:2] for parts in fingerprints], [OLD in parts for parts in fingerprints]
     # Tasks with one and the same question share its answer, by the request's key: they count as the first of them.
     first: dict[tuple[str, str | None], tuple[str, str, str]] = {}
     asked: dict[str, set[tuple[str, str, str]]] = {}
@@ -186,10 +186,10 @@ def cached_repeats(samples: Sequence[tuple[tuple[str, str, str], int, str, str |
         for mark in own:
             asked.setdefault(mark, set()).add(first.setdefault((key, answer), question))
     repeated, answered = [False] * len(samples), set[tuple[object, str]]()
-    for at in sorted(range(len(samples)), key=lambda at: (old[at], samples[at][1])):
-        told = [(samples[at][0], mark) for mark in marks[at]]
-        repeated[at] = not answered.isdisjoint(told if old[at] else told[:1])
-        answered.update(one for one in told if len(asked[one[1]]) == 1)
+    for index in sorted(range(len(samples)), key=lambda index: (old[index], samples[index][1])):
+        pairs = [(samples[index][0], mark) for mark in marks[index]]
+        repeated[index] = not answered.isdisjoint(pairs if old[index] else pairs[:1])
+        answered.update(pair for pair in pairs if len(asked[pair[1]]) == 1)
     return repeated
 
 
@@ -307,19 +307,19 @@ def read_answer(answer: Answer, rubric: Rubric, count: int = 1) -> Reading:
     entries = data.get("answers")
     if not isinstance(entries, list):
         raise InvalidAnswerError("schema", "the reply has no list of answers")
-    found: dict[str, list[Mapping[str, Any]]] = {}
+    entries_by_id: dict[str, list[Mapping[str, Any]]] = {}
     for entry in entries:
         if isinstance(entry, Mapping):
-            found.setdefault(str(entry.get("id")), []).append(entry)
+            entries_by_id.setdefault(str(entry.get("id")), []).append(entry)
     judged: dict[int, Judgement] = {}
     for position in range(count):
-        said = found.get(str(position + 1), [])
-        if len(said) == 1:
+        matches = entries_by_id.get(str(position + 1), [])
+        if len(matches) == 1:
             with suppress(InvalidAnswerError):
-                judged[position] = _judgement({k: v for k, v in said[0].items() if k != "id"}, rubric)
+                judged[position] = _judgement({k: v for k, v in matches[0].items() if k != "id"}, rubric)
     if not judged:
         raise InvalidAnswerError("schema", "no entry of the answer matches a task")
-    return Reading(judged, unwrapped, _is_label_first(found[str(min(judged) + 1)][0]))
+    return Reading(judged, unwrapped, _is_label_first(entries_by_id[str(min(judged) + 1)][0]))
 
 
 def _is_label_first(data: Mapping[str, Any]) -> bool:
@@ -333,8 +333,8 @@ def check_whole(answer: Answer) -> None:
         InvalidAnswerError: It was.
     """
     if answer.refusal or answer.finish_reason == "refusal":
-        said = (answer.refusal or answer.content or "")[:300]
-        raise InvalidAnswerError("refusal", f"the model refused: {said}" if said else "the model refused")
+        text = (answer.refusal or answer.content or "")[:300]
+        raise InvalidAnswerError("refusal", f"the model refused: {text}" if text else "the model refused")
     if answer.finish_reason == "content_filter":
         raise InvalidAnswerError("content-filter", "the provider's content filter stopped the answer")
     if answer.finish_reason == "length":
@@ -353,32 +353,32 @@ def _document(answer: Answer) -> tuple[Mapping[str, Any], bool]:
         instead = f": all that came is {' and '.join(others)}; a setting of the server puts it there" if others else ""
         raise InvalidAnswerError("invalid-json", f"the answer is empty{instead}")
     try:
-        found, unwrapped = [_STRICTLY.decode(content)], False
+        documents, unwrapped = [_STRICTLY.decode(content)], False
     except (ValueError, RecursionError) as error:
-        found, unwrapped = _within(content), True
-        if len(found) != 1:
-            many = f"holds {len(found)} different JSON objects" if found else f"is not one JSON object: {error}"
+        documents, unwrapped = _within(content), True
+        if len(documents) != 1:
+            many = f"holds {len(documents)} different JSON objects" if documents else f"is not one JSON object: {error}"
             raise InvalidAnswerError("invalid-json", f"the answer {many}; it reads {_excerpt(content)}") from error
-    if not isinstance(found[0], Mapping):
-        raise InvalidAnswerError("schema", f"the answer is a JSON {type(found[0]).__name__}, not an object")
-    return found[0], unwrapped
+    if not isinstance(documents[0], Mapping):
+        raise InvalidAnswerError("schema", f"the answer is a JSON {type(documents[0]).__name__}, not an object")
+    return documents[0], unwrapped
 
 
 def _within(content: str) -> list[Mapping[str, Any]]:
     """The distinct JSON answers within a text, after any visible thinking; thinking that was cut off contains none."""
     text = _THOUGHT.split(_END_OF_THOUGHT.split(content)[-1])[0]
-    found: list[Mapping[str, Any]] = []
-    at = text.find("{")
-    while at >= 0:
+    documents: list[Mapping[str, Any]] = []
+    start = text.find("{")
+    while start >= 0:
         try:
-            data, end = _STRICTLY.raw_decode(text, at)
+            data, end = _STRICTLY.raw_decode(text, start)
         except (ValueError, RecursionError):
-            end = at + 1
+            end = start + 1
         else:
-            if ("label" in data or "answers" in data) and data not in found:
-                found.append(data)
-        at = text.find("{", end)
-    return found
+            if ("label" in data or "answers" in data) and data not in documents:
+                documents.append(data)
+        start = text.find("{", end)
+    return documents
 
 
 def _excerpt(text: str) -> str:
@@ -391,15 +391,15 @@ def _judgement(data: Mapping[str, Any], rubric: Rubric) -> Judgement:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "answer"
-        said = _excerpt(json.dumps(data, ensure_ascii=False))
-        raise InvalidAnswerError("schema", f"{where}: {first['msg']}; the answer reads {said}") from error
+        excerpt = _excerpt(json.dumps(data, ensure_ascii=False))
+        raise InvalidAnswerError("schema", f"{where}: {first['msg']}; the answer reads {excerpt}") from error
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    mapping = dict(pairs)
+    if len(mapping) != len(pairs):
         raise ValueError("a key occurs twice")
-    return found
+    return mapping
 
 
 def _no_constant(name: str) -> Any:

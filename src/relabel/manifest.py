@@ -181,17 +181,17 @@ class Manifest(Frozen):
 
 def answer_warnings(models: Mapping[str, int], repeats: int, labels: int) -> list[str]:
     """Warnings for readers of a run's figures, from its labels by model and its samples that a cache repeated."""
-    said: list[str] = []
+    warnings: list[str] = []
     # A run carried to another release may have labels of several models on purpose.
     if len(models) > 1:
         parts = "labels by model: " + ", ".join(f"{model}: {count:,}" for model, count in models.items())
-        said.append(f"{len(models)} models answered this run ({parts}); see `relabel eval --by-model`.")
+        warnings.append(f"{len(models)} models answered this run ({parts}); see `relabel eval --by-model`.")
     if repeats:
-        said.append(
+        warnings.append(
             f"{repeats:,} of {labels:,} samples are an earlier answer again, as a cache on the way to the model gives it: they "
             "count once, and say nothing about how steady the model is; switch the gateway's cache off and label again."
         )
-    return said
+    return warnings
 
 
 def task_sources(ref: str, unit: Unit = "task") -> tuple[SourceUse, ...]:
@@ -295,8 +295,8 @@ def parquet_schema() -> pyarrow.Schema:
     import pyarrow.parquet  # pyright: ignore[reportUnusedImport]  loaded ahead
 
     types = {"int": pyarrow.int64(), "float": pyarrow.float64(), "bool": pyarrow.bool_(), "str": pyarrow.string()}
-    found = {field.name: types[str(field.type).removesuffix(" | None")] for field in fields(Label)}
-    return pyarrow.schema(found | dict.fromkeys(("sample", "attempts", "variant"), pyarrow.int32()))
+    type_by_column = {field.name: types[str(field.type).removesuffix(" | None")] for field in fields(Label)}
+    return pyarrow.schema(type_by_column | dict.fromkeys(("sample", "attempts", "variant"), pyarrow.int32()))
 
 
 def write_label_table(path: Path, labels: Iterable[Label]) -> None:
@@ -314,23 +314,23 @@ def write_label_table(path: Path, labels: Iterable[Label]) -> None:
             table.write_table(pyarrow.Table.from_arrays(columns, schema=schema))
 
 
-def _column(values: list[Any], of: pyarrow.DataType) -> pyarrow.Array:
+def _column(values: list[Any], dtype: pyarrow.DataType) -> pyarrow.Array:
     """An array built from its buffers, because `pyarrow.array` would import pandas to check the type of its input."""
     import numpy as np
     import pyarrow
 
-    there = np.fromiter((value is not None for value in values), bool, len(values))
-    valid = None if there.all() else pyarrow.py_buffer(np.packbits(there, bitorder="little"))
-    if pyarrow.types.is_string(of):
+    present = np.fromiter((value is not None for value in values), bool, len(values))
+    valid = None if present.all() else pyarrow.py_buffer(np.packbits(present, bitorder="little"))
+    if pyarrow.types.is_string(dtype):
         texts = [b"" if value is None else value.encode() for value in values]
         ends = np.cumsum([0, *map(len, texts)], dtype=np.int32)
         buffers = [valid, pyarrow.py_buffer(ends), pyarrow.py_buffer(b"".join(texts))]
-        return pyarrow.Array.from_buffers(of, len(values), buffers)
-    if pyarrow.types.is_boolean(of):
+        return pyarrow.Array.from_buffers(dtype, len(values), buffers)
+    if pyarrow.types.is_boolean(dtype):
         bits = np.packbits(np.fromiter(map(bool, values), bool, len(values)), bitorder="little")
-        return pyarrow.Array.from_buffers(of, len(values), [valid, pyarrow.py_buffer(bits)])
-    numbers = np.array([0 if value is None else value for value in values], dtype=of.to_pandas_dtype())
-    return pyarrow.Array.from_buffers(of, len(values), [valid, pyarrow.py_buffer(numbers)])
+        return pyarrow.Array.from_buffers(dtype, len(values), [valid, pyarrow.py_buffer(bits)])
+    numbers = np.array([0 if value is None else value for value in values], dtype=dtype.to_pandas_dtype())
+    return pyarrow.Array.from_buffers(dtype, len(values), [valid, pyarrow.py_buffer(numbers)])
 
 
 def find_run(ref: str, runs_dir: Path = Path("runs")) -> Path:
@@ -350,8 +350,8 @@ def find_run(ref: str, runs_dir: Path = Path("runs")) -> Path:
                 made = runs_dir / Path(ref).stem
                 advice = f"make a run of it with `relabel import {ref} --model NAME --out {made}`, and give that"
             raise DataError(f"{ref} is not a run, which is a folder with a manifest.json; {advice}")
-    known = ", ".join([*PUBLISHED, "sample"])
-    raise DataError(f"run {short!r} was not found; use a run folder, a name under {runs_dir}/, or one of {known}")
+    names = ", ".join([*PUBLISHED, "sample"])
+    raise DataError(f"run {short!r} was not found; use a run folder, a name under {runs_dir}/, or one of {names}")
 
 
 def read_failures(folder: Path) -> list[Failure]:
@@ -367,13 +367,13 @@ def read_failures(folder: Path) -> list[Failure]:
     with os_errors(f"{path} cannot be read", "check the folder"):
         # Not splitlines on text: it also splits at characters that JSON leaves unescaped, such as U+2028 in a refusal.
         lines = path.read_bytes().split(b"\n")
-    found: list[Failure] = []
+    failures: list[Failure] = []
     for number, line in enumerate(lines, start=1):
         try:
-            found += [Failure.model_validate_json(line)] if line.strip() else []
+            failures += [Failure.model_validate_json(line)] if line.strip() else []
         except ValidationError as error:
             raise DataError(f"{path} line {number} is not a missing label ({first_error(error)}); {_AGAIN}") from error
-    return found
+    return failures
 
 
 def read_label_file(folder: Path, columns: Sequence[str] | None = None) -> pyarrow.Table:
@@ -389,8 +389,8 @@ def read_label_file(folder: Path, columns: Sequence[str] | None = None) -> pyarr
     require_own(path)
     if not path.is_file():
         running = read_manifest(folder).status == "running"
-        why = "is still running or was killed" if running else "lost its labels.parquet"
-        raise DataError(f"the run {folder} {why}; start the same `relabel run` again, answers come from the store")
+        problem = "is still running or was killed" if running else "lost its labels.parquet"
+        raise DataError(f"the run {folder} {problem}; start the same `relabel run` again, answers come from the store")
     try:
         with pq.ParquetFile(path) as file:
             names: list[str] = file.schema_arrow.names

@@ -43,26 +43,26 @@ _SPELLINGS: Mapping[str, Callable[[str], str]] = {
 }
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff]")
 
-_known: set[str] = set()
-# What is known, as a search without regard to case takes it.
-_folded: list[str] = []
+_secrets: set[str] = set()
+# The secrets, as a search without regard to case takes them.
+_folded_secrets: list[str] = []
 _pattern = re.compile(r"(?!)")
 
 
 def guard(*secrets: str | None) -> None:
     """Register secret values, to be removed in every encoding until the process ends."""
     global _pattern  # noqa: PLW0603  one set of secrets a process, as there is one environment
-    before = len(_known)
+    before = len(_secrets)
     for secret in secrets:
         value = (secret or "").strip()
         if len(value) >= (_SHORT if value.isalpha() else _SHORTEST) and value.lower() not in _PLACEHOLDERS.split():
             raw = value.encode("utf-8", "replace")
             quoted = [json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]]
-            _known.update({value, quote(raw, safe=""), unquote(value), *quoted, quoted[0].replace("/", r"\/")})
-            _known.update({raw.hex(), raw.hex(":"), *_in_base64(raw)})
-    if len(_known) > before:
-        _pattern = re.compile("|".join(map(_alternative, sorted(_known, key=len, reverse=True))), re.IGNORECASE)
-        _folded[:] = {word.casefold() for word in _known}
+            _secrets.update({value, quote(raw, safe=""), unquote(value), *quoted, quoted[0].replace("/", r"\/")})
+            _secrets.update({raw.hex(), raw.hex(":"), *_in_base64(raw)})
+    if len(_secrets) > before:
+        _pattern = re.compile("|".join(map(_alternative, sorted(_secrets, key=len, reverse=True))), re.IGNORECASE)
+        _folded_secrets[:] = {word.casefold() for word in _secrets}
 
 
 def _alternative(value: str) -> str:
@@ -76,7 +76,7 @@ def _in_base64(raw: bytes) -> set[str]:
     coded = (
         base64.b64encode(bytes(n) + raw).decode()[first : (n + len(raw)) * 8 // 6] for n, first in enumerate((0, 2, 3))
     )
-    return {way for text in coded if len(text) >= _SHORT for way in (text, text.translate(str.maketrans("+/", "-_")))}
+    return {form for text in coded if len(text) >= _SHORT for form in (text, text.translate(str.maketrans("+/", "-_")))}
 
 
 def guard_address(address: str | None) -> None:
@@ -126,21 +126,21 @@ def is_secret_header(name: str, value: str) -> bool:
 
 def forget() -> None:
     """Forget all registered secrets; for tests, which share one process."""
-    _known.clear()
-    _folded.clear()
+    _secrets.clear()
+    _folded_secrets.clear()
 
 
-def _is_told(text: str) -> bool:
+def _may_contain_secret(text: str) -> bool:
     """Whether a text may contain a registered secret; much faster than matching the pattern."""
     folded = text.casefold()
-    return any(word in folded for word in _folded)
+    return any(word in folded for word in _folded_secrets)
 
 
 def masked(text: str) -> str:
     """A text without the registered secrets, including those escaped as in JSON, addresses or HTML."""
-    text = _pattern.sub(MASK, text) if _is_told(text) else text
-    for mark, decoded in _SPELLINGS.items() if _known else ():
-        if mark in text and _is_told(plain := decoded(text)):
+    text = _pattern.sub(MASK, text) if _may_contain_secret(text) else text
+    for mark, decoded in _SPELLINGS.items() if _secrets else ():
+        if mark in text and _may_contain_secret(plain := decoded(text)):
             text = _pattern.sub(MASK, plain)
     if "://" in text:
         text = _QUERY.sub(rf"\1{MASK}", _USER_INFORMATION.sub("", text))
@@ -168,7 +168,7 @@ def clean_document(value: Any) -> Any:
 def may_hold_secret(text: str) -> bool:
     """Whether a JSON text may contain a registered secret; most do not, and need no walk through their values."""
     # Of JSON's escapes only these spell what could stand plainly; keys with quotes in them are known in their escaped spelling.
-    return any(mark in text for mark in ("\\u", "\\/", "\\x", "%", "&", "://")) or _is_told(text)
+    return any(mark in text for mark in ("\\u", "\\/", "\\x", "%", "&", "://")) or _may_contain_secret(text)
 
 
 def printable(text: str) -> str:
@@ -194,5 +194,5 @@ def public_url(url: str) -> str:
 
 def api_version(query: str) -> str:
     """The part of an address's query that names the version of the API: `api-version=...`; empty without one."""
-    found = re.search(r"(?:^|&)(api-version=[0-9A-Za-z.-]{1,40})(?=&|$)", query)
-    return found[1] if found else ""
+    match = re.search(r"(?:^|&)(api-version=[0-9A-Za-z.-]{1,40})(?=&|$)", query)
+    return match[1] if match else ""

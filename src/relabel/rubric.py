@@ -114,19 +114,19 @@ class Study(_Part):
 
     def in_words(self) -> str:
         """The trial in one line of text."""
-        shares = {gold: found.rates for gold, found in self.golds.items()}
-        kappa = {gold: found.kappa for gold, found in self.golds.items()}
+        shares = {gold: agreement.rates for gold, agreement in self.golds.items()}
+        kappa = {gold: agreement.kappa for gold, agreement in self.golds.items()}
 
         def of_golds(values: Mapping[str, Mapping[str, float]], setting: str) -> str:
-            return ", ".join(f"{gold} {known[setting]:g}" for gold, known in values.items() if setting in known)
+            return ", ".join(f"{gold} {entry[setting]:g}" for gold, entry in values.items() if setting in entry)
 
         golds = {setting: of_golds(shares, setting) for setting in self.rates}
         rates = [f"{name} {rate:g}" + f" ({golds[name]})" * bool(golds[name]) for name, rate in self.rates.items()]
-        settings = dict.fromkeys(setting for known in kappa.values() for setting in known)
+        settings = dict.fromkeys(setting for by_setting in kappa.values() for setting in by_setting)
         kappas = [f"{setting} {of_golds(kappa, setting)}" for setting in settings]
-        said = [f"{self.study} ({self.when}): {self.n:,} tasks by {self.raters}"]
-        said += [f"share exposed: {'; '.join(rates)}"] * bool(rates) + [f"kappa: {'; '.join(kappas)}"] * bool(kappas)
-        return ". ".join(said)
+        parts = [f"{self.study} ({self.when}): {self.n:,} tasks by {self.raters}"]
+        parts += [f"share exposed: {'; '.join(rates)}"] * bool(rates) + [f"kappa: {'; '.join(kappas)}"] * bool(kappas)
+        return ". ".join(parts)
 
 
 class Rubric(_Part):
@@ -200,8 +200,8 @@ class Rubric(_Part):
                 raise ValueError(f"examples.{number}.{wanted}: is missing; the unit of this rubric is {self.unit}")
             if getattr(example, other) is not None:
                 raise ValueError(f"examples.{number}.{other}: does not apply to the unit {self.unit}; remove it")
-            for key, said in (("labels", example.labels), ("rationale", example.rationale)):
-                if set(said) != set(self.settings):
+            for key, given in (("labels", example.labels), ("rationale", example.rationale)):
+                if set(given) != set(self.settings):
                     names = ", ".join(self.settings)
                     raise ValueError(f"examples.{number}.{key}: must name each setting once ({names})")
             self._check_labels(f"examples.{number}.labels", example.labels)
@@ -222,8 +222,8 @@ class Rubric(_Part):
         for answers in itertools.product(self.labels, repeat=len(self.settings)):
             pair = dict(zip(self.settings, answers, strict=True))
             if self.code(pair) is None:
-                said = ", ".join(f"{setting}: {label}" for setting, label in pair.items())
-                raise ValueError(f"codes: no code fits the answers {said}")
+                answers_text = ", ".join(f"{setting}: {label}" for setting, label in pair.items())
+                raise ValueError(f"codes: no code fits the answers {answers_text}")
         for measure in MEASURES:
             if measure not in self.measures:
                 raise ValueError(f"measures.{measure}: is missing")
@@ -252,15 +252,15 @@ class Rubric(_Part):
     @property
     def tried(self) -> bool:
         """Whether labels under this rubric have been compared with people's, in its present wording as far as recorded."""
-        known = [study for study in self.validity if study.wording in {"", self.wording}]
-        return any(gold.people for study in known for gold in study.golds.values())
+        trials = [study for study in self.validity if study.wording in {"", self.wording}]
+        return any(gold.people for study in trials for gold in study.golds.values())
 
     def validity_in_words(self) -> list[str]:
         """What is known of the rubric's validity: one line per trial, and `NOT_TRIED` if it is not `tried`."""
         notes = {self.wording: "", "": " (the trial does not record which wording it tried)"}
         other = " (a trial of another wording: this one may do better or worse)"
-        known = [study.in_words() + notes.get(study.wording, other) for study in self.validity]
-        return known if self.tried else [*known, NOT_TRIED]
+        lines = [study.in_words() + notes.get(study.wording, other) for study in self.validity]
+        return lines if self.tried else [*lines, NOT_TRIED]
 
     def code(self, labels: Mapping[str, str]) -> Code | None:
         """The published code of a task from its labels by setting; None if no code fits, as when labels are missing."""
@@ -296,16 +296,16 @@ def orders(rubric: Rubric, variants: int, *, seed: int, examples: bool = True) -
     most = math.factorial(len(own.labels) * move_labels) * math.factorial(len(own.examples) * move_examples)
     if variants > most:
         raise UsageError(f"the rubric {rubric.id} has {most} order{'s' * (most > 1)}; give at most --variants {most}")
-    draw, found = random.Random(seed), [own]  # noqa: S311  an order of words, not a secret
-    while len(found) < variants:
+    draw, drawn = random.Random(seed), [own]  # noqa: S311  an order of words, not a secret
+    while len(drawn) < variants:
         labels, places = list(own.labels), list(own.examples)
         if move_labels:
             draw.shuffle(labels)
         if move_examples:
             draw.shuffle(places)
-        if (new := Order(tuple(labels), tuple(places))) not in found:
-            found.append(new)
-    return tuple(found)
+        if (new := Order(tuple(labels), tuple(places))) not in drawn:
+            drawn.append(new)
+    return tuple(drawn)
 
 
 def reordered(rubric: Rubric, order: Order) -> Rubric:
@@ -341,9 +341,9 @@ def rubric_path(ref: str) -> Path:
             raise RubricError(f"rubric file {path} was not found; give the path of a YAML file")
         return path
     folder, (name, _, version) = asset_dir("rubrics"), ref.partition("@")
-    for known in (ref, name) if version else (ref,):
-        if known in rubric_names() and (known == ref or f"version: {version}" in _lines(folder / f"{known}.yaml")):
-            return folder / f"{known}.yaml"
+    for stem in (ref, name) if version else (ref,):
+        if stem in rubric_names() and (stem == ref or f"version: {version}" in _lines(folder / f"{stem}.yaml")):
+            return folder / f"{stem}.yaml"
     raise RubricError(f"unknown rubric {ref!r}; use one of {', '.join(rubric_names())}, or the path of a YAML file")
 
 
@@ -394,9 +394,9 @@ def _refuse_copied_name(path: Path, rubric: Rubric) -> None:
         if f"id: {rubric.id}" not in _lines(folder / f"{name}.yaml"):
             continue
         ours = load_rubric(name)
-        said = {"validity", "source", "sha256"}
+        excluded = {"validity", "source", "sha256"}
         if (ours.id, ours.version) == (rubric.id, rubric.version) and (
-            ours.model_dump(exclude=said) != rubric.model_dump(exclude=said)
+            ours.model_dump(exclude=excluded) != rubric.model_dump(exclude=excluded)
         ):
             raise RubricError(
                 f"{path} has the id {rubric.id} and the version {rubric.version} of a rubric of relabel with another text; give "
@@ -420,8 +420,8 @@ def new_rubric(name: str, base: str = "exposure") -> str:
         UsageError: The name is not a valid id, or is the name of one of relabel's rubrics.
     """
     if not _NAME.fullmatch(name) or name in rubric_names():
-        known = ", ".join(rubric_names())
-        raise UsageError(f"{name!r} cannot name a rubric: use small letters, digits and hyphens, but none of {known}")
+        names = ", ".join(rubric_names())
+        raise UsageError(f"{name!r} cannot name a rubric: use small letters, digits and hyphens, but none of {names}")
     other = load_rubric(base)
     text = _VALIDITY.sub(b"", rubric_path(base).read_bytes().removeprefix(b"\xef\xbb\xbf"), count=1).decode()
     body = text[re.search(r"^(?!#|\s*$)", text, re.MULTILINE).start() :]  # pyright: ignore[reportOptionalMemberAccess]  # a rubric has keys
@@ -471,25 +471,25 @@ def rubric_warnings(rubric: Rubric, tasks: Mapping[str, Iterable[str]]) -> list[
         One sentence for each setting whose worked examples all have the same label, for each setting whose text mainly says
         what the help cannot do, and for each example that is too similar to a task of reference labels.
     """
-    found: list[str] = []
+    warnings: list[str] = []
     for setting, asked in rubric.settings.items():
         labels = {example.labels[setting] for example in rubric.examples}
         if len(labels) == 1:
-            found.append(f"settings.{setting}: all worked examples are labelled {labels.pop()}; add others")
+            warnings.append(f"settings.{setting}: all worked examples are labelled {labels.pop()}; add others")
         clauses = list(_clauses(asked.scope))
         if clauses and sum(clauses) >= _MOSTLY_NEGATIVE * len(clauses):
-            found.append(
+            warnings.append(
                 f"settings.{setting}.scope: {sum(clauses)} of {len(clauses)} parts say what the help cannot do and few what it "
                 "can, so too few tasks will be labelled exposed; say what it can do"
             )
     shown = [(f"examples.{n}", _words(e.task)) for n, e in enumerate(rubric.examples) if e.task]
     for name, texts in tasks.items():
-        known = [(text, _words(text)) for text in texts] if shown else []
+        word_sets = [(text, _words(text)) for text in texts] if shown else []
         for place, words in shown:
-            text = next((text for text, of in known if _alike(words, of)), None)
+            text = next((text for text, other in word_sets if _alike(words, other)), None)
             if text is not None:
-                found.append(f"{place}.task: is too close to the task {text[:80]!r} of {name}; use a made-up task")
-    return found
+                warnings.append(f"{place}.task: is too close to the task {text[:80]!r} of {name}; use a made-up task")
+    return warnings
 
 
 def _clauses(text: str) -> Iterator[bool]:

@@ -75,14 +75,14 @@ def checked_label_table(table: pyarrow.Table, rubric: Rubric, path: Path | str) 
         twice_as = f"in the setting {row['setting']} as sample {row['sample']}"
         raise _no_table(path, f"{_unit(row, rubric)} has two labels {twice_as}")
     # Code that reads labels tests for the ones it knows, so that any other label would count as the opposite.
-    known = labels["label"].isin(list(rubric.labels)) & labels["setting"].isin(list(rubric.settings))
-    for row in labels[~known].head(1).to_dict("records"):
+    valid = labels["label"].isin(list(rubric.labels)) & labels["setting"].isin(list(rubric.settings))
+    for row in labels[~valid].head(1).to_dict("records"):
         setting, unit = row["setting"], _unit(row, rubric)
-        said = f"{unit} in the setting {setting!r}, which is not a setting"
+        description = f"{unit} in the setting {setting!r}, which is not a setting"
         if setting in rubric.settings:
-            said = f"{unit} {row['label']!r} in the setting {setting}, which is not a label"
+            description = f"{unit} {row['label']!r} in the setting {setting}, which is not a label"
         names = ", ".join(rubric.labels if setting in rubric.settings else rubric.settings)
-        raise DataError(f"{path} labels {said} of the rubric {rubric.id} ({names}); fix the file or label again")
+        raise DataError(f"{path} labels {description} of the rubric {rubric.id} ({names}); fix the file or label again")
     return labels
 
 
@@ -116,8 +116,8 @@ def _unit(row: Mapping[Any, Any] | pd.Series, rubric: Rubric) -> str:
     return f"the task {row['task_id']} of {code}" if rubric.unit == "task" else f"the occupation {code}"
 
 
-def _no_table(where: Path | str, why: str) -> DataError:
-    return DataError(f"{where} is not a label table: {why}; fix the file or run the labelling again")
+def _no_table(where: Path | str, reason: str) -> DataError:
+    return DataError(f"{where} is not a label table: {reason}; fix the file or run the labelling again")
 
 
 _READINGS = {"strict": "strict", "with_tools": "with-tools"}
@@ -194,8 +194,8 @@ def coded(rubric: Rubric, labels: pd.DataFrame) -> pd.DataFrame:
             out[column] = (table[setting] == "exposed").astype("boolean").where(table[setting].notna())
     else:
         # A rubric without the code E2 says nothing about tools; one without E1, nothing about the model alone.
-        for column, known, exposed in (("strict", "E1", ["E1"]), ("with_tools", "E2", ["E1", "E2"])):
-            out[column] = code.isin(exposed).astype("boolean").where(code.notna() & (known in rubric.codes))
+        for column, needed, exposed in (("strict", "E1", ["E1"]), ("with_tools", "E2", ["E1", "E2"])):
+            out[column] = code.isin(exposed).astype("boolean").where(code.notna() & (needed in rubric.codes))
     clash = rubric.incoherent
     out["incoherent"] = [clash is not None and dict(clash) == patterns[row] for row in rows]
     return out.sort_values(["onet_soc_code", "task_id"], ignore_index=True)
@@ -217,18 +217,18 @@ def measures_of(rubric: Rubric, table: pd.DataFrame) -> pd.DataFrame:
     no_yes_unknown = [table[name].astype("boolean").to_numpy(dtype=np.intp, na_value=2) for name in _READINGS]
     values: dict[str, np.ndarray] = {}
     for measure in MEASURES:
-        found = np.full((3, 3), np.nan)
+        grid = np.full((3, 3), np.nan)
         if _NEEDS[measure] <= set(rubric.codes):
             by_code = {str(code): float(rubric.measures[measure][code]) for code in rubric.codes}
-            neither, tools, both = (by_code.get(code, np.nan) for code in ("E0", "E2", "E1"))
-            found[:2, :2] = [[neither, tools], [both, both]]
+            unexposed, tools_only, exposed = (by_code.get(code, np.nan) for code in ("E0", "E2", "E1"))
+            grid[:2, :2] = [[unexposed, tools_only], [exposed, exposed]]
             alone = {"alpha": ("E0 E2", "E1"), "gamma": ("E0", "E1 E2")}.get(measure, ())
             worth = [{by_code[code] for code in codes.split() if code in by_code} for codes in alone]
             if worth and all(len(value) == 1 for value in worth):
-                by_reading = found[:2] if measure == "alpha" else found[:, :2].T
+                by_reading = grid[:2] if measure == "alpha" else grid[:, :2].T
                 ends = np.array([[value.pop()] for value in worth])
                 by_reading[:] = np.where(np.isnan(by_reading), ends, by_reading)
-        values[measure] = found[*no_yes_unknown]
+        values[measure] = grid[*no_yes_unknown]
     return pd.DataFrame(values, index=table.index)
 
 
@@ -279,8 +279,8 @@ class Run:
 
     def is_own_list(self, path: Path) -> bool:
         """Whether a file is, byte for byte, the user's own task list that the run was made from."""
-        known = {use.sha256 for use in self.manifest.sources if use.source == TASK_FILE}
-        return path.is_file() and fetch.sha256_of(path) in known
+        hashes = {use.sha256 for use in self.manifest.sources if use.source == TASK_FILE}
+        return path.is_file() and fetch.sha256_of(path) in hashes
 
     @property
     def list_name(self) -> str:
@@ -317,8 +317,8 @@ class Run:
         """Number of labels by the model that the provider names in its replies, largest first; empty if it names none."""
         if "model_returned" not in self.labels or self.labels["model_returned"].isna().all():
             return {}
-        found = self.labels["model_returned"].fillna("unknown").value_counts()
-        return {str(model): int(count) for model, count in found.items()}
+        counts = self.labels["model_returned"].fillna("unknown").value_counts()
+        return {str(model): int(count) for model, count in counts.items()}
 
     def warnings(self) -> list[str]:
         """Warnings for readers of the run's figures, one or more sentences each; most runs have none."""
@@ -393,17 +393,17 @@ class Run:
         missing: dict[Measure, str] = {}
         for code, about in (("E1", "the model alone"), ("E2", "the model with tools")):
             if code not in rubric.codes:
-                why = f"the rubric {rubric.id} has no code {code}, so it says nothing about {about}"
-                missing |= {m: why for m in MEASURES if code in _NEEDS[m] and m not in missing}
+                reason = f"the rubric {rubric.id} has no code {code}, so it says nothing about {about}"
+                missing |= {m: reason for m in MEASURES if code in _NEEDS[m] and m not in missing}
         if unasked:
             # Some measures are determined by one setting alone, whatever the other answers would be.
-            known = {name: setting in answered and setting in rubric.settings for name, setting in _READINGS.items()}
+            readings = {name: setting in answered and setting in rubric.settings for name, setting in _READINGS.items()}
             either = {
-                name: pd.array([True, False] if is_there else [None] * 2, "boolean") for name, is_there in known.items()
+                name: pd.array([True, False] if asked else [None] * 2, "boolean") for name, asked in readings.items()
             }
             settled = measures_of(rubric, pd.DataFrame(either)).notna().all()
-            why = f"the run has no labels for the setting {' or '.join(unasked)}"
-            missing |= {measure: why for measure in MEASURES if measure not in missing and not settled[measure]}
+            reason = f"the run has no labels for the setting {' or '.join(unasked)}"
+            missing |= {measure: reason for measure in MEASURES if measure not in missing and not settled[measure]}
         return missing
 
 
@@ -417,18 +417,18 @@ def changed_rubrics(*given: Run | None) -> list[str]:
     for run in given:
         if run is not None and (text := run.manifest.rubric_sha256):
             texts.setdefault((run.rubric.id, run.rubric.version), {}).setdefault(text, []).append(run.ref)
-    said: list[str] = []
+    warnings: list[str] = []
     for (name, version), users in texts.items():
         with suppress(RelabelError):  # a rubric of the user's own
             if (shipped := load_rubric(name)).version == version:
                 users.setdefault(shipped.sha256, []).append("relabel itself")
         if len(users) > 1:
-            each = ", ".join(f"{text[:12]} in {' and '.join(dict.fromkeys(refs))}" for text, refs in users.items())
-            said.append(
-                f"The rubric {name} was changed under its old version {version}: its text is {each}; a difference between labels "
-                "under these texts may be the rubric's."
+            versions = ", ".join(f"{text[:12]} in {' and '.join(dict.fromkeys(refs))}" for text, refs in users.items())
+            warnings.append(
+                f"The rubric {name} was changed under its old version {version}: its text is {versions}; a "
+                "difference between labels under these texts may be the rubric's."
             )
-    return said
+    return warnings
 
 
 def open_run(ref: str, *, runs_dir: Path = Path("runs")) -> Run:
@@ -458,15 +458,15 @@ def _published(ref: str) -> Run:
         parts = [gold.assign(setting=s, label=column, rationale=gold["note"]) for s, column in columns.items()]
         labels = pd.concat(parts, ignore_index=True)
     else:
-        column, who = PUBLISHED[ref]
+        column, rater = PUBLISHED[ref]
         automation = ref.endswith("-automation")
         source = eloundou.read_automation() if automation else eloundou.read_labels()
         rubric, tasks = load_rubric(AUTOMATION if automation else "eloundou"), "eloundou-2023"
-        note = f"published labels: {who}; the rubric shown is relabel's own wording of that question"
+        note = f"published labels: {rater}; the rubric shown is relabel's own wording of that question"
         labels = source.assign(setting=next(iter(rubric.settings)), label=source[column], rationale=None)
         labels = labels[labels["label"].isin(list(rubric.labels))]
-        known = fetch.source_use("eloundou-2023", "automation-labels" if automation else "labels")
-        uses = (known.model_copy(update={"copy_status": None}),)
+        use = fetch.source_use("eloundou-2023", "automation-labels" if automation else "labels")
+        uses = (use.model_copy(update={"copy_status": None}),)
     manifest = Manifest(
         status="published",
         package_version=__version__,

@@ -181,7 +181,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self._meter = meter = _Meter(steps, seconds, chars)
         allowed = {name: _JINJA[name] for name in _FILTERS.split()}
         # With their context as an argument, jinja never evaluates them while it compiles a template.
-        weighed, counted = (pass_context(lambda _, value, of=of: of(value)) for of in (meter.weigh, meter.counted))
+        weighed, counted = (pass_context(lambda _, value, f=f: f(value)) for f in (meter.weigh, meter.counted))
         internal = {"__weighed": weighed, "__counted": counted}
         self.filters: dict[str, Callable[..., Any]] = {**allowed, **self._guarded(), **filters, **internal}
         self.globals = {"range": self.globals["range"], "dict": dict, "namespace": _Namespace}
@@ -270,10 +270,10 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
         @pass_context
         def join(context: Context, items: Iterable[Any], between: str = "", attribute: str | None = None) -> str:
-            found = list(self._meter.counted(items))
-            if len(found) * len(between) > self._meter.chars:
+            parts = list(self._meter.counted(items))
+            if len(parts) * len(between) > self._meter.chars:
                 raise SecurityError("a list is too long to be joined")
-            return _JINJA["join"](context.eval_ctx, found, between, attribute)
+            return _JINJA["join"](context.eval_ctx, parts, between, attribute)
 
         def indent(text: str, width: int = 4, first: bool = False, blank: bool = False) -> str:
             if not 0 <= width <= 100:

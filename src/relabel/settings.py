@@ -70,7 +70,7 @@ class Settings(BaseSettings):
 def settings() -> Settings:
     """Read the current environment, and register its secrets so that they are never printed."""
     guard_environment()
-    return _settings(tuple(sorted(of for of in os.environ.items() if of[0].upper().startswith(_READ))))
+    return _settings(tuple(sorted(item for item in os.environ.items() if item[0].upper().startswith(_READ))))
 
 
 @lru_cache(maxsize=4)

@@ -132,19 +132,20 @@ def table_text(tables: Sequence[Table], form: TableForm) -> str:
             tables as GitHub reads them, `csv` a line a figure, `table, row, figure, value, low, high`, unrounded.
     """
     if form == "csv":
-        return _csv(("table", "row", "figure", "value", "low", "high"), (row for of in tables for row in _tidy(of)))
-    return "\n".join((_latex if form == "latex" else _markdown)(of) for of in tables)
+        rows = (row for table in tables for row in _tidy(table))
+        return _csv(("table", "row", "figure", "value", "low", "high"), rows)
+    return "\n".join((_latex if form == "latex" else _markdown)(table) for table in tables)
 
 
-def _tidy(of: Table) -> Iterator[Sequence[Cell]]:
-    for cells in of.rows:
-        name = ", ".join(str(cell) for cell in cells[: of.left])
-        pairs = list(zip(of.columns, cells, strict=True))[of.left :]
+def _tidy(table: Table) -> Iterator[Sequence[Cell]]:
+    for cells in table.rows:
+        name = ", ".join(str(cell) for cell in cells[: table.left])
+        pairs = list(zip(table.columns, cells, strict=True))[table.left :]
         for place, (column, cell) in enumerate(pairs):
             if isinstance(cell, tuple) or column.startswith("95%"):
                 continue
             after = pairs[place + 1][1] if place + 1 < len(pairs) else None
-            yield of.title, name, column, cell, *(after if isinstance(after, tuple) else (None, None))
+            yield table.title, name, column, cell, *(after if isinstance(after, tuple) else (None, None))
 
 
 def _csv(header: Sequence[object], rows: Iterable[Iterable[object]]) -> str:
@@ -173,7 +174,7 @@ _MARKDOWN = str.maketrans(
 )
 
 
-def _latex(of: Table) -> str:
+def _latex(table: Table) -> str:
     def line(cells: Iterable[str]) -> str:
         return " & ".join(cells) + r" \\"
 
@@ -185,17 +186,17 @@ def _latex(of: Table) -> str:
             return shown.replace("-", "--")
         return re.sub(r"(?<![\w.])([-+])(?=[\d.])", r"$\1$", shown)
 
-    width = "l" * of.left + "r" * (len(of.columns) - of.left)
-    said = " ".join(note.translate(_LATEX) for note in of.notes)
-    notes = [rf"\par\smallskip\footnotesize {said}"] if of.notes else []
-    long = len(of.rows) > _PAGE
-    wide = sum(2 + max(map(len, map(cell_text, c))) for c in zip(of.columns, *of.rows, strict=True)) > _LINE
-    head = [r"\toprule", line(name.translate(_LATEX) for name in of.columns), r"\midrule"]
-    body = [*(line(text(cell) for cell in cells) for cells in of.rows), r"\bottomrule"]
-    title = [rf"\caption{{{of.title.translate(_LATEX)}}}"] if of.title else []
+    width = "l" * table.left + "r" * (len(table.columns) - table.left)
+    notes_text = " ".join(note.translate(_LATEX) for note in table.notes)
+    notes = [rf"\par\smallskip\footnotesize {notes_text}"] if table.notes else []
+    long = len(table.rows) > _PAGE
+    wide = sum(2 + max(map(len, map(cell_text, c))) for c in zip(table.columns, *table.rows, strict=True)) > _LINE
+    head = [r"\toprule", line(name.translate(_LATEX) for name in table.columns), r"\midrule"]
+    body = [*(line(text(cell) for cell in cells) for cells in table.rows), r"\bottomrule"]
+    title = [rf"\caption{{{table.title.translate(_LATEX)}}}"] if table.title else []
     size = [r"\footnotesize\setlength{\tabcolsep}{3pt}"] if wide else []
     if long:  # over pages: a float would end with the first
-        lines = ["{", *size, rf"\begin{{longtable}}{{{width}}}", *(f"{said}\\\\" for said in title), *head, r"\endhead"]
+        lines = ["{", *size, rf"\begin{{longtable}}{{{width}}}", *(f"{part}\\\\" for part in title), *head, r"\endhead"]
         lines += [*body, r"\end{longtable}", *notes, "}"]
     else:
         lines = [r"\begin{table}", r"\centering", *title, *size, rf"\begin{{tabular}}{{{width}}}", *head, *body]
@@ -208,12 +209,12 @@ def markdown_safe(text: str) -> str:
     return text.translate(_MARKDOWN)
 
 
-def _markdown(of: Table) -> str:
-    rule = ["---"] * of.left + ["---:"] * (len(of.columns) - of.left)
-    head = [f"### {markdown_safe(of.title)}", ""] if of.title else []
-    body = [[markdown_safe(cell_text(cell)) for cell in cells] for cells in of.rows]
-    rows = [[markdown_safe(name) for name in of.columns], rule, *body]
-    notes = ["", *(markdown_safe(note) for note in of.notes)] if of.notes else []
+def _markdown(table: Table) -> str:
+    rule = ["---"] * table.left + ["---:"] * (len(table.columns) - table.left)
+    head = [f"### {markdown_safe(table.title)}", ""] if table.title else []
+    body = [[markdown_safe(cell_text(cell)) for cell in cells] for cells in table.rows]
+    rows = [[markdown_safe(name) for name in table.columns], rule, *body]
+    notes = ["", *(markdown_safe(note) for note in table.notes)] if table.notes else []
     return "\n".join([*head, *(f"| {' | '.join(cells)} |" for cells in rows), *notes]) + "\n"
 
 

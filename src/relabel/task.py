@@ -130,9 +130,9 @@ def _columns(ref: str, unit: Unit) -> Columns:
             return task_columns(ref)
         raise DataError(f"unknown task list {ref!r}; use one of {', '.join(TASK_LISTS)}, or the path of a CSV file")
     if not is_onet_release(ref):
-        why = "has no descriptions of occupations" if ref in TASK_LISTS else "is unknown"
+        problem = "has no descriptions of occupations" if ref in TASK_LISTS else "is unknown"
         files = f"sample, or a CSV file with the columns {', '.join(OCCUPATION_COLUMNS)}"
-        raise DataError(f"the list {ref!r} {why}; give a release of O*NET such as onet-30.2, {files}")
+        raise DataError(f"the list {ref!r} {problem}; give a release of O*NET such as onet-30.2, {files}")
     codes, title, text = occupation_columns(ref).values()
     unrated = dict.fromkeys(TASK_COLUMNS[4:], [None] * len(codes))
     return {"task_id": codes, "onet_soc_code": codes, "title": title, "text": text, **unrated}
@@ -166,12 +166,12 @@ def load_tasks(
         codes = {t.onet_soc_code for t in tasks}
         keep: set[str] = set()
         for wanted in occupations:
-            found = {c for c in codes if c == wanted or c.split(".")[0] == wanted}
-            if not found:
+            matches = {c for c in codes if c == wanted or c.split(".")[0] == wanted}
+            if not matches:
                 near = difflib.get_close_matches(wanted, sorted(codes), n=3)
                 hint = f"nearest: {', '.join(near)}" if near else "codes look like 11-3051.00"
                 raise DataError(f"no {unit} of {ref} belongs to the occupation code {wanted!r}; {hint}")
-            keep |= found
+            keep |= matches
         tasks = [t for t in tasks if t.onet_soc_code in keep]
     if sample is not None:
         if sample > len(tasks):
@@ -237,11 +237,11 @@ def disputed_titles(given: Iterable[tuple[str, str]]) -> str:
     if not fetch.is_available("onet-30.2", "occupations"):
         return ""
     occupations = occupation_columns("onet-30.2")
-    known = dict(zip(occupations["onet_soc_code"], occupations["title"], strict=True))
+    titles = dict(zip(occupations["onet_soc_code"], occupations["title"], strict=True))
     disputed = {
-        code: f"{code} is {ours!r} in the list, {known[code]!r} in O*NET"
+        code: f"{code} is {ours!r} in the list, {titles[code]!r} in O*NET"
         for code, ours in dict.fromkeys(given)
-        if code in known and _stems(ours) and not _stems(ours) & _stems(known[code])
+        if code in titles and _stems(ours) and not _stems(ours) & _stems(titles[code])
     }
     if not disputed:
         return ""
@@ -292,8 +292,8 @@ def _read_list(path: Path, unit: Unit) -> Columns:
                 f"{written!r}; another scale is declared in the column's name, such as `importance 0-100`"
             )
         kind = file.category(line, columns.get("task_type", "task_type"), row.get("task_type", ""), TASK_TYPES)
-        known = {"task_id": task_id, "onet_soc_code": code, "text": row[must[1]]}
-        rows.append({**row, **known, "task_type": kind, "importance": importance})
+        fields = {"task_id": task_id, "onet_soc_code": code, "text": row[must[1]]}
+        rows.append({**row, **fields, "task_type": kind, "importance": importance})
     return {name: [row.get(name) for row in rows] for name in TASK_COLUMNS}
 
 
@@ -318,7 +318,7 @@ CHANGE_NOTES: Mapping[Change, str] = {
     "dropped": "in the older list only",
 }
 
-_TOLD = ("task_id", "onet_soc_code", "title", "text")
+_TASK_FIELDS = ("task_id", "onet_soc_code", "title", "text")
 
 
 class TaskChange(NamedTuple):
@@ -347,8 +347,8 @@ class TaskDiff:
     @property
     def counts(self) -> dict[Change, int]:
         """Number of tasks by change."""
-        found = Counter(task.change for task in self.tasks)
-        return {change: found[change] for change in CHANGES}
+        counts = Counter(task.change for task in self.tasks)
+        return {change: counts[change] for change in CHANGES}
 
     @property
     def retitled(self) -> int:
@@ -359,8 +359,8 @@ class TaskDiff:
         """The names of both lists, counts, and every task that changed, as plain values."""
         rows = [
             {"change": task.change}
-            | {f"{name}_old": getattr(task.old, name, None) for name in _TOLD}
-            | {f"{name}_new": getattr(task.new, name, None) for name in _TOLD}
+            | {f"{name}_old": getattr(task.old, name, None) for name in _TASK_FIELDS}
+            | {f"{name}_new": getattr(task.new, name, None) for name in _TASK_FIELDS}
             | {"retitled": task.retitled}
             for task in self.tasks
             if task.change != "unchanged"
@@ -389,14 +389,14 @@ def diff_tasks(old: Sequence[Task], new: Sequence[Task]) -> tuple[TaskChange, ..
     free_old, free_new = dict.fromkeys(range(len(old))), dict.fromkeys(range(len(new)))
     for key in _MATCHED_BY:
         places: dict[object, deque[int]] = {}
-        for at in free_old:
-            places.setdefault(key(old[at]), deque()).append(at)
-        for at in list(free_new):
-            if same := places.get(key(new[at])):
-                match[at] = same.popleft()
-                del free_old[match[at]], free_new[at]
-    changes = [_change(old[match[at]] if at in match else None, task) for at, task in enumerate(new)]
-    return (*changes, *(TaskChange("dropped", old[at], None) for at in free_old))
+        for index in free_old:
+            places.setdefault(key(old[index]), deque()).append(index)
+        for index in list(free_new):
+            if same := places.get(key(new[index])):
+                match[index] = same.popleft()
+                del free_old[match[index]], free_new[index]
+    changes = [_change(old[match[index]] if index in match else None, task) for index, task in enumerate(new)]
+    return (*changes, *(TaskChange("dropped", old[index], None) for index in free_old))
 
 
 def _change(old: Task | None, new: Task) -> TaskChange:
@@ -460,9 +460,9 @@ def text_similarity(old: pd.Series, new: pd.Series) -> pd.Series:
     """
     import pandas as pd
 
-    found = pd.Series(1.0, index=old.index).mask(old.isna() | new.isna())
-    differ = found.notna() & (old != new)
+    similarity = pd.Series(1.0, index=old.index).mask(old.isna() | new.isna())
+    differ = similarity.notna() & (old != new)
     words = (side[differ].str.casefold().str.split() for side in (old, new))
     alike = [SequenceMatcher(None, a, b, autojunk=False).ratio() for a, b in zip(*words, strict=True)]
-    found.loc[differ] = pd.array(alike, dtype="float64")
-    return found
+    similarity.loc[differ] = pd.array(alike, dtype="float64")
+    return similarity

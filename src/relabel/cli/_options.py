@@ -346,7 +346,7 @@ def suggest_onet_soc(taxonomy: str, options: str) -> Generator[None]:
     try:
         yield
     except SourceMissingError as error:
-        if error.why or taxonomy == "onet-soc":  # a file that can be fetched, and could not be
+        if error.reason or taxonomy == "onet-soc":  # a file that can be fetched, and could not be
             raise
         raise SourceMissingError(f"{error}; or score by O*NET code, which does not need it: {options}") from error
 

@@ -190,7 +190,7 @@ def pull(
                 download(source, entry)
                 check = _check_local(source, entry)
             except DataError as error:
-                check = check.model_copy(update={"message": str(error), "why": getattr(error, "why", "")})
+                check = check.model_copy(update={"message": str(error), "why": getattr(error, "reason", "")})
                 if isinstance(error, SourceMissingError):
                     failed[url] = check
         if check.path in _fetched:
@@ -358,7 +358,7 @@ def download(source: Source, entry: SourceFile) -> Path:
         raise SourceMissingError(
             f"{source.id}/{entry.name} could not be fetched from {entry.url} ({_failure_reason(error)}); "
             f"try again or put it into a folder named by RELABEL_DATA_MIRROR",
-            why=_failure_reason(error),
+            reason=_failure_reason(error),
         ) from error
     return cached_path(source, entry)
 
@@ -390,7 +390,7 @@ def _unpack(source: Source, entry: SourceFile, archive: Path) -> None:
         raise SourceMissingError(
             f"{source.id}/{entry.name} could not be fetched: what {entry.url} sent is not a readable zip archive ({error}); "
             "try again later",
-            why="the reply is not a zip archive",
+            reason="the reply is not a zip archive",
         ) from error
 
 
