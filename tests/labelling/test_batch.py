@@ -15,7 +15,7 @@ from batch_server import Fate, batch_provider
 from job_builders import KEY, label_all, make_job
 from relabel.errors import DataError
 from relabel.labelling.batch.state import BatchFolder, run_id, unaccounted_usd
-from relabel.labelling.job import Job
+from relabel.labelling.job import Job, Stop
 from relabel.labelling.limits import Budget
 from relabel.labelling.providers import Price
 from relabel.labelling.request import Endpoint, canonical_json, host_of
@@ -161,6 +161,28 @@ async def test_a_pack_with_a_refused_task_is_asked_again_task_by_task(
     assert {x.task_id for x in outcome.failures} == {"1"}
     assert [len(body.splitlines()) for body in fake.bodies] == [2, 6]
     assert store.stats().answers == 4
+
+
+async def test_what_was_asked_alone_after_a_filtered_pack_is_collected_by_the_next_start(
+    store: Store, tmp_path: Path
+) -> None:
+    stop = Stop()
+
+    def step(name: str) -> None:
+        if name == "batch noted" and len(fake.batches) == 2:
+            stop()
+
+    filtered = Reply(400, {"error": {"message": "x", "code": "content_filter"}})
+    with batch_provider(
+        lambda seen: filtered if "number 1" in seen.prompt else judged(), Fate(), Fate(looks=3)
+    ) as fake:
+        job = make_job(fake.base_url, 3, pack=3)
+        assert (await batch(job, store, tmp_path, stop=stop, step=step)).interrupted
+        outcome = await batch(job, store, tmp_path)
+        assert [len(body.splitlines()) for body in fake.bodies] == [2, 6]  # no pack again
+        books_balance(fake, store)
+    assert {x.task_id for x in outcome.labels} == {"0", "2"}
+    assert outcome.manifest.note is None
 
 
 @pytest.mark.parametrize(

@@ -86,11 +86,13 @@ class OpenRequests(dict[str, OpenRequest]):
 
     Attributes:
         fatal: What the provider said that holds for all requests.
+        split: Why shared requests had no answer whose tasks are asked alone since, as in `OpenRequest.failed`.
     """
 
     def __init__(self, collector: LabelCollector, folder: BatchFolder, provider: BatchProvider) -> None:
         super().__init__()
         self.fatal: ProviderError | None = None
+        self.split: dict[str, tuple[FailureKind, str, int]] = {}
         self._job, self._store = collector.job, collector.store
         self._collector, self._folder, self._provider = collector, folder, provider
 
@@ -118,14 +120,16 @@ class OpenRequests(dict[str, OpenRequest]):
         for single in rest:
             self.add(single)
 
-    def fail(self, key: str, kind: FailureKind, message: str) -> None:
-        """Record that a request will have no answer."""
+    def fail(self, key: str, kind: FailureKind, message: str, tries: int = 0) -> None:
+        """Record that a request will have no answer; `tries` is the number of requests sent, where an earlier process sent them."""
         if key not in self:
             return
+        failed = kind, message, tries or max(1, self[key].tries)
         if rest := self._collector.split(self.planned(key), kind):
+            self.split[key] = failed
             self._close(key, rest)
         else:
-            self[key].failed = (kind, message, max(1, self[key].tries))
+            self[key].failed = failed
 
     def enter(self, chunk: Chunk, result: Result, number: int) -> tuple[bool, float | None]:
         """Enter one result of a chunk; the second time, that changes nothing.
@@ -465,10 +469,11 @@ class BatchPoller:
                 await asyncio.sleep(0)
         lost += max(0, chunk.answered - number)
         chunk.failed = {}
-        for key in keys if keys is not None else list(self._requests):
+        for key in keys if keys is not None else [*self._requests, *self._requests.split]:
             request = self._requests.get(key)
-            if request is not None and request.failed is not None:
-                chunk.failed[key] = request.failed
+            failed = self._requests.split.get(key) if request is None else request.failed
+            if failed is not None:
+                chunk.failed[key] = failed
             elif request is not None and not request.unanswered:
                 request.unanswered = f"the batch {chunk.batch_id} ended ({chunk.status}) before this was answered"
         chunk.cost_usd = None if None in costs or lost else sum(cost or 0.0 for cost in costs)

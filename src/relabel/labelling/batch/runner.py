@@ -165,8 +165,7 @@ class BatchRunner(BatchPoller):
         self._options.step("planned")
         for chunk in self._state.current:
             for key, failed in chunk.failed.items():
-                if key in self._requests:
-                    self._requests[key].failed = failed
+                self._requests.fail(key, *failed)
         checked = any(chunk.batch_id for chunk in self._state.chunks)
         waits = GONE_BEATS + 2
         while True:
