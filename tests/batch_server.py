@@ -69,8 +69,8 @@ class FakeBatches:
 
     Attributes:
         answers: What answers a line.
-        trouble: Told of each call; may hand out a reply to give instead, `cut` to cut a download short, or `lost` to do what is asked
-            and then lose the reply.
+        trouble: Told of each call; may hand out a reply to give instead, `cut` to cut a download short, or `lost` or `closed` to
+            do what is asked and then lose the reply, or say that the server is closed for an hour.
         made: Custom ids of all answers that were made and would be paid for, in their order.
     """
 
@@ -256,6 +256,8 @@ def _handler(fake: FakeBatches) -> type[BaseHTTPRequestHandler]:
                 status, data = self.act(call, raw)
             if trouble == "lost":
                 self.send(502, b'{"error": {"message": "bad gateway"}}')
+            elif trouble == "closed":
+                self.send(503, b'{"error": {"message": "maintenance"}}', {"Retry-After": "3600"})
             elif trouble == "cut":
                 self.send(status, data, promised=len(data), given=len(data) // 2)
             elif trouble == "short":  # cut by somebody who also mends the length

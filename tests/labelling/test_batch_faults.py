@@ -151,6 +151,20 @@ async def test_a_batch_whose_making_got_no_reply_is_found_and_not_made_again(sto
     books_balance(fake, store)
 
 
+async def test_a_batch_that_was_made_as_the_provider_closed_for_long_is_found_by_the_next_start(
+    store: Store, tmp_path: Path
+) -> None:
+    with batch_provider(by_number) as fake:
+        fake.trouble = lambda call: (
+            "closed" if (call.method, call.path) == ("POST", "/batches") and not fake.batches else None
+        )
+        with pytest.raises(ProviderError, match="accepts no requests for 60 min .maintenance"):
+            await batch(make_job(fake.base_url), store, tmp_path)
+        assert (await batch(make_job(fake.base_url), store, tmp_path)).complete
+        assert len(fake.batches) == 1
+    books_balance(fake, store)
+
+
 async def test_a_batch_that_was_not_made_is_made_after_looking(store: Store, tmp_path: Path) -> None:
     with batch_provider(by_number) as fake:
         turns = iter(range(100))

@@ -392,6 +392,8 @@ class BatchProvider:
                 "existing batches continue",
                 sent=True,
             )
+        if error.meaning == "passing":  # closed for long, and what was asked may have been done all the same
+            return UnavailableError(str(self.fatal(error, path)), sent=True)
         if status in _NOT_HERE and path in {self.uploads, self.batches}:
             return ProviderError(
                 f"{address} has no Files or Batch API at {path} (HTTP {status}: {detail}); use --engine online, or check --base-url"
