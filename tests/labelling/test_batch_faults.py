@@ -121,6 +121,16 @@ async def test_lines_of_results_are_read_however_they_are_spelled(
     assert [failure.message for failure in outcome.failures] == ([] if said is None else [said])
 
 
+async def test_a_line_that_asks_for_a_long_wait_goes_into_another_batch(store: Store, tmp_path: Path) -> None:
+    limited = Reply(429, {"error": {"message": "Rate limit reached. Please try again in 20m0s."}})
+    turns = iter(range(100))
+    with batch_provider(lambda seen: by_number(seen) if next(turns) else limited) as fake:
+        outcome = await batch(make_job(fake.base_url), store, tmp_path)
+    assert outcome.complete
+    assert [len(body.splitlines()) for body in fake.bodies] == [10, 1]
+    books_balance(fake, store)
+
+
 async def test_a_line_that_comes_twice_costs_once(store: Store, tmp_path: Path) -> None:
     price = Price(input=2.0, cached=1.0, output=8.0, source="test")
     with batch_provider(by_number, Fate(twice=True)) as fake:

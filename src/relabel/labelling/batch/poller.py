@@ -186,7 +186,9 @@ class OpenRequests(dict[str, OpenRequest]):
             self.fail(key, error.kind, message)
         elif key in self:
             self[key].unanswered = message
-        self.fatal = self.fatal or self._provider.fatal(error, PATHS[self._job.endpoint.api])
+        # A wait is said of this line alone, and a new batch takes longer.
+        if error.meaning not in {"passing", "wait"}:
+            self.fatal = self.fatal or self._provider.fatal(error, PATHS[self._job.endpoint.api])
 
 
 class BatchPoller:
