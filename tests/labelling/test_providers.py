@@ -514,6 +514,17 @@ async def test_a_run_whose_last_requests_fail_alike_pauses_tries_one_and_ends_wi
     assert store.stats().answers == 30
 
 
+async def test_an_address_that_is_gone_at_a_later_start_ends_it_before_all_is_asked(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relabel.labelling.runner.PAUSE_S", 0.0)
+    with provider(lambda seen: judged() if len(fake.seen) <= 4 else Reply(404, "Not Found")) as fake:
+        for asked in (4 + 20 + 2 * 4, 2 * (20 + 2 * 4)):
+            with pytest.raises(ProviderError, match="another one after a pause: HTTP 404: Not Found"):
+                await label_all(make_job(fake.base_url, 100), store, tmp_path / "run", concurrency=4)
+            assert len(fake.seen) <= asked
+
+
 async def test_a_run_goes_on_when_the_one_that_is_tried_in_a_pause_comes_through(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

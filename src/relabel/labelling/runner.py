@@ -51,7 +51,7 @@ _PROBE_TASKS = 3
 _FORMAT_STATUS = {400, 415, 422, 501}
 _REPAIRABLE = {"invalid-json", "schema"}
 _ABOUT_THE_TASK = {"budget", "refusal", "content-filter"}
-_OF_THE_SERVER = ("status 0", "status 403", "status 429", "status 5", "timeout", "provider")
+_OF_THE_SERVER = ("status 0", "status 403", "status 404", "status 429", "status 5", "timeout", "provider")
 _NOT_ASKED = "the run was stopped before this was sent"
 
 
