@@ -13,6 +13,7 @@ import pytest
 from job_builders import label_all, make_job, make_tasks
 from relabel.errors import ProviderError
 from relabel.labelling.job import Stop
+from relabel.labelling.leases import Leases
 from relabel.labelling.providers import Price
 from relabel.labelling.store import Store
 from relabel.labels import Label, Usage
@@ -160,6 +161,23 @@ async def test_one_task_does_not_cost_the_labels_of_its_pack(how: str, store: St
         unpaid = 2 if how == "a filter of prompts" else 0  # only what was never answered is sent as a pack again
         assert len(fake.seen) == 8 + 2 + unpaid
     assert again.manifest.counts.from_store == 4
+
+
+async def test_a_pack_without_an_answer_is_not_kept_from_other_runs(store: Store, tmp_path: Path) -> None:
+    free: list[bool] = []
+
+    def script(seen: Seen) -> Reply:
+        if ids(seen):
+            return TURNED_DOWN["a filter of prompts"]
+        other = Leases(store.folder, beat_s=None)
+        free.extend(other.acquire(item.request.key) for item in job.plan())
+        other.close()
+        return judged()
+
+    with provider(script) as fake:
+        job = make_job(fake.base_url, 3, pack=3, settings=("strict",))
+        assert (await label_all(job, store, tmp_path / "run")).complete
+    assert free == [True] * 3
 
 
 async def test_labels_and_failures_never_overlap_when_a_run_is_stopped_in_the_middle_of_a_pack(
