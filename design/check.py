@@ -53,6 +53,11 @@ BANNED = (
 )
 """Phrases that are not current English."""
 
+VAGUE = frozenset(
+    ("said", "told", "of", "at", "who", "whose", "how", "why", "came", "took", "gone", "meant", "here", "there", "held")
+)
+"""Names that do not say what a variable of a function holds."""
+
 _SKIPPED = {
     tokenize.COMMENT,
     tokenize.NL,
@@ -61,7 +66,8 @@ _SKIPPED = {
     tokenize.DEDENT,
     tokenize.ENDMARKER,
 }
-_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+_DOCUMENTED = (ast.Module, ast.ClassDef, *_FUNCTIONS)
 
 
 def code_lines(text: str, tree: ast.AST) -> int:
@@ -112,9 +118,23 @@ def check_words() -> Iterator[str]:
                 yield f"{path.relative_to(ROOT)}:{number} has {found[0].strip()!r}: write it in current English"
 
 
+def check_names() -> Iterator[str]:
+    """Yield each variable and parameter of a function whose name does not say what it holds."""
+    for path in sorted(SOURCE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, _FUNCTIONS):
+                names = [(part.arg, part.lineno) for part in ast.walk(node) if isinstance(part, ast.arg)]
+                stored = [
+                    part for part in ast.walk(node) if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)
+                ]
+                for name, line in [*names, *((part.id, part.lineno) for part in stored)]:
+                    if name in VAGUE:
+                        yield f"{path.relative_to(ROOT)}:{line} has a variable {name!r}: name what it holds"
+
+
 def main() -> int:
-    """Run both checks."""
-    problems = [*check_size(), *check_words()]
+    """Run all checks."""
+    problems = [*check_size(), *check_words(), *dict.fromkeys(check_names())]
     for problem in problems:
         print(problem, file=sys.stderr)
     return 1 if problems else 0
