@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import relabel
-from relabel.cli import _options as o
+from relabel.cli import _options
 from relabel.cli.terminal import Table, say, say_next
 from relabel.errors import DataError, IncompleteRunError, UsageError
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from relabel.evaluation.trial import Half, Look, Spent, TrialDocument
     from relabel.labelling.options import RunOptions
 
-app = o.Commands()
-rubric_app = o.Commands(name="rubric", help="List, show and check rubrics.", no_args_is_help=True)
+app = _options.Commands()
+rubric_app = _options.Commands(name="rubric", help="List, show and check rubrics.", no_args_is_help=True)
 app.add_typer(rubric_app)
 
 
 @rubric_app.command("list")
-def list_rubrics(as_json: o.AsJson = False) -> None:
+def list_rubrics(as_json: _options.AsJson = False) -> None:
     """List the rubrics that ship with relabel, with what trials have shown of each."""
     from relabel.rubric import rubric_names
 
@@ -37,7 +37,7 @@ def list_rubrics(as_json: o.AsJson = False) -> None:
         {"name": name, **r.model_dump(mode="json", include=keys), "settings": list(r.settings), "tried": r.tried}
         for name, r in rubrics.items()
     ]
-    if o.give_json(listed, as_json=as_json):
+    if _options.give_json(listed, as_json=as_json):
         return
     for name, rubric in rubrics.items():
         asks = f"unit: {rubric.unit}; settings: {', '.join(rubric.settings)}; labels: {', '.join(rubric.labels)}"
@@ -47,7 +47,7 @@ def list_rubrics(as_json: o.AsJson = False) -> None:
 
 
 @rubric_app.command()
-def show(rubric: str, setting: str | None = None, examples: bool = True, as_json: o.AsJson = False) -> None:
+def show(rubric: str, setting: str | None = None, examples: bool = True, as_json: _options.AsJson = False) -> None:
     """Show a rubric, or the exact messages that it sends.
 
     Args:
@@ -57,7 +57,7 @@ def show(rubric: str, setting: str | None = None, examples: bool = True, as_json
     """
     loaded = relabel.load_rubric(rubric)
     if setting is None:
-        if not o.give_json(loaded, as_json=as_json):
+        if not _options.give_json(loaded, as_json=as_json):
             import yaml
 
             text = yaml.safe_dump(loaded.model_dump(), sort_keys=False, allow_unicode=True, width=100)
@@ -70,7 +70,7 @@ def show(rubric: str, setting: str | None = None, examples: bool = True, as_json
     title, text = "TITLE OF THE OCCUPATION", f"TEXT OF THE {loaded.unit.upper()}."
     task = relabel.Task(task_id="0", onet_soc_code="00-0000.00", title=title, text=text)
     messages = load_prompt(loaded.prompt).messages((task,), loaded, setting, examples=examples)
-    if o.give_json(messages, as_json=as_json):
+    if _options.give_json(messages, as_json=as_json):
         return
     for message in messages:
         typer.echo(f"--- {message['role']}\n{message['content']}\n")
@@ -90,12 +90,12 @@ def new(name: str, *, base: Annotated[str, typer.Option("--from")] = "exposure",
     text, file = new_rubric(name, base), out or Path(f"{name}.yaml")
     if file.exists():
         raise UsageError(f"{file} exists; give another name, or --out")
-    o.write(file, text, "--out")
+    _options.write(file, text, "--out")
     say_next(f"change its texts, then relabel rubric check {file}, and relabel rubric try {file} --model MODEL")
 
 
 @rubric_app.command()
-def check(rubric: str, as_json: o.AsJson = False) -> None:
+def check(rubric: str, as_json: _options.AsJson = False) -> None:
     """Check a rubric and the prompt that it names: report errors, and warn of what may mislead.
 
     Args:
@@ -116,7 +116,7 @@ def check(rubric: str, as_json: o.AsJson = False) -> None:
     unread = [name for name in lists if name not in local_lists]
     identity = {"rubric": f"{loaded.id}@{loaded.version}", "source": loaded.source, "sha256": loaded.sha256}
     document = {**identity, "warnings": warnings, "tried": loaded.tried, "not_compared_with": unread}
-    if o.give_json(document, as_json=as_json):
+    if _options.give_json(document, as_json=as_json):
         return
     typer.echo(
         f"{loaded.source}: valid: {loaded.id} v{loaded.version}, {len(loaded.settings)} settings, {len(loaded.labels)} labels, "
@@ -131,18 +131,18 @@ def check(rubric: str, as_json: o.AsJson = False) -> None:
 @rubric_app.command("try")
 def try_rubrics(
     files: list[str],
-    labelling: o.Labelling,
+    labelling: _options.Labelling,
     model: str | None = None,
     labels: list[Path] | None = None,
     gold: list[str] | None = None,
-    gold_by: o.GoldBy = None,
+    gold_by: _options.GoldBy = None,
     tasks: str | None = None,
     sample: Annotated[int | None, typer.Option(min=2)] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     final: bool = False,
-    draws: o.Draws = 2000,
+    draws: _options.Draws = 2000,
     out: Path | None = None,
-    as_json: o.AsJson = False,
+    as_json: _options.AsJson = False,
 ) -> None:
     """Label the same tasks under one or several rubrics and compare each with reference labels, and with each other.
 
@@ -200,7 +200,7 @@ def try_rubrics(
         rejected=rejected,
         look=look,
     )
-    printed = o.give_json(document, out=folder / "trial.json", as_json=as_json)
+    printed = _options.give_json(document, out=folder / "trial.json", as_json=as_json)
     if new:
         _record_look(new, started, folder)
     if not printed:
@@ -375,7 +375,7 @@ def _tasks_for(
 def _label_runs(
     rubrics: Mapping[str, relabel.Rubric],
     ask: partial[RunOptions],
-    labelling: o.Labelling,
+    labelling: _options.Labelling,
     folder: Path,
     extra: dict[str, Any],
 ) -> tuple[dict[str, relabel.Run], dict[str, Spent]]:
@@ -392,7 +392,7 @@ def _label_runs(
     from relabel.labelling.store import Store
     from relabel.settings import settings
 
-    environment, look = settings(), o.progress_style(quiet=labelling.quiet)
+    environment, look = settings(), _options.progress_style(quiet=labelling.quiet)
     runs: dict[str, relabel.Run] = {}
     rejected: dict[str, Spent] = {}
     for name, rubric in rubrics.items():

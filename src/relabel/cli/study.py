@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from relabel.cli import _options as o
+from relabel.cli import _options
 from relabel.cli.terminal import Table, make_console, say, say_next, say_written
 from relabel.errors import DataError, GateError, RelabelError
 from relabel.tabular import figure, listed_names
@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
     from relabel.study.running import OpenStudy, RaterRun, RaterState
 
-app = o.Commands()
-study_app = o.Commands(name="study", help="Label with many raters from one file; make tables, pages and a package.")
+app = _options.Commands()
+study_app = _options.Commands(
+    name="study", help="Label with many raters from one file; make tables, pages and a package."
+)
 app.add_typer(study_app)
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study file.")]
 
@@ -44,7 +46,7 @@ def run(
     replay: bool = False,
     dry_run: bool = False,
     allow_host: list[str] | None = None,
-    quiet: o.Quiet = False,
+    quiet: _options.Quiet = False,
 ) -> None:
     """Make what a study still lacks, and only that: runs, tables, figures, scores and pages.
 
@@ -71,7 +73,7 @@ def run(
 
     stop = running.StopAll()
     made = running.run_raters(raters, opened, replay=replay, allow_hosts=hosts, stop=stop)
-    run_until_stopped(_await_raters(made, raters, quiet=quiet), stop, look=o.progress_style(quiet=quiet))
+    run_until_stopped(_await_raters(made, raters, quiet=quiet), stop, look=_options.progress_style(quiet=quiet))
     _table(raters, running.rater_states(raters, opened))
     if any(one.state == "interrupted" for one in raters):
         running.raise_worst(raters)
@@ -107,7 +109,7 @@ def _judge(opened: OpenStudy, raters: list[RaterRun]) -> None:
 
 
 @study_app.command()
-def status(path: StudyFile, as_json: o.AsJson = False) -> None:
+def status(path: StudyFile, as_json: _options.AsJson = False) -> None:
     """Show the state of each rater of a study."""
     from contextlib import suppress
     from dataclasses import asdict
@@ -126,7 +128,7 @@ def status(path: StudyFile, as_json: o.AsJson = False) -> None:
         none = {"state": one.state, "asked": 0, "labels": 0, "cost_usd": 0.0}
         progress = asdict(state) if (state := states.get(one.rater.name)) else none
         rows.append({"rater": one.rater.name, **progress, "kappa": kappas.get(one.rater.name), "folder": one.ref})
-    if o.give_json({"title": study.title, "budget_usd": study.budget_usd, "raters": rows}, as_json=as_json):
+    if _options.give_json({"title": study.title, "budget_usd": study.budget_usd, "raters": rows}, as_json=as_json):
         return
     _table(raters, states, kappas)
     spent = sum(state.cost_usd for state in states.values())
@@ -153,7 +155,7 @@ def package(path: StudyFile, out: Path | None = None) -> None:
 
 
 @study_app.command()
-def rebuild(path: StudyFile, quiet: o.Quiet = False) -> None:
+def rebuild(path: StudyFile, quiet: _options.Quiet = False) -> None:
     """Rebuild the results of an unpacked replication package from its answers alone, and compare their checksums."""
     from relabel.study.package import compare_checksums, unpack_answers
     from relabel.study.running import open_study
