@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from pathlib import Path
@@ -13,10 +14,11 @@ from pydantic import SecretStr
 from job_builders import KEY, label_all, make_job
 from relabel.cli.app import run_app
 from relabel.errors import ProviderError
+from relabel.labelling import runner
 from relabel.labelling.collector import shared_answers
 from relabel.labelling.engine import OnlineEngine
 from relabel.labelling.limits import Budget, Limiter
-from relabel.labelling.provider_errors import ErrorMeaning, read_error
+from relabel.labelling.provider_errors import ErrorMeaning, NoAnswerError, read_error
 from relabel.labelling.providers import UNKNOWN, Price, provider_of
 from relabel.labelling.request import Endpoint, host_of
 from relabel.labelling.runner import run_job
@@ -533,6 +535,30 @@ async def test_a_run_goes_on_when_the_one_that_is_tried_in_a_pause_comes_through
         outcome = await label_all(make_job(fake.base_url, 60), store, tmp_path / "run", concurrency=1)
     assert len(outcome.labels) == 120 - 18
     assert [failure.message for failure in outcome.failures] == ["HTTP 400: hiccup"] * 18
+
+
+async def test_a_pause_that_an_answer_ends_keeps_nobody_waiting_for_one_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runner, "PAUSE_S", 0.05)
+    breaker = runner._CircuitBreaker(has_earlier_labels=True)  # pyright: ignore[reportPrivateUsage]  two turns must overlap
+    for _ in range(18):
+        breaker.failed(NoAnswerError("provider", "x", 1, status=500), trial=False)
+    second_has_its_turn = asyncio.Event()
+
+    async def first() -> None:
+        async with breaker.turn() as trial:
+            assert not trial
+            await asyncio.wait_for(second_has_its_turn.wait(), 5)
+
+    async def second() -> None:
+        async with breaker.turn():
+            second_has_its_turn.set()
+
+    turns = [asyncio.create_task(first()), asyncio.create_task(second())]
+    await asyncio.sleep(0)  # the first one sleeps now
+    breaker.succeeded()
+    await asyncio.gather(*turns)
 
 
 async def test_failures_now_and_then_pause_nothing(store: Store, tmp_path: Path) -> None:

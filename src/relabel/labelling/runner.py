@@ -435,7 +435,7 @@ class _CircuitBreaker:
                 await trying.enter_async_context(self._trying)
                 if self._paused:
                     await asyncio.sleep(PAUSE_S)
-                else:
+                if not self._paused:  # another request was answered in the meantime
                     await trying.aclose()
             yield self._paused
 
