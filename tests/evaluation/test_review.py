@@ -281,7 +281,7 @@ def test_the_command_draws_at_random_and_refuses_what_has_no_effect_then(
     assert "in this order" in said
     assert len(pd.read_csv(path)) == 50
     for more in (["--n", "5"], ["--gold", "sample"], ["--rater", "sample"]):
-        with pytest.raises(UsageError, match=f"{more[0]} has no effect"):
+        with pytest.raises(UsageError, match=f"{more[0]} has no effect with --random.*; remove it"):
             CliRunner().invoke(app, [*words, *more], catch_exceptions=False)
     with pytest.raises(UsageError, match="--seed is the seed of --random"):
         CliRunner().invoke(app, ["review", str(run.folder), "--seed", "2"], catch_exceptions=False)

@@ -85,7 +85,7 @@ def review_run(
     if random is not None:
         idle = ("n", "rater") if size_for is not None else ("n", "rater", "gold")
         _options.reject_ineffective_options(
-            ctx, "has no effect on --random, which draws from all tasks; give one", *idle
+            ctx, "has no effect with --random, which draws from all tasks; remove it", *idle
         )
     _options.require_file(out, "--out")
     opened = relabel.open_run(run)
