@@ -125,6 +125,7 @@ def check_ledger(fake: FakeProvider, store: Store, *, lost: int) -> None:
 @example(plan=["refusal"] * 30, hangs=set(), stops=set())
 @example(plan=["prose", "prose"] * 15, hangs=set(), stops={9})
 @example(plan=["busy", "ill", "drop", "good"] * 12, hangs={3}, stops={2, 7, 8})
+@example(plan=["cut", "refusal", "good"], hangs=set(), stops={10, 11, 34})
 def test_nothing_that_was_answered_is_lost_or_bought_again(plan: list[str], hangs: set[int], stops: set[int]) -> None:
     plan = ["hang" if n in hangs else what for n, what in enumerate(plan)]
     schedule = Schedule(plan)
@@ -138,7 +139,8 @@ def test_nothing_that_was_answered_is_lost_or_bought_again(plan: list[str], hang
 
         async def once() -> bool:
             stop, loop = Stop(), asyncio.get_running_loop()
-            schedule.act = lambda: loop.call_soon_threadsafe(stop) and None
+            # One stop a start: a second one quits at once, and what is on the wire then is lost, as it says.
+            schedule.act = lambda: loop.call_soon_threadsafe(stop.asked.set) and None
             try:
                 outcome = await label_all(
                     make_job(fake.base_url, TASKS),
