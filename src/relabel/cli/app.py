@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from importlib import import_module
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import LazyLoader
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -39,6 +40,7 @@ _COMMANDS: Mapping[str, tuple[str, ...]] = {
 _WrongUsage: type[Exception] = typer.BadParameter.__mro__[1]
 
 
+_TOOK_JSON_FILES = {"eval", "compare", "explain", "tasks"}
 # Commands with their own display of progress; for others, a terminal shows a status line after a second.
 _SHOW_THEMSELVES = {"demo", "run", "view", "careers", "rubric", "batch", "study"}
 
@@ -130,7 +132,7 @@ def run_app(arguments: Sequence[str] | None = None) -> int:
     try:
         silent = words and words[0] not in _SHOW_THEMSELVES and words[1:2] not in (["serve"], ["prune"])
         with doing(f"relabel {words[0]}") if silent else nullcontext():
-            result = command.main(args=words, prog_name="relabel", standalone_mode=False)
+            result = command.main(args=_json_file_as_out(words), prog_name="relabel", standalone_mode=False)
         if result == 130:  # what the command line library makes of Ctrl-C
             _say("interrupted")
         return result if isinstance(result, int) else 0
@@ -153,6 +155,18 @@ def run_app(arguments: Sequence[str] | None = None) -> int:
             return 3
         _say(f"internal error ({type(error).__name__}: {error}); please report it; RELABEL_DEBUG=1 shows where")
         return 1
+
+
+def _json_file_as_out(words: list[str]) -> list[str]:
+    """Accept the syntax of version 0.1: `--json FILE.json` means `--out FILE.json`, and `--json -` means `--json`."""
+    position = words.index("--json") if "--json" in words and words[0] in _TOOK_JSON_FILES else len(words)
+    file = words[position + 1] if position + 1 < len(words) else ""
+    if file == "-":
+        return [*words[: position + 1], *words[position + 2 :]]
+    if Path(file).suffix == ".json":
+        _say(f"note: --json {file} is now --out {file}")
+        return [*words[:position], "--out", *words[position + 1 :]]
+    return words
 
 
 def _wrongly_used(error: Any, words: Sequence[str]) -> int:
