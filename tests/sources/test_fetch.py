@@ -160,6 +160,13 @@ def test_one_archive_gives_all_members_of_its_source(job_builders: Workshop, pub
     assert sorted(path.name for path in (job_builders.cache / "s").iterdir()) == ["a.txt", "b.txt"]
 
 
+def test_a_member_is_found_when_the_publisher_renames_its_folder(job_builders: Workshop, publisher: Publisher) -> None:
+    job_builders.register("s", *two_members(publisher))
+    publisher.pages["/db.zip"] = archive(db_new__a_dot_txt=CONTENT)
+
+    assert fetch.locate("s", "a.txt").read_bytes() == CONTENT
+
+
 def test_an_archive_without_the_member_is_named(job_builders: Workshop, publisher: Publisher) -> None:
     job_builders.register("s", *two_members(publisher))
     publisher.pages["/db.zip"] = archive(db__z_dot_txt=CONTENT)

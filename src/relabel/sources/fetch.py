@@ -370,13 +370,15 @@ def _unpack(source: Source, entry: SourceFile, archive: Path) -> None:
     try:
         with zipfile.ZipFile(archive) as bundle:
             for other in (*beside, entry):
-                member = other.member or other.name
-                if member not in bundle.namelist():
+                names, wanted = bundle.namelist(), other.member or other.name
+                # Publishers rename folders, but not files.
+                alike = [name for name in names if name.rpartition("/")[2] == wanted.rpartition("/")[2]]
+                member = alike[0] if len(alike) == 1 else wanted
+                if member not in names:
                     if other != entry:
                         continue
-                    inside = ", ".join(bundle.namelist()[:8])
                     raise DataError(
-                        f"the archive at {entry.url} has no member {member!r} (it has {inside}); "
+                        f"the archive at {entry.url} has no member {member!r} (it has {', '.join(names[:8])}); "
                         f"correct the member of {source.id!r} in a RELABEL_SOURCES file"
                     )
                 # Use a separate path for each, because checksums are cached by path, time and size.
