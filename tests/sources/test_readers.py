@@ -338,6 +338,18 @@ def test_releases_of_the_bls_come_from_the_registry_under_their_own_year(
         bls.wage_releases()
 
 
+@pytest.mark.parametrize("group", ["O_GROUP", "OCC_GROUP", "occ_group"])
+def test_wages_are_read_under_the_headers_of_newer_and_older_releases(job_builders: Workshop, group: str) -> None:
+    header = ["OCC_CODE", "OCC_TITLE", group, "TOT_EMP", "HOURLY"]
+    header += ["A_MEAN", "A_PCT10", "A_PCT25", "A_MEDIAN", "A_PCT75", "A_PCT90"]
+    row = ["11-1011", "Chief Executives", "detailed", 195530, None, 200140, 68410, 112880, 189600, "#", "#"]
+    job_builders.give("bls-oews-2018", "wages", "national_M2018_dl.xlsx", workbook({"national_dl": [header, row]}))
+
+    wages = bls.read_wages("bls-oews-2018")
+    assert (wages["group"].tolist(), wages["employment"].tolist()) == (["detailed"], [195_530])
+    assert wages["annual_p90_flag"].tolist() == ["top-coded"]
+
+
 def test_commas_between_thousands_are_read_and_others_refused() -> None:
     path = Path("w.xlsx")
     read = numbers(path, pd.Series(["154,187,380", "1,000.5", "7", "**", ""]), "TOT_EMP", ("", "**"))

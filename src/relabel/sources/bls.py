@@ -44,7 +44,7 @@ _FLAGS = {"*": "not-available", "**": "not-available", "#": "top-coded"}
 WAGES: Schema = {
     "soc2018": Column(SOC, header="OCC_CODE"),
     "title": Column(r"\S", header="OCC_TITLE"),
-    "group": Column(among=("total", "major", "minor", "broad", "detailed"), header="O_GROUP"),
+    "group": Column(among=("total", "major", "minor", "broad", "detailed"), header="O_GROUP|OCC_GROUP"),
     "employment": _figure("TOT_EMP", ("", "*", "**")),
     **{
         name: column

@@ -382,7 +382,8 @@ def text_columns(path: Path, columns: Mapping[str, str], *, sheet: str | None = 
     Args:
         path: A `.txt` file (separated by tabs, quotes are ordinary characters, as in O*NET), a `.tsv` or `.csv` file, or a
             workbook. The header is the first row that contains the first of the columns.
-        columns: New column names by the names in the file, ignoring case, blanks and signs; other columns are dropped.
+        columns: New column names by the names in the file, ignoring case, blanks and signs; `|` stands between names of which
+            a file has one. Other columns are dropped.
         sheet: Name of the worksheet; by default the first.
 
     Returns:
@@ -414,8 +415,9 @@ def pick_columns(path: Path, rows: Sequence[Sequence[Any]], columns: Mapping[str
     header = [" ".join(cell_text(cell).split()) for cell in rows[top]]
     places: list[int] = []
     for wanted in columns:
-        if (column := find_column([wanted], header, path)) is None:
-            raise ColumnError(path, wanted, [name for name in header if name])
+        names = wanted.split("|")
+        if (column := find_column(names, header, path)) is None:
+            raise ColumnError(path, names[0], [name for name in header if name])
         places.append(header.index(column))
     filled = [row for row in rows[top + 1 :] if any(row) or 0 in row]
     return {
@@ -434,7 +436,7 @@ class Column:
         bounds: Lowest and highest number, inclusive.
         nullable: Whether values may be missing.
         unique: Whether each value may occur only once.
-        header: Its name in the file; empty if it is computed from other columns.
+        header: Its name in the file, see `text_columns`; empty if it is computed from other columns.
         gaps: Texts in the file that mean missing.
     """
 
