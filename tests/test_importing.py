@@ -263,7 +263,7 @@ def test_an_imported_random_sample_of_tasks_gives_means_by_major_group(
     assert everything["gamma_low"] < 0.50 < everything["gamma_high"]
 
 
-def test_a_file_without_a_column_of_labels_is_answered_with_its_columns(write: Write, tmp_path: Path) -> None:
+def test_a_file_without_a_column_of_labels_is_answered_with_those_that_hold_some(write: Write, tmp_path: Path) -> None:
     path = write(f"task_id,onet_soc_code,a,b,automation\nS001,{A},E0,x,1\nS002,{A},,y,0\n")
-    with pytest.raises(ColumnError, match=r"no column 'label' .*'a', 'b', 'automation'.* with --label-column"):
+    with pytest.raises(ColumnError, match=r"with --label-column \('a' hold such labels\), or"):
         imported(path, tmp_path / "run")

@@ -333,8 +333,9 @@ def _find_columns(
     labels = [(holds.removeprefix("label "), column) for holds, column in columns.items() if holds.startswith("label ")]
     for holds in ("id" if rubric.unit == "task" else "code", *([] if labels else ["label"])):
         if holds not in columns:
-            other = ", or the rubric of the labels with --rubric" if holds == "label" else ""
-            advice = f"name the column with --{holds}-column{other}"
+            advice = f"name the column with --{holds}-column"
+            if holds == "label":
+                advice += f"{_like_labels(file, rubric)}, or the rubric of the labels with --rubric"
             raise ColumnError(file.path, _KNOWN_NAMES[holds][0], file.header, advice=advice)
     if rubric.unit == "occupation":
         columns["id"] = columns["code"]
@@ -347,6 +348,13 @@ def _find_columns(
         )
     fixed = None if "setting" in columns else setting or next(iter(rubric.settings))
     return columns, labels or [(fixed, columns["label"])]
+
+
+def _like_labels(file: Table, rubric: Rubric) -> str:
+    """Which columns hold nothing but labels of the rubric, in words; empty if there are none."""
+    cells = {name: {row[name].strip() for _, row in file.rows} - {""} for name in file.header}
+    named = [repr(name) for name, values in cells.items() if values and values <= set(rubric.labels)]
+    return f" ({' and '.join(named)} hold such labels)" if named else ""
 
 
 def _only(codes: Sequence[str], where: str, task: str, tasks: str) -> str:
