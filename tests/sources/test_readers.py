@@ -348,6 +348,7 @@ def test_wages_are_read_under_the_headers_of_newer_and_older_releases(job_builde
     wages = bls.read_wages("bls-oews-2018")
     assert (wages["group"].tolist(), wages["employment"].tolist()) == (["detailed"], [195_530])
     assert wages["annual_p90_flag"].tolist() == ["top-coded"]
+    assert bls.read_wage_cap("bls-oews-2018")["annual_usd"].isna().all()  # the workbook does not describe its fields
 
 
 def test_commas_between_thousands_are_read_and_others_refused() -> None:

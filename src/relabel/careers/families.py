@@ -362,13 +362,13 @@ def _epoch(ratings: Mapping[str, float], occupations: int, words: str) -> pages.
 
 
 def _wages(row: Mapping[str, Any], source: str, period: str, suffix: str) -> pages.Wages:
-    capped = (row[f"capped_wages{suffix}"] or "").split()
+    capped, cap = (row[f"capped_wages{suffix}"] or "").split(), row[f"wage_cap_usd{suffix}"]
     return pages.Wages(
         period=period,
         source=source,
         employment=row[f"employment_us{suffix}"],
         **{rate: row[f"{rate}_wage_usd{suffix}"] for rate in RATES},
-        floor=dict.fromkeys(capped, row[f"wage_cap_usd{suffix}"]),
+        floor={} if cap is None else dict.fromkeys(capped, cap),
         status=row[f"wage_status{suffix}"],
     )
 

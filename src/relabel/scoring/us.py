@@ -7,6 +7,7 @@ job once: `(frame.employment_us / frame.wage_shared_by).sum()`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -221,7 +222,8 @@ def _wages(release: bls.WageRelease) -> pd.DataFrame:
 def _wage_gaps(flags: Mapping[Any, object], cap: float, *, hourly_only: bool) -> str:
     gaps: list[str] = []
     if capped := [rate for rate, flag in flags.items() if flag == "top-coded"]:
-        gaps.append(f"{', '.join(capped)} published only as at least {cap:,.0f}")
+        bound = "the highest wage that is published" if math.isnan(cap) else f"{cap:,.0f}"
+        gaps.append(f"{', '.join(capped)} published only as at least {bound}")
     if without := [rate for rate, flag in flags.items() if flag == "not-available"]:
         reason = "the publisher gives hourly pay only" if hourly_only else "not published"
         gaps.append(f"{', '.join(without)} a year: {reason}")

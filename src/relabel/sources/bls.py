@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import pandas as pd
@@ -242,13 +243,11 @@ def read_wage_cap(release: str = "bls-oews-2024") -> pd.DataFrame:
         release: Id of a source with a wages workbook.
 
     Returns:
-        One row: `annual_usd`, from the workbook's field descriptions; 239,200 in May 2023 and May 2024.
+        One row: `annual_usd`, from the workbook's field descriptions; 239,200 in May 2023 and May 2024, missing where the
+        file has none, as those of before 2019 and CSV files.
     """
-    path = locate_role(release, "wages")
-    text = "\n".join(cell_text(cell) for row in read_rows(path, "Field Descriptions") for cell in row)
-    if match := _CAP.search(text):
-        return pd.DataFrame({"annual_usd": [float(match[1].replace(",", ""))]})
-    raise DataError(
-        f"{path} does not say from which wage on it gives none (a line such as `$239,200 per year` on the sheet Field "
-        "Descriptions); check that it is the right file and release"
-    )
+    path, text = locate_role(release, "wages"), ""
+    with suppress(DataError):
+        text = "\n".join(cell_text(cell) for row in read_rows(path, "Field Descriptions") for cell in row)
+    match = _CAP.search(text)
+    return pd.DataFrame({"annual_usd": [float(match[1].replace(",", "")) if match else math.nan]})
