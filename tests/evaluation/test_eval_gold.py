@@ -76,7 +76,7 @@ def test_byte_order_mark_windows_line_ends_blank_lines_and_other_columns_are_tak
         ("task_id,code,strict\n1,E0,exposed\n", "line 2: the code E0 contradicts"),
         ("task_id,code,code\n1,E0,E0\n", "the column 'code' more than once"),
         ("task_id,with_tools,with-tools\n1,exposed,exposed\n", "the column 'with_tools' more than once"),
-        ("task_id,answer\n1,E0\n", "no column of labels"),
+        ("task_id,answer,notes\n1,E0,\n", "no column of labels.*; answer hold such labels"),
         ("task_id,code,weight\n1,E0,2\n2,E1,0\n", "line 3: weight must be a number above 0, not '0'"),
         ("task_id,code,weight\n1,E0,2\n2,E1,\n", "line 3 has no weight, other lines do"),
         ("task_id,code,weight,reviewer\n1,,,\n2,,,\n3,E1,2,a\n4,E0,,a\n", "line 5 has no weight, other lines do"),

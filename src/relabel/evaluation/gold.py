@@ -461,7 +461,7 @@ def _columns(file: Table) -> dict[str, str]:
         raise ColumnError(file.path, "task_id", file.header)
     if not header.keys() & {*_LABEL_COLUMNS, AUTOMATION}:
         wanted = "code or label (E0, E1, E2), or strict and/or with_tools (exposed, not-exposed)"
-        named = [column for column in file.header if values[column] <= set(CODES)]
+        named = [column for column in file.header if set() < values[column] <= set(CODES)]
         like = f"; {' and '.join(named)} hold such labels: rename the one that is meant" if named else ""
         raise DataError(f"{file.path} has no column of labels; it needs {wanted}{like}")
     return header
