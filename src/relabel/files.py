@@ -14,7 +14,7 @@ import tempfile
 import tomllib
 import warnings
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -110,31 +110,29 @@ def read_small(path: Path, limit: int, *, refuse: type[DataError] = DataError) -
     return raw
 
 
-@contextmanager
-def writing(folder: Path) -> Generator[None]:
+def writing(folder: Path) -> AbstractContextManager[None]:
     """Lock a run folder, so that only this process writes into it.
 
     Raises:
         DataError: Another process is writing it, or its lock file is a link or cannot be opened.
     """
-    try:
-        with locked(folder / _LOCK):
-            yield
-    except BlockedError as error:
-        raise DataError(f"another process is writing {folder}; wait until it ends, or give another --out") from error
-
-
-class BlockedError(Exception):
-    """Another process holds a lock."""
+    advice = "wait until it ends, or give another --out"
+    return locked(folder / _LOCK, f"another process is writing {folder}; {advice}")
 
 
 @contextmanager
-def locked(path: Path) -> Generator[None]:
+def locked(
+    path: Path, busy: str = "another process holds it", *, refuse: type[DataError] = DataError
+) -> Generator[None]:
     """Hold a lock on a file, on any system; a lock left by a dead process counts as free.
 
+    Args:
+        path: The file.
+        busy: Message of the error if another process holds the lock.
+        refuse: Class of that error.
+
     Raises:
-        BlockedError: Another process holds it.
-        DataError: The file is a link or cannot be opened.
+        DataError: Another process holds it, or the file is a link or cannot be opened.
     """
     # A lock file is never followed, emptied or waited for: it may be a link to another file of the user, or a pipe.
     require_own(path)
@@ -142,7 +140,7 @@ def locked(path: Path) -> Generator[None]:
     try:
         lock.acquire()
     except Timeout as error:
-        raise BlockedError from error
+        raise refuse(busy) from error
     except OSError as error:
         raise DataError(f"{path} cannot be opened ({error.strerror}); remove it, or use another folder") from error
     try:

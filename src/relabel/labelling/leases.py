@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from relabel.errors import DataError
-from relabel.files import BlockedError, locked, make_private_dir
+from relabel.files import locked, make_private_dir
 from relabel.labelling.store import unusable
 
 BEAT_S = 1.0
@@ -147,7 +147,7 @@ class Leases:
         try:
             with locked(path):
                 path.unlink(missing_ok=True)  # the random name is never used again
-        except (BlockedError, DataError, OSError):
+        except (DataError, OSError):
             return False
         return True
 

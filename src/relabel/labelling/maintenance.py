@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 from diskcache.core import MODE_PICKLE
 
 from relabel.errors import DataError, StoreError, UsageError
-from relabel.files import BlockedError, locked, make_private_dir, os_errors, replacing
+from relabel.files import locked, make_private_dir, os_errors, replacing
 from relabel.labelling import rows
 from relabel.labelling.store import ROW, Store, integrity
 
@@ -88,12 +88,10 @@ def set_damage_aside(folder: Path) -> Iterator[str]:
 
 
 def _require_alone(folder: Path) -> None:
+    busy = f"another process is using the store {folder}; wait until it ends, or stop it"
     for path in (folder / "processes").glob("*.lock"):
-        try:
-            with locked(path):
-                path.unlink()
-        except BlockedError as error:
-            raise StoreError(f"another process is using the store {folder}; wait until it ends, or stop it") from error
+        with locked(path, busy, refuse=StoreError):
+            path.unlink()
 
 
 def _is_whole(path: Path) -> bool:

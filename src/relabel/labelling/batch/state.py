@@ -25,7 +25,7 @@ from typing import TypeVar
 from pydantic import BaseModel
 
 from relabel.errors import DataError
-from relabel.files import BlockedError, locked, make_private_dir, os_errors, replacing
+from relabel.files import locked, make_private_dir, os_errors, replacing
 from relabel.labelling.job import Job, job_from_json, job_to_json
 from relabel.labelling.request import canonical_json
 from relabel.labelling.wire import Form
@@ -304,14 +304,12 @@ class BatchFolder:
         """
         with self._writing():
             make_private_dir(self.path)
-        try:
-            with locked(self.path / "lock"):
-                yield
-        except BlockedError as error:
-            raise DataError(
-                f"another process is working on the batches of run {self.name}; wait until it ends, "
-                "or stop it: its batches continue at the provider"
-            ) from error
+        busy = (
+            f"another process is working on the batches of run {self.name}; wait until it ends, "
+            "or stop it: its batches continue at the provider"
+        )
+        with locked(self.path / "lock", busy):
+            yield
 
     def _writing(self) -> AbstractContextManager[None]:
         advice = (
