@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
@@ -25,9 +23,9 @@ from relabel.evaluation.alignment import GOLD, AlignedLabels, Pair, gold_on_task
 from relabel.evaluation.document import SettingName
 from relabel.evaluation.gold import COLUMNS, Gold, load_gold, places
 from relabel.evaluation.statistics import Array, Draws, Figure, Places, Sums, change, ci95, occupation_draws, stated
-from relabel.files import make_private_dir, replacing
 from relabel.run import Run
 from relabel.settings import settings as app_settings
+from relabel.sources.frames import cached_frame
 from relabel.task import TASK_KEY, is_local, local_tasks
 
 FOLDS = 5
@@ -170,17 +168,10 @@ def kept_predictions(pool: pd.DataFrame, labels: Mapping[SettingName, Places], s
     about = [pool["text"].tolist(), pool["fold"].tolist(), {s: places.tolist() for s, places in labels.items()}]
     method = [1, version("scikit-learn"), seed, FOLDS, TRAINED_ON, FEWEST_TRAINED_ON]
     key = hashlib.sha256(json.dumps([method, *about]).encode()).hexdigest()
-    kept = app_settings().download_dir / "word-counts" / f"{key}.npz"
-    with suppress(OSError, ValueError, KeyError, zipfile.BadZipFile), np.load(kept, allow_pickle=False) as file:
-        return {s: file[s].astype(np.intp) for s in labels if s in file.files}
-    made = _predict(pool["text"].to_numpy(dtype=object), pool["fold"].to_numpy(dtype=np.intp), labels, seed)
-    # Failure to write the cache only costs time.
-    with suppress(OSError):
-        make_private_dir(kept.parent)
-        with replacing(kept) as path, path.open("wb") as file:
-            arrays: dict[str, Any] = {s: labels.astype(np.int8) for s, labels in made.items()}
-            np.savez_compressed(file, **arrays)
-    return made
+    kept = app_settings().download_dir / "word-counts" / f"{key}.parquet"
+    texts, folds = pool["text"].to_numpy(dtype=object), pool["fold"].to_numpy(dtype=np.intp)
+    frame = cached_frame(kept, lambda: pd.DataFrame(_predict(texts, folds, labels, seed)))
+    return {s: frame[s].to_numpy(dtype=np.intp) for s in labels if s in frame}
 
 
 def raters(run: Run, gold: Gold, aligned: AlignedLabels, settings: Mapping[SettingName, Pair]) -> doc.Raters:
