@@ -19,7 +19,8 @@ The message of each is one sentence that says what is wrong and what to do.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -77,7 +78,25 @@ class UsageError(RelabelError):
 class DataError(RelabelError):
     """Input or data cannot be used as they are."""
 
-    exit_code = 3
+
+@contextmanager
+def model_errors(
+    before: str, after: str = "", *, words: Mapping[str, str] | None = None, refuse: type[DataError] = DataError
+) -> Generator[None]:
+    """Turn pydantic's errors in the block into an error of ours.
+
+    Args:
+        before: Words before the first error.
+        after: Words after it.
+        words: As for `first_error`.
+        refuse: Class of the error to raise.
+    """
+    from pydantic import ValidationError
+
+    try:
+        yield
+    except ValidationError as error:
+        raise refuse(f"{before}{first_error(error, words)}{after}") from error
 
 
 class ChecksumError(DataError):

@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from relabel.errors import DataError, UsageError, first_error
+from relabel.errors import DataError, UsageError, model_errors
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -213,8 +213,6 @@ def read_user_entries(path: Path, name: str, model: type[M], form: str) -> dict[
     Raises:
         DataError: The file cannot be read or is not TOML, or an entry lacks a key, has a bad value or occurs twice.
     """
-    from pydantic import ValidationError
-
     document = read_user_toml(path, form)
     entries = document.get(name)
     if not isinstance(entries, list) or set(document) != {name}:
@@ -222,10 +220,8 @@ def read_user_entries(path: Path, name: str, model: type[M], form: str) -> dict[
     entries_by_id: dict[str, M] = {}
     for number, entry in enumerate(cast("list[Any]", entries), start=1):
         about = str(entry.get("id", number) if isinstance(entry, dict) else number)
-        try:
+        with model_errors(f"{path}, entry {about!r}: ", "; correct the file"):
             read = model.model_validate(entry)
-        except ValidationError as error:
-            raise DataError(f"{path}, entry {about!r}: {first_error(error)}; correct the file") from error
         if about in entries_by_id:
             raise DataError(f"{path} has two entries with the id {about!r}; keep one")
         entries_by_id[about] = read

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, Self
 
-from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
-from relabel.errors import RubricError, UsageError, first_error
+from relabel.errors import RubricError, UsageError, model_errors
 from relabel.settings import Frozen, asset_dir
 from relabel.yaml_files import read_user_yaml
 
@@ -376,11 +376,9 @@ def load_rubric(ref: str) -> Rubric:
     for key in ("source", "sha256"):
         if key in data:
             raise RubricError(f"{path}: {key}: is set by relabel; remove it")
-    try:
+    with model_errors(f"{path}: ", words=_WORDS, refuse=RubricError):
         sha256 = hashlib.sha256(_VALIDITY.sub(b"", raw, count=1)).hexdigest()
         rubric = Rubric.model_validate(data | {"source": path.name, "sha256": sha256})
-    except ValidationError as error:
-        raise RubricError(f"{path}: {first_error(error, _WORDS)}") from error
     _refuse_copied_name(path, rubric)
     return rubric
 

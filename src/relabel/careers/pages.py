@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import pandas as pd
-from pydantic import ConfigDict, Field, ValidationError, computed_field, model_validator
+from pydantic import ConfigDict, Field, computed_field, model_validator
 
-from relabel.errors import DataError, first_error
+from relabel.errors import DataError, model_errors
 from relabel.files import read_user_entries, read_user_toml
 from relabel.scoring.table import MIN_COVERAGE
 from relabel.settings import Frozen, asset_dir
@@ -473,10 +473,8 @@ def load_cut_points(path: Path | None = None) -> CutPoints:
         DataError: The file is missing or not TOML, lacks a key or has a bad value.
     """
     path = path or asset_dir("data") / "resilience.toml"
-    try:
+    with model_errors(f"the cut-points {path}: ", "; correct the file"):
         return CutPoints.model_validate(read_user_toml(path, "data/resilience.toml"))
-    except ValidationError as error:
-        raise DataError(f"the cut-points {path}: {first_error(error)}; correct the file") from error
 
 
 def resilience(

@@ -12,10 +12,10 @@ from typing import Annotated, Any, Literal, Self
 from xml.etree import ElementTree as ET
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from relabel import __version__
-from relabel.errors import DataError, first_error
+from relabel.errors import DataError, model_errors
 from relabel.evaluation.document import SCALES, SettingName
 from relabel.evaluation.statistics import FIGURES
 from relabel.rubric import Measure
@@ -206,10 +206,8 @@ def load_suite(ref: str) -> Suite:
     data, _ = read_user_yaml(path)
     if not isinstance(data, dict):
         raise DataError(f"{path}: a suite is a mapping of keys such as name, gold and gates; this is not one")
-    try:
+    with model_errors(f"{path}: ", words=_PLAINLY):
         return Suite.model_validate({**data, "path": path})
-    except ValidationError as error:
-        raise DataError(f"{path}: {first_error(error, _PLAINLY)}") from error
 
 
 def _path(ref: str) -> Path:

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from relabel.errors import DataError, UsageError, first_error
+from relabel.errors import UsageError, model_errors
 from relabel.files import read_user_toml
 from relabel.labelling.wire import Api, Form, messages_of, object_of, with_messages
 from relabel.labels import Usage
@@ -221,10 +221,8 @@ def read_entries(path: Path, form: str, model: type[M]) -> M:
     Raises:
         DataError: It cannot be read or is invalid.
     """
-    try:
+    with model_errors(f"{path} cannot be used (", f"); {form} shows the form"):
         return model.model_validate(read_user_toml(path, form))
-    except ValidationError as error:
-        raise DataError(f"{path} cannot be used ({first_error(error)}); {form} shows the form") from error
 
 
 def _fits(model: str, patterns: Sequence[str]) -> bool:

@@ -9,9 +9,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
-from relabel.errors import DataError, first_error
+from relabel.errors import DataError, model_errors
 from relabel.files import os_errors
 from relabel.scoring.options import Choices
 from relabel.settings import Frozen
@@ -188,15 +188,13 @@ def read_study(path: Path) -> Study:
         DataError: The file is missing or invalid; the message names key and reason.
         UsageError: Its scoring options cannot be combined.
     """
-    data, _ = read_user_yaml(path, refuse=DataError)
+    data, _ = read_user_yaml(path)
     if not isinstance(data, dict):
         raise DataError(
             f"{path}: a study is a mapping of keys such as title, tasks and raters; `relabel study init` writes one"
         )
-    try:
+    with model_errors(f"{path}: ", words=_ERROR_TEXTS):
         study = Study.model_validate(data)
-    except ValidationError as error:
-        raise DataError(f"{path}: {first_error(error, _ERROR_TEXTS)}") from error
     if study.scoring is not None:
         _ = study.scoring.choices
     return study
