@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from relabel.errors import DataError, UsageError, model_errors
+from relabel.errors import DataError, RelabelError, UsageError, model_errors
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -37,12 +37,12 @@ _OWN_FILES = {_LOCK, ".journal", "manifest.json", "labels.parquet", "failures.js
 
 
 @contextmanager
-def os_errors(problem: str, advice: str) -> Generator[None]:
-    """Turn an `OSError` in the block into a `DataError` with the message `PROBLEM (REASON); ADVICE`."""
+def os_errors(problem: str, advice: str, *, refuse: type[RelabelError] = DataError) -> Generator[None]:
+    """Turn an `OSError` in the block into an error of ours with the message `PROBLEM (REASON); ADVICE`."""
     try:
         yield
     except OSError as error:
-        raise DataError(f"{problem} ({error.strerror or error}); {advice}") from error
+        raise refuse(f"{problem} ({error.strerror or error}); {advice}") from error
 
 
 def make_private_dir(folder: Path) -> None:
@@ -100,11 +100,8 @@ def read_small(path: Path, limit: int, *, refuse: type[DataError] = DataError) -
     Raises:
         DataError: It cannot be read, or is larger.
     """
-    try:
-        with path.open("rb") as file:
-            raw = file.read(limit + 1)
-    except OSError as error:
-        raise refuse(f"{path} cannot be read ({error.strerror}); check its path and permissions") from error
+    with os_errors(f"{path} cannot be read", "check its path and permissions", refuse=refuse), path.open("rb") as file:
+        raw = file.read(limit + 1)
     if len(raw) > limit:
         raise refuse(f"{path} is larger than {limit:,} bytes; give a smaller file")
     return raw

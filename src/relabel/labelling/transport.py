@@ -24,6 +24,7 @@ from yarl import URL
 
 from relabel import __version__
 from relabel.errors import ProviderError, UsageError
+from relabel.files import os_errors
 from relabel.labelling.local import is_local
 from relabel.labelling.providers import (
     COST_HEADERS,
@@ -67,12 +68,9 @@ def certificates() -> ssl.SSLContext:
     import certifi
 
     file, folder = (os.environ.get(name) or None for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"))
-    try:
+    problem = f"no certificates can be read from SSL_CERT_FILE={file}"
+    with os_errors(problem, "name a PEM file, or unset the variable", refuse=UsageError):  # ssl.SSLError is an OSError
         return ssl.create_default_context(cafile=file or (None if folder else certifi.where()), capath=folder)
-    except OSError as error:  # ssl.SSLError is one
-        raise UsageError(
-            f"no certificates can be read from SSL_CERT_FILE={file} ({error.strerror or error}); name a PEM file, or unset the variable"
-        ) from None
 
 
 @dataclass(frozen=True)
