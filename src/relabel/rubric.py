@@ -370,9 +370,8 @@ def load_rubric(ref: str) -> Rubric:
         RubricError: The file is missing or breaks a rule; the message names file, key and reason.
     """
     path = rubric_path(ref)
-    data, raw = read_user_yaml(path, refuse=RubricError)
-    if not isinstance(data, dict):
-        raise RubricError(f"{path}: a rubric is a mapping of keys such as id, labels and settings; this is not one")
+    form = "a rubric is a mapping of keys such as id, labels and settings; this is not one"
+    data, raw = read_user_yaml(path, form, refuse=RubricError)
     for key in ("source", "sha256"):
         if key in data:
             raise RubricError(f"{path}: {key}: is set by relabel; remove it")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -16,18 +16,19 @@ from relabel.files import LARGEST_TEXT, read_small
 _NODES = 100_000
 
 
-def read_user_yaml(path: Path, *, refuse: type[DataError] = DataError) -> tuple[object, bytes]:
-    """Read a YAML file in UTF-8, with or without a byte order mark; tags create nothing but plain values.
+def read_user_yaml(path: Path, form: str, *, refuse: type[DataError] = DataError) -> tuple[dict[str, Any], bytes]:
+    """Read a mapping from a YAML file in UTF-8, with or without a byte order mark; tags create nothing but plain values.
 
     Args:
         path: The file.
+        form: What the file should be, for the message if it is not a mapping.
         refuse: Class of the error to raise.
 
     Returns:
-        The content, None for an empty file, which is cached and must not be changed; and the file's bytes, for a hash.
+        The content, which is cached and must not be changed; and the file's bytes, for a hash.
 
     Raises:
-        DataError: The file cannot be read, or is not valid YAML; the message names the line if it is known.
+        DataError: The file cannot be read, is not valid YAML or not a mapping; the message names the line if it is known.
     """
     try:
         raw = read_small(path, LARGEST_TEXT, refuse=refuse)
@@ -35,7 +36,7 @@ def read_user_yaml(path: Path, *, refuse: type[DataError] = DataError) -> tuple[
     except UnicodeDecodeError as error:
         raise refuse(f"{path} is not in UTF-8 (byte {error.start}); save it again in UTF-8") from error
     try:
-        return _parsed(text), raw
+        data = _parsed(text)
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise refuse(f"{path} line {line} holds a control character; correct the file") from error
@@ -47,6 +48,9 @@ def read_user_yaml(path: Path, *, refuse: type[DataError] = DataError) -> tuple[
         raise refuse(f"{path}{where}: {problem}; correct the file") from error
     except RecursionError as error:
         raise refuse(f"{path}: it is nested too deeply; correct the file") from error
+    if not isinstance(data, dict):
+        raise refuse(f"{path}: {form}")
+    return cast("dict[str, Any]", data), raw
 
 
 class _StrictLoader(yaml.SafeLoader):

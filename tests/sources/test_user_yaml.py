@@ -56,15 +56,15 @@ def test_what_is_wrong_is_said_in_one_sentence_with_its_line(tmp_path: Path, tex
 def test_another_encoding_and_a_folder_are_refused_as_the_caller_says(tmp_path: Path) -> None:
     (tmp_path / "latin.yaml").write_bytes("title: Büro".encode("latin-1"))
     with pytest.raises(RubricError, match=r"latin.yaml is not in UTF-8 \(byte 8\); save it again"):
-        read_user_yaml(tmp_path / "latin.yaml", refuse=RubricError)
+        read_user_yaml(tmp_path / "latin.yaml", "a form", refuse=RubricError)
     with pytest.raises(RubricError, match="cannot be read"):
-        read_user_yaml(tmp_path, refuse=RubricError)
+        read_user_yaml(tmp_path, "a form", refuse=RubricError)
 
 
 def test_what_is_right_comes_with_its_bytes(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_bytes(b"\xef\xbb\xbfa: &x {b: 2024-02-29}\r\nc: {<<: *x, d: [1, yes]}\r\n")
-    said, raw = read_user_yaml(path)
+    said, raw = read_user_yaml(path, "a form")
     assert isinstance(said, dict)
     assert str(said["a"]["b"]) == "2024-02-29"
     assert said["c"] == {"b": said["a"]["b"], "d": [1, True]}

@@ -203,9 +203,7 @@ def load_suite(ref: str) -> Suite:
         DataError: There is no such file, or it is invalid; the message names file, key and reason.
     """
     path = _path(ref)
-    data, _ = read_user_yaml(path)
-    if not isinstance(data, dict):
-        raise DataError(f"{path}: a suite is a mapping of keys such as name, gold and gates; this is not one")
+    data, _ = read_user_yaml(path, "a suite is a mapping of keys such as name, gold and gates; this is not one")
     with model_errors(f"{path}: ", words=_PLAINLY):
         return Suite.model_validate({**data, "path": path})
 

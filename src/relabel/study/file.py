@@ -188,11 +188,8 @@ def read_study(path: Path) -> Study:
         DataError: The file is missing or invalid; the message names key and reason.
         UsageError: Its scoring options cannot be combined.
     """
-    data, _ = read_user_yaml(path)
-    if not isinstance(data, dict):
-        raise DataError(
-            f"{path}: a study is a mapping of keys such as title, tasks and raters; `relabel study init` writes one"
-        )
+    form = "a study is a mapping of keys such as title, tasks and raters; `relabel study init` writes one"
+    data, _ = read_user_yaml(path, form)
     with model_errors(f"{path}: ", words=_ERROR_TEXTS):
         study = Study.model_validate(data)
     if study.scoring is not None:
