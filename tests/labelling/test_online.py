@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from itertools import count
 from typing import Any
@@ -166,6 +167,15 @@ async def test_a_server_that_was_there_is_waited_for() -> None:
 )
 async def test_a_reply_that_is_no_completion_is_a_failure(body: str) -> None:
     with provider(lambda seen: Reply(body=body)) as fake, pytest.raises(NoAnswerError, match="is not a completion"):
+        await ask(fake)
+
+
+async def test_comments_that_keep_a_connection_alive_are_passed_over() -> None:
+    waits = ": OPENROUTER PROCESSING\n\n: OPENROUTER PROCESSING\n\n"
+    with provider(lambda seen: Reply(body=waits + json.dumps(chat("yes")))) as fake:
+        assert (await ask(fake)).content == "yes"
+    spent = Reply(body=waits + '{"error": {"message": "No credit", "code": 402}}')
+    with provider(lambda seen: spent) as fake, pytest.raises(ProviderError, match="quota is used up"):
         await ask(fake)
 
 

@@ -52,6 +52,8 @@ MOST_OPEN_FILES = 8192
 LARGEST_REPLY = 16 * 2**20
 # Maximum number of bytes of a header; gateways send lists of allowed sources that are longer than aiohttp's 8,190.
 LARGEST_HEADER = 2**16
+# Comments of an event stream, with which OpenRouter keeps connections alive; they may stand before any reply.
+_KEEP_ALIVE = re.compile(rb"\A\s*(?::[^\n]*\n\s*)+")
 # Prefixes of the names of headers that are used.
 _WORTH_KEEPING = ("x-ratelimit-", "retry-after", "location", "content-type", *UPSTREAM_HEADERS)
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
@@ -420,7 +422,7 @@ async def _content(reply: aiohttp.ClientResponse) -> bytes:
         size += len(piece)
         if size > LARGEST_REPLY:
             break
-    return b"".join(pieces)
+    return _KEEP_ALIVE.sub(b"", b"".join(pieces))
 
 
 def _connection_problem(error: aiohttp.ClientConnectorError | aiohttp.ClientHttpProxyError) -> str:
