@@ -13,7 +13,7 @@ import os
 import sqlite3
 from collections import Counter
 from collections.abc import Container, Generator, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -34,6 +34,8 @@ _NEVER_FULL = 2**62
 _NEVER_A_FILE = 2**30
 # Cache of the writing connection, in pages of 4 kB; diskcache's default is up to 96 MB.
 _PAGES = 1024
+# Pages of SQLite's log that a writer lets pass before it empties the log itself.
+_LOG_PAGES = 10_000
 # Columns that `text_of` reads.
 ROW = "key, raw, mode, filename, typeof(value), value"
 
@@ -138,6 +140,8 @@ class Store:
                         sqlite_mmap_size=0,
                     )
                 )
+                # `sync` empties the log in a thread of its own, so that answers need not wait for it.
+                self._cache.reset("sqlite_wal_autocheckpoint", _LOG_PAGES, update=False)
                 (folder / "leases.db").touch(mode=0o600)
             self._db = self._open.enter_context(_reading(database, writable=not read_only))
             self._db.text_factory = bytes
@@ -158,12 +162,12 @@ class Store:
         self._open.close()
 
     def sync(self) -> None:
-        """Flush writes to disk, so that they survive a power cut. A run does so every second."""
-        with (
-            suppress(OSError),
-            (self.folder / "cache.db-wal").open("rb") as log,
-        ):  # which is not there when nothing was written
-            os.fsync(log.fileno())
+        """Flush writes to disk, so that they survive a power cut, and empty SQLite's log. A run does so every second."""
+        database = self.folder / "cache.db"
+        with suppress(OSError, sqlite3.Error), database.with_name("cache.db-wal").open("rb") as log:
+            os.fsync(log.fileno())  # there is no log when nothing was written
+            with closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=rw", uri=True)) as db:
+                db.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     @contextmanager
     def _guarded(self) -> Generator[None]:
