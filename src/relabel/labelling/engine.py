@@ -16,6 +16,8 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from relabel.errors import ProviderError
 from relabel.labelling.limits import AnswerWait, Budget, Limiter, NoBudgetError, Ticket
 from relabel.labelling.local import find_weights, is_local, serve
@@ -54,7 +56,7 @@ UNREACHED_S = 12.0
 _CHARACTERS_A_TOKEN = 4
 # Tokens of a typical answer; used for pacing only, never for a cost cap.
 _USUAL_ANSWER = 80
-_SPELLING = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
+_BODY = TypeAdapter(dict[str, Any])
 # NaN and Infinity become null: they are not JSON and could not be stored.
 _READER = json.JSONDecoder(parse_constant=lambda _: None)
 
@@ -319,7 +321,7 @@ class OnlineEngine(Engine):
                 async with self.wait.limit(sending.sent, left):
                     # Keep the order of keys: models with strict schemas write in the schema's order, and the rationale must
                     # come before the label.
-                    reply = await self._transport.send(api, _SPELLING.encode(self._provider.posted(api, body)).encode())
+                    reply = await self._transport.send(api, _BODY.dump_json(self._provider.posted(api, body)))
                     self._reached = True
                     raise_for_error(reply)
             except UnreachableError as error:
