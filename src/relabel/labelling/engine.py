@@ -56,7 +56,7 @@ UNREACHED_S = 12.0
 _CHARACTERS_A_TOKEN = 4
 # Tokens of a typical answer; used for pacing only, never for a cost cap.
 _USUAL_ANSWER = 80
-_BODY = TypeAdapter(dict[str, Any])
+_BODY = TypeAdapter(Mapping[str, Any])
 # NaN and Infinity become null: they are not JSON and could not be stored.
 _READER = json.JSONDecoder(parse_constant=lambda _: None)
 

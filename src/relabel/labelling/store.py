@@ -35,7 +35,7 @@ _NEVER_A_FILE = 2**30
 # Cache of the writing connection, in pages of 4 kB; diskcache's default is up to 96 MB.
 _PAGES = 1024
 # Pages of SQLite's log that a writer lets pass before it empties the log itself.
-_LOG_PAGES = 10_000
+_LOG_PAGES: Any = 10_000
 # Columns that `text_of` reads.
 ROW = "key, raw, mode, filename, typeof(value), value"
 
