@@ -376,6 +376,11 @@ def paying(call: Call) -> Reply | None:
             1,
         ),
         (paying, "quota is used up", 1),
+        (
+            lambda call: refuse(404, "Not Found") if (call.method, call.path) == ("POST", "/batches") else None,
+            "has no Files or Batch API",
+            1,
+        ),
     ],
 )
 async def test_a_batch_that_cannot_start_holds_nothing_and_leaves_nothing(
@@ -387,6 +392,7 @@ async def test_a_batch_that_cannot_start_holds_nothing_and_leaves_nothing(
         with pytest.raises(ProviderError, match=said):
             await batch(job, store, tmp_path, base_url=fake.base_url)
         assert fake.count("POST", "/files") == uploaded
+        assert fake.count("POST", "/batches") <= 1
         assert len(fake.deleted) == len(fake.files)
         assert (await label_all(job, store, tmp_path / "online")).complete
 

@@ -256,7 +256,12 @@ class BatchProvider:
             return await self._retried(self.batches, once)
         except ProviderError as error:
             cause = error.__cause__
-            if isinstance(cause, RefusedError) and cause.status < 500 and _NOT_READY.search(cause.message):
+            if (
+                isinstance(cause, RefusedError)
+                and cause.status < 500
+                and _NOT_READY.search(cause.message)
+                and (cause.status != 404 or "file" in cause.message.lower())  # otherwise the 404 is about the path
+            ):
                 raise FileNotReadyError(str(error)) from cause
             raise
 
