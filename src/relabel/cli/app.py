@@ -40,6 +40,7 @@ _COMMANDS: Mapping[str, tuple[str, ...]] = {
 _WrongUsage: type[Exception] = typer.BadParameter.__mro__[1]
 
 
+# Commands whose --json took the name of a file in version 0.1.
 _TOOK_JSON_FILES = {"eval", "compare", "explain", "tasks"}
 # Commands with their own display of progress; for others, a terminal shows a status line after a second.
 _SHOW_THEMSELVES = {"demo", "run", "view", "careers", "rubric", "batch", "study"}

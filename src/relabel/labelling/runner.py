@@ -324,7 +324,7 @@ class WorkerPool:
                 except NoAnswerError as error:
                     answered = isinstance(error.__cause__, InvalidAnswerError)
                     if rest := self.collector.split(item, error.kind):
-                        self.leases.release(key)  # there is no answer that another run could take
+                        self.leases.release(key)  # without an answer, other runs may ask
                         return rest
                     self.collector.fail(item, error.kind, str(error), error.attempts)
                     # A replay sends nothing: what it lacks says nothing of a server.

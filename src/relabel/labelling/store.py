@@ -34,7 +34,7 @@ _NEVER_FULL = 2**62
 _NEVER_A_FILE = 2**30
 # Cache of the writing connection, in pages of 4 kB; diskcache's default is up to 96 MB.
 _PAGES = 1024
-# Pages of SQLite's log that a writer lets pass before it empties the log itself.
+# Pages of SQLite's log after which a writer empties the log itself; diskcache's own type for it is wrong.
 _LOG_PAGES: Any = 10_000
 # Columns that `text_of` reads.
 ROW = "key, raw, mode, filename, typeof(value), value"
@@ -165,7 +165,7 @@ class Store:
         """Flush writes to disk, so that they survive a power cut, and empty SQLite's log. A run does so every second."""
         database = self.folder / "cache.db"
         with suppress(OSError, sqlite3.Error), database.with_name("cache.db-wal").open("rb") as log:
-            os.fsync(log.fileno())  # there is no log when nothing was written
+            os.fsync(log.fileno())  # the log is missing if nothing was written
             with closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=rw", uri=True)) as db:
                 db.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
