@@ -7,7 +7,6 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from typing import Any, Literal, NamedTuple
@@ -116,8 +115,7 @@ def _sent_at(answer: Answer) -> float:
         return 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Label:
+class Label(NamedTuple):
     """An answer that passed validation, for one task, setting and sample: a row of a run's `labels.parquet`.
 
     Attributes:
@@ -138,7 +136,7 @@ class Label:
             answer twice; None for labels made elsewhere.
     """
 
-    # No pydantic model: 38,000 of them are made from answers that were validated already.
+    # No pydantic model or dataclass, which take longer to make: there are 38,000 of them, from answers that were validated already.
     task_id: str
     onet_soc_code: str
     setting: str

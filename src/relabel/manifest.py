@@ -10,11 +10,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
 from pydantic import ValidationError
 
@@ -283,7 +282,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
-LABEL_COLUMNS = tuple(field.name for field in fields(Label))
+LABEL_COLUMNS = Label._fields
 # Labels that are converted into a table at a time.
 _ROWS_AT_ONCE = 4_000
 
@@ -294,8 +293,9 @@ def parquet_schema() -> pyarrow.Schema:
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # arrow's own pool takes 13 MB
     import pyarrow.parquet  # pyright: ignore[reportUnusedImport]  loaded ahead
 
-    types = {"int": pyarrow.int64(), "float": pyarrow.float64(), "bool": pyarrow.bool_(), "str": pyarrow.string()}
-    type_by_column = {field.name: types[str(field.type).removesuffix(" | None")] for field in fields(Label)}
+    types = {int: pyarrow.int64(), float: pyarrow.float64(), bool: pyarrow.bool_(), str: pyarrow.string()}
+    hints = get_type_hints(Label).items()
+    type_by_column = {name: types[(get_args(hint) or (hint,))[0]] for name, hint in hints}
     return pyarrow.schema(type_by_column | dict.fromkeys(("sample", "attempts", "variant"), pyarrow.int32()))
 
 
@@ -310,11 +310,13 @@ def write_label_table(path: Path, labels: Iterable[Label]) -> None:
 
     with pyarrow.parquet.ParquetWriter(path, schema) as table:
         while some := list(islice(rows, _ROWS_AT_ONCE)):
-            columns = [_column([getattr(x, name) for x in some], schema.field(name).type) for name in LABEL_COLUMNS]
+            columns = [
+                _column(values, field.type) for values, field in zip(zip(*some, strict=True), schema, strict=True)
+            ]
             table.write_table(pyarrow.Table.from_arrays(columns, schema=schema))
 
 
-def _column(values: list[Any], dtype: pyarrow.DataType) -> pyarrow.Array:
+def _column(values: Sequence[Any], dtype: pyarrow.DataType) -> pyarrow.Array:
     """An array built from its buffers, because `pyarrow.array` would import pandas to check the type of its input."""
     import numpy as np
     import pyarrow

@@ -7,7 +7,7 @@ import math
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from relabel.labelling.job import Job
@@ -38,7 +38,7 @@ from relabel.task import Task
 # Failures of a shared request that one of its tasks, or their number, may have caused.
 _OF_ONE_TASK = {"refusal", "content-filter", "length"}
 # Fields that a label copies from its answer; the cost is divided among the answer's tasks.
-_OF_ANSWER = {field.name for field in fields(Label)} & Answer.model_fields.keys()
+_OF_ANSWER = set(Label._fields) & Answer.model_fields.keys()
 
 
 @dataclass
@@ -322,7 +322,7 @@ def _with_share(rows: Sequence[Label], samples: int) -> tuple[list[Label], int]:
     for q, again in zip(questions, cached, strict=True):
         own[q] -= again
     shares = (None if own[q] == 1 else votes[q, x.label] / own[q] for q, x in zip(questions, rows, strict=True))
-    return [replace(x, probability=share) for x, share in zip(rows, shares, strict=True)], sum(cached)
+    return [x._replace(probability=share) for x, share in zip(rows, shares, strict=True)], sum(cached)
 
 
 # Probability of all letters together below which the model was about to write something else, such as its thinking.

@@ -120,7 +120,8 @@ class Job:
 
     def is_duplicate_question(self, item: WorkItem) -> bool:
         """Whether the plan may have the same question again, because other tasks have the same text."""
-        return all((task.title, task.text) in self._repeated_questions for task in item.tasks)
+        repeated = self._repeated_questions
+        return bool(repeated) and all((task.title, task.text) in repeated for task in item.tasks)
 
     def items(self) -> Iterator[WorkItem]:
         """Yield all work items, one per request, without their requests.

@@ -367,7 +367,7 @@ def _checked(source: Path) -> Generator[tuple[str, dict[str, Any]]]:
                     else:
                         # A KeyError here means that a shared message does not come before this row.
                         _ = [texts[digest] for digest in rows.digests_of(row)]
-                        rows.checked_answer(key, row, texts)
+                        rows.checked_answer(key, row, texts.get)
                 except rows.DamagedRowError as error:
                     raise DataError(
                         f"{source} line {number}: the row {key[:100]!r} does not match its key: {error}; get the file again"

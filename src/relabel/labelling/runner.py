@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from itertools import groupby, islice, takewhile
@@ -31,6 +31,8 @@ CIRCUIT_BREAKER_FAILURES = 10
 MAX_BLOCKING_S = 0.02
 # One worker in so many more than requests may be in flight.
 PREFETCH_SHARE = 8
+# Work items that are planned and looked up in the store together.
+READ_AT_ONCE = 128
 # Seconds after the first request: loading must not keep it from being sent.
 LOAD_WRITER_S = 0.01
 # Seconds for which missing labels are still recorded after a second Ctrl-C.
@@ -163,7 +165,7 @@ class WorkerPool:
         # A few more workers than requests in flight, so that a slot is reused while the last answer is still being stored.
         most = self.engine.limiter.largest
         ready = min(most + most // PREFETCH_SHARE, max(1, self.job.size))
-        self._items = _with_prefixes_ahead(self._items, 2 * ready)
+        self._items = self._read_ahead(_with_prefixes_ahead(self._items, 2 * ready))
         await self._supervise([self._pull() for _ in range(ready)])
         if self.stop.asked.is_set():
             try:
@@ -171,6 +173,15 @@ class WorkerPool:
             except Exception as error:  # noqa: BLE001  what there is gets written first; the caller raises what ended the run
                 self.fatal = self.fatal or error
         return self.fatal
+
+    def _read_ahead(self, items: Iterator[WorkItem]) -> Iterator[WorkItem]:
+        """Plan some work items at a time, and read their answers from the store together."""
+        while some := list(islice(items, READ_AT_ONCE)):
+            for number, item in enumerate(some):
+                with suppress(RubricError):  # raised again at its turn
+                    some[number] = self.job.planner.planned(item)
+            self.collector.store.read_ahead([item.request.key for item in some])
+            yield from some
 
     async def _supervise(self, workers: Iterable[Coroutine[Any, Any, None]]) -> None:
         """Run workers to their end; if the job is stopped, wait only for requests in flight."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections import Counter
-from collections.abc import Container, Generator, Iterable, Iterator
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,6 +38,7 @@ _PAGES = 1024
 _LOG_PAGES: Any = 10_000
 # Columns that `text_of` reads.
 ROW = "key, raw, mode, filename, typeof(value), value"
+_ONE = f"SELECT {ROW} FROM Cache WHERE key=? AND raw=1"  # noqa: S608  text of ours
 
 
 class PickleRefusedError(Exception):
@@ -116,6 +117,7 @@ class Store:
         self.from_packs = self.replaced = 0
         self._texts: dict[str, str] = {}
         self._written: set[str] = set()
+        self._ahead: dict[str, tuple[Any, ...]] = {}
         self._open = ExitStack()
         database = folder / "cache.db"
         try:
@@ -266,7 +268,7 @@ class Store:
     def request(self, key: str) -> dict[str, Any] | None:
         """The complete request of an answer, as it was sent; None if the key is unknown."""
         row = self.checked(key)
-        return None if row is None else row.whole_request(self._texts)
+        return None if row is None else row.whole_request(self.text)
 
     def keys(self, prefix: str = "", *, by_key: bool = False) -> Iterator[str]:
         """All keys, optionally with a prefix, in order of insertion or sorted."""
@@ -303,7 +305,7 @@ class Store:
         try:
             document = self._load(key)
             if document is not None and not key.startswith((rows.TEXT, rows.NOTE, rows.ASIDE)):
-                self._checked(key, document)
+                rows.checked_answer(key, document, self.text)
         except rows.DamagedRowError:
             self.damaged.add(key)
             return None
@@ -316,13 +318,8 @@ class Store:
             DamagedRowError: It does not match its key.
             StoreError: The row is a pickle, or the store cannot be read.
         """
-        document = self._load(key)
-        return None if document is None else self._checked(key, document, asked)
-
-    def _checked(self, key: str, document: Any, asked: Request | None = None) -> rows.AnswerRow:
-        for digest in rows.digests_of(document):
-            self.text(digest)
-        return rows.checked_answer(key, document, self._texts, asked)
+        row = self._load(key, rows.parsed)
+        return None if row is None else rows.checked_answer(key, row, self.text, asked)
 
     def text(self, digest: str) -> str | None:
         """A shared message by hash; None if it is missing or does not match its key."""
@@ -418,7 +415,7 @@ class Store:
                 elif key.startswith(rows.NOTE):
                     rows.checked_note(key, document)
                 else:
-                    yield key, self._checked(key, document)
+                    yield key, rows.checked_answer(key, document, self.text)
             except StoreError as error:
                 if isinstance(error, rows.DamagedRowError):
                     self.damaged.add(key)
@@ -441,12 +438,17 @@ class Store:
             slim.append({"role": "system", "sha256": digest})
         body = with_messages(request.body, slim)
         origin = {} if answer.origin is None else {"origin": answer.origin}
-        return {"format": 1, "request": {**request.document, "body": body}, "answer": answer.model_dump(), **origin}
+        return {"format": 1, "request": {**request.document, "body": body}, "answer": answer, **origin}
 
-    def _load(self, key: str) -> Any:
+    def _load(self, key: str, parse: Callable[[str, str], Any] = rows.document_of) -> Any:
         with self._guarded():
-            row = self._db.execute(f"SELECT {ROW} FROM Cache WHERE key=? AND raw=1", (key,)).fetchone()  # noqa: S608  text of ours
-            return None if row is None else rows.document_of(*text_of(row))
+            row = self._ahead.pop(key, None) or self._db.execute(_ONE, (key,)).fetchone()
+            return None if row is None else parse(*text_of(row))
+
+    def read_ahead(self, keys: Sequence[str]) -> None:
+        """Read several answers at once, for the next `get` of each."""
+        marks = ", ".join("?" * len(keys))
+        self._ahead = {_name(row[0]): row for row in self._rows(f"raw = 1 AND key IN ({marks})", *keys)}
 
     def put_text(self, key: str, text: str) -> None:
         """Write a row as it is."""
