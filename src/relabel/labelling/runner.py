@@ -116,7 +116,7 @@ async def run_job(
 
 
 class WorkerPool:
-    """The workers of a running job. They pull from one plan, so that only one work item per worker is in memory.
+    """The workers of a running job. They pull from one plan, of which few work items are in memory at a time.
 
     Attributes:
         interrupted: Whether the job was stopped before its end.
