@@ -12,11 +12,13 @@ from typing import Any
 import diskcache
 import pytest
 
+from job_builders import label_all, make_job
 from relabel.errors import StoreError
 from relabel.labelling.maintenance import set_damage_aside
 from relabel.labelling.request import Request
 from relabel.labelling.store import Store
 from relabel.labels import Answer, Usage
+from server import judged, provider
 
 
 def a_request(text: str = "Hello") -> Request:
@@ -282,3 +284,22 @@ def test_an_odd_cost_is_unknown_and_spoils_no_sum(cost: str, store: Store) -> No
     changed(store, a_request("two"), lambda row: row["answer"].update(cost_usd=float(cost)))
     stats = store.stats()
     assert (stats.answers, stats.cost_usd, stats.cost_unknown) == (2, 0.25, 1)
+
+
+async def test_a_store_that_fails_while_reading_ahead_ends_no_run(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise StoreError("the database is locked")
+
+    monkeypatch.setattr(Store, "read_ahead", fail)
+    with provider(lambda _: judged()) as fake:
+        outcome = await label_all(make_job(fake.base_url, 5), store, tmp_path / "run")
+    assert (outcome.complete, len(outcome.labels)) == (True, 10)
+
+
+def test_a_lone_surrogate_in_a_reply_is_stored_and_read(store: Store) -> None:
+    request = a_request()
+    answer = an_answer(request).model_copy(update={"raw": {"text": "a\ud800b"}})
+    assert store.put(request, answer)
+    assert store.get(request.key) == answer

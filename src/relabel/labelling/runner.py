@@ -13,7 +13,7 @@ from itertools import groupby, islice, takewhile
 from pathlib import Path
 from typing import Any
 
-from relabel.errors import ProviderError, RelabelError, RubricError
+from relabel.errors import ProviderError, RelabelError, RubricError, StoreError
 from relabel.labelling.collector import Progress
 from relabel.labelling.engine import Engine, repaired
 from relabel.labelling.job import Job, Stop, response_format_note, with_known_format
@@ -178,9 +178,10 @@ class WorkerPool:
         """Plan some work items at a time, and read their answers from the store together."""
         while some := list(islice(items, READ_AT_ONCE)):
             for number, item in enumerate(some):
-                with suppress(RubricError):  # raised again at its turn
+                with suppress(RubricError):  # raised again at its turn, as is an error of the store
                     some[number] = self.job.planner.planned(item)
-            self.collector.store.read_ahead([item.request.key for item in some])
+            with suppress(StoreError):
+                self.collector.store.read_ahead([item.request.key for item in some])
             yield from some
 
     async def _supervise(self, workers: Iterable[Coroutine[Any, Any, None]]) -> None:
