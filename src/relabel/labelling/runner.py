@@ -25,35 +25,36 @@ from relabel.labelling.wire import FORMS, messages_of
 from relabel.labels import InvalidAnswerError
 from relabel.manifest import parquet_schema
 
-# When so many first requests of a run all fail the same way, the rest would too.
+# If this many first requests of a run all fail with the same error, the run ends.
 CIRCUIT_BREAKER_FAILURES = 10
-# Seconds that answers from the store may keep everything else waiting.
+# Seconds for which answers from the store may block the event loop.
 MAX_BLOCKING_S = 0.02
-# One worker in so many more than requests may be in flight.
+# One extra worker for this many requests that may be in flight.
 PREFETCH_SHARE = 8
-# Work items that are planned and looked up in the store together.
+# Number of work items that are planned, and looked up in the store, together.
 READ_AT_ONCE = 128
-# Seconds after the first request: loading must not keep it from being sent.
+# Seconds after the first request until pyarrow is loaded: loading it sooner would delay the request.
 LOAD_WRITER_S = 0.01
-# Seconds for which missing labels are still recorded after a second Ctrl-C.
+# Seconds for which the run goes on listing missing labels after a second Ctrl-C.
 LEAVE_S = 2.0
-# Requests that show whether a run has come to a stop: when nearly all of the last ones failed with the same error, it pauses and tries one.
+# If `NEARLY_ALL` of the last `LAST` requests failed with the same error, the run pauses, and then tries a single request.
 LAST = 20
 NEARLY_ALL = 18
 PAUSE_S = 30.0
-# Seconds for which the requests of a setting wait for the first one, which fills the provider's prefix cache.
+# Maximum seconds for which the requests of a setting wait for the first one, which fills the provider's prefix cache.
 FIRST_S = 60.0
-# Number of first requests that may fail before the others are sent anyway.
+# Number of times that the first request of a setting may fail before the others are sent anyway.
 FIRST_TRIES = 3
 # Minimum characters of a prefix (about 680 tokens) to wait for the cache.
 _SHORTEST_CACHED = 3000
-_NAMED_AT_ONCE = 64
+# Number of missing labels to record before looking at the clock.
+_RECORDED_AT_ONCE = 64
 # Number of tasks to try in a response format before giving it up, if the server's refusal does not mention the format.
 _PROBE_TASKS = 3
 _FORMAT_STATUS = {400, 415, 422, 501}
 _REPAIRABLE = {"invalid-json", "schema"}
-_ABOUT_THE_TASK = {"budget", "refusal", "content-filter"}
-_OF_THE_SERVER = ("status 0", "status 403", "status 404", "status 429", "status 5", "timeout", "provider")
+_TASK_FAILURES = {"budget", "refusal", "content-filter"}
+_SERVER_FAILURES = ("status 0", "status 403", "status 404", "status 429", "status 5", "timeout", "provider")
 _NOT_ASKED = "the run was stopped before this was sent"
 
 
@@ -66,7 +67,7 @@ def in_a_batch(run: str) -> str:
 
 
 class CircuitOpenError(ProviderError):
-    """The requests of a run all fail in the same way; the failures are already recorded."""
+    """The requests of a run all fail with the same error; the failures are already recorded."""
 
 
 async def run_job(
@@ -106,7 +107,7 @@ async def run_job(
         session.begin(await pool.probe())
         fatal = await pool.work()
         session.collector.progress.doing = "writing"
-        # In a thread, so that the display keeps updating: a million labels take a while.
+        # In a thread, so that the display is updated while many labels are written.
         outcome = await asyncio.to_thread(
             session.finish, interrupted=pool.interrupted, fatal=fatal, record=engine.record()
         )
@@ -135,7 +136,7 @@ class WorkerPool:
         engine.answered = labels_there(session.out) > 0
         self._breaker = _CircuitBreaker(has_earlier_labels=engine.answered)
         self._prefixes = _PrefixGate()
-        self._last_rest = time.perf_counter()
+        self._last_yield = time.perf_counter()
         self._turn = asyncio.Lock()
         self._sent: Counter[str] = Counter()
         self._unconfirmed = 0
@@ -146,7 +147,7 @@ class WorkerPool:
         """Process the first work items one at a time, until the response format that the server accepts is known.
 
         Returns:
-            The job in that format; unchanged if refusals are not about the format, or the job was stopped.
+            The job in that format; unchanged if the refusals are not about the format, or if the job was stopped.
         """
         if self.job.probe:
             await self._supervise([self._probe()])
@@ -162,27 +163,28 @@ class WorkerPool:
         Returns:
             The error that ended the job early, if any.
         """
-        # A few more workers than requests in flight, so that a slot is reused while the last answer is still being stored.
-        most = self.engine.limiter.largest
-        ready = min(most + most // PREFETCH_SHARE, max(1, self.job.size))
-        self._items = self._read_ahead(_with_prefixes_ahead(self._items, 2 * ready))
-        await self._supervise([self._pull() for _ in range(ready)])
+        # More workers than requests in flight, so that a slot is reused while the previous answer is still being stored.
+        largest = self.engine.limiter.largest
+        workers = min(largest + largest // PREFETCH_SHARE, max(1, self.job.size))
+        self._items = self._read_ahead(_with_prefixes_ahead(self._items, 2 * workers))
+        await self._supervise([self._pull() for _ in range(workers)])
         if self.stop.asked.is_set():
             try:
-                await self._name_the_rest(_reason(self.fatal))
-            except Exception as error:  # noqa: BLE001  what there is gets written first; the caller raises what ended the run
+                await self._record_missing(_reason(self.fatal))
+            except Exception as error:  # noqa: BLE001  the caller raises it after writing the run folder
                 self.fatal = self.fatal or error
         return self.fatal
 
     def _read_ahead(self, items: Iterator[WorkItem]) -> Iterator[WorkItem]:
-        """Plan some work items at a time, and read their answers from the store together."""
-        while some := list(islice(items, READ_AT_ONCE)):
-            for number, item in enumerate(some):
-                with suppress(RubricError):  # raised again at its turn, as is an error of the store
-                    some[number] = self.job.planner.planned(item)
+        """Plan a number of work items together, and read their answers from the store in one query."""
+        while group := list(islice(items, READ_AT_ONCE)):
+            # Errors are suppressed here, because each work item meets its own again in `_process`.
+            for number, item in enumerate(group):
+                with suppress(RubricError):
+                    group[number] = self.job.planner.planned(item)
             with suppress(StoreError):
-                self.collector.store.read_ahead([item.request.key for item in some])
-            yield from some
+                self.collector.store.read_ahead([item.request.key for item in group])
+            yield from group
 
     async def _supervise(self, workers: Iterable[Coroutine[Any, Any, None]]) -> None:
         """Run workers to their end; if the job is stopped, wait only for requests in flight."""
@@ -196,56 +198,56 @@ class WorkerPool:
 
         await self.stop.supervise(tasks, stopping=stopping)
 
-    def _end(self, error: Exception) -> None:
-        """End the job with an error: nothing more is sent."""
+    def _abort(self, error: Exception) -> None:
+        """Stop the job because of an error: nothing more is sent."""
         self.fatal = self.fatal or error
         self.stop.asked.set()
 
     async def _probe(self) -> None:
         strictest, accepted_job, name = self.job, None, response_format_note(self.job.endpoint)
         try:
-            while not self.leases.acquire(name):  # no two processes try the same
+            while not self.leases.acquire(name):  # another process is probing this server
                 await self.leases.pause()
             for form in FORMS:
                 self.job = self.collector.job = strictest.in_form(form)
-                if (accepted_job := await self._tried(strictest, name)) is not None:
+                if (accepted_job := await self._try_format(strictest, name)) is not None:
                     break
-        except Exception as error:  # noqa: BLE001  the caller raises it once the folder is written
-            self._end(error)
+        except Exception as error:  # noqa: BLE001  the caller raises it after writing the run folder
+            self._abort(error)
         finally:
-            # If every format is refused, something else is wrong, and the run will report it.
+            # If every format was refused, the format is not the problem; the run will report what is.
             self.job = accepted_job or strictest
             self.leases.release(name)
 
-    async def _tried(self, strictest: Job, name: str) -> Job | None:
-        """Process work items of different tasks in the job's format; returns the job in the format to use, or None if refused."""
+    async def _try_format(self, strictest: Job, name: str) -> Job | None:
+        """Process work items of different tasks in the job's format; returns the job in the format to use, or None if it is refused."""
         refusals: list[NoAnswerError] = []
-        different = (next(items) for _, items in groupby(enumerate(self.job.items()), key=lambda item: item[1].tasks))
-        for number, bare in islice(different, _PROBE_TASKS):
+        first_items = (next(items) for _, items in groupby(enumerate(self.job.items()), key=lambda item: item[1].tasks))
+        for number, bare in islice(first_items, _PROBE_TASKS):
             item = self.job.planner.planned(bare)
             if not (job := with_known_format(strictest, self.collector.store)).probe:
-                return job  # another run has tried just this
+                return job  # another run has probed the server in the meantime
             try:
-                rest = self.collector.take(item)
-                if rest is None:
-                    rest = await self._once(item, self._bought)
+                remaining = self.collector.take(item)
+                if remaining is None:
+                    remaining = await self._buy_once(item, self._buy)
                     self._prefixes.answered(item)
             except NoAnswerError as error:
-                if isinstance(error.__cause__, InvalidAnswerError):  # an answer came, and so the format is taken
+                if isinstance(error.__cause__, InvalidAnswerError):  # there was an answer, so the format is accepted
                     self.collector.fail(item, error.kind, str(error), error.attempts)
-                    rest = []
+                    remaining = []
                 else:
                     refusals.append(error)
-                    if error.meaning == "form" or (len(refusals) == 2 and _alike(*refusals)):
+                    if error.meaning == "form" or (len(refusals) == 2 and _same_error(*refusals)):
                         return None
                     if error.kind not in {"content-filter", "invalid-json"} and error.status not in _FORMAT_STATUS:
                         break
-                    continue  # it may be about the question alone, so that another one must tell
+                    continue  # the refusal may concern only this question: try another one
             self._probed = number
             if self.leases.batch_of(item.request.key) is None:
                 self.collector.store.put_note(name, self.job.endpoint.form)
-            for single in rest:
-                await self._one(single)
+            for single in remaining:
+                await self._process(single)
             return self.job
         return strictest
 
@@ -255,48 +257,49 @@ class WorkerPool:
                 item, fresh = next(self._items, None), self._progress.fresh
                 if item is None:
                     return
-                await self._one(item)
-            except Exception as error:  # noqa: BLE001  kept for the caller, who raises it once what is on the wire is in
-                self._end(error)
+                await self._process(item)
+            except Exception as error:  # noqa: BLE001  the caller raises it once requests in flight have ended
+                self._abort(error)
                 return
-            # Yield after an answer, so that other answers are stored before the next request is made, one worker at a time, so
-            # that requests are not sent in bursts; and regularly, for the display and Ctrl-C, because store hits never wait.
-            if self._progress.fresh > fresh or time.perf_counter() - self._last_rest > MAX_BLOCKING_S:
+            # Yield after each bought answer, so that waiting answers are stored before more requests are made; one worker at a
+            # time, so that requests are not sent in bursts. Answers from the store never wait: yield regularly between them, for
+            # the display and Ctrl-C.
+            if self._progress.fresh > fresh or time.perf_counter() - self._last_yield > MAX_BLOCKING_S:
                 async with self._turn:
                     await asyncio.sleep(0)
-                self._last_rest = time.perf_counter()
+                self._last_yield = time.perf_counter()
 
-    async def _one(self, item: WorkItem) -> None:
+    async def _process(self, item: WorkItem) -> None:
         """Turn a work item into a label or a failure."""
         try:
             if item.request is UNPLANNED:
                 item = self.job.planner.planned(item)
-            rest = self.collector.take(item)
-            if rest is None:
-                rest = await self._once(item, self._ask)
+            remaining = self.collector.take(item)
+            if remaining is None:
+                remaining = await self._buy_once(item, self._buy_in_turn)
         except CircuitOpenError:
             raise
         except (asyncio.CancelledError, Exception) as error:
             sent = self._sent.pop(item.request.key, 0)
-            left = "the run was stopped while this was in flight" if sent else _NOT_ASKED
-            self.collector.fail(item, "provider", _reason(error, left), sent)
+            stopped = "the run was stopped while this was in flight" if sent else _NOT_ASKED
+            self.collector.fail(item, "provider", _reason(error, stopped), sent)
             raise
-        for number, single in enumerate(rest):
+        for number, single in enumerate(remaining):
             try:
-                await self._one(single)
+                await self._process(single)
             except (asyncio.CancelledError, Exception) as error:
-                self._give_up(rest[number + 1 :], _reason(error))
+                self._give_up(remaining[number + 1 :], _reason(error))
                 raise
 
-    async def _once(
+    async def _buy_once(
         self, item: WorkItem, ask: Callable[[WorkItem], Coroutine[Any, Any, list[WorkItem] | None]]
     ) -> list[WorkItem]:
-        """Buy an answer that no other run has bought or is buying; returns work items to send separately."""
+        """Buy an answer unless another worker or run has bought it or is buying it; returns work items to send separately."""
         key = item.request.key
-        while key in self._asking:  # the same question twice in one plan needs only one answer
+        while key in self._asking:  # the plan has this question twice, and one answer is enough
             await asyncio.wait({self._asking[key]})
-            if (rest := self.collector.take(item)) is not None:
-                return rest
+            if (remaining := self.collector.take(item)) is not None:
+                return remaining
         future = self._asking[key] = asyncio.get_running_loop().create_future()
         try:
             while not self.leases.acquire(key):
@@ -305,16 +308,16 @@ class WorkerPool:
                     self.collector.fail(item, "provider", in_a_batch(run), 0)
                     return []
                 await self.leases.pause()
-                if (rest := self.collector.take(item)) is not None:
-                    return rest
+                if (remaining := self.collector.take(item)) is not None:
+                    return remaining
             bought = False
             try:
-                # Another run may have bought it between the first look and the lease.
-                if (rest := self.collector.take(item)) is not None:
-                    return rest
-                rest = await ask(item)
-                bought = rest is not None
-                return rest or []
+                # Another run may have bought it between the first lookup and the lease.
+                if (remaining := self.collector.take(item)) is not None:
+                    return remaining
+                remaining = await ask(item)
+                bought = remaining is not None
+                return remaining or []
             finally:
                 if not bought:
                     self.leases.release(key)
@@ -322,24 +325,24 @@ class WorkerPool:
             del self._asking[key]
             future.cancel()
 
-    async def _ask(self, item: WorkItem) -> list[WorkItem] | None:
-        """Buy an answer, after waiting for its turn; returns work items to send separately, or None without an answer."""
+    async def _buy_in_turn(self, item: WorkItem) -> list[WorkItem] | None:
+        """Buy an answer after waiting for its turn; returns work items to send separately, or None if there is no answer."""
         key = item.request.key
         prefix, answered = await self._prefixes.enter(item), False
         try:
             async with self._breaker.turn() as trial:
                 try:
-                    rest = await self._bought(item)
+                    remaining = await self._buy(item)
                     answered = True
                     self._breaker.succeeded()
-                    return rest
+                    return remaining
                 except NoAnswerError as error:
                     answered = isinstance(error.__cause__, InvalidAnswerError)
-                    if rest := self.collector.split(item, error.kind):
-                        self.leases.release(key)  # without an answer, other runs may ask
-                        return rest
+                    if remaining := self.collector.split(item, error.kind):
+                        self.leases.release(key)  # there is no answer, so other runs may ask
+                        return remaining
                     self.collector.fail(item, error.kind, str(error), error.attempts)
-                    # A replay sends nothing: what it lacks says nothing of a server.
+                    # A replay sends nothing, so its failures say nothing about a server.
                     if error.kind != "provider" or error.attempts:
                         self._breaker.failed(error, trial=trial)
                     return None
@@ -349,15 +352,15 @@ class WorkerPool:
             if not self.stop.asked.is_set():
                 self._sent.pop(key, None)
 
-    async def _bought(self, item: WorkItem) -> list[WorkItem]:
+    async def _buy(self, item: WorkItem) -> list[WorkItem]:
         """Buy an answer, asking once more if it is invalid.
 
         Raises:
             NoAnswerError: There is no answer, or no valid one.
         """
-        if self.stop.asked.is_set():  # a cancellation that is under way is only felt where something is waited for
+        if self.stop.asked.is_set():  # a pending cancellation only takes effect at an await that blocks
             raise asyncio.CancelledError
-        on_in_flight = partial(self._moved, item, asyncio.current_task())
+        on_in_flight = partial(self._track, item, asyncio.current_task())
         attempts = 0
         try:
             answer = await self.engine.ask(item.request, on_in_flight=on_in_flight)
@@ -377,8 +380,8 @@ class WorkerPool:
             error.attempts += attempts
             raise
 
-    def _moved(self, item: WorkItem, task: asyncio.Task[Any] | None, on_wire: bool) -> None:
-        """Record that a worker's request is sent, or has ended."""
+    def _track(self, item: WorkItem, task: asyncio.Task[Any] | None, on_wire: bool) -> None:
+        """Record that a worker's request is about to be sent, or has ended."""
         key = item.request.key
         if on_wire:
             if self.stop.asked.is_set():
@@ -387,7 +390,7 @@ class WorkerPool:
             self._progress.in_flight[key] = (f"{item.tasks[0].task_id} {item.setting}", time.monotonic())
             self._on_wire[task] += 1
             self.journal.note(">", key)
-            if self._writer is None:  # what writes the run folder is loaded while the first answer is awaited
+            if self._writer is None:  # load pyarrow, which writes the run folder, while waiting for the first answer
                 loop = asyncio.get_running_loop()
                 self._writer = loop.call_later(LOAD_WRITER_S, loop.run_in_executor, None, parquet_schema)
             return
@@ -396,42 +399,42 @@ class WorkerPool:
             self.journal.note("?", key)
         self.journal.note("<", key)
         self._on_wire[task] -= 1
-        if self._on_wire[task]:  # it was sent twice, and the other one is still out
+        if self._on_wire[task]:  # the request was sent twice, and the other copy is still in flight
             return
         del self._on_wire[task]
         self._progress.in_flight.pop(key, None)
         if self.stop.asked.is_set() and task is not None:
-            task.cancel()  # an answer that is there gets recorded before this is felt; nothing more is sent
+            task.cancel()  # takes effect only after an answer that has arrived is recorded
 
-    async def _name_the_rest(self, reason: str) -> None:
-        """Label the remaining work items from the store and record the others as missing; a second Ctrl-C ends this early."""
+    async def _record_missing(self, reason: str) -> None:
+        """Label the remaining work items from the store, and record the others as missing; a second Ctrl-C ends this early."""
         self._progress.doing = "naming"
         leave_at = None
         for number, item in enumerate(self._items):
             self._give_up((item,), reason)
             now = time.perf_counter()
-            if number % _NAMED_AT_ONCE or now - self._last_rest < MAX_BLOCKING_S:
+            if number % _RECORDED_AT_ONCE or now - self._last_yield < MAX_BLOCKING_S:
                 continue
             await asyncio.sleep(0)
-            self._last_rest = time.perf_counter()
+            self._last_yield = time.perf_counter()
             if self.stop.at_once.is_set():
                 leave_at = now + LEAVE_S if leave_at is None else leave_at
                 if now >= leave_at:
                     self.collector.leave_unnamed(self.job.size - self._progress.done)
                     return
 
-    def _give_up(self, rest: Iterable[WorkItem], reason: str) -> None:
-        """Label work items from the store, and record the rest as missing."""
-        for item in rest:
+    def _give_up(self, items: Iterable[WorkItem], reason: str) -> None:
+        """Label work items from the store, and record the others as missing."""
+        for item in items:
             try:
                 for wanted in self.collector.wanted(self.job.planner.planned(item)):
                     self.collector.fail(wanted, "provider", reason, 0)
-            except RubricError as error:  # what cannot even be asked is recorded as missing
+            except RubricError as error:  # the prompt fails for this task
                 self.collector.fail(item, "provider", str(error), 0)
 
 
 class _CircuitBreaker:
-    """Ends a run whose requests all fail alike: the first ones, or nearly all of the last ones and one more after a pause."""
+    """Ends a run if its first requests all fail with the same error, or nearly all recent ones do and so does a trial after a pause."""
 
     def __init__(self, *, has_earlier_labels: bool) -> None:
         self._has_earlier_labels = has_earlier_labels
@@ -441,7 +444,7 @@ class _CircuitBreaker:
 
     @asynccontextmanager
     async def turn(self) -> AsyncGenerator[bool]:
-        """Wait while the run pauses; True for the one trial request of a pause, which the others wait for."""
+        """Wait while the run is paused; yields True for the single trial request after the pause, for which the others wait."""
         async with AsyncExitStack() as trying:
             if self._paused:
                 await trying.enter_async_context(self._trying)
@@ -460,17 +463,17 @@ class _CircuitBreaker:
         """A request failed.
 
         Raises:
-            CircuitOpenError: The first ones all failed alike; or nearly all of the last ones, and the trial did too.
+            CircuitOpenError: The first requests all failed with the same error; or nearly all recent ones did, and the trial too.
         """
-        # A refusal is about a task, not about how the server is asked.
+        # Failures that concern one task say nothing about the others.
         kind = error.kind if error.status is None else f"status {error.status}"
-        if error.kind in _ABOUT_THE_TASK or (self._has_earlier_labels and not kind.startswith(_OF_THE_SERVER)):
+        if error.kind in _TASK_FAILURES or (self._has_earlier_labels and not kind.startswith(_SERVER_FAILURES)):
             return
         advice = "fix the cause and start the same run again"
         if not self._paused:
             self._last.append(kind)
             alike = self._last.count(kind)
-            # A run that had labels at an earlier start is past its first requests: what it lacks may be what always fails.
+            # If an earlier start got labels, the missing ones may just be those that always fail.
             if not self._has_earlier_labels and alike == len(self._last) == CIRCUIT_BREAKER_FAILURES:
                 raise CircuitOpenError(
                     f"the first {CIRCUIT_BREAKER_FAILURES} requests failed with the same error: {error}; {advice}"
@@ -483,17 +486,17 @@ class _CircuitBreaker:
 
 
 class _PrefixGate:
-    """Lets one request with a prefix go first: once it is answered, the provider has the prefix in its cache."""
+    """Sends one request of each prefix ahead of the others: once it is answered, the provider has the prefix in its cache."""
 
     def __init__(self) -> None:
         self._first: dict[str, asyncio.Future[None]] = {}
         self._failed: Counter[str] = Counter()
 
     async def enter(self, item: WorkItem) -> str | None:
-        """Wait for the first request with the same prefix, and with those before it; the prefix, where this one is the first."""
+        """Wait for the first requests of this prefix and of earlier ones; returns the prefix if this request is its first, else None."""
         if len(prefix := self._prefix(item)) < _SHORTEST_CACHED:
             return None
-        if prefix in self._first:  # a setting does not overtake the one before it, which a cap may leave without labels
+        if prefix in self._first:  # with a cost cap, a setting that overtakes an earlier one could use up its budget
             before = takewhile(lambda other: other[0] != prefix, list(self._first.items()))
             for first in [first for _, first in before if not first.done()]:
                 await asyncio.wait({first}, timeout=FIRST_S)
@@ -507,7 +510,7 @@ class _PrefixGate:
         return prefix
 
     def answered(self, item: WorkItem) -> None:
-        """A request was answered before the others were made."""
+        """Record that the prefix of a work item is in the cache, because the probe got an answer with it."""
         first = self._first[self._prefix(item)] = asyncio.get_running_loop().create_future()
         first.set_result(None)
 
@@ -517,7 +520,7 @@ class _PrefixGate:
         return fixed[-1]["content"] if fixed else ""
 
     def leave(self, prefix: str, *, answered: bool) -> None:
-        """The first request with a prefix is over; where it failed, another one is the first, up to some tries."""
+        """Record the end of the first request of a prefix; if it failed, another one goes first, up to `FIRST_TRIES` times."""
         first = self._first[prefix]
         self._failed[prefix] += not answered
         if not answered and self._failed[prefix] < FIRST_TRIES:
@@ -526,7 +529,7 @@ class _PrefixGate:
 
 
 def _with_prefixes_ahead(items: Iterable[WorkItem], places: int) -> Iterator[WorkItem]:
-    """Move the first work item of each later setting up, so that its prefix is in the provider's cache when its setting begins."""
+    """Move the first work item of each later setting forward by `places`, so that its prefix is cached when the setting begins."""
     queue: deque[WorkItem] = deque()
     for number, (_, of_setting) in enumerate(groupby(items, key=lambda item: item.setting)):
         yield from islice(of_setting, 1 if number and len(queue) == places else 0)
@@ -537,13 +540,13 @@ def _with_prefixes_ahead(items: Iterable[WorkItem], places: int) -> Iterator[Wor
     yield from queue
 
 
-def _alike(one: NoAnswerError, other: NoAnswerError) -> bool:
-    """Whether two refusals are the same and not about what was asked."""
+def _same_error(one: NoAnswerError, other: NoAnswerError) -> bool:
+    """Whether two refusals are the same error of the provider, and so not about the questions."""
     return one.kind == other.kind == "provider" and (one.status, one.meaning) == (other.status, other.meaning)
 
 
 def _reason(error: BaseException | None, otherwise: str = _NOT_ASKED) -> str:
-    """Why a label is missing, in words; those of a fault of this program are not known to be fit for a file."""
+    """Why a label is missing; the message of an internal error is left out, because it may hold anything, even a secret."""
     if error is None or isinstance(error, asyncio.CancelledError):
         return otherwise
     return str(error) if isinstance(error, RelabelError | OSError) else f"internal error ({type(error).__name__})"
