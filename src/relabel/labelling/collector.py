@@ -35,10 +35,10 @@ from relabel.redaction import clean
 from relabel.rubric import Rubric
 from relabel.task import Task
 
-# Failures of a shared request that one of its tasks, or their number, may have caused.
-_OF_ONE_TASK = {"refusal", "content-filter", "length"}
-# Fields that a label copies from its answer; the cost is divided among the answer's tasks.
-_OF_ANSWER = set(Label._fields) & Answer.model_fields.keys()
+# Failures of a shared request that a single one of its tasks, or their number, may have caused: its tasks are then asked alone.
+_ASK_ALONE_AFTER = {"refusal", "content-filter", "length"}
+# Fields that a label copies from its answer; the cost is then divided among the answer's tasks.
+_COPIED_FIELDS = set(Label._fields) & Answer.model_fields.keys()
 
 
 @dataclass
@@ -53,14 +53,14 @@ class Progress:
         in_flight: Requests in flight, by key: the task and setting, and when it was sent, on the job's clock.
         bought_tokens: Tokens bought by this run, by the names of `Usage`.
         cost_usd: Cost of this run; None once the cost of an answer is unknown.
-        table_usd: The same by the price table, if providers state their own costs.
+        table_usd: The same cost by the price table, which differs if providers state their own costs.
         rejected: Answers bought that were invalid; `rejected_usd` is their cost.
         repaired: Labels from repeated requests after an invalid answer; `unwrapped` are labels extracted from surrounding
             text, and `label_first` labels written before their rationale.
-        uncounted: Answers bought with missing or impossible token counts.
+        uncounted: Answers bought whose token counts were missing or impossible.
         unasked: Missing labels that were never requested, by kind of failure.
         held_by_run: Missing labels that a batch run has in flight, by its name.
-        doing: The final step in progress: `naming` missing labels, or `writing` the run folder.
+        doing: The final step in progress: `naming` (listing missing labels) or `writing` (the run folder).
     """
 
     asked: int
@@ -129,11 +129,11 @@ class LabelCollector:
         self._bought: set[str] = set()
 
     def take(self, item: WorkItem) -> list[WorkItem] | None:
-        """Enter an answer from the store.
+        """Enter the labels of an answer from the store.
 
         Returns:
-            Work items for tasks that the answer left out, to be sent separately (usually none), or all tasks of a shared request
-            whose answer was rejected; None if the store has no valid answer.
+            Work items to send separately: those of tasks that the answer left out (usually none), or all of a shared request
+            whose answer was rejected. None if the store has no valid answer.
         """
         answer = self.store.get(item.request.key, item.request)
         if answer is None:
@@ -147,8 +147,8 @@ class LabelCollector:
 
     def wanted(self, item: WorkItem) -> list[WorkItem]:
         """Enter answers from the store for a work item; returns the work items that still need a request."""
-        rest = self.take(item)
-        return [item] if rest is None else [wanted for single in rest for wanted in self.wanted(single)]
+        remaining = self.take(item)
+        return [item] if remaining is None else [wanted for single in remaining for wanted in self.wanted(single)]
 
     def buy(self, item: WorkItem, answer: Answer) -> list[WorkItem]:
         """Store an answer that this run has paid for, and enter its labels.
@@ -166,24 +166,24 @@ class LabelCollector:
             self.progress.rejected += 1
             self.progress.rejected_usd = _sum(self.progress.rejected_usd, answer.cost_usd)
             self.store.put_rejected(item.request, answer, error.kind, error.reason)
-            if rest := self.split(item, error.kind):
-                return rest
+            if singles := self.split(item, error.kind):
+                return singles
             raise
         if not self.store.put(item.request, answer):
-            if (rest := self.take(item)) is not None:
-                return rest  # another process bought one first: labels always come from the stored answer
+            if (remaining := self.take(item)) is not None:
+                return remaining  # another process stored an answer first, and labels always come from the stored one
             self.store.replace(item.request, answer)  # the stored answer is invalid by current rules
         return self._enter(item, answer, reading, from_store=False)
 
     def split(self, item: WorkItem, kind: FailureKind) -> list[WorkItem]:
-        """The tasks of a shared request as work items of their own, where one of them may be why it failed; else none."""
-        return self._one_by_one(item, item.tasks) if len(item.tasks) > 1 and kind in _OF_ONE_TASK else []
+        """One work item for each task of a shared request, if a single task may be why it failed; otherwise none."""
+        return self._one_by_one(item, item.tasks) if len(item.tasks) > 1 and kind in _ASK_ALONE_AFTER else []
 
     def _one_by_one(self, item: WorkItem, tasks: Iterable[Task]) -> list[WorkItem]:
         return [self.job.planner.planned(WorkItem((task,), item.setting, item.sample)) for task in tasks]
 
     def fail(self, item: WorkItem, kind: FailureKind, message: str, attempts: int, key: str = "") -> None:
-        """Record the labels of a work item as missing; `key` is the request's key if the item has no request."""
+        """Record the labels of a work item as missing; `key` is the request's key if the work item itself has no request."""
         message = clean(message)
         for task in item.tasks:
             self.progress.failed[kind] += 1
@@ -210,11 +210,11 @@ class LabelCollector:
         )
 
     def close(self) -> None:
-        """Compute what requires the complete run: probabilities from repeats."""
+        """Finish: note damaged rows, and compute probabilities from repeats, which need all labels."""
         if damaged := len(self.store.damaged) + self.store.replaced:
             self.notes.append(f"{damaged:,} damaged rows of the store were skipped; `relabel store stats` counts them")
         if self.job.repeats > 1:
-            self.labels, self.repeats_from_cache = _with_share(self.labels, self.job.repeats)
+            self.labels, self.repeats_from_cache = _with_probabilities(self.labels, self.job.repeats)
 
     def _read(self, item: WorkItem, answer: Answer) -> Reading:
         """Parse an answer, with the probability of its label if the answer itself gives one.
@@ -234,13 +234,13 @@ class LabelCollector:
 
     def _enter(self, item: WorkItem, answer: Answer, reading: Reading, *, from_store: bool) -> list[WorkItem]:
         if self.job.is_duplicate_question(item):  # remember only these keys: a plan may have millions
-            answer, from_store = self._first_pays(item.request.key, answer, from_store)
+            answer, from_store = self._charge_once(item.request.key, answer, from_store)
         # Plan these before entering labels: if the prompt fails for one task, no task gets both a label and a failure.
-        left = [task for position, task in enumerate(item.tasks) if position not in reading.judged]
-        rest = self._one_by_one(item, left)
+        left_out = [task for position, task in enumerate(item.tasks) if position not in reading.judged]
+        remaining = self._one_by_one(item, left_out)
         progress, many = self.progress, len(reading.judged)
         usage, cost = answer.usage, None if answer.cost_usd is None else answer.cost_usd / many
-        given: dict[str, Any] = {name: getattr(answer, name) for name in _OF_ANSWER} | {
+        copied: dict[str, Any] = {name: getattr(answer, name) for name in _COPIED_FIELDS} | {
             "cost_usd": cost,
             "answer_id": fingerprint(answer),
         }
@@ -262,7 +262,7 @@ class LabelCollector:
                     from_store=from_store,
                     variant=item.sample // self.job.samples if len(self.job.orders) > 1 else 0,
                     unwrapped=reading.unwrapped,
-                    **given,
+                    **copied,
                 )
             )
         progress.repaired += answer.repaired * many
@@ -270,10 +270,10 @@ class LabelCollector:
         progress.label_first += reading.label_first * many
         progress.from_store += from_store * many
         progress.fresh += (not from_store) * many
-        return rest
+        return remaining
 
-    def _first_pays(self, key: str, answer: Answer, from_store: bool) -> tuple[Answer, bool]:
-        """The answer with its tokens and cost only on the first of several labels that share it."""
+    def _charge_once(self, key: str, answer: Answer, from_store: bool) -> tuple[Answer, bool]:
+        """The answer for one of several labels that share it: with tokens and cost for the first, without for the others."""
         if key in self._paid:
             answer = answer.model_copy(update={"usage": Usage(), "cost_usd": None if answer.cost_usd is None else 0.0})
             from_store = from_store and key not in self._bought
@@ -286,7 +286,7 @@ class LabelCollector:
 def shared_answers(labels: Iterable[Label]) -> int:
     """Number of labels whose completion (by id, text and time) was already the answer to another question.
 
-    Only a completion that was made before its question was sent counts: some servers give few different ids.
+    Only a completion that was made before its question was sent counts, because some servers repeat ids.
     """
     first: dict[str, tuple[str, tuple[str, str, str]]] = {}
     count = 0
@@ -304,28 +304,28 @@ def _sum(total: float | None, more: float | None) -> float | None:
 
 
 def _share(total: int, part: tuple[int, int]) -> int:
-    """The share of one label in an answer's tokens; shares add up to the total."""
+    """The share of one label in an answer's tokens; all shares add up to the total."""
     position, count = part
     return total * (position + 1) // count - total * position // count
 
 
-def _with_share(rows: Sequence[Label], samples: int) -> tuple[list[Label], int]:
-    """Set probabilities to the share of the task's samples with the same label; samples without a label count as different.
+def _with_probabilities(labels: Sequence[Label], samples: int) -> tuple[list[Label], int]:
+    """Set each probability to the share of the question's samples with the same label; missing labels count as different.
 
-    Samples that a cache answered with an earlier one are not counted, and a question with only one counted sample has
-    no probability. Also returns the number of such samples.
+    Samples that a cache answered with an earlier one do not count, and a question with only one sample that counts has no
+    probability. Also returns the number of samples that do not count.
     """
-    questions = [(row.onet_soc_code, row.task_id, row.setting) for row in rows]
-    cached = cached_repeats([(q, x.sample, x.request_key, x.answer_id) for q, x in zip(questions, rows, strict=True)])
-    votes = Counter((q, x.label) for q, x, again in zip(questions, rows, cached, strict=True) if not again)
-    own = dict.fromkeys(questions, samples)
+    questions = [(x.onet_soc_code, x.task_id, x.setting) for x in labels]
+    cached = cached_repeats([(q, x.sample, x.request_key, x.answer_id) for q, x in zip(questions, labels, strict=True)])
+    votes = Counter((q, x.label) for q, x, again in zip(questions, labels, cached, strict=True) if not again)
+    size = dict.fromkeys(questions, samples)
     for q, again in zip(questions, cached, strict=True):
-        own[q] -= again
-    shares = (None if own[q] == 1 else votes[q, x.label] / own[q] for q, x in zip(questions, rows, strict=True))
-    return [x._replace(probability=share) for x, share in zip(rows, shares, strict=True)], sum(cached)
+        size[q] -= again
+    shares = (None if size[q] == 1 else votes[q, x.label] / size[q] for q, x in zip(questions, labels, strict=True))
+    return [x._replace(probability=share) for x, share in zip(labels, shares, strict=True)], sum(cached)
 
 
-# Probability of all letters together below which the model was about to write something else, such as its thinking.
+# Below this probability of all letters together, the model was about to write something else, such as its thinking.
 LEAST_MASS = 0.01
 
 
@@ -393,16 +393,17 @@ def label_probability(answer: Answer, label: str, api: Api) -> float | None:
 
 
 def likeliest(shares: Mapping[str, float]) -> str:
-    """The label of the highest probability; of equal ones the later, which is the less exposed one in the order of rubrics."""
+    """The label of the highest probability; of equal ones the last, which is the least exposed in the order of rubrics."""
     return max(reversed(list(shares)), key=lambda label: round(shares[label], 9))
 
 
 # Minimum number of answers for an estimate of the speed.
 FEWEST = 3
-# Minimum number of answers in the measuring window, once there are more.
+# Minimum number of answers in the measuring window, if there are as many.
 ENOUGH = 20
 # Minimum length of the measuring window, in seconds.
 WINDOW_S = 30.0
+# Labels decided without a request, beyond four per request, that restart the measurement.
 _BURST = 20
 
 
@@ -413,7 +414,7 @@ class _Snapshot:
     Attributes:
         time: Seconds on the clock.
         asked: Number of labels requested, with or without success.
-        free: Number of labels decided without a request, mostly from the store.
+        free: Number of labels decided without a request, mostly by the store.
     """
 
     time: float
@@ -424,8 +425,8 @@ class _Snapshot:
 class RateEstimator:
     """Estimates the speed of a job from its most recent answers.
 
-    Labels from the store come much faster than answers, and usually all at once. While they are the majority there is no
-    estimate, because it is unknown how many of the rest are in the store; measurement starts afterwards.
+    Labels from the store come much faster than answers, and usually all at once. While they are the majority, there is no
+    estimate, because it is unknown how many more are in the store; measurement starts afterwards.
 
     Args:
         progress: Counts of the job.
@@ -438,26 +439,26 @@ class RateEstimator:
     ) -> None:
         self.progress, self.limiter = progress, limiter
         self._clock = clock
-        self._marks = deque([self._mark()])
+        self._snapshots = deque([self._snapshot()])
 
     def look(self) -> None:
         """Record the progress so far."""
-        mark, last = self._mark(), self._marks[-1]
-        asked, free = mark.asked - last.asked, mark.free - last.free
-        nothing_sent = not mark.asked and not self.progress.in_flight
+        now, last = self._snapshot(), self._snapshots[-1]
+        asked, free = now.asked - last.asked, now.free - last.free
+        nothing_sent = not now.asked and not self.progress.in_flight
         if nothing_sent or free > _BURST + 4 * asked:
-            self._marks.clear()
+            self._snapshots.clear()
         elif not asked and not free:
             return
-        self._marks.append(mark)
-        marks = self._marks
-        while len(marks) > 2 and mark.time - marks[1].time >= WINDOW_S and mark.asked - marks[1].asked >= ENOUGH:
-            marks.popleft()
+        self._snapshots.append(now)
+        recent = self._snapshots
+        while len(recent) > 2 and now.time - recent[1].time >= WINDOW_S and now.asked - recent[1].asked >= ENOUGH:
+            recent.popleft()
 
     @property
     def rate(self) -> float | None:
         """Requested labels per second; None while unknown."""
-        first, last = self._marks[0], self._marks[-1]
+        first, last = self._snapshots[0], self._snapshots[-1]
         asked, seconds = last.asked - first.asked, last.time - first.time
         return asked / seconds if asked >= FEWEST and seconds > 0 else None
 
@@ -466,7 +467,7 @@ class RateEstimator:
         """Estimated number of labels still to be requested, assuming the recent share from the store; None while unknown."""
         if self.rate is None:
             return None
-        first, last = self._marks[0], self._marks[-1]
+        first, last = self._snapshots[0], self._snapshots[-1]
         asked, free = last.asked - first.asked, last.free - first.free
         return (self.progress.asked - self.progress.done) * asked / (asked + free)
 
@@ -485,6 +486,6 @@ class RateEstimator:
             return None
         return cost + cost / fresh * self.fresh_left
 
-    def _mark(self) -> _Snapshot:
+    def _snapshot(self) -> _Snapshot:
         p, unasked = self.progress, self.progress.unasked.total()
         return _Snapshot(self._clock(), p.fresh + p.failed.total() - unasked, p.from_store + unasked)

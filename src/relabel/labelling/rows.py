@@ -1,15 +1,15 @@
-"""Format and verification of the store's rows. Every row is verified here before it is used.
+"""Format of the store's rows, and their verification: every row is verified here before it is used.
 
     KEY                  the answer to the request with that key, with the request
-    KEY/rejected/WHEN    a paid but invalid answer: kept as evidence, never used
+    KEY/rejected/TIME    a paid but invalid answer: kept as evidence, never used
     text/SHA256          a system message, stored once for all requests that share it
     note/NAME            the response format that a server accepts
-    aside/KEY/WHEN       the text of a damaged row: kept as evidence, never read again
+    aside/KEY/TIME       the text of a damaged row: kept as evidence, never read again
 
-Each is a JSON document with a checksum of its text, to detect damage on the disk. Rows of version 0.1 have no checksum.
+Each is a JSON document with a checksum of its text, which detects damage on the disk. Rows of version 0.1 have no checksum.
 
 A row is used only if it matches its key: on each read, the key is recomputed from the request in the row. An answer from a
-pack has an `origin`.
+pack has an `origin`, which names the pack.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class DamagedRowError(StoreError):
 
 
 class _Wire(Frozen):
-    """A request in a row; without its key, which is always computed."""
+    """The request in a row, without its key, which is always computed."""
 
     model_config = ConfigDict(strict=True)
 
@@ -64,7 +64,7 @@ class _Rejection(Frozen):
 
 
 class AnswerRow(Frozen):
-    """A row of an answer. Its format is valid; `checked_answer` also verifies it against its key, and sets the answer's origin."""
+    """An answer's row in a valid format; `checked_answer` also verifies it against its key, and sets the answer's origin."""
 
     format: int = Field(ge=1, le=1)
     request: _Wire
@@ -73,7 +73,11 @@ class AnswerRow(Frozen):
     rejected: _Rejection | None = None
 
     def whole_request(self, text: Callable[[str], str | None]) -> dict[str, Any]:
-        """The document of the request, as it was sent; in a row that is not verified, any part may be missing."""
+        """The document of the request, as it was sent; in an unverified row, any part may be missing.
+
+        Args:
+            text: Finds a shared message by hash; None if it is missing.
+        """
         messages = [
             {"role": m["role"], "content": text(m["sha256"])} if "sha256" in m else m
             for m in messages_of(self.request.body)
@@ -82,16 +86,16 @@ class AnswerRow(Frozen):
 
 
 def checked_answer(key: str, row: object, text: Callable[[str], str | None], asked: Request | None = None) -> AnswerRow:
-    """A row of an answer that is what its key says.
+    """Verify an answer's row against its key.
 
     Args:
         key: The row's key.
-        row: What the row holds, parsed or not.
+        row: The row: its JSON document, or an `AnswerRow`.
         text: Finds a shared message by hash; None if it is missing.
-        asked: The request with this key, where it is known: a row that holds the same need not be hashed.
+        asked: The request with this key, if known: a row with an equal request need not be hashed, which is faster.
 
     Raises:
-        DamagedRowError: It is something else.
+        DamagedRowError: The row does not match its key.
     """
     if not _KEY.fullmatch(key):
         raise DamagedRowError(f"the row {brief(key)} has an unknown key")
@@ -111,18 +115,18 @@ def checked_answer(key: str, row: object, text: Callable[[str], str | None], ask
     if (REJECTED in key) != (answer_row.rejected is not None):
         raise DamagedRowError(f"the answer {key} is not marked as its key says")
     cost = answer_row.answer.cost_usd
-    odd = cost is not None and not (math.isfinite(cost) and cost >= 0)  # a sum must not be spoilt by one row
-    if not odd and answer_row.origin is None:
+    invalid = cost is not None and not (math.isfinite(cost) and cost >= 0)  # would spoil every sum of costs
+    if not invalid and answer_row.origin is None:
         return answer_row
-    answer = answer_row.answer.model_copy(update={"origin": answer_row.origin, "cost_usd": None if odd else cost})
+    answer = answer_row.answer.model_copy(update={"origin": answer_row.origin, "cost_usd": None if invalid else cost})
     return answer_row.model_copy(update={"answer": answer})
 
 
 def checked_text(key: str, row: object) -> str:
-    """A shared message that is what its key says.
+    """Verify a shared message against its key, and return it.
 
     Raises:
-        DamagedRowError: It is something else.
+        DamagedRowError: It does not match its key.
     """
     content = row.get("content") if isinstance(row, dict) and len(row) == 1 else None
     if not isinstance(content, str) or TEXT + sha256_of(content) != key:
@@ -131,10 +135,10 @@ def checked_text(key: str, row: object) -> str:
 
 
 def checked_note(key: str, row: object) -> str:
-    """The value of a note of a kind that relabel writes.
+    """Verify a note, and return its value.
 
     Raises:
-        DamagedRowError: It is something else.
+        DamagedRowError: It is not a note that relabel writes.
     """
     value = row.get("value") if isinstance(row, dict) and len(row) == 1 else None
     if not _NOTE.fullmatch(key) or value not in FORMS:
@@ -143,17 +147,17 @@ def checked_note(key: str, row: object) -> str:
 
 
 def sha256_of(text: str) -> str:
-    """The name of a shared message."""
+    """Hash of a shared message, by which it is stored."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def brief(text: str) -> str:
-    """A text from outside as a message shows it."""
+    """A text from outside, quoted and shortened for a message."""
     return repr(text[:100])
 
 
 def digests_of(document: Any) -> list[str]:
-    """Hashes of the shared messages that a row of an answer refers to; empty where it is damaged."""
+    """Hashes of the shared messages that a row of an answer refers to; empty if it is damaged."""
     try:
         return [m["sha256"] for m in messages_of(document["request"]["body"]) if isinstance(m.get("sha256"), str)]
     except (KeyError, TypeError, AttributeError):
@@ -161,7 +165,7 @@ def digests_of(document: Any) -> list[str]:
 
 
 def sealed(document: dict[str, Any]) -> str:
-    """The text of a row."""
+    """The text of a row: its document as JSON, with a checksum."""
     try:
         text = _WRITER.dump_json(document).decode()[1:]
     except ValueError:  # a lone surrogate, which only Python's writer escapes
@@ -179,10 +183,10 @@ def _unsealed(key: str, text: str) -> str:
 
 
 def document_of(key: str, text: str) -> Any:
-    """What a row says.
+    """The document in the text of a row.
 
     Raises:
-        DamagedRowError: It is not JSON, or not what was written.
+        DamagedRowError: The text is not JSON, or differs from its checksum.
     """
     try:
         return json.loads(_unsealed(key, text))
@@ -191,13 +195,13 @@ def document_of(key: str, text: str) -> Any:
 
 
 def parsed(key: str, text: str) -> object:
-    """What the row of an answer says, for `checked_answer`; see `document_of`."""
+    """The document in an answer's row, for `checked_answer`, parsed and validated in one step if possible, which is faster."""
     try:
-        return AnswerRow.model_validate_json(_unsealed(key, text))  # in one step, which is faster
-    except ValidationError:  # or a lone surrogate, which only Python's parser reads
+        return AnswerRow.model_validate_json(_unsealed(key, text))
+    except ValidationError:  # invalid, or with a lone surrogate, which only Python's parser reads
         return document_of(key, text)
 
 
 def is_answer(key: str) -> bool:
-    """Whether a key is of an answer that counts, not of a rejected one or of another kind of row."""
+    """Whether a key is that of an answer, and neither of a rejected one nor of another kind of row."""
     return not key.startswith((TEXT, NOTE, ASIDE)) and REJECTED not in key
