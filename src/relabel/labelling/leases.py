@@ -7,8 +7,8 @@ They are in a small SQLite file next to the answers, with these tables:
     held      a request that a batch run has in flight, with or without a process
 
 Process numbers, host names and clocks are not used, because they differ between containers. A process is considered dead if its
-heartbeat does not change during several heartbeats of the observer: a few are enough if its lock file is free, because the
-kernel releases the locks of a dead process; with its lock, a process may just be slow.
+heartbeat does not change during several heartbeats of the observer. A few are enough if its lock file is free, because the
+kernel releases the locks of a dead process. A process that still has its lock may just be slow, so the wait is longer.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from relabel.files import locked, make_private_dir
 from relabel.labelling.store import unusable
 
 BEAT_S = 1.0
-# Heartbeats of the observer without one of a process whose lock is free, after which it is dead.
+# The observer's heartbeats after which another process, if its lock is free and its heartbeat unchanged, is dead.
 GONE_BEATS = 4
-# The same for a process that still has its lock.
+# The same if the other process still has its lock.
 STUCK_BEATS = 60
 # Pause between checks for an answer that another process is buying.
 LOOK_AGAIN_S = 0.5
@@ -44,7 +44,7 @@ class Leases:
     """The requests in flight in all processes that share a store.
 
     Args:
-        folder: The store's folder; None with a read-only store, when nothing is bought.
+        folder: The store's folder; None with a read-only store, for which nothing is bought.
         beat_s: Seconds between heartbeats; None for heartbeats only by calls of `beat`.
         on_beat: Called after each heartbeat, in the heartbeat thread.
 
@@ -58,7 +58,7 @@ class Leases:
         self._folder, self._on_beat = folder, on_beat
         self._id = secrets.token_hex(8)
         self._beats = 0
-        # By other process: its last heartbeat seen, and our own heartbeat at that time.
+        # For each other process: its last known heartbeat, and our own heartbeat when it was first seen.
         self._seen: dict[str, tuple[int, int]] = {}
         self._closed = threading.Event()
         self._open = ExitStack()
@@ -133,10 +133,10 @@ class Leases:
             return False
         if self._beats - since < GONE_BEATS or (self._beats - since < STUCK_BEATS and not self._has_died(owner)):
             return False
-        with self._at_once() as db:  # only if it had no heartbeat in the meantime
-            still = "SELECT 1 FROM process WHERE id = :owner AND beat <> :beat"
+        with self._at_once() as db:  # unless it had a heartbeat in the meantime
+            alive = "SELECT 1 FROM process WHERE id = :owner AND beat <> :beat"
             values = {"owner": owner, "beat": beat}
-            db.execute(f"DELETE FROM taken WHERE owner = :owner AND NOT EXISTS ({still})", values)  # noqa: S608  text of ours
+            db.execute(f"DELETE FROM taken WHERE owner = :owner AND NOT EXISTS ({alive})", values)  # noqa: S608  a fixed text
             db.execute("DELETE FROM process WHERE id = :owner AND beat = :beat", values)
         return True
 
@@ -156,15 +156,15 @@ class Leases:
         await asyncio.sleep(LOOK_AGAIN_S)
 
     def release(self, key: str) -> None:
-        """Release the lease of a request without an answer. One with an answer may keep it, because the store is checked first."""
-        with suppress(sqlite3.Error):  # for example on a full disk; leases end with their process anyway
+        """Release the lease of a request that got no answer. Otherwise the lease may stay, because others look in the store first."""
+        with suppress(sqlite3.Error):  # for example, the disk is full; leases end with their process anyway
             self._db.execute("DELETE FROM taken WHERE key=? AND owner=?", (key, self._id))
 
     def transfer(self, run: str, keys: Iterable[str]) -> set[str]:
         """Transfer this process's leases to a batch run atomically, so that no other process can acquire them in between.
 
         Returns:
-            The keys that this process had not leased and the run did not hold; others may have asked and answered them.
+            The keys that were neither leased by this process nor held by the run, so that others may have sent their requests.
         """
         wanted = set(keys)
         with self._at_once() as db:
@@ -180,10 +180,10 @@ class Leases:
         Args:
             run: The batch run.
             keys: Requests at the provider; held unless another batch run holds them.
-            still: Requests not sent yet; kept if the run holds them, but not added.
+            still: Requests not sent yet; those that the run already holds stay held, others are not added.
 
         Returns:
-            Number of requests that it held before.
+            Number of requests that the run held before.
         """
         sent = set(keys)
         with self._at_once() as db:

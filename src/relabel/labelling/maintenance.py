@@ -99,7 +99,7 @@ def _is_whole(path: Path) -> bool:
         return path.name != _DATABASE  # an empty lease file was never used
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
         try:
-            db.execute(f"SELECT {ROW} FROM Cache LIMIT 1" if path.name == _DATABASE else "SELECT 1").fetchone()  # noqa: S608  text of ours
+            db.execute(f"SELECT {ROW} FROM Cache LIMIT 1" if path.name == _DATABASE else "SELECT 1").fetchone()  # noqa: S608  a fixed text
         except sqlite3.Error:
             return False
         return not integrity(db)

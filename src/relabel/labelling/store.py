@@ -1,8 +1,8 @@
 """The store: a durable folder of paid answers by request key.
 
 It is a diskcache folder (SQLite) in which nothing is ever evicted or pickled. A row marked as a pickle is refused, because
-reading it could run code. Do not put the store on a network file system, where SQLite's locks are unreliable. For the
-content of rows see `rows`.
+reading it could run code. Do not put the store on a network file system, where SQLite's locks are unreliable. The content
+of rows is described in `rows`.
 
 diskcache is used for writing only, because it cannot open a read-only folder.
 """
@@ -29,16 +29,17 @@ from relabel.labelling.wire import messages_of, with_messages
 from relabel.labels import Answer
 from relabel.settings import Frozen
 
+# Size limit in bytes for diskcache: none.
 _NEVER_FULL = 2**62
-# Bytes from which diskcache would use separate files: never, because single files can get lost.
+# Size in bytes from which diskcache writes a value to a file of its own: never, because single files can get lost.
 _NEVER_A_FILE = 2**30
 # Cache of the writing connection, in pages of 4 kB; diskcache's default is up to 96 MB.
 _PAGES = 1024
-# Pages of SQLite's log after which a writer empties the log itself; diskcache's own type for it is wrong.
+# Pages of SQLite's log after which a writer empties the log itself. `Any`, because diskcache's type for it is wrong.
 _LOG_PAGES: Any = 10_000
 # Columns that `text_of` reads.
 ROW = "key, raw, mode, filename, typeof(value), value"
-_ONE = f"SELECT {ROW} FROM Cache WHERE key=? AND raw=1"  # noqa: S608  text of ours
+_ONE = f"SELECT {ROW} FROM Cache WHERE key=? AND raw=1"  # noqa: S608  a fixed text
 
 
 class PickleRefusedError(Exception):
@@ -46,7 +47,7 @@ class PickleRefusedError(Exception):
 
 
 class _PlainDisk(diskcache.Disk):
-    """A diskcache Disk that only writes text values under text keys; for reading see `text_of`."""
+    """A diskcache Disk that only writes text under text keys; `text_of` reads it."""
 
     def put(self, key: Any) -> Any:
         if not isinstance(key, str):
@@ -93,11 +94,11 @@ def text_of(row: tuple[Any, ...]) -> tuple[str, str]:
     if not raw or mode == MODE_PICKLE or kind == b"blob":
         raise PickleRefusedError("a row has a pickled key" if not raw else "a row holds a pickled value")
     try:
-        if filename is not None:  # relabel writes none, and the name may be any
-            raise rows.DamagedRowError(f"the row {rows.brief(_name(key))} names a file")
+        if filename is not None:  # relabel writes none, and it could be any file
+            raise rows.DamagedRowError(f"the row {rows.brief(_key_text(key))} names a file")
         return key.decode(), value.decode()
     except (ValueError, AttributeError) as error:
-        raise rows.DamagedRowError(f"the row {rows.brief(_name(key))} is not text") from error
+        raise rows.DamagedRowError(f"the row {rows.brief(_key_text(key))} is not text") from error
 
 
 class Store:
@@ -105,10 +106,15 @@ class Store:
 
     Args:
         folder: The folder; created, private to the user, if missing.
-        read_only: Whether nothing is written; the folder may then be read-only, and a missing one is an empty store.
+        read_only: Write nothing. The folder may then be write-protected, and a missing one is an empty store.
 
     Raises:
         StoreError: The folder cannot be read or written, is not a store, or has lost its database.
+
+    Attributes:
+        damaged: Keys of damaged rows met so far.
+        replaced: Number of damaged answers that were set aside for new ones.
+        from_packs: Number of answers from packs, counted by `verify`.
     """
 
     def __init__(self, folder: Path, *, read_only: bool = False) -> None:
@@ -142,7 +148,7 @@ class Store:
                         sqlite_mmap_size=0,
                     )
                 )
-                # `sync` empties the log in a thread of its own, so that answers need not wait for it.
+                # Usually `sync` empties the log, in another thread, so that answers need not wait for it.
                 self._cache.reset("sqlite_wal_autocheckpoint", _LOG_PAGES, update=False)
                 (folder / "leases.db").touch(mode=0o600)
             self._db = self._open.enter_context(_reading(database, writable=not read_only))
@@ -191,7 +197,7 @@ class Store:
             yield
 
     def get(self, key: str, asked: Request | None = None) -> Answer | None:
-        """The answer to the request with this key, or None; faster if the request is given too.
+        """The answer to the request with this key, or None if there is none; faster if the request is given too.
 
         A damaged row counts as missing, and its key is added to `damaged`.
 
@@ -251,7 +257,7 @@ class Store:
         self.put_text(rows.NOTE + name, rows.sealed({"value": value}))
 
     def notes(self) -> Iterator[str]:
-        """All notes: name and, if it is one that relabel writes, value."""
+        """All notes in words: the name and, if it is a note that relabel writes, the value."""
         for key in self.keys(rows.NOTE):
             value = self.note(key.removeprefix(rows.NOTE))
             yield key.removeprefix(rows.NOTE) + (
@@ -259,7 +265,7 @@ class Store:
             )
 
     def drop_notes(self) -> int:
-        """Delete all notes, so that they are tested again when needed. Returns their number."""
+        """Delete all notes, so that servers are probed again. Returns their number."""
         keys = list(self.keys(rows.NOTE))
         for key in keys:
             self.delete(key)
@@ -273,21 +279,21 @@ class Store:
     def keys(self, prefix: str = "", *, by_key: bool = False) -> Iterator[str]:
         """All keys, optionally with a prefix, in order of insertion or sorted."""
         order = "key" if by_key or prefix else "rowid"
-        wanted = f"SELECT key FROM Cache WHERE raw = 1 AND key >= ? AND key < ? ORDER BY {order}"  # noqa: S608  text of ours
+        query = f"SELECT key FROM Cache WHERE raw = 1 AND key >= ? AND key < ? ORDER BY {order}"  # noqa: S608  a fixed text
         with self._guarded():
-            for (key,) in self._db.execute(wanted, (prefix, f"{prefix}\U0010ffff")):
-                yield _name(key)
+            for (key,) in self._db.execute(query, (prefix, f"{prefix}\U0010ffff")):
+                yield _key_text(key)
 
     def size_of(self, keys: Iterable[str]) -> int:
         """Size of rows in bytes."""
-        size = "SELECT sum(length(key) + length(value)) FROM Cache WHERE key = ? AND raw = 1"
+        query = "SELECT sum(length(key) + length(value)) FROM Cache WHERE key = ? AND raw = 1"
         with self._guarded():
-            return sum(self._db.execute(size, (key,)).fetchone()[0] or 0 for key in keys)
+            return sum(self._db.execute(query, (key,)).fetchone()[0] or 0 for key in keys)
 
-    def newest(self, most: int) -> Iterator[tuple[str, rows.AnswerRow]]:
+    def newest(self, count: int) -> Iterator[tuple[str, rows.AnswerRow]]:
         """The newest answers, newest first, followed by about as many older ones, evenly spaced."""
         keys = [key for key in self.keys() if rows.is_answer(key)][::-1]
-        for key in keys[:most] + keys[most :: max(1, (len(keys) - most) // most)]:
+        for key in keys[:count] + keys[count :: max(1, (len(keys) - count) // count)]:
             with suppress(rows.DamagedRowError):
                 if (row := self.checked(key)) is not None:
                     yield key, row
@@ -312,7 +318,7 @@ class Store:
         return document
 
     def checked(self, key: str, asked: Request | None = None) -> rows.AnswerRow | None:
-        """The verified row of an answer; None if there is none.
+        """The row of an answer, verified; None if there is none. `asked` is the request, if known, which is faster.
 
         Raises:
             DamagedRowError: It does not match its key.
@@ -322,7 +328,7 @@ class Store:
         return None if row is None else rows.checked_answer(key, row, self.text, asked)
 
     def text(self, digest: str) -> str | None:
-        """A shared message by hash; None if it is missing or does not match its key."""
+        """A shared message by hash; None if it is missing or does not match its hash."""
         if digest not in self._texts:
             try:
                 document = self._load(rows.TEXT + digest)
@@ -333,7 +339,7 @@ class Store:
         return self._texts.get(digest)
 
     def add_row(self, key: str, row: dict[str, Any]) -> bool:
-        """Add a verified row from a pack; False if there is already one, which is kept unless damaged."""
+        """Add a verified row from a pack; False if there already is one, which is kept unless it is damaged."""
         if key.startswith(rows.TEXT):
             self.put_text(key, rows.sealed(row))
             return True
@@ -346,10 +352,10 @@ class Store:
 
     def set_aside(self, key: str) -> None:
         """Set a damaged row aside: its text is kept as evidence, under a key that is never read."""
-        for *rest, kind, value in self._rows("key = ?", key):
-            if rest[1] and kind != b"blob" and isinstance(value, bytes):
-                when = datetime.now(UTC).isoformat(timespec="microseconds")
-                self.put_text(f"{rows.ASIDE}{key[:200]}/{when}", value.decode("utf-8", "replace"))
+        for _, raw, _, _, kind, value in self._rows("key = ?", key):
+            if raw and kind != b"blob" and isinstance(value, bytes):
+                time = datetime.now(UTC).isoformat(timespec="microseconds")
+                self.put_text(f"{rows.ASIDE}{key[:200]}/{time}", value.decode("utf-8", "replace"))
         self.delete(key)
         self.damaged.discard(key)
 
@@ -386,7 +392,7 @@ class Store:
                 raise row
 
     def verify(self) -> Iterator[str]:
-        """Read the whole store, and yield a sentence for each problem.
+        """Read the whole store, and yield a description of each problem.
 
         Rows that do not match their key are added to `damaged`; `from_packs` is set to the number of rows from packs.
         """
@@ -401,9 +407,9 @@ class Store:
                 yield str(row) if isinstance(row, rows.DamagedRowError) else f"the row {rows.brief(key)}: {row}"
 
     def _checked_rows(self) -> Iterator[tuple[str, rows.AnswerRow | StoreError]]:
-        """All answers, and the errors of all rows, with their keys."""
+        """All answers, and the errors of damaged rows of any kind, with their keys."""
         for row in self._rows("1 ORDER BY rowid"):
-            key = _name(row[0])
+            key = _key_text(row[0])
             try:
                 with self._guarded():
                     key, text = text_of(row)
@@ -423,20 +429,21 @@ class Store:
 
     def _rows(self, condition: str, *values: str) -> Iterator[tuple[Any, ...]]:
         with self._guarded():
-            yield from self._db.execute(f"SELECT {ROW} FROM Cache WHERE {condition}", values)  # noqa: S608  text of ours
+            yield from self._db.execute(f"SELECT {ROW} FROM Cache WHERE {condition}", values)  # noqa: S608  a fixed text
 
     def _document(self, request: Request, answer: Answer) -> dict[str, Any]:
-        slim: list[dict[str, str]] = []
+        """The document of an answer's row, with system messages replaced by their hashes, and stored if new."""
+        messages: list[dict[str, str]] = []
         for message in messages_of(request.body):
             if message["role"] != "system":
-                slim.append(message)
+                messages.append(message)
                 continue
             digest = rows.sha256_of(message["content"])
             if digest not in self._written:
                 self.put_text(rows.TEXT + digest, rows.sealed({"content": message["content"]}))
                 self._written.add(digest)
-            slim.append({"role": "system", "sha256": digest})
-        body = with_messages(request.body, slim)
+            messages.append({"role": "system", "sha256": digest})
+        body = with_messages(request.body, messages)
         origin = {} if answer.origin is None else {"origin": answer.origin}
         return {"format": 1, "request": {**request.document, "body": body}, "answer": answer, **origin}
 
@@ -446,12 +453,12 @@ class Store:
             return None if row is None else parse(*text_of(row))
 
     def read_ahead(self, keys: Sequence[str]) -> None:
-        """Read several answers at once, for the next `get` of each."""
+        """Read several answers in one query, for the next `get` of each."""
         marks = ", ".join("?" * len(keys))
-        self._ahead = {_name(row[0]): row for row in self._rows(f"raw = 1 AND key IN ({marks})", *keys)}
+        self._ahead = {_key_text(row[0]): row for row in self._rows(f"raw = 1 AND key IN ({marks})", *keys)}
 
     def put_text(self, key: str, text: str) -> None:
-        """Write a row as it is."""
+        """Write a row with this text."""
         with self._guarded():
             self._cache.set(key, text)
 
@@ -476,7 +483,7 @@ def unusable(folder: Path | None, error: Exception) -> StoreError:
     return StoreError(f"cannot use the store {folder} ({reason}); {advice}")
 
 
-def _name(key: Any) -> str:
+def _key_text(key: Any) -> str:
     return key.decode("utf-8", "replace") if isinstance(key, bytes) else str(key)
 
 
@@ -501,16 +508,14 @@ def integrity(db: sqlite3.Connection) -> str:
 @contextmanager
 def _reading(database: Path, *, writable: bool) -> Generator[sqlite3.Connection]:
     """A read-only connection, which also works in a folder without write permission."""
-    # A new store, whose tables another process may be about to create, has no leases yet.
+    # Without leases, the store is new, and another process may be about to create its tables: it is read as empty.
     used = database.with_name("leases.db").exists()
     with ExitStack() as opened:
         uri, parameters = "file::memory:", "mode=ro"
         if database.exists():
             if not writable and not os.access(database.parent, os.W_OK):
-                beside = database.with_name("cache.db-wal")
-                if (
-                    not beside.exists() or not beside.stat().st_size
-                ):  # otherwise SQLite needs what another process has beside it
+                log = database.with_name("cache.db-wal")
+                if not log.exists() or not log.stat().st_size:  # otherwise SQLite must read the log of another process
                     parameters = "mode=ro&immutable=1"
             uri = f"{database.absolute().as_uri()}?{parameters}"
         db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=60, check_same_thread=False)
