@@ -43,7 +43,7 @@ __all__ = [
     "study",
 ]
 
-_HOME = {
+_NAMES_BY_MODULE = {
     "relabel.cli.notebook": ("alabel", "label", "study"),
     "relabel.errors": ("RelabelError",),
     "relabel.evaluation.document": ("EvalDocument",),
@@ -58,7 +58,7 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    for module, names in _HOME.items():
+    for module, names in _NAMES_BY_MODULE.items():
         if name in names:
             from importlib import import_module
 

@@ -12,23 +12,24 @@ if TYPE_CHECKING:
 
 
 def main() -> NoReturn:
-    """Run relabel; Ctrl-C before there is anything to save leaves without a traceback."""
+    """Run relabel. While it still loads, there is nothing to save, and Ctrl-C exits without a traceback."""
     try:
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, _leave)
-    except KeyboardInterrupt:  # pressed on just this line; a second one could still break into a call of ours
+    except KeyboardInterrupt:  # pressed before the handler was set; a second one could interrupt anything slower
         os._exit(130)
-    # What is loaded stays: looking through it every 700 objects takes a tenth of a start. So does looking for plugins of pydantic.
+    # Loaded modules are never freed: collecting garbage every 700 objects takes a tenth of the start. So does the search for
+    # plugins of pydantic.
     gc.set_threshold(20_000)
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
-    # Our matrices are small: a second thread waits for its share of them longer than it takes to multiply them.
+    # Our matrices are small: sharing one between threads takes longer than multiplying it in one thread.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from relabel.cli.app import main as run
 
     try:
         run()
     finally:
-        gc.freeze()  # all of it goes with the process; looking through it once more takes a tenth of a second
+        gc.freeze()  # the process ends here, and a last garbage collection would take a tenth of a second
 
 
 def _leave(*_: object) -> None:

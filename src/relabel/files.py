@@ -1,7 +1,7 @@
 """Safe handling of files: written whole or not at all, one writer per folder, folders that only the user can enter.
 
-Folders and files may come from strangers. So names in them are resolved with `inside`, their files are read with `read_small`,
-with a reader that uses it, or after `require_own`, and nothing is written through a symbolic link.
+Folders and files may come from strangers. So paths named in them are resolved with `inside`; files are read with `read_small`,
+or after `require_own`; and nothing is written through a symbolic link.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from relabel.errors import DataError, RelabelError, UsageError, model_errors
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-# On a system without file locks, filelock warns, and takes the existence of a file for a lock.
+# On a system without file locks, filelock warns, and treats an existing lock file as held.
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from filelock import FileLock, Timeout
@@ -75,7 +75,7 @@ def require_own(path: Path) -> None:
     """Make sure that a path is a regular file or folder, or missing, and not a symbolic link or a device.
 
     Raises:
-        DataError: It is a symbolic link or something else than a regular file or folder, or cannot be read.
+        DataError: It is a symbolic link or a special file, such as a device, or cannot be read.
     """
     try:
         mode = path.lstat().st_mode
@@ -90,7 +90,7 @@ def require_own(path: Path) -> None:
 
 
 def read_small(path: Path, limit: int, *, refuse: type[DataError] = DataError) -> bytes:
-    """Read a file that a person wrote.
+    """Read a file of limited size, such as one written by hand.
 
     Args:
         path: The file.
@@ -156,8 +156,8 @@ def require_writable(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file; give a folder to --out")
     if folder.is_dir() and not (folder / "manifest.json").exists():
-        halves = (".write-test-", *(f".{name}." for name in _OWN_FILES))
-        others = [name for name in {p.name for p in folder.iterdir()} - _OWN_FILES if not name.startswith(halves)]
+        temporary = (".write-test-", *(f".{name}." for name in _OWN_FILES))
+        others = [name for name in {p.name for p in folder.iterdir()} - _OWN_FILES if not name.startswith(temporary)]
         if others:
             raise UsageError(f"{folder} holds other files ({min(others)}) but no run; give a new folder to --out")
     with os_errors(f"cannot write into {folder}", "give another folder to --out"):
@@ -179,7 +179,7 @@ def replacing(target: Path) -> Generator[Path]:
             os.fsync(written.fileno())
         temporary.replace(target)
     finally:
-        temporary.unlink(missing_ok=True)  # after success, there is nothing to remove
+        temporary.unlink(missing_ok=True)  # after success it no longer exists
 
 
 # Most bytes of a YAML or TOML file.
@@ -216,10 +216,10 @@ def read_user_entries(path: Path, name: str, model: type[M], form: str) -> dict[
         raise DataError(f"{path} must hold [[{name}]] entries and nothing else; {form} shows the form")
     entries_by_id: dict[str, M] = {}
     for number, entry in enumerate(cast("list[Any]", entries), start=1):
-        about = str(entry.get("id", number) if isinstance(entry, dict) else number)
-        with model_errors(f"{path}, entry {about!r}: ", "; correct the file"):
-            read = model.model_validate(entry)
-        if about in entries_by_id:
-            raise DataError(f"{path} has two entries with the id {about!r}; keep one")
-        entries_by_id[about] = read
+        entry_id = str(entry.get("id", number) if isinstance(entry, dict) else number)
+        with model_errors(f"{path}, entry {entry_id!r}: ", "; correct the file"):
+            validated = model.model_validate(entry)
+        if entry_id in entries_by_id:
+            raise DataError(f"{path} has two entries with the id {entry_id!r}; keep one")
+        entries_by_id[entry_id] = validated
     return entries_by_id

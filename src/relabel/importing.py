@@ -1,6 +1,7 @@
 """Runs made without asking a model: from a file of labels made elsewhere, or from a run on an older task list.
 
-Nothing is guessed: unknown labels, duplicate tasks and ambiguous ids are refused with their line. The run's manifest says which file the labels come from, and each label which line.
+Nothing is guessed: unknown labels, duplicate tasks and ambiguous ids are refused with their line. The run's manifest names the
+file that the labels come from, and each label its line.
 """
 
 from __future__ import annotations
@@ -37,22 +38,22 @@ from relabel.task import (
     task_table,
 )
 
-# What the manifests of imported and of carried runs name as their engine.
+# Engines in the manifests of imported and of carried runs.
 ENGINE, CARRY_ENGINE = "import", "carry"
 # Name of the list of tasks that are left to label, within the folder of a carried run.
 TO_ASK = "to-ask.csv"
 
-# Lists that ids are looked for in, by what the rubric labels, before the other releases of O*NET.
+# Task lists in which ids are looked up first, before the other releases of O*NET.
 _LISTS: Mapping[Unit, tuple[str, ...]] = {
     "task": ("eloundou-2023", "onet-30.2", "sample"),
     "occupation": ("onet-30.2", "sample"),
 }
 
+# Fewest labels that are compared with GPT-4's of 2023, and the kappa from which they agree better than chance.
 _FEW = 50
 _CHANCE = 0.05
 
-# Column names that are understood without being told, by what the column holds; O*NET's own `Task ID` and `O*NET-SOC Code`
-# are spelled like the first ones (`Table.find`).
+# Recognised column names, by what the column holds. `Table.find` also recognises O*NET's `Task ID` and `O*NET-SOC Code`.
 _KNOWN_NAMES: Mapping[str, tuple[str, ...]] = {
     "id": COLUMN_NAMES["task_id"],
     "code": COLUMN_NAMES["onet_soc_code"],
@@ -64,8 +65,8 @@ _KNOWN_NAMES: Mapping[str, tuple[str, ...]] = {
 }
 
 
-# Which column of a file holds what, by the names in `_KNOWN_NAMES`; where None or nothing is said, a name that is understood by
-# itself is taken. `label` may be a mapping from the settings to the columns of their labels.
+# Columns of a file by what they hold, with the keys of `_KNOWN_NAMES`; if a key is missing or None, the names there are tried.
+# `label` may be a mapping from settings to the columns of their labels.
 Columns = Mapping[str, str | Mapping[str, str] | None]
 
 
@@ -79,8 +80,8 @@ class Imported:
         labels: Labels imported.
         tasks: Tasks that they belong to.
         mapped: How many labels each mapping changed.
-        not_in_list: Tasks that the task list does not hold; they are kept, and match no gold of that list.
-        notes: What makes the import doubtful, in sentences.
+        not_in_list: Tasks that the task list does not hold; they are kept, but match no gold of that list.
+        notes: Reasons to doubt the labels or their ids, as sentences.
     """
 
     folder: Path
@@ -94,7 +95,14 @@ class Imported:
 
 @dataclass
 class _Reading:
-    """State while a file is read: its columns, those of labels with their settings, and the line of each label so far."""
+    """State of reading a file.
+
+    Attributes:
+        columns: Columns by what they hold.
+        labels: Columns of labels, each with its setting, or with None if another column holds the setting.
+        seen: Line of each label so far, by code, task, setting and sample.
+        mapped: Number of labels that each mapping `OLD=NEW` has changed.
+    """
 
     file: Table
     rubric: Rubric
@@ -127,9 +135,9 @@ def import_labels(
         out: The run's folder.
         tasks: The task list that the ids belong to; by default the first of the lists that holds all of them, or else the
             one that holds most.
-        setting: The setting that all labels answer, where the file does not say.
+        setting: The setting that all labels answer, if the file does not say.
         columns: Which column holds what.
-        mapping: Labels of the file by what they become, such as `E3` by `E2`.
+        mapping: Labels to replace, by the label of the file, such as `{"E3": "E2"}`.
         random_sample: Whether the tasks were drawn at random from all of the task list.
 
     Returns:
@@ -204,7 +212,8 @@ def _task_list(reading: _Reading, wanted: str | None) -> tuple[str, pd.DataFrame
     candidates: list[tuple[int, str, pd.DataFrame]] = []
     lists = tuple(dict.fromkeys([*_LISTS[unit], *onet_releases()]))
     for name in lists:
-        with suppress(DataError):  # a list that is not on this machine may still be named, and then says what it lacks
+        # A list that is not on this machine can still be named with --tasks; the error then says what is missing.
+        with suppress(DataError):
             table = task_table(name, unit)
             candidates.append((len(ids.intersection(table["task_id"])), name, table))
         if candidates and candidates[-1][0] == len(ids):
@@ -282,7 +291,7 @@ def _labels(reading: _Reading, tasks: str, listed: pd.DataFrame, created: str) -
         row = {name: cells[column].strip() if column else "" for name, column in columns.items()}
         where = f"{file.path} line {line}"
         task = file.task_id(line, row["id"])
-        code = file.onet_soc_code(line, row["code"]) if row["code"] else _only(codes.get(task, []), where, task, tasks)
+        code = file.onet_soc_code(line, row["code"]) if row["code"] else _only_code(codes, where, task, tasks)
         sample = file.number(row["sample"] if columns["sample"] else "0")
         if sample is None or not sample.is_integer() or sample >= 10_000:
             raise DataError(f"{where}: sample must be a whole number from 0, not {row['sample'][:40]!r}")
@@ -316,7 +325,7 @@ def _labels(reading: _Reading, tasks: str, listed: pd.DataFrame, created: str) -
 def _find_columns(
     file: Table, rubric: Rubric, given: Columns, setting: str | None
 ) -> tuple[dict[str, str], Sequence[tuple[str | None, str]]]:
-    """Columns by what they hold; and the columns of labels, each with its setting where no column gives that."""
+    """The fields `columns` and `labels` of `_Reading`."""
     names: dict[str, Sequence[str]] = {}
     for holds, spellings in _KNOWN_NAMES.items():
         if isinstance(wanted := given.get(holds), Mapping):
@@ -351,14 +360,15 @@ def _find_columns(
 
 
 def _like_labels(file: Table, rubric: Rubric) -> str:
-    """Which columns hold nothing but labels of the rubric, in words; empty if there are none."""
+    """Names the columns that hold only labels of the rubric, for a message; empty if there are none."""
     cells = {name: {row[name].strip() for _, row in file.rows} - {""} for name in file.header}
     named = [repr(name) for name, values in cells.items() if values and values <= set(rubric.labels)]
     return f" ({' and '.join(named)} hold such labels)" if named else ""
 
 
-def _only(codes: Sequence[str], where: str, task: str, tasks: str) -> str:
-    """The only occupation that has a task with this id, where the file gives none."""
+def _only_code(codes_by_id: Mapping[str, Sequence[str]], where: str, task: str, tasks: str) -> str:
+    """The code of a task for which the file gives none: the only occupation that has a task with its id."""
+    codes = codes_by_id.get(task, [])
     if len(codes) == 1:
         return codes[0]
     add = "add a column onet_soc_code with O*NET-SOC codes"
@@ -417,10 +427,10 @@ def carry_run(run: Run, to: str, out: Path, *, old: str | None = None, fill: Run
         to: The newer task list, as for `relabel.task.task_table`.
         out: Folder of the carried run.
         old: The list that the run labelled; by default the one that its manifest names.
-        fill: A run under the same rubric whose labels fill what is not carried; it labelled tasks of the newer list.
+        fill: A run under the same rubric that labelled tasks of the newer list; its labels fill what is not carried.
 
     Returns:
-        What was carried. The run is `complete` when every task of the newer list has all labels: one a setting and repeat.
+        What was carried. The new run is `complete` if every task of the newer list has a label in each setting and sample.
 
     Raises:
         UsageError: The two runs are not under one rubric, or the folder holds other things.
@@ -477,7 +487,7 @@ def _labels_of_tasks(labels: pd.DataFrame, tasks: pd.DataFrame) -> pd.DataFrame:
 
 
 def _sample_numbers(run: Run) -> set[int]:
-    """The sample numbers of a run; all labels of the last one may be missing."""
+    """The sample numbers of a run, including samples of which all labels are missing."""
     seen, samples = set(run.labels["sample"]), int(run.manifest.parameters.get("samples") or 1)
     return seen if len(seen) >= samples else seen | set(range(samples))
 
@@ -514,7 +524,7 @@ def _carried_manifest(run: Run, fill: Run | None, diff: TaskDiff, to: str, count
 
 def _carried_from(run: Run) -> dict[str, Any]:
     """Where carried labels come from: the run and the checksum of its labels."""
-    about: dict[str, Any] = {"run": run.ref, "model": run.manifest.model, "tasks": run.manifest.tasks}
+    origin: dict[str, Any] = {"run": run.ref, "model": run.manifest.model, "tasks": run.manifest.tasks}
     if run.folder is not None:
-        about |= {"run": run.folder.resolve().name, "labels_sha256": sha256_of(run.folder / "labels.parquet")}
-    return about
+        origin |= {"run": run.folder.resolve().name, "labels_sha256": sha256_of(run.folder / "labels.parquet")}
+    return origin

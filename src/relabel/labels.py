@@ -19,7 +19,7 @@ from relabel.settings import Frozen
 # Why a label is missing.
 FailureKind = Literal["refusal", "length", "content-filter", "invalid-json", "schema", "provider", "timeout", "budget"]
 
-# Characters; a longer rationale is an answer that ran away, not a reason.
+# Characters; a model that writes a longer rationale has failed to stop.
 MAX_RATIONALE = 4000
 
 
@@ -51,17 +51,17 @@ class Answer(Frozen):
         attempts: Requests sent for this answer, failed ones included.
         latency_s: Seconds from sending to the reply's end, of the attempt that succeeded.
         created_at: When the answer came, ISO 8601 in UTC.
-        cost_usd: What the answer cost when it was bought, as the provider states it, else by the price table; None where neither knows.
-        table_usd: What it costs by the price table, where the provider stated a cost of its own.
-        upstream: Who answered behind a gateway or router, as it says.
-        service_tier: The tier of service that it was given in, as the provider says.
-        repaired: True when an earlier answer was no label and this one was asked for with the error.
+        cost_usd: What the answer cost when it was bought, as stated by the provider, else by the price table; None if unknown.
+        table_usd: What it costs by the price table, if the provider stated a cost of its own.
+        upstream: The provider that answered behind a gateway or router, as this reports it.
+        service_tier: The provider's service tier, as it reports it.
+        repaired: True when an earlier answer was not a label and this one was asked for with the error.
         raw: The provider's reply, whole.
         origin: The pack that it was unpacked from, whose contents relabel cannot verify; None for an answer that this store
             bought itself.
     """
 
-    model_config = ConfigDict(allow_inf_nan=True)  # a gateway's odd cost must not make a paid answer unreadable
+    model_config = ConfigDict(allow_inf_nan=True)  # a gateway's cost of NaN must not make a paid answer unreadable
 
     request_key: str
     content: str | None
@@ -81,34 +81,36 @@ class Answer(Frozen):
     origin: str | None = Field(default=None, exclude=True)
 
 
-# Characters of a reply that is more than a label, so that two do not come to the same words within a second by chance.
-_WORDY = 45
-_A_TIME = 1_000_000_000
+# Fewest characters of a reply that is too long for two equal ones to be made within a second by chance.
+_DISTINCTIVE_CHARS = 45
+# A larger `created` is a time, in seconds since 1970.
+_EARLIEST_TIME = 1_000_000_000
+# Part of a fingerprint: the completion was made before its request was sent, so it comes from a cache.
 OLD = "old"
-# A reply whose time, in whole seconds, lies further before its request was sent comes from a cache.
+# A completion is `OLD` if its time, in whole seconds, lies further before the request; in seconds.
 _OLD_S = 1.25
 
 
 def fingerprint(answer: Answer) -> str:
     """Fingerprint of a completion: up to three parts, joined by hyphens.
 
-    The first is of its id and text, or of the whole reply where it has no id. The second is of its text and the time when it
-    was made, as a cache may give a stored reply a new id. The third says that it was made before it was asked for.
+    The first is a hash of its id and text, or of the whole reply if it has no id. The second is a hash of its text and the time
+    when it was made, because a cache may give a stored reply a new id. The third is `OLD`.
     """
-    own, made, text = answer.raw.get("id"), answer.raw.get("created"), answer.content or ""
-    identity = f"{own}\n{answer.content}" if own else json.dumps(answer.raw, sort_keys=True, default=str)
-    marks = [_mark(identity)]
-    if isinstance(made, int) and made > _A_TIME and len(text) >= _WORDY:
-        marks += [_mark(f"{made}\n{text}"), *([OLD] if made < _sent_at(answer) - _OLD_S else [])]
-    return "-".join(marks)
+    own_id, created, text = answer.raw.get("id"), answer.raw.get("created"), answer.content or ""
+    identity = f"{own_id}\n{answer.content}" if own_id else json.dumps(answer.raw, sort_keys=True, default=str)
+    parts = [_short_hash(identity)]
+    if isinstance(created, int) and created > _EARLIEST_TIME and len(text) >= _DISTINCTIVE_CHARS:
+        parts += [_short_hash(f"{created}\n{text}"), *([OLD] if created < _sent_at(answer) - _OLD_S else [])]
+    return "-".join(parts)
 
 
-def _mark(text: str) -> str:
+def _short_hash(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:24]
 
 
 def _sent_at(answer: Answer) -> float:
-    """When an answer was asked for, in seconds since 1970."""
+    """When the request of an answer was sent, in seconds since 1970."""
     try:
         return datetime.fromisoformat(answer.created_at).timestamp() - answer.latency_s
     except (ValueError, OverflowError, OSError):  # in a pack, it may be any text
@@ -120,7 +122,7 @@ class Label(NamedTuple):
 
     Attributes:
         label: A label of the rubric.
-        probability: Probability of the label, 0-1; None where nothing measures it.
+        probability: Probability of the label, 0-1; None if it was not measured.
         cost_usd: What the answer cost when it was bought, also when it now comes from the store.
         latency_s: Seconds that the answer took.
         from_store: True when this run did not buy the answer.
@@ -128,15 +130,15 @@ class Label(NamedTuple):
         repaired: True when an earlier answer was not a label and this one was asked for with the error.
         unwrapped: True when the label was read from within other text, such as prose, a code fence or visible thinking.
         reasoning_tokens: Tokens of hidden thinking, counted in `completion_tokens`.
-        upstream: Who answered behind a gateway or router, as it says.
-        service_tier: The tier of service that it was given in, as the provider says.
-        variant: The order that the question was asked in, from 0; the manifest's parameters list them.
-        origin: The pack that its answer came from; None where it came from none.
-        answer_id: Fingerprint of the completion, equal for two samples where a cache on the way to the model gave one
-            answer twice; None for labels made elsewhere.
+        upstream: The provider that answered behind a gateway or router, as this reports it.
+        service_tier: The provider's service tier, as it reports it.
+        variant: Index of the order of labels and examples in the question, from 0; the manifest's parameters list the orders.
+        origin: The pack that its answer came from, if any.
+        answer_id: Fingerprint of the completion, by which `cached_repeats` finds answers that a cache gave twice; None for
+            labels made elsewhere.
     """
 
-    # No pydantic model or dataclass, which take longer to make: there are 38,000 of them, from answers that were validated already.
+    # Pydantic models and dataclasses take longer to create, and a run has 38,000 labels, from answers that were validated before.
     task_id: str
     onet_soc_code: str
     setting: str
@@ -168,26 +170,26 @@ class Label(NamedTuple):
 def cached_repeats(samples: Sequence[tuple[tuple[str, str, str], int, str, str | None]]) -> list[bool]:
     """Samples that a gateway's cache answered with an earlier answer to the same question; the first sample never counts.
 
-    They carry the answer of the first: the same completion id, or the same words with the same time from before they were asked
-    for. A server that gives one id, or the same words, to different questions tells nothing by it, so that these do not count;
-    nor do the same words in the same second, which a model at temperature 0 gives.
+    A repeat has the completion id of an earlier sample, or its text and time, if this time is before the request of the repeat.
+    Ids and texts that a server gives to different questions prove nothing, so they do not count. Nor does an equal text made in
+    the same second, which a model at temperature 0 may give.
 
     Args:
         samples: Question (code, task and setting), sample, request key and answer id (None where it is not known) of each.
     """
     fingerprints = [tuple(answer.split("-")) if answer else () for *_, answer in samples]
-    marks, old = [parts[:2] for parts in fingerprints], [OLD in parts for parts in fingerprints]
-    # Tasks with one and the same question share its answer, by the request's key: they count as the first of them.
+    hashes, old = [parts[:2] for parts in fingerprints], [OLD in parts for parts in fingerprints]
+    # Tasks with identical questions share a request key and its answer. They count as one question, the first.
     first: dict[tuple[str, str | None], tuple[str, str, str]] = {}
-    asked: dict[str, set[tuple[str, str, str]]] = {}
-    for (question, _, key, answer), own in zip(samples, marks, strict=True):
-        for mark in own:
-            asked.setdefault(mark, set()).add(first.setdefault((key, answer), question))
+    questions: dict[str, set[tuple[str, str, str]]] = {}
+    for (question, _, key, answer), own_hashes in zip(samples, hashes, strict=True):
+        for digest in own_hashes:
+            questions.setdefault(digest, set()).add(first.setdefault((key, answer), question))
     repeated, answered = [False] * len(samples), set[tuple[object, str]]()
     for index in sorted(range(len(samples)), key=lambda index: (old[index], samples[index][1])):
-        pairs = [(samples[index][0], mark) for mark in marks[index]]
+        pairs = [(samples[index][0], digest) for digest in hashes[index]]
         repeated[index] = not answered.isdisjoint(pairs if old[index] else pairs[:1])
-        answered.update(pair for pair in pairs if len(asked[pair[1]]) == 1)
+        answered.update(pair for pair in pairs if len(questions[pair[1]]) == 1)
     return repeated
 
 
@@ -223,10 +225,10 @@ class Reading(NamedTuple):
     """A parsed answer.
 
     Attributes:
-        judged: What it says of each task, by the task's position in the request.
-        unwrapped: Whether that stands within other text.
-        label_first: Whether a label stands before its reason, so that the reason cannot have led to it.
-        probability: How sure the model was of its one label, where that is known.
+        judged: Label and rationale of each task, by the task's position in the request.
+        unwrapped: Whether they were extracted from other text.
+        label_first: Whether a label precedes its rationale, which then cannot have led to it.
+        probability: Probability of the only label, 0-1; None if it was not measured.
     """
 
     judged: Mapping[int, Judgement]
@@ -236,7 +238,7 @@ class Reading(NamedTuple):
 
 
 class InvalidAnswerError(Exception):
-    """An answer is not a label. `kind` says which way it failed."""
+    """An answer is not a label; `kind` and `reason` say why."""
 
     def __init__(self, kind: FailureKind, reason: str) -> None:
         super().__init__(reason)
@@ -246,7 +248,7 @@ class InvalidAnswerError(Exception):
 
 @cache
 def _answer_model(labels: tuple[str, ...]) -> type[Judgement]:
-    """What an answer must fit: a rationale, then one of the rubric's labels."""
+    """The model that validates an answer: a rationale, and one of the rubric's labels."""
     fields: dict[str, Any] = {
         "rationale": (str, Field(min_length=1, max_length=MAX_RATIONALE)),
         "label": (Literal[labels], ...),
@@ -259,9 +261,9 @@ def answer_schema(rubric: Rubric, *, max_chars: int | None = None, packed: bool 
 
     Args:
         rubric: The rubric whose labels are allowed.
-        max_chars: Bound of the rationale in characters, for servers whose grammar can hold it. Providers' strict
-            modes refuse the keyword, so it is left out by default.
-        packed: The answer holds a judgement for each of several tasks, by the tasks' ids.
+        max_chars: Most characters of the rationale, for servers that can enforce it. Providers' strict modes refuse the
+            keyword, so it is left out by default.
+        packed: Whether an answer judges several tasks, each by its id.
     """
     rationale: dict[str, Any] = {"type": "string"}
     if max_chars is not None:
@@ -278,23 +280,23 @@ def _object(fields: dict[str, Any]) -> dict[str, Any]:
 
 _END_OF_THOUGHT = re.compile(r"</(?:think|thinking|thought|reasoning)>|\[/THINK\]|<\|channel\|>final<\|message\|>")
 _THOUGHT = re.compile(r"<(?:think|thinking|thought|reasoning)>|\[THINK\]|<\|channel\|>analysis<\|message\|>")
-# Characters of an answer that a failure shows.
+# Characters of an invalid answer in the message of a failure.
 _EXCERPT = 120
-# Where servers put an answer that they take for something else.
+# Fields in which a server may return an answer that it mistook for something else.
 _BESIDE_CONTENT = ("reasoning_content", "reasoning", "tool_calls", "function_call")
 
 
 def read_answer(answer: Answer, rubric: Rubric, count: int = 1) -> Reading:
     """Parse and validate an answer.
 
-    Nothing is guessed: one JSON object with exactly the asked keys and a known label. It may stand after visible thinking, in a code
-    fence or within prose, as long as there is no other one.
+    Nothing is guessed: an answer is one JSON object with exactly the requested keys and a known label. It may follow visible
+    thinking, or be in a code fence or within prose, as long as there is only one.
 
     Args:
         answer: The answer.
         rubric: The rubric.
-        count: Tasks that were asked about. Several went by the numbers from 1: an entry that does not fit, or whose number was not
-            asked for or comes twice, is left out, and its task must be asked about alone.
+        count: Number of tasks in the request. Several are numbered from 1. An entry that is invalid, or whose number is unknown
+            or occurs twice, is left out; its task must be asked about alone.
 
     Raises:
         InvalidAnswerError: The answer is a refusal, was cut or filtered, is not JSON, or does not fit the schema.
@@ -351,7 +353,7 @@ def _document(answer: Answer) -> tuple[Mapping[str, Any], bool]:
         instead = f": all that came is {' and '.join(others)}; a setting of the server puts it there" if others else ""
         raise InvalidAnswerError("invalid-json", f"the answer is empty{instead}")
     try:
-        documents, unwrapped = [_STRICTLY.decode(content)], False
+        documents, unwrapped = [_DECODER.decode(content)], False
     except (ValueError, RecursionError) as error:
         documents, unwrapped = _within(content), True
         if len(documents) != 1:
@@ -369,7 +371,7 @@ def _within(content: str) -> list[Mapping[str, Any]]:
     start = text.find("{")
     while start >= 0:
         try:
-            data, end = _STRICTLY.raw_decode(text, start)
+            data, end = _DECODER.raw_decode(text, start)
         except (ValueError, RecursionError):
             end = start + 1
         else:
@@ -404,5 +406,6 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-# Made once: `json.loads` with arguments would make one for each answer. Models write line breaks in texts unescaped.
-_STRICTLY = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant, strict=False)
+# Created once, because `json.loads` with arguments creates one for each answer. `strict=False` because models leave line breaks
+# in strings unescaped.
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant, strict=False)

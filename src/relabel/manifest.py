@@ -123,9 +123,9 @@ class Manifest(Frozen):
             row of the label table.
         upstreams: The providers that answered behind a gateway or router, as it reports them.
         service_tiers: Number of labels by the service tier of their answers, if the provider reports it.
-        answer_wait: How long an answer was waited for: `timeout_s`; `wait_s`, the limit for first attempts at the end of the
-            run, derived from the latencies seen; `cut`, the number of attempts ended before the timeout; and `hedged`, the
-            number of requests that `--hedge` sent a second time.
+        answer_wait: How long the run waited for answers: `timeout_s`; `wait_s`, the limit for first attempts at the end of
+            the run, derived from the latencies seen; `cut`, the number of attempts ended before the timeout; and `hedged`,
+            the number of requests that `--hedge` sent a second time.
         perhaps_charged: Requests without an answer that may have been charged nevertheless; not part of `cost_usd`.
         origins: Number of labels whose answers came from a pack, by pack.
         sessions: Every start of the run that came to an end; their sums are the totals of the run.
@@ -289,7 +289,7 @@ _ROWS_AT_ONCE = 4_000
 
 @cache
 def parquet_schema() -> pyarrow.Schema:
-    """The columns of `labels.parquet`, which are those of `Label`, with their types. Also imports the writer, which is slow."""
+    """The columns of `labels.parquet`, those of `Label`, with their types. Also imports pyarrow, which is slow."""
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # arrow's own pool takes 13 MB
     import pyarrow.parquet  # pyright: ignore[reportUnusedImport]  loaded ahead
 
@@ -309,9 +309,9 @@ def write_label_table(path: Path, labels: Iterable[Label]) -> None:
     import pyarrow.parquet
 
     with pyarrow.parquet.ParquetWriter(path, schema) as table:
-        while some := list(islice(rows, _ROWS_AT_ONCE)):
+        while chunk := list(islice(rows, _ROWS_AT_ONCE)):
             columns = [
-                _column(values, field.type) for values, field in zip(zip(*some, strict=True), schema, strict=True)
+                _column(values, field.type) for values, field in zip(zip(*chunk, strict=True), schema, strict=True)
             ]
             table.write_table(pyarrow.Table.from_arrays(columns, schema=schema))
 

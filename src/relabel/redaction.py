@@ -1,7 +1,7 @@
 """Removal of secrets from text and addresses, and escaping of control characters.
 
-Error messages, provider replies, manifests and everything printed pass through this module. What is secret comes from the
-environment and from addresses: keys, tokens in a header or in a query, user information of an API address or a proxy.
+Error messages, provider replies, manifests and everything printed pass through this module. The secrets are found in the
+environment and in addresses: keys, tokens in a header or in a query, user information of an API address or a proxy.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
 
-# Stands where a secret was.
+# Replaces a secret.
 MASK = "[key]"
-# A secret with fewer characters is taken out only where it stands as a word of its own.
+# Shorter secrets, in characters, are removed only where they are separate words.
 _SHORT = 6
-# Characters of a secret; what is shorter protects nothing and might be a label.
+# Fewest characters of a secret; anything shorter protects nothing and might be a label.
 _SHORTEST = 4
-# Characters of a word of letters and digits that is taken for a key.
+# Fewest characters of a word of letters and digits that is taken for a key.
 _KEY_WORD = 16
-# What people give to servers that want a key and check none, and words of replies: taking these out would change answers.
+# Dummy keys for servers that require one but check none, and words of replies: removing these would change answers.
 _PLACEHOLDERS = (
     "none null empty local test dummy fake key secret token password ollama lm-studio vllm unused anything placeholder no-key "
     "not-needed sk-no-key-required assistant choices content exposed length message messages object rationale strict"
@@ -36,7 +36,8 @@ _QUERY = re.compile(rf"([?&;][\w.-]*?{_NAMES}=)(?!\[key\])[^&;#\s\"'<>)\]]+", re
 _BEARER = re.compile(r"\b(bearer|basic)\s+(?=\S*[\d=])[A-Za-z0-9+/=._~-]{8,}", re.IGNORECASE)
 _LOOKS_LIKE_A_KEY = re.compile(r"\b(?:sk|pk|key)-(?=[A-Za-z_-]{0,100}[\d*])[A-Za-z0-9_*-]{6,}")
 _ESCAPE = re.compile(r"\\{1,4}(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|(/))")
-_SPELLINGS: Mapping[str, Callable[[str], str]] = {
+# Decoders of the encodings that a secret may hide in, by the character that marks the encoding.
+_DECODERS: Mapping[str, Callable[[str], str]] = {
     "\\": lambda text: _ESCAPE.sub(lambda match: match[3] or chr(int(match[1] or match[2], 16)), text),
     "%": lambda text: unquote(unquote(text)),
     "&": html.unescape,
@@ -44,7 +45,7 @@ _SPELLINGS: Mapping[str, Callable[[str], str]] = {
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff]")
 
 _secrets: set[str] = set()
-# The secrets, as a search without regard to case takes them.
+# The secrets with their case folded, for a search that ignores case.
 _folded_secrets: list[str] = []
 _pattern = re.compile(r"(?!)")
 
@@ -120,8 +121,8 @@ def is_secret_name(name: str) -> bool:
 def is_secret_header(name: str, value: str) -> bool:
     """Whether a header holds a credential, by its name or by what its value looks like."""
     words = re.split(r"[^A-Za-z0-9]+", value)
-    random = any(len(w) >= _KEY_WORD and any(map(str.isdigit, w)) and any(map(str.isalpha, w)) for w in words)
-    return is_secret_name(name) or random or clean(value) != value
+    looks_random = any(len(w) >= _KEY_WORD and any(map(str.isdigit, w)) and any(map(str.isalpha, w)) for w in words)
+    return is_secret_name(name) or looks_random or clean(value) != value
 
 
 def forget() -> None:
@@ -139,7 +140,7 @@ def _may_contain_secret(text: str) -> bool:
 def masked(text: str) -> str:
     """A text without the registered secrets, including those escaped as in JSON, addresses or HTML."""
     text = _pattern.sub(MASK, text) if _may_contain_secret(text) else text
-    for mark, decoded in _SPELLINGS.items() if _secrets else ():
+    for mark, decoded in _DECODERS.items() if _secrets else ():
         if mark in text and _may_contain_secret(plain := decoded(text)):
             text = _pattern.sub(MASK, plain)
     if "://" in text:
@@ -149,7 +150,7 @@ def masked(text: str) -> str:
 
 def clean(text: str) -> str:
     """A message that is safe to print: without secrets or anything that looks like one, control characters escaped."""
-    # A hostile server's message of megabytes is not searched to its end, and not shown either.
+    # Cut first: a hostile server may send megabytes, which would take long to search.
     text = _LOOKS_LIKE_A_KEY.sub(MASK, _BEARER.sub(rf"\1 {MASK}", masked(text[:100_000])))
     return printable(text.encode("utf-8", "replace").decode())
 
@@ -166,13 +167,13 @@ def clean_document(value: Any) -> Any:
 
 
 def may_hold_secret(text: str) -> bool:
-    """Whether a JSON text may contain a registered secret; most do not, and need no walk through their values."""
-    # Of JSON's escapes only these spell what could stand plainly; keys with quotes in them are known in their escaped spelling.
+    """Whether a JSON text may contain a registered secret; most do not, and their values need not be searched one by one."""
+    # These can encode any character of a secret. Quotes have another escape in JSON, and secrets are registered with it, too.
     return any(mark in text for mark in ("\\u", "\\/", "\\x", "%", "&", "://")) or _may_contain_secret(text)
 
 
 def printable(text: str) -> str:
-    """A text for a terminal: control characters but newline and tab, and marks that reorder text, are shown escaped."""
+    """A text for a terminal: control characters except newline and tab, and marks that reorder text, are escaped."""
     return _CONTROL.sub(lambda match: ascii(match[0])[1:-1], text) if _CONTROL.search(text) else text
 
 
@@ -185,9 +186,7 @@ def public_url(url: str) -> str:
         parts = urlsplit(url)
     except ValueError:
         return url.partition("?")[0].rpartition("@")[2]
-    if (
-        not parts.netloc
-    ):  # in `user:secret@host/v1` and `localhost:8000`, what stands before the colon is taken for a scheme
+    if not parts.netloc:  # `user:secret@host/v1`, `localhost:8000`: the part before the colon was taken for a scheme
         return re.split("[?#]", url, maxsplit=1)[0].rpartition("@")[2]
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, api_version(parts.query), ""))
 

@@ -26,7 +26,7 @@ Unit = Literal["task", "occupation"]
 AUTOMATION = "automation"
 # The published codes, in order of exposure.
 CODES: tuple[Code, ...] = ("E0", "E2", "E1")
-_WORDS = {"missing": "is missing; add it", "extra_forbidden": "is unknown; remove it, or correct its name"}
+_ERROR_TEXTS = {"missing": "is missing; add it", "extra_forbidden": "is unknown; remove it, or correct its name"}
 MEASURES: tuple[Measure, ...] = ("alpha", "beta", "gamma")
 
 
@@ -62,7 +62,7 @@ class RationaleRule(_Part):
     max_words: int = Field(ge=1, le=1000)
 
 
-# Mark of a rubric that was never compared with people's judgement.
+# Said of a rubric whose labels were never compared with people's.
 NOT_TRIED = "not tried against people's labels"
 # A share, 0-1; not strict, because YAML reads a bare 0 or 1 as a whole number.
 Share = Annotated[float, Field(ge=0, le=1, strict=False)]
@@ -190,7 +190,7 @@ class Rubric(_Part):
             if setting.anchors is not None and tuple(setting.anchors) != tuple(self.labels):
                 raise ValueError(f"settings.{name}.anchors: must name each label once, in their order ({shown})")
         # Ratings are added up, so they must be numbers, and a scale shown out of order would mislead.
-        if self.unit == "occupation" and not _rise(tuple(self.labels)):
+        if self.unit == "occupation" and not _are_rising_numbers(tuple(self.labels)):
             raise ValueError(f"labels: ratings of occupations are whole numbers that rise, such as 1 to 5, not {shown}")
 
     def _check_examples(self) -> None:
@@ -200,8 +200,8 @@ class Rubric(_Part):
                 raise ValueError(f"examples.{number}.{wanted}: is missing; the unit of this rubric is {self.unit}")
             if getattr(example, other) is not None:
                 raise ValueError(f"examples.{number}.{other}: does not apply to the unit {self.unit}; remove it")
-            for key, given in (("labels", example.labels), ("rationale", example.rationale)):
-                if set(given) != set(self.settings):
+            for key, by_setting in (("labels", example.labels), ("rationale", example.rationale)):
+                if set(by_setting) != set(self.settings):
                     names = ", ".join(self.settings)
                     raise ValueError(f"examples.{number}.{key}: must name each setting once ({names})")
             self._check_labels(f"examples.{number}.labels", example.labels)
@@ -321,7 +321,7 @@ def reordered(rubric: Rubric, order: Order) -> Rubric:
     )
 
 
-def _rise(labels: tuple[str, ...]) -> bool:
+def _are_rising_numbers(labels: tuple[str, ...]) -> bool:
     plain = all(label.isascii() and label.isdigit() and label == str(int(label)) for label in labels)
     return plain and all(int(low) < int(high) for low, high in itertools.pairwise(labels))
 
@@ -375,7 +375,7 @@ def load_rubric(ref: str) -> Rubric:
     for key in ("source", "sha256"):
         if key in data:
             raise RubricError(f"{path}: {key}: is set by relabel; remove it")
-    with model_errors(f"{path}: ", words=_WORDS, refuse=RubricError):
+    with model_errors(f"{path}: ", words=_ERROR_TEXTS, refuse=RubricError):
         sha256 = hashlib.sha256(_VALIDITY.sub(b"", raw, count=1)).hexdigest()
         rubric = Rubric.model_validate(data | {"source": path.name, "sha256": sha256})
     _refuse_copied_name(path, rubric)
@@ -427,20 +427,14 @@ def new_rubric(name: str, base: str = "exposure") -> str:
     return f"# Change the texts below in your own words; raise the version whenever one of them changes.\n{written}"
 
 
-_IDLE = re.compile(
+_STOP_WORDS = re.compile(
     r"(a|an|and|are|as|at|be|by|for|from|in|into|is|it|its|of|on|or|other|such|than|that|the|their|them|they|this|to|with)"
 )
-
-
 # Share of common words at which two statements count as the same task; the shipped examples reach .38 at most.
 _ALIKE = 0.6
-
-
-# Share of the words of the shorter statement at which it counts as part of the other: shortened, or with a clause added.
+# A statement counts as contained in a longer one if they share this part of its words, and at least so many.
 _CONTAINED = 0.85
 _FEWEST_WORDS = 5
-
-
 _NEGATION = re.compile(
     r"\b(no|not|non|none|never|nothing|no(?:body)|neither|nor|cannot|without|lacks?|lacking|unable|incapable|fails?|refuse[ds]?|"
     r"hardly|barely|scarcely|rarely|seldom|impossible|inaccessible|unavailable|unknown|excluded|barred|blocked|banned|forbidden|"
@@ -448,12 +442,10 @@ _NEGATION = re.compile(
     r"out of (its |their |the model's )?(reach|scope|bounds)|(outside|beyond) (its|their|the model's))\b|n't\b"
 )
 _COPULA = re.compile(r"\b(is|are|be|stays?|remains?|lies?)\b")
+# Words for the help. After one of these, a negation does not apply to the list before it.
 _HELP = re.compile(r"\b(it|they|model|models|worker|workers|assistant|help|software|user)\b")
-
-
+# Ends of a clause, where the effect of a negation ends.
 _BUT = re.compile(r"[.;:!?]\s|\bbut\b|\bhowever\b|\balthough\b|\bthough\b|\byet\b|\bexcept\b")
-
-
 _MOSTLY_NEGATIVE = 2 / 3
 
 
@@ -505,7 +497,7 @@ def _clauses(text: str) -> Iterator[bool]:
 
 def _words(text: str) -> frozenset[str]:
     """The words that carry the meaning, cut to six letters."""
-    return frozenset(word[:6] for word in re.findall(r"\w+", text.casefold()) if not _IDLE.fullmatch(word))
+    return frozenset(word[:6] for word in re.findall(r"\w+", text.casefold()) if not _STOP_WORDS.fullmatch(word))
 
 
 def _alike(first: frozenset[str], second: frozenset[str]) -> bool:

@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from relabel import EvalDocument, Gold, ScoreTable
 
 
-# Values of columns that are missing because the run is older than they are.
-_OF_OLD = {"variant": 0, "repaired": False, "unwrapped": False, "reasoning_tokens": 0}
+# Values of columns that runs of earlier versions of relabel lack.
+_DEFAULTS = {"variant": 0, "repaired": False, "unwrapped": False, "reasoning_tokens": 0}
 
 
 # Columns that every label table must have, without gaps except in `request_key`; other columns of `Label` may be absent.
@@ -61,8 +61,8 @@ def checked_label_table(table: pyarrow.Table, rubric: Rubric, path: Path | str) 
         path: The file, or a name for the labels in messages.
 
     Returns:
-        One row per label with the columns of `Label`; columns that the file does not have are filled with missing values
-        or, for an older run, with what they would have held.
+        One row per label with the columns of `Label`. Columns that the file lacks have missing values, or the values that a
+        run of an earlier version implies.
 
     Raises:
         DataError: It is not a table of labels, labels something twice, or holds a label or setting that is not in the
@@ -74,7 +74,7 @@ def checked_label_table(table: pyarrow.Table, rubric: Rubric, path: Path | str) 
     for row in labels[labels.duplicated(_LABEL_KEY)].head(1).to_dict("records"):
         twice_as = f"in the setting {row['setting']} as sample {row['sample']}"
         raise _no_table(path, f"{_unit(row, rubric)} has two labels {twice_as}")
-    # Code that reads labels tests for the ones it knows, so that any other label would count as the opposite.
+    # Other code only tests for labels that it knows, so an unknown label would count as their opposite.
     valid = labels["label"].isin(list(rubric.labels)) & labels["setting"].isin(list(rubric.settings))
     for row in labels[~valid].head(1).to_dict("records"):
         setting, unit = row["setting"], _unit(row, rubric)
@@ -94,14 +94,14 @@ def _whole(table: pyarrow.Table, path: Path | str) -> pd.DataFrame:
         if name not in table.column_names:
             if name in LABELS:
                 raise ColumnError(path, name, table.column_names)
-            columns[name] = pyarrow.repeat(pyarrow.scalar(_OF_OLD.get(name), field.type), len(table))
+            columns[name] = pyarrow.repeat(pyarrow.scalar(_DEFAULTS.get(name), field.type), len(table))
             continue
         column = table[name]
         if name in LABELS and name != "request_key" and column.null_count:
             raise _no_table(path, f"its column {name} is empty in {column.null_count} of {len(table)} rows")
         # Required texts are not converted: an id that was read as a number would match no task.
-        taken = str(column.type) in ("string", "large_string", "null")
-        if name in LABELS and field.type == pyarrow.string() and not taken:
+        is_text = str(column.type) in ("string", "large_string", "null")
+        if name in LABELS and field.type == pyarrow.string() and not is_text:
             raise _no_table(path, f"its column {name} holds {column.type}, not text")
         try:
             columns[name] = column.cast(field.type)
@@ -350,13 +350,13 @@ class Run:
 
     def _repr_html_(self) -> str:
         """For notebooks: what the run is, and how often each label was given."""
-        made = self.manifest
+        manifest = self.manifest
         facts = {
             "run": self.name,
-            "model": made.model,
-            "rubric": made.rubric.id,
-            "tasks": made.tasks,
-            "state": made.status,
+            "model": manifest.model,
+            "rubric": manifest.rubric.id,
+            "tasks": manifest.tasks,
+            "state": manifest.status,
         }
         counts = self.labels.groupby(["setting", "label"]).size().rename("labels").reset_index()
         return pd.Series(facts).to_frame().to_html(header=False) + counts.to_html(index=False)
@@ -407,23 +407,23 @@ class Run:
         return missing
 
 
-def changed_rubrics(*given: Run | None) -> list[str]:
+def changed_rubrics(*runs: Run | None) -> list[str]:
     """Warnings about rubrics that were changed without a new id or version; empty if there are none.
 
     Rubrics are compared by the hash of their file: those of the runs with each other, and with the one that relabel ships
     under their id.
     """
-    texts: dict[tuple[str, int], dict[str, list[str]]] = {}
-    for run in given:
-        if run is not None and (text := run.manifest.rubric_sha256):
-            texts.setdefault((run.rubric.id, run.rubric.version), {}).setdefault(text, []).append(run.ref)
+    users_by_rubric: dict[tuple[str, int], dict[str, list[str]]] = {}
+    for run in runs:
+        if run is not None and (sha256 := run.manifest.rubric_sha256):
+            users_by_rubric.setdefault((run.rubric.id, run.rubric.version), {}).setdefault(sha256, []).append(run.ref)
     warnings: list[str] = []
-    for (name, version), users in texts.items():
+    for (name, version), users in users_by_rubric.items():
         with suppress(RelabelError):  # a rubric of the user's own
             if (shipped := load_rubric(name)).version == version:
                 users.setdefault(shipped.sha256, []).append("relabel itself")
         if len(users) > 1:
-            versions = ", ".join(f"{text[:12]} in {' and '.join(dict.fromkeys(refs))}" for text, refs in users.items())
+            versions = ", ".join(f"{sha[:12]} in {' and '.join(dict.fromkeys(refs))}" for sha, refs in users.items())
             warnings.append(
                 f"The rubric {name} was changed under its old version {version}: its text is {versions}; a "
                 "difference between labels under these texts may be the rubric's."

@@ -1,8 +1,8 @@
 """Sandbox for untrusted templates: they see only plain data and must stay within limits of work, time and size.
 
-jinja's sandbox hides what starts with an underscore; every other attribute and method of an object stays within reach. So
-nothing but plain data goes in (`plain`), each attribute is on a list by the type of its object, and filters are on a list.
-Work is counted where it can grow: at each turn of a loop, each call, and each value that a template puts together.
+jinja's sandbox hides names that start with an underscore; all other attributes and methods of an object remain accessible.
+So templates are given only plain data (`plain`), and they may use only listed attributes, by type of object, and listed filters.
+Work is counted where it can grow: at each turn of a loop, each call, and each new value.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _TEXT = (
     "partition removeprefix removesuffix rfind rpartition rsplit rstrip split splitlines startswith strip swapcase title upper"
 )
 _LOOP = "changed cycle depth depth0 first index index0 last length nextitem previtem revindex revindex0"
-# What a template may use of an object, by its type; of all others nothing.
+# Attributes that a template may use, by type of object; it may use none of other types.
 _ATTRIBUTES: Mapping[type, frozenset[str]] = {
     str: frozenset(_TEXT.split()),
     dict: frozenset({"get", "items", "keys", "values"}),
@@ -37,15 +37,16 @@ _ATTRIBUTES: Mapping[type, frozenset[str]] = {
     LoopContext: frozenset(_LOOP.split()),
     BlockReference: frozenset({"super"}),
 }
-# jinja's filters that cannot make much of little; `_GUARDED` has those that could, each with a bound.
+# jinja's filters whose output is not much larger than their input; `Sandbox._guarded` adds others, each with a limit.
 _FILTERS = (
     "abs capitalize count d default dictsort e escape first float forceescape groupby int items last length list lower map max min reject "
     "rejectattr reverse round safe select selectattr sort string title trim truncate unique upper urlencode wordcount"
 )
 _JINJA: Mapping[str, Callable[..., Any]] = FILTERS
+# Limit of an exponent, and of the bits of an integer power.
 _BITS = 4096
-# What would make a formatted value wide: a width of four digits, or one that is given as a value.
-_DIGITS = re.compile(r"[0-9]{4}|\*|:[^{}]*\{")
+# A format with a width of four digits or more, or whose width is itself a value.
+_WIDE = re.compile(r"[0-9]{4}|\*|:[^{}]*\{")
 
 
 def plain(value: Any) -> Any:
@@ -123,7 +124,7 @@ class _Meter:
 
 
 class _Namespace(Namespace):
-    def __repr__(self) -> str:  # jinja's shows all that is in it, however often
+    def __repr__(self) -> str:  # jinja's repeats the contents at each mention, so nested ones would grow exponentially
         return "<namespace>"
 
 
@@ -180,7 +181,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         super().__init__(undefined=StrictUndefined, **options)
         self._meter = meter = _Meter(steps, seconds, chars)
         allowed = {name: _JINJA[name] for name in _FILTERS.split()}
-        # With their context as an argument, jinja never evaluates them while it compiles a template.
+        # jinja evaluates some filters while it compiles a template, but never those that take the context.
         weighed, counted = (pass_context(lambda _, value, f=f: f(value)) for f in (meter.weigh, meter.counted))
         internal = {"__weighed": weighed, "__counted": counted}
         self.filters: dict[str, Callable[..., Any]] = {**allowed, **self._guarded(), **filters, **internal}
@@ -209,7 +210,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         """Whether a template may use an attribute: it must be on the list."""
         if not super().is_safe_attribute(obj, attr, value):
             return False
-        # What a template itself made: its own names in a namespace, the macros of a template that it imports.
+        # These were made by templates: names in a namespace, and macros of an imported template.
         if isinstance(obj, Namespace | TemplateModule):
             return True
         return any(attr in names for kind, names in _ATTRIBUTES.items() if isinstance(obj, kind))
@@ -228,7 +229,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         wrapped = super().wrap_str_format(value)
         if wrapped is None:
             return None
-        if value.__name__ == "format_map" or _DIGITS.search(value.__self__):
+        if value.__name__ == "format_map" or _WIDE.search(value.__self__):
             raise SecurityError("a width is too large")
         return wrapped
 
@@ -263,7 +264,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
         @pass_context
         def replace(context: Context, text: str, old: str, new: str) -> str:
-            # Seven characters at most stand for one in HTML.
+            # Escaping for HTML replaces one character by up to seven.
             if (str(text).count(str(old)) if old else len(text) + 1) * len(str(new)) * 7 > self._meter.chars:
                 raise SecurityError("a replacement makes too much text")
             return _JINJA["replace"](context.eval_ctx, text, old, new)
@@ -303,5 +304,5 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
 
 def _require_narrow(pattern: str) -> None:
-    if _DIGITS.search(pattern):
+    if _WIDE.search(pattern):
         raise SecurityError("a width is too large")

@@ -1,4 +1,4 @@
-"""Where things lie on this machine (environment variables, folders, files that ship with the package); the base of models."""
+"""Settings from the environment, folders on this machine, files that ship with the package; the base class of models."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from relabel.redaction import guard_environment
 
 _PACKAGE = Path(__file__).resolve().parent
-# How the variables begin that settings depend on, by way of the user's folders too.
-_READ = ("RELABEL_", "OPENAI_", "HOME", "XDG_", "APPDATA", "LOCALAPPDATA", "USERPROFILE")
+# Prefixes of the variables that settings depend on, directly or through the user's folders.
+_PREFIXES = ("RELABEL_", "OPENAI_", "HOME", "XDG_", "APPDATA", "LOCALAPPDATA", "USERPROFILE")
 
 
 class Frozen(BaseModel):
@@ -29,7 +29,7 @@ class Settings(BaseSettings):
     Attributes:
         home: Folder of store, download cache and embedded models (`RELABEL_HOME`).
         store: Folder of the store of answers (`RELABEL_STORE`), by default `home/store`.
-        data_mirror: Folder laid out as `SOURCE_ID/FILE` that is asked before the download cache (`RELABEL_DATA_MIRROR`).
+        data_mirror: Folder laid out as `SOURCE_ID/FILE` that is searched before the download cache (`RELABEL_DATA_MIRROR`).
         sources: File of sources of your own (`RELABEL_SOURCES`), in the form of `data/sources.toml`.
         us_releases: Sources of US jobs, pay and projections to take in place of the latest (`RELABEL_US_RELEASES`), such as
             `bls-oews-2023`; several with commas.
@@ -70,7 +70,7 @@ class Settings(BaseSettings):
 def settings() -> Settings:
     """Read the current environment, and register its secrets so that they are never printed."""
     guard_environment()
-    return _settings(tuple(sorted(item for item in os.environ.items() if item[0].upper().startswith(_READ))))
+    return _settings(tuple(sorted(item for item in os.environ.items() if item[0].upper().startswith(_PREFIXES))))
 
 
 @lru_cache(maxsize=4)

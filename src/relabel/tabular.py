@@ -1,6 +1,6 @@
-"""Tables of figures as text: LaTeX, Markdown and CSV, and how a figure, a change and an interval are written.
+"""Tables of figures as LaTeX, Markdown and CSV text; figures, changes and intervals as text.
 
-Frames as bytes: CSV, JSON, Parquet and Stata. pandas is loaded by these alone.
+Also data frames as CSV, JSON, Parquet and Stata files; only the functions for these load pandas.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pandas as pd
 
-# What a spreadsheet may run as a formula when a cell begins with it, full-width forms included.
+# A spreadsheet may run a cell that begins with one of these as a formula. Full-width forms are included.
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
@@ -55,7 +55,7 @@ def half_up_all(values: npt.NDArray[np.float64], places: int) -> npt.NDArray[np.
 
 
 def listed_names(names: Sequence[str], most: int) -> str:
-    """Names in a sentence: the first ones, and how many more there are."""
+    """Names for a sentence: the first `most` of them, and how many more there are."""
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
@@ -85,10 +85,10 @@ class Table:
     """Figures with their heading, for a terminal, a paper or another program.
 
     Attributes:
-        title: What the table shows; it names the set that the figures are of.
-        columns: Names; an interval follows its figure.
+        title: What the table shows, and for which labels.
+        columns: Their names; the column of an interval follows that of its figure.
         rows: Cells, unrounded.
-        left: Columns flush left: names, not figures.
+        left: Number of first columns that are aligned left: names, not figures.
         notes: Sentences below it.
         key: Identifier of the table on a page.
     """
@@ -106,7 +106,7 @@ class Table:
         return [(n, x, ci if isinstance(ci, tuple) else None) for n, x, ci in cells if isinstance(x, float)]
 
     def on_page(self) -> list[list[list[str]]]:
-        """The lines of each cell, names of columns first: those of its text, and the interval below the figure it belongs to."""
+        """The lines of each cell, first the row of column names; an interval is a further line of its figure's cell."""
         rows: list[list[list[str]]] = []
         for cells in (self.columns, *self.rows):
             rows.append([])
@@ -128,8 +128,9 @@ def table_text(tables: Sequence[Table], form: TableForm) -> str:
 
     Args:
         tables: One or several.
-        form: `latex` gives `table` environments for the package booktabs, those of many rows as `longtable`, `markdown` pipe
-            tables as GitHub reads them, `csv` a line a figure, `table, row, figure, value, low, high`, unrounded.
+        form: `latex` gives `table` environments for the package booktabs, or `longtable` if there are many rows; `markdown`
+            gives pipe tables as GitHub reads them; `csv` gives one line per figure, `table, row, figure, value, low, high`,
+            unrounded.
     """
     if form == "csv":
         rows = (row for table in tables for row in _tidy(table))
@@ -195,7 +196,7 @@ def _latex(table: Table) -> str:
     body = [*(line(text(cell) for cell in cells) for cells in table.rows), r"\bottomrule"]
     title = [rf"\caption{{{table.title.translate(_LATEX)}}}"] if table.title else []
     size = [r"\footnotesize\setlength{\tabcolsep}{3pt}"] if wide else []
-    if long:  # over pages: a float would end with the first
+    if long:  # it spans pages, which a float cannot
         lines = ["{", *size, rf"\begin{{longtable}}{{{width}}}", *(f"{part}\\\\" for part in title), *head, r"\endhead"]
         lines += [*body, r"\end{longtable}", *notes, "}"]
     else:
@@ -245,10 +246,10 @@ def signed(value: float | None) -> str:
 
 
 def bounds(value: tuple[float, float], *, change: bool = False) -> str:
-    """An interval, of a change with signs."""
+    """An interval; that of a change with signs."""
     if change:
         return " to ".join(signed(x) for x in value)
-    # A dash before a minus would be misread; without one it lets seven intervals stand side by side.
+    # A dash before a minus sign would be misread. Otherwise it is used because it is short: seven intervals fit side by side.
     return (" to " if value[0] < 0 else "-").join(figure(x) for x in value)
 
 
@@ -285,7 +286,7 @@ def csv_bytes(frame: pd.DataFrame) -> bytes:
 def _safe_cell(value: Any) -> Any:
     if not isinstance(value, str):
         return value
-    # With LF line ends a bare CR would stand unquoted and break the row for some readers.
+    # With LF line ends, a bare CR is not quoted, and some readers would end the row there.
     return spreadsheet_safe(value).replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -293,14 +294,14 @@ def stata_bytes(frame: pd.DataFrame) -> bytes:
     """A frame as a Stata file (.dta, version 118), with valid Stata names and without a time stamp."""
     import pandas as pd
 
-    named: dict[str, str] = {}
+    stata_names: dict[str, str] = {}
     for column in map(str, frame.columns):
         name = "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in column)[:32]
-        named[column] = name if name not in named.values() else f"{name[:29]}_{len(named)}"
-    plain = frame.rename(columns=named)
+        stata_names[column] = name if name not in stata_names.values() else f"{name[:29]}_{len(stata_names)}"
+    plain = frame.rename(columns=stata_names)
     plain = plain.astype(dict.fromkeys(plain.select_dtypes("bool").columns, "int8"))
     texts = list(plain.select_dtypes(exclude="number").columns)
-    plain[texts] = plain[texts].map(lambda cell: cell if isinstance(cell, str) else "")  # as Stata marks a missing text
+    plain[texts] = plain[texts].map(lambda cell: cell if isinstance(cell, str) else "")  # Stata's missing text
     long = [name for name in texts if max((len(text.encode()) for text in plain[name]), default=0) > _LONGEST_TEXT]
     sink, stamp = io.BytesIO(), pd.Timestamp("2000-01-01").to_pydatetime()
     plain.to_stata(sink, write_index=False, version=118, time_stamp=stamp, convert_strl=long)
@@ -321,7 +322,7 @@ def parquet_bytes(frame: pd.DataFrame, about: Mapping[str, Any]) -> bytes:
 
     Args:
         frame: The table.
-        about: What is kept in the file's own metadata, as JSON under the key `relabel`.
+        about: Metadata of the file, stored as JSON under the key `relabel`.
     """
     import pyarrow
     import pyarrow.parquet as pq

@@ -224,11 +224,11 @@ def same_statement(one: str, other: str) -> bool:
     return 2 * len(a & b) >= len(a | b)
 
 
-def disputed_titles(given: Iterable[tuple[str, str]]) -> str:
+def disputed_titles(occupations: Iterable[tuple[str, str]]) -> str:
     """Name the occupations of a user's list whose title has no word in common with O*NET's title of the same code.
 
     Args:
-        given: O*NET-SOC codes with the list's titles.
+        occupations: O*NET-SOC codes with the list's titles.
 
     Returns:
         The first three in a sentence; empty if there are none, or if O*NET 30.2 is not on this machine. Codes that O*NET
@@ -236,11 +236,11 @@ def disputed_titles(given: Iterable[tuple[str, str]]) -> str:
     """
     if not fetch.is_available("onet-30.2", "occupations"):
         return ""
-    occupations = occupation_columns("onet-30.2")
-    titles = dict(zip(occupations["onet_soc_code"], occupations["title"], strict=True))
+    onet = occupation_columns("onet-30.2")
+    titles = dict(zip(onet["onet_soc_code"], onet["title"], strict=True))
     disputed = {
         code: f"{code} is {ours!r} in the list, {titles[code]!r} in O*NET"
-        for code, ours in dict.fromkeys(given)
+        for code, ours in dict.fromkeys(occupations)
         if code in titles and _stems(ours) and not _stems(ours) & _stems(titles[code])
     }
     if not disputed:
@@ -259,13 +259,13 @@ def _read_list(path: Path, unit: Unit) -> Columns:
     """Read a user's list of tasks, or of occupations; an occupation has its code as id and its description as text."""
     by_code = unit == "occupation"
     needed = OCCUPATION_COLUMNS if by_code else TASK_COLUMNS[:4]
-    must = ("title", "description") if by_code else ("task_id", "text")
+    required = ("title", "description") if by_code else ("task_id", "text")
     advice = f"give a CSV or Excel file with the columns {', '.join(needed)}"
     if not path.is_file():
         raise DataError(f"{unit} file {path} {'is a folder' if path.is_dir() else 'was not found'}; {advice}")
     file = read_table(path, rows_are=f"each {unit}", advice=advice)
-    free = not by_code and file.column("onet_soc_code") is None and file.column("code") is not None
-    code_in = "code" if free else "onet_soc_code"
+    has_own_codes = not by_code and file.column("onet_soc_code") is None and file.column("code") is not None
+    code_in = "code" if has_own_codes else "onet_soc_code"
     wanted = [code_in if name == "onet_soc_code" else name for name in needed]
     columns = file.columns(*wanted, optional=() if by_code else TASK_COLUMNS[4:])
     scale, rated_in = _scale_of(file)
@@ -275,11 +275,11 @@ def _read_list(path: Path, unit: Unit) -> Columns:
     rows: list[dict[str, object]] = []
     for line, cells in file.rows:
         row = {holds: cells[column] for holds, column in columns.items()}
-        if any(row[name].strip().lower() in MISSING_MARKS for name in must):
-            lacking = f"{' or no '.join(must)}, or a mark such as nan or #REF! in its place"
+        if any(row[name].strip().lower() in MISSING_MARKS for name in required):
+            lacking = f"{' or no '.join(required)}, or a mark such as nan or #REF! in its place"
             raise DataError(f"{path} line {line} has no {lacking}; fill both or remove the line")
-        # Files of an export are named after the code, so nothing but a code may pass.
-        code = (file.occupation_code if free else file.onet_soc_code)(line, row[code_in])
+        # Files of an export are named after codes, so other text must be refused.
+        code = (file.occupation_code if has_own_codes else file.onet_soc_code)(line, row[code_in])
         task_id = code if by_code else file.task_id(line, row["task_id"])
         if (first := seen.setdefault((code, task_id), line)) != line:
             again = f"code {code}" if by_code else f"task id {task_id!r}"
@@ -292,7 +292,7 @@ def _read_list(path: Path, unit: Unit) -> Columns:
                 f"{written!r}; another scale is declared in the column's name, such as `importance 0-100`"
             )
         kind = file.category(line, columns.get("task_type", "task_type"), row.get("task_type", ""), TASK_TYPES)
-        fields = {"task_id": task_id, "onet_soc_code": code, "text": row[must[1]]}
+        fields = {"task_id": task_id, "onet_soc_code": code, "text": row[required[1]]}
         rows.append({**row, **fields, "task_type": kind, "importance": importance})
     return {name: [row.get(name) for row in rows] for name in TASK_COLUMNS}
 

@@ -21,7 +21,7 @@ def read_user_yaml(path: Path, form: str, *, refuse: type[DataError] = DataError
 
     Args:
         path: The file.
-        form: What the file should be, for the message if it is not a mapping.
+        form: What the file should contain, for the message if it is not a mapping.
         refuse: Class of the error to raise.
 
     Returns:
