@@ -306,3 +306,27 @@ def test_the_published_sets_compare_to_their_known_figures() -> None:
     assert (accuracy.first, accuracy.difference) == (1.0, pytest.approx(0.6564 - 1, abs=5e-5))
     assert sum(part.n for part in document.slices["soc_major"].values()) == 19265
     assert set(document.slices["task_type"]) == {"Core", "Supplemental", "not stated"}
+
+
+def test_several_annotators_of_a_task_do_not_count_it_several_times_for_the_runs(
+    pair: tuple[Run, Run, Answers, Answers], make_run: MakeRun, write_gold: Callable[[str], Path]
+) -> None:
+    """With `--gold-rule distribution` the gold has a row per annotator; figures of the runs alone must not change."""
+    a, b, first, _ = pair
+    lines = [
+        f"{task},{code},{label},{who}" for code, task in list(first)[:60] for label, who in (("E0", "x"), ("E1", "y"))
+    ]
+    path = write_gold("task_id,onet_soc_code,label,annotator\n" + "\n".join(lines) + "\n")
+    gold = read_gold_csv(path, "distribution")
+    without, with_gold = (compare(a, b, reference, draws=200) for reference in (None, gold))
+    alone = {"settings", "measures", "only", "common", "slices", "occupations", "flips"}
+    assert with_gold.model_dump(include=alone) == without.model_dump(include=alone)
+    assert with_gold.against_gold["three-way"].n == 120
+    c = make_run(labels_of(3), name="c", rubric="eloundou")
+    several, judged = (compare_several([a, b, c], reference, draws=200) for reference in (None, gold))
+    assert judged.alone == several.alone == (0, 0, 0)
+    assert judged.settings["three-way"].pairs == several.settings["three-way"].pairs
+    assert judged.settings["three-way"].majority.tied == several.settings["three-way"].majority.tied
+    # Each task has a label E0 and a label E1, of half the weight each.
+    shares = frame(first).head(60).isin(["E0", "E1"]).mean() / 2
+    assert judged.settings["three-way"].runs[0].gold_accuracy == pytest.approx(shares)

@@ -22,7 +22,7 @@ from relabel.evaluation.gold import load_gold, read_gold_csv
 from relabel.evaluation.suite import Suite
 from relabel.labels import Answer, Usage, fingerprint
 from relabel.run import Run, is_cached_repeat
-from relabel.task import REPLACED_BELOW, text_similarity
+from relabel.task import REPLACED_BELOW, load_tasks, text_similarity
 from run_builders import MakeRun
 
 WriteGold = Callable[[str | bytes], Path]
@@ -358,3 +358,19 @@ def test_statements_of_a_gold_are_compared_under_each_usual_name_of_their_column
     gold = read_gold_csv(write_gold(f"task_id,onet_soc_code,code,{column}\n{rows}"))
     document = evaluate(run, gold, draws=0, yardsticks=False)
     assert (document.matched, document.unmatched["other-text"]) == (16, 4)
+
+
+def test_a_task_with_several_annotators_counts_once_in_its_occupation_and_is_no_repeated_text(
+    make_run: MakeRun, write_gold: WriteGold
+) -> None:
+    sample = load_tasks("sample")
+    code = sample[0].onet_soc_code
+    first, second = [task.task_id for task in sample if task.onet_soc_code == code][:2]
+    run = make_run({(code, task): {"three-way": "E0"} for task in (first, second)}, rubric="eloundou", tasks="sample")
+    lines = [f"{first},{code},E1,{who}\n" for who in ("ann", "bob", "cem")] + [f"{second},{code},E0,ann\n"]
+    gold = read_gold_csv(write_gold("task_id,onet_soc_code,label,annotator\n" + "".join(lines)), "distribution")
+    document = evaluate(run, gold, draws=0)
+    assert document.occupations.alpha is not None
+    assert document.occupations.alpha.mean_abs_difference == 0.5  # the mean of 1 and 0, not of 1, 1, 1 and 0
+    assert document.yardsticks.consistency is not None
+    assert document.yardsticks.consistency.note == "no text occurs twice among the compared tasks"

@@ -184,6 +184,11 @@ class AlignedLabels:
         """Code and id of each task."""
         return pd.MultiIndex.from_frame(self.tasks[TASK_KEY])
 
+    @cached_property
+    def unique_tasks(self) -> AlignedLabels:
+        """The alignment with one row per task, for figures without the gold, which may have several labels of a task."""
+        return self.part(~self.index().duplicated())
+
     def words(self, setting: SettingName, rater: int) -> pd.Series:
         """A rater's labels in a setting, as text; indexed by position."""
         scale = np.array([*SCALES[setting], None], dtype=object)
@@ -266,6 +271,7 @@ def align(runs: Sequence[Run], gold: Gold | None = None) -> AlignedLabels:
         _, other = _changed_texts(index, runs[0].manifest.tasks, run.manifest.tasks, None)
         index = index.difference(_keys(other), sort=False)
         others += other
+    only = tuple(len(table) - len(index) for table in tables)
     settings: list[SettingName] = [s for s in SCALES if all(s in run_settings(run) for run in runs)]
     if not settings:
         settings_text = "; ".join(f"{run.ref}: {', '.join(run_settings(run))}" for run in runs)
@@ -309,7 +315,7 @@ def align(runs: Sequence[Run], gold: Gold | None = None) -> AlignedLabels:
         tasks=design.reset_index(),
         labels={s: np.stack([places(side[COLUMNS[s]], s) for side in sides], axis=1) for s in settings},
         values=values,
-        only=tuple(len(table) - len(index) for table in tables),
+        only=only,
         unmatched=unmatched,
         warnings=warnings,
         text_changed=changed,

@@ -264,10 +264,11 @@ def compare(
     Raises:
         DataError: The runs share no task or no setting, or the first shares no task with the gold.
     """
-    aligned = align((first, second), gold).with_draws(draws, seed)
+    with_gold = align((first, second), gold).with_draws(draws, seed)
+    aligned = with_gold.unique_tasks
     settings: dict[SettingName, SettingComparison] = {s: _setting(aligned, s) for s in aligned.labels}
     measures: dict[Measure, MeasureComparison] = {m: _measure(aligned, m) for m in aligned.values}
-    against = _against_gold(aligned) if gold is not None else {}
+    against = _against_gold(with_gold) if gold is not None else {}
     texts = TaskTexts(details)
     return CompareDocument(
         **_common_fields((first, second), gold, aligned, _verdict(aligned, settings, measures, against), draws, seed),
@@ -294,7 +295,7 @@ def _common_fields(
     return {
         "runs": aligned.names,
         "models": tuple(run.manifest.model for run in runs),
-        "common": len(aligned.index().unique()),
+        "common": len(aligned),
         "gold": None if gold is None else gold.name,
         "main_setting": aligned.main,
         "bootstrap": Bootstrap(draws=draws, seed=seed, note=aligned.few_occupations),
@@ -361,7 +362,7 @@ def flips_of(aligned: AlignedLabels, first: int, second: int, texts: TaskTexts) 
     """Tasks whose value differs between two raters in any measure, largest effect first; none without a main measure."""
     if aligned.main_measure is None:
         return ()
-    once = aligned.part(~aligned.index().duplicated())
+    once = aligned.unique_tasks
     changes: dict[Measure, Any] = {m: v[:, second] - v[:, first] for m, v in once.values.items()}
     main = pd.Series(changes[aligned.main_measure])
     effects = main.fillna(0.0) / main.notna().groupby(once.codes).transform("sum")
@@ -385,8 +386,9 @@ def flips_of(aligned: AlignedLabels, first: int, second: int, texts: TaskTexts) 
 def _moves(aligned: AlignedLabels, texts: TaskTexts) -> tuple[OccupationMove, ...]:
     if aligned.main_measure is None:
         return ()
-    once = aligned.part(~aligned.index().duplicated())
-    values: dict[Measure, Any] = {m: pd.DataFrame(v[:, :2], index=once.codes).dropna() for m, v in once.values.items()}
+    values: dict[Measure, Any] = {
+        m: pd.DataFrame(v[:, :2], index=aligned.codes).dropna() for m, v in aligned.values.items()
+    }
     means: dict[Measure, Any] = {m: table.groupby(level=0).mean() for m, table in values.items()}
     main, mean = values[aligned.main_measure], means[aligned.main_measure]
     counts = (main[0] != main[1]).groupby(level=0).agg(["size", "sum"])
@@ -479,8 +481,9 @@ def compare_several(
     seed: int = 0,
 ) -> PairwiseDocument:
     """Compare three or more runs on their common tasks; arguments and errors as for `compare`."""
-    aligned = align(runs, gold).with_draws(draws, seed)
-    settings: dict[SettingName, SettingPairs] = {s: _pairs(aligned, s, len(runs)) for s in aligned.labels}
+    with_gold = align(runs, gold).with_draws(draws, seed)
+    aligned = with_gold.unique_tasks
+    settings: dict[SettingName, SettingPairs] = {s: _pairs(with_gold, s, len(runs)) for s in aligned.labels}
     raters = range(len(runs))
     means: dict[Measure, tuple[float, ...]] = {
         m: tuple(table[common][:, raters].mean(axis=0).tolist())
@@ -498,18 +501,21 @@ def compare_several(
 
 def _pairs(aligned: AlignedLabels, setting: SettingName, count: int) -> SettingPairs:
     scale, raters = SCALES[setting], range(count)
-    keep = aligned.labelled(setting, *raters)
-    ranks, weight = aligned.labels[setting][keep], aligned.weight[keep]
-    gold = ranks[:, GOLD] if ranks.shape[1] > count else np.full(len(ranks), -1)
-    known_gold = gold >= 0
-    one_hot = (ranks[:, :count, None] == np.arange(len(scale))).astype(np.intp)
+    once = aligned.unique_tasks
+    keep = once.labelled(setting, *raters)
+    ranks = once.labels[setting][keep]
+    one_hot = _one_hot(ranks[:, :count], len(scale))
     votes = one_hot.sum(axis=1)
+    # Tasks with a label of all runs and the gold; none without a gold.
+    judged = aligned.labelled(setting) & (aligned.labels[setting].shape[1] > count)
+    judged_ranks, weight = aligned.labels[setting][judged], aligned.weight[judged]
+    gold = judged_ranks[:, GOLD]
 
     def ranked(rater: int) -> RankedRun:
         own = ranks[:, rater]
         label, tied = _most(votes - one_hot[:, rater])
         shares = one_hot[:, rater].sum(axis=0) / max(len(own), 1)
-        confusion = metrics.pairs(gold[known_gold], own[known_gold], len(scale)) * weight[known_gold, None, None]
+        confusion = metrics.pairs(gold, judged_ranks[:, rater], len(scale)) * weight[:, None, None]
         return RankedRun(
             prevalence=dict(zip(scale, shares.tolist(), strict=True)),
             with_others=float((own == label)[~tied].mean()) if (~tied).any() else None,
@@ -519,7 +525,8 @@ def _pairs(aligned: AlignedLabels, setting: SettingName, count: int) -> SettingP
         )
 
     label, tied = _most(votes)
-    right = ((label == gold) & ~tied)[known_gold]
+    gold_label, gold_tied = _most(_one_hot(judged_ranks[:, :count], len(scale)).sum(axis=1))
+    right = (gold_label == gold) & ~gold_tied
     return SettingPairs(
         n=len(ranks),
         krippendorff_nominal=metrics.krippendorff_several(votes, "nominal"),
@@ -527,16 +534,20 @@ def _pairs(aligned: AlignedLabels, setting: SettingName, count: int) -> SettingP
         pairs=tuple(
             RaterPair(first=a, second=b, n=len(pair), **_bounded(pair, "accuracy", "kappa", "kappa_quadratic"))
             for a, b in combinations(raters, 2)
-            for pair in [aligned.pair(setting, b, a, keep=keep, weighted=False)]
+            for pair in [once.pair(setting, b, a, keep=keep, weighted=False)]
         ),
         runs=tuple(ranked(rater) for rater in raters),
         majority=Majority(
             labels=dict(zip(scale, np.bincount(label[~tied], minlength=len(scale)).tolist(), strict=True)),
             tied=int(tied.sum()),
             unanimous=float(((votes > 0).sum(axis=1) == 1).mean()) if len(votes) else 0.0,
-            gold_accuracy=float(np.average(right, weights=weight[known_gold])) if known_gold.any() else None,
+            gold_accuracy=float(np.average(right, weights=weight)) if len(right) else None,
         ),
     )
+
+
+def _one_hot(ranks: Places, size: int) -> Places:
+    return (ranks[:, :, None] == np.arange(size)).astype(np.intp)
 
 
 def _most(votes: Places) -> tuple[Places, npt.NDArray[np.bool_]]:
@@ -546,11 +557,11 @@ def _most(votes: Places) -> tuple[Places, npt.NDArray[np.bool_]]:
 
 
 def _disputed(aligned: AlignedLabels, count: int, texts: TaskTexts) -> tuple[Disputed, ...]:
-    once = aligned.part(~aligned.index().duplicated())
-    labels = pd.DataFrame({n: once.words(once.main, n) for n in range(count)})
-    values = np.zeros((len(once), 1)) if once.main_measure is None else once.values[once.main_measure][:, :count]
+    labels = pd.DataFrame({n: aligned.words(aligned.main, n) for n in range(count)})
+    main = aligned.main_measure
+    values = np.zeros((len(aligned), 1)) if main is None else aligned.values[main][:, :count]
     spread = pd.DataFrame(values).std(axis=1, ddof=0).fillna(0.0)[labels.nunique(axis=1) > 1]
-    keys, rows = once.index(), labels.astype(object).where(labels.notna(), None).to_numpy()
+    keys, rows = aligned.index(), labels.astype(object).where(labels.notna(), None).to_numpy()
     return tuple(
         Disputed(**texts.about(*keys[position]), labels=tuple(rows[position]), spread=spread[position])
         for position in spread.sort_values(ascending=False, kind="stable").index

@@ -74,7 +74,8 @@ def evaluate(
     values: dict[Measure, Pair] = {m: aligned.pair(m) for m in aligned.values}
     settings: dict[SettingName, doc.SettingMetrics] = {s: _setting_metrics(pair) for s, pair in pairs.items()}
     facts = task_facts(run, gold, aligned)
-    beside = all_yardsticks(run, gold, aligned, pairs, facts.get("text"), seed=seed, trivial=not yardsticks)
+    texts = facts.get("text", pd.Series(dtype="str", index=facts.index))
+    beside = all_yardsticks(run, gold, aligned, pairs, texts, seed=seed, trivial=not yardsticks)
     total, unanswered = asked(run)
     incoherent, answered = (0, 0) if run.rubric.incoherent is None else incoherent_pairs(run)
     doubts = (*changed_rubrics(gold.run, run), *_doubtful_ids(gold, aligned))
@@ -93,7 +94,7 @@ def evaluate(
         measures={m: doc.MeasureAgreement(**pair.stated(metrics.VALUE_FIGURES)) for m, pair in values.items()},
         occupations=doc.Occupations.model_validate(
             {"n": aligned.occupations}
-            | {m: _occupation_agreement(aligned.codes[pair.tasks], pair) for m, pair in values.items()}
+            | {m: _occupation_agreement(aligned.index()[pair.tasks], pair) for m, pair in values.items()}
         ),
         coherence=doc.Coherence(incoherent=incoherent, of=answered),
         yardsticks=beside,
@@ -174,8 +175,10 @@ def _setting_metrics(pair: Pair) -> doc.SettingMetrics:
     return metrics.setting_metrics(counts, pair.scale, weighted=pair.sums.total[0], ci95=pair.stated(names)["ci95"])
 
 
-def _occupation_agreement(codes: np.ndarray, pair: Pair) -> doc.OccupationAgreement:
-    means = pd.DataFrame({"gold": pair.gold, "run": pair.run}).groupby(codes).mean()
+def _occupation_agreement(tasks: pd.Index, pair: Pair) -> doc.OccupationAgreement:
+    values = pd.DataFrame({"gold": pair.gold, "run": pair.run}, index=tasks)
+    # The gold may have several labels of a task; each task counts once in the mean of its occupation.
+    means = values.groupby(level=TASK_KEY, sort=False).mean().groupby(level=0).mean()
     gold, run = means["gold"].to_numpy(), means["run"].to_numpy()
     # Occupations that a measure knows nothing of drop out; the codes of the rest are sorted as in `means`.
     draws = None if pair.draws is None else replace(pair.draws, place=np.unique(pair.draws.place))

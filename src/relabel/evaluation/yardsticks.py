@@ -87,19 +87,19 @@ def all_yardsticks(
     gold: Gold,
     aligned: AlignedLabels,
     settings: Mapping[SettingName, Pair],
-    texts: pd.Series | None,
+    texts: pd.Series,
     *,
     seed: int,
     trivial: bool,
 ) -> doc.Yardsticks:
-    """All baselines, or with `trivial` only the majority class; `texts` are those of the compared tasks."""
+    """All baselines, or with `trivial` only the majority class; `texts` are those of the compared tasks, missing if unknown."""
     parts: dict[str, Any] = {"majority": {s: majority_class(pair, aligned.codes) for s, pair in settings.items()}}
     # A comparison with the full agreement of a gold with itself is meaningless.
     if not trivial and not gold.is_run(run):
         parts |= {
             "text_classifier": text_classifier(run, gold, aligned, settings, seed=seed),
             "raters": raters(run, gold, aligned, settings),
-            "consistency": consistency(pd.Series(dtype="str") if texts is None else texts, settings),
+            "consistency": consistency(texts[~aligned.index().duplicated()], settings),
             "self_agreement": self_agreement(run, aligned.draws),
         }
     if not trivial and gold.votes is not None:
