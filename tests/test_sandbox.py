@@ -32,7 +32,7 @@ def rendered(user: str, tmp_path: Path) -> str:
 def context_of(tmp_path: Path) -> tuple[Sandbox, Mapping[str, Any]]:
     prompt = prompt_of("{{ data[0] }}", tmp_path)
     prompt.messages(make_tasks(1), RUBRIC, "strict")
-    ((_, context),) = prompt._known.values()  # pyright: ignore[reportPrivateUsage]  what a template is given
+    ((_, context),) = prompt._cache.values()  # pyright: ignore[reportPrivateUsage]  what a template is given
     return prompt._sandbox, context.parent  # pyright: ignore[reportPrivateUsage]  the sandbox that it renders in
 
 

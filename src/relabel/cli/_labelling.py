@@ -29,7 +29,7 @@ from relabel.labelling.job import Job, Stop, other_addresses
 from relabel.labelling.local import ADVICE, is_local
 from relabel.labelling.options import Prepared
 from relabel.labelling.runner import run_job
-from relabel.labelling.session import Outcome, labels_there
+from relabel.labelling.session import Outcome, count_labels
 from relabel.labelling.store import Store, store_so_far
 from relabel.manifest import answer_warnings
 from relabel.settings import Settings
@@ -186,7 +186,7 @@ def get_consent(job: Job, folder: Path, environment: Settings) -> None:
     Raises:
         UsageError: It was not meant.
     """
-    if labels_there(folder):
+    if count_labels(folder):
         return
     if job.price is None and job.size < MANY:  # an estimate reads the store, and would say nothing of the cost
         return

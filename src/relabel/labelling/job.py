@@ -23,9 +23,9 @@ from relabel.rubric import Order, Rubric
 from relabel.sources.fetch import SourceUse
 from relabel.task import Task
 
-# Answers whose addresses are looked at, where a replay finds none of its own.
-_LOOKED_AT = 2000
-_QUESTIONS = 20
+# If a replay finds no answer: number of stored answers whose hosts are tried, and number of questions to try at each.
+_ANSWERS_TRIED = 2000
+_QUESTIONS_TRIED = 20
 
 
 def _read_prompt(value: Any) -> Prompt:
@@ -45,14 +45,14 @@ class Job:
         sources: The source files of the tasks.
         settings: Settings of the rubric to ask.
         samples: Number of times that each question is asked, in each order.
-        orders: Orders of labels and examples in which each question is asked; empty for only the rubric's own.
+        orders: Orders of labels and examples in which each question is asked; empty for the rubric's own order alone.
         examples: Whether worked examples are shown.
         decide: `json`, or `logprob` for an answer of one token.
         pack: Number of tasks per request.
         probe: Whether to probe the server for a response format; otherwise the endpoint's form is used.
         model: The model as the user named it.
         base_url: The server's address without credentials; None for OpenAI's.
-        parameters: Options that affect the run, for the manifest.
+        parameters: Further options that affect the run, for the manifest.
         provider: The provider of the address.
     """
 
@@ -79,7 +79,7 @@ class Job:
 
     @property
     def size(self) -> int:
-        """Labels wanted."""
+        """Number of labels wanted."""
         return len(self.tasks) * len(self.settings) * self.repeats
 
     @property
@@ -99,13 +99,13 @@ class Job:
         return {**self.parameters, **own, "params": dict(self.endpoint.params)}
 
     @property
-    def asked(self) -> list[Any]:
+    def identity(self) -> list[Any]:
         """Everything that identifies a job except its tasks; names of runs contain its hash."""
         prompt, rubric = self.prompt.sha256, self.rubric.sha256
         return [self.endpoint.model_dump(), rubric, prompt, self.settings, self.all_parameters]
 
     def in_form(self, form: Form) -> Job:
-        """The job with a fixed response format, and without a probe."""
+        """The job with this response format, and without a probe."""
         return replace(self, endpoint=self.endpoint.model_copy(update={"form": form}), probe=False)
 
     @cached_property
@@ -115,11 +115,11 @@ class Job:
 
     @cached_property
     def _repeated_questions(self) -> frozenset[tuple[str, str]]:
-        seen = Counter((task.title, task.text) for task in self.tasks)
-        return frozenset(words for words, times in seen.items() if times > 1)
+        counts = Counter((task.title, task.text) for task in self.tasks)
+        return frozenset(question for question, count in counts.items() if count > 1)
 
     def is_duplicate_question(self, item: WorkItem) -> bool:
-        """Whether the plan may have the same question again, because other tasks have the same text."""
+        """Whether the plan may contain the same question again, because other tasks have the same text."""
         repeated = self._repeated_questions
         return bool(repeated) and all((task.title, task.text) in repeated for task in item.tasks)
 
@@ -130,9 +130,9 @@ class Job:
         """
         for setting in self.settings:
             for start in range(0, len(self.tasks), self.pack):
-                some = tuple(self.tasks[start : start + self.pack])
+                tasks = tuple(self.tasks[start : start + self.pack])
                 for sample in range(self.repeats):
-                    yield WorkItem(some, setting, sample)
+                    yield WorkItem(tasks, setting, sample)
 
     def plan(self) -> Iterator[WorkItem]:
         """Yield all work items with their requests.
@@ -149,9 +149,9 @@ def response_format_note(endpoint: Endpoint) -> str:
 
 
 def with_known_format(job: Job, store: Store) -> Job:
-    """The job in the response format that its server is known to accept, from a note or a stored answer to the first question.
+    """The job in the response format that its server is known to accept, from a note or from a stored answer to the first question.
 
-    If the format is unknown, the job is unchanged and still needs a probe.
+    If the format is unknown, the job is returned unchanged, and still needs a probe.
     """
     if not job.probe:
         return job
@@ -164,12 +164,12 @@ def with_known_format(job: Job, store: Store) -> Job:
 
 
 def other_addresses(job: Job, store: Store) -> list[str]:
-    """Other hosts for which the store has answers to a job's first questions; the host is part of the key."""
-    hosts = {row.request.host for _, row in store.newest(_LOOKED_AT)} - {job.endpoint.host}
+    """Other hosts for which the store has answers to a job's first questions: the host is part of a request's key."""
+    hosts = {row.request.host for _, row in store.newest(_ANSWERS_TRIED)} - {job.endpoint.host}
 
     def answers(host: str, form: Form) -> bool:
         job_at_host = replace(job, endpoint=job.endpoint.model_copy(update={"host": host})).in_form(form)
-        return any(store.has(item.request.key) for item in islice(job_at_host.plan(), _QUESTIONS))
+        return any(store.has(item.request.key) for item in islice(job_at_host.plan(), _QUESTIONS_TRIED))
 
     return [host for host in sorted(hosts) if any(answers(host, form) for form in FORMS)]
 
@@ -180,7 +180,7 @@ def job_to_json(job: Job) -> bytes:
 
 
 def job_from_json(data: bytes) -> Job:
-    """A job from its data.
+    """Read a job that `job_to_json` wrote.
 
     Raises:
         ValueError: It is not a job, or one of another version.
@@ -194,38 +194,38 @@ DRAIN_S = 30.0
 
 
 class Stop:
-    """Tells a job to stop: the first call sends no more and waits for requests in flight, the second quits at once."""
+    """Stops a job: after the first call, it sends nothing more and waits for requests in flight; after the second, it quits at once."""
 
     def __init__(self) -> None:
         self.asked = asyncio.Event()
         self.at_once = asyncio.Event()
 
     def __call__(self) -> None:
-        """Ask to stop; a second call means at once."""
+        """Stop the job."""
         (self.at_once if self.asked.is_set() else self.asked).set()
 
     async def supervise(
         self, work: Sequence[asyncio.Future[Any]], *, drain: bool = True, stopping: Callable[[], None] = lambda: None
     ) -> None:
-        """Wait until work is done; if a stop is asked for, no longer than it may take to drain. Cancel what is left.
+        """Wait until the work is done or, after a stop, for at most `DRAIN_S`; then cancel what still runs.
 
         Args:
-            work: What runs.
-            drain: Whether it may finish after a stop.
-            stopping: Called before it may.
+            work: The tasks to wait for.
+            drain: Whether they may go on for a while after a stop.
+            stopping: Called when the work is done or a stop is asked for, before any such wait.
         """
         try:
-            await self._unless(work)
+            await self._wait(work)
             stopping()
             if drain:
-                await self._unless(work, at_once=True)
+                await self._wait(work, at_once=True)
         finally:
-            for one in work:
-                one.cancel()
+            for task in work:
+                task.cancel()
             await asyncio.wait(work)
 
-    async def _unless(self, work: Iterable[asyncio.Future[Any]], *, at_once: bool = False) -> None:
-        """Wait until work is done or a stop is asked for; `at_once`: until a stop at once, or the time to drain is over."""
+    async def _wait(self, work: Iterable[asyncio.Future[Any]], *, at_once: bool = False) -> None:
+        """Wait until the work is done or a stop is asked for; with `at_once`, until a second stop or the end of `DRAIN_S`."""
         stop_asked = asyncio.create_task((self.at_once if at_once else self.asked).wait())
         done = asyncio.create_task(asyncio.wait({*work}))
         try:
@@ -237,9 +237,10 @@ class Stop:
             await asyncio.wait({stop_asked, done})
 
 
+# Options by the fields of the manifest that record them.
 _FIELDS = {"model": "--model", "base_url": "--base-url", "api": "--api", "tasks": "--tasks", "settings": "--setting"}
-# What parameters are called in messages, where that is not the option of their name.
-_PARAMETERS: Mapping[str, str] = {
+# Names of parameters in messages, where they are not `--` and the parameter's own name.
+_PARAMETER_NAMES: Mapping[str, str] = {
     "occupations": "--occupation",
     "variant_seed": "--seed",
     "orders": "--seed, which draws the orders of --variants,",
@@ -247,20 +248,20 @@ _PARAMETERS: Mapping[str, str] = {
     "wire_model": "the model's name at the server",
     "headers": "--header",
 }
-# What `--max-tokens` is called on the wire, by dialect.
+# Names of `--max-tokens` in requests.
 _BOUNDS = {"max_tokens", "max_completion_tokens", "max_output_tokens"}
-# Characters of a value.
-_SHOWN = 60
+# Maximum number of characters of a value in a message.
+_LONGEST_VALUE = 60
 
 
 def differences(existing: Manifest, now: Manifest) -> list[str]:
-    """What differs between the run that a folder holds and the one that is asked for; empty for the same run.
+    """Differences between the run in a folder and the one to be started there; empty for the same run.
 
     Args:
-        existing: Of the folder.
-        now: Of the new run.
+        existing: The manifest in the folder.
+        now: The manifest of the new run.
     """
-    changes = list(_options(existing, now))
+    changes = list(_changed_options(existing, now))
     if not changes and existing.schema_sha256 != now.schema_sha256:
         changes.append(
             f"the requests differ: relabel {existing.package_version}, which made that run, worded them differently"
@@ -268,15 +269,15 @@ def differences(existing: Manifest, now: Manifest) -> list[str]:
     return changes
 
 
-def _options(existing: Manifest, now: Manifest) -> Iterator[str]:
+def _changed_options(existing: Manifest, now: Manifest) -> Iterator[str]:
     for name, option in _FIELDS.items():
-        if (before := getattr(existing, name)) is not None or name != "api":  # early runs do not say it
-            yield from _differs(option, before, getattr(now, name))
+        if (before := getattr(existing, name)) is not None or name != "api":  # early versions did not record it
+            yield from _difference(option, before, getattr(now, name))
     if existing.rubric_sha256 != now.rubric_sha256:
         before, after = existing.rubric, now.rubric
         yield from (
-            _differs("--rubric", before.id, after.id)
-            or _differs(f"the version of the rubric {after.id}", before.version, after.version)
+            _difference("--rubric", before.id, after.id)
+            or _difference(f"the version of the rubric {after.id}", before.version, after.version)
             or [f"the text of the rubric {after.id} differs"]
         )
     if existing.prompt_sha256 != now.prompt_sha256:
@@ -285,16 +286,16 @@ def _options(existing: Manifest, now: Manifest) -> Iterator[str]:
         before, after = existing.parameters.get(name), now.parameters.get(name)
         if name == "calibrate":
             before = before or None
-        # A model that has another name has another one on the wire, too.
+        # If the model differs, so does its name at the server: once is enough.
         if name != "wire_model" or existing.model == now.model:
-            yield from _differs(_PARAMETERS.get(name, f"--{name}"), before, after)
+            yield from _difference(_PARAMETER_NAMES.get(name, f"--{name}"), before, after)
     sent, to_send = existing.parameters.get("params") or {}, now.parameters.get("params") or {}
     for name in sorted({*sent, *to_send}):
         option = "--max-tokens" if name in _BOUNDS else f"--param {name}"
-        yield from _differs(option, sent.get(name), to_send.get(name))
-    # The form of one token is what --decide says.
+        yield from _difference(option, sent.get(name), to_send.get(name))
+    # With another --decide, the response format differs anyway.
     if existing.response_form is not None and existing.parameters.get("decide") == now.parameters.get("decide"):
-        yield from _differs("--response-format", existing.response_form, now.response_form)
+        yield from _difference("--response-format", existing.response_form, now.response_form)
     contents, contents_now = ({(s.source, s.file): s.sha256 for s in m.sources} for m in (existing, now))
     if existing.tasks == now.tasks:
         for key in sorted({*contents, *contents_now}):
@@ -302,7 +303,7 @@ def _options(existing: Manifest, now: Manifest) -> Iterator[str]:
                 yield f"the file {key[1]} has changed since"
 
 
-def _differs(name: str, before: Any, after: Any) -> list[str]:
+def _difference(name: str, before: Any, after: Any) -> list[str]:
     return [] if before == after else [f"{name} differs: {_value_in_words(before)} there, {_value_in_words(after)} now"]
 
 
@@ -314,4 +315,4 @@ def _value_in_words(value: Any) -> str:
     if isinstance(value, Sequence) and not isinstance(value, str):
         value = ", ".join(map(str, value))
     text = str(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}…"

@@ -1,4 +1,4 @@
-"""A request: a prompt that turns task x rubric x setting into messages, all that goes over the wire, and the key that is its hash."""
+"""Requests: prompts, which turn task x rubric x setting into messages; the body that is sent; and the key, which is its hash."""
 
 from __future__ import annotations
 
@@ -31,14 +31,15 @@ Message = dict[str, str]
 # Maximum size of a template in bytes, and of a rendered message in characters.
 _LARGEST = 1_000_000
 # Fields of a rubric that are available in templates.
-_OF_RUBRIC = {
+_TEMPLATE_FIELDS = {
     "id", "version", "title", "unit", "definition", "labels", "settings", "examples", "rationale", "codes", "incoherent", "measures",
 }  # fmt: skip
 Decide = Literal["json", "logprob"]
 # Parameters for deciding by log probability: one token, with its alternatives.
 ONE_TOKEN: Mapping[str, Any] = {"max_tokens": 1, "logprobs": True, "top_logprobs": 20, "temperature": 0}
-_MARK = "\x00the task\x00"
-_SPELLING = json.JSONEncoder(ensure_ascii=False)  # made once: `json.dumps` with arguments makes one each time
+# Placeholder for the last message, when the rest of a request is hashed.
+_PLACEHOLDER = "\x00the task\x00"
+_SPELLING = json.JSONEncoder(ensure_ascii=False)  # `json.dumps` with options would make an encoder for each call
 
 # Increased when the meaning of a key changes; requests with older keys are then sent again.
 KEY_VERSION = 1
@@ -60,7 +61,7 @@ def as_data(**fields: str) -> str:
 
 
 def _facts(rubric: Rubric, title: str, text: str) -> dict[str, str]:
-    """The facts about a task in the prompt; a change here changes every request key."""
+    """What the prompt says about a task; a change here changes every request key."""
     return {"occupation": title, "task" if rubric.unit == "task" else "description": text}
 
 
@@ -79,7 +80,7 @@ class Prompt:
 
     Attributes:
         name: Its name under `prompts/`, or its path.
-        sha256: Hash of the file.
+        sha256: Hash of its text.
         text: The template itself.
     """
 
@@ -88,8 +89,8 @@ class Prompt:
     text: str = field(repr=False)
     _template: Template = field(repr=False)
     _sandbox: Sandbox = field(repr=False)
-    # Cache of the system message and of the context for the user message, because creating a context is slow.
-    _known: dict[tuple[object, ...], tuple[str, Context]] = field(
+    # The system message, and the context for the user message, for each way of asking; creating a context is slow.
+    _cache: dict[tuple[object, ...], tuple[str, Context]] = field(
         default_factory=dict[tuple[object, ...], "tuple[str, Context]"], repr=False
     )
 
@@ -110,18 +111,18 @@ class Prompt:
         """
         packed = len(tasks) > 1
         key = (rubric.sha256, setting, examples, decide, packed)
-        if key not in self._known:
-            given: dict[str, Any] = {
-                "rubric": (shown := plain(rubric.model_dump(include=_OF_RUBRIC))),
-                "setting": shown["settings"][setting],
+        if key not in self._cache:
+            variables: dict[str, Any] = {
+                "rubric": (rubric_data := plain(rubric.model_dump(include=_TEMPLATE_FIELDS))),
+                "setting": rubric_data["settings"][setting],
                 "packed": packed,
                 "decide": decide,
                 "letters": letters(rubric),
             }
-            worked = _shown(rubric, setting) if examples else []
-            system = self._render("system", self._template.new_context({**given, "examples": worked}))
-            self._known[key] = system, self._template.new_context({**given, "data": []})
-        system, context = self._known[key]
+            worked = _worked_examples(rubric, setting) if examples else []
+            system = self._render("system", self._template.new_context({**variables, "examples": worked}))
+            self._cache[key] = system, self._template.new_context({**variables, "data": []})
+        system, context = self._cache[key]
         facts = [_facts(rubric, task.title, task.text) for task in tasks]
         numbered = [{"id": str(n), **task_facts} for n, task_facts in enumerate(facts, start=1)] if packed else facts
         context.parent["data"] = [as_data(**task_facts) for task_facts in numbered]
@@ -134,7 +135,7 @@ class Prompt:
             raise RubricError(f"prompt {self.name}: block {block}: {error}; correct the template") from error
 
 
-def _shown(rubric: Rubric, setting: str) -> list[dict[str, str]]:
+def _worked_examples(rubric: Rubric, setting: str) -> list[dict[str, str]]:
     return [
         {
             "data": as_data(**_facts(rubric, example.occupation, example.task or example.description or "")),
@@ -168,9 +169,9 @@ def system_messages(rubric: Rubric) -> set[str]:
     prompt = load_prompt(rubric.prompt)
     task = Task(task_id="1", onet_soc_code="11-1011.00", title="t", text="t")
     return {
-        prompt.messages([task] * many, rubric, setting, examples=examples, decide=decide)[0]["content"]
+        prompt.messages([task] * count, rubric, setting, examples=examples, decide=decide)[0]["content"]
         for setting in rubric.settings
-        for many in (1, 2)
+        for count in (1, 2)
         for examples in (True, False)
         for decide in ("json", "logprob")
     }
@@ -186,7 +187,7 @@ def parse_prompt(name: str, raw: bytes) -> Prompt:
     try:
         text = raw.decode("utf-8")
         template = sandbox.from_string(text)
-    except Exception as error:  # jinja lets through what Python says to code that it made, of ten thousand brackets say
+    except Exception as error:  # jinja also passes on Python's errors, for example with ten thousand brackets
         line = f" line {error.lineno}" if isinstance(error, TemplateSyntaxError) else ""
         raise RubricError(f"prompt {name}{line}: {error}; correct the template") from error
     for block in ("system", "user"):
@@ -199,7 +200,7 @@ def parse_prompt(name: str, raw: bytes) -> Prompt:
 
 
 class Endpoint(Frozen):
-    """The part of a model's configuration that answers depend on.
+    """The part of a model's configuration on which its answers depend.
 
     Attributes:
         host: Host, port and path of the API without scheme and credentials; `local` for the embedded server, whose port
@@ -208,7 +209,7 @@ class Endpoint(Frozen):
         api: The dialect of the server.
         form: The response format.
         params: The user's sampling parameters; no others are sent.
-        rationale_chars: Maximum length of the rationale in the schema, for servers whose grammar supports it.
+        rationale_chars: Maximum length of the rationale, in the schema; for servers whose grammar supports one.
     """
 
     host: str
@@ -224,11 +225,11 @@ class Request:
     """One question to one model.
 
     Attributes:
-        host: As in `Endpoint`.
+        host: See `Endpoint`.
         body: The posted JSON document.
         sample: Number of the repeat of the same question, from 0.
         api: The dialect.
-        key: As computed by `key_of`.
+        key: See `key_of`; computed if not given.
     """
 
     host: str
@@ -254,7 +255,7 @@ object.__setattr__(UNPLANNED, "key", "")
 
 @dataclass(frozen=True, slots=True)
 class WorkItem:
-    """The labels of one request: the unit of work from the plan to `labels.parquet`.
+    """One request and the tasks and setting that it asks about: the unit of work from the plan to `labels.parquet`.
 
     Attributes:
         tasks: One task, or several that share a request.
@@ -297,8 +298,8 @@ class Planner:
         self._last: tuple[Sequence[Task], str, int, dict[str, Any], Any] | None = None
 
     @property
-    def shape(self) -> dict[str, Any]:
-        """A request without tasks, for the schema hash in the manifest."""
+    def empty_body(self) -> dict[str, Any]:
+        """A request's body without messages, for the schema hash in the manifest."""
         return self._body("", [], packed=False)
 
     def planned(self, item: WorkItem) -> WorkItem:
@@ -310,21 +311,21 @@ class Planner:
         return WorkItem(item.tasks, item.setting, item.sample, self.request(item.tasks, item.setting, item.sample))
 
     def request(self, tasks: Sequence[Task], setting: str, sample: int = 0) -> Request:
-        """The request for some tasks, one or several, under one setting."""
+        """The request for one or several tasks under one setting."""
         variant = 0
         if len(self._variants) > 1:
             variant, sample = divmod(sample, self.samples)
         last = self._last
-        # Requests for samples of one question differ only in the number.
+        # Requests for samples of the same question differ only in the sample's number.
         if last is None or last[0] is not tasks or last[1:3] != (setting, variant):
-            last = self._last = (tasks, setting, variant, *self._made(tasks, setting, variant))
+            last = self._last = (tasks, setting, variant, *self._body_and_hash(tasks, setting, variant))
         *_, body, hasher = last
         digest = hasher.copy()
         digest.update(b'"sample":%d}' % sample)
         return Request(self.endpoint.host, body, sample, self.endpoint.api, digest.hexdigest())
 
-    def _made(self, tasks: Sequence[Task], setting: str, variant: int) -> tuple[dict[str, Any], Any]:
-        """The body, and the hash of the request up to the number of the sample."""
+    def _body_and_hash(self, tasks: Sequence[Task], setting: str, variant: int) -> tuple[dict[str, Any], Any]:
+        """The body of a request, and the hash of its canonical JSON up to the sample's number, which comes last."""
         packed = len(tasks) > 1
         rubric = self._variants[variant]
         messages = self.prompt.messages(tasks, rubric, setting, examples=self.examples, decide=self.decide)
@@ -332,10 +333,10 @@ class Planner:
         # Only the last message varies between tasks: hash everything before it once.
         user = _SPELLING.encode(messages[-1]["content"]).encode()
         if (setting, packed, variant) not in self._hashers:
-            marked = with_messages(body, [*messages[:-1], {**messages[-1], "content": _MARK}])
-            all_but_key = Request(self.endpoint.host, marked, 0, self.endpoint.api, key="-").document
+            template = with_messages(body, [*messages[:-1], {**messages[-1], "content": _PLACEHOLDER}])
+            all_but_key = Request(self.endpoint.host, template, 0, self.endpoint.api, key="-").document
             whole = canonical_json({"key_version": KEY_VERSION, **all_but_key})
-            head, _, tail = whole.partition(json.dumps(_MARK).encode())
+            head, _, tail = whole.partition(json.dumps(_PLACEHOLDER).encode())
             self._hashers[setting, packed, variant] = (hashlib.sha256(head), tail.removesuffix(b'"sample":0}'))
         hasher, tail = self._hashers[setting, packed, variant]
         digest = hasher.copy()

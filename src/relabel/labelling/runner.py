@@ -19,7 +19,7 @@ from relabel.labelling.engine import Engine, repaired
 from relabel.labelling.job import Job, Stop, response_format_note, with_known_format
 from relabel.labelling.provider_errors import NoAnswerError
 from relabel.labelling.request import UNPLANNED, WorkItem
-from relabel.labelling.session import Outcome, RunSession, labels_there
+from relabel.labelling.session import Outcome, RunSession, count_labels
 from relabel.labelling.store import Store
 from relabel.labelling.wire import FORMS, messages_of
 from relabel.labels import InvalidAnswerError
@@ -133,7 +133,7 @@ class WorkerPool:
         self._items = job.items()
         self._probed = -1
         self._asking: dict[str, asyncio.Future[None]] = {}
-        engine.answered = labels_there(session.out) > 0
+        engine.answered = count_labels(session.out) > 0
         self._breaker = _CircuitBreaker(has_earlier_labels=engine.answered)
         self._prefixes = _PrefixGate()
         self._last_yield = time.perf_counter()

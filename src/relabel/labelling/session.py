@@ -37,7 +37,8 @@ class Outcome:
     """The outcome of a job.
 
     Attributes:
-        progress: Its counts; `failed`, `unasked` and `held_by_run` say why labels are missing.
+        interrupted: Whether the job was stopped before its end.
+        progress: Its counts; `failed`, `unasked` and `held_by_run` tell why labels are missing.
     """
 
     labels: Sequence[Label]
@@ -53,7 +54,7 @@ class Outcome:
 
     @property
     def complete(self) -> bool:
-        """Whether every wanted label is there."""
+        """Whether no label is missing."""
         return self.manifest.status == "complete"
 
 
@@ -66,15 +67,15 @@ class RunSession:
         out: The run folder.
         engine: Name of the engine.
         progress: Updated by the job.
-        now: The time of day.
+        now: Returns the current time.
 
     Raises:
-        DataError: The folder holds another run or cannot be written, or another process writes it.
-        UsageError: It is a file, or holds other things.
+        DataError: The folder holds another run or cannot be written, or another process is writing it.
+        UsageError: It is a file, or holds something other than a run.
 
     Attributes:
         collector: Collects labels and failures.
-        leases: Which requests are in flight in which process.
+        leases: Records which process has which request in flight.
         journal: Records requests, so that the next start can account for them if this one is killed.
         job: The job, in the response format of the labels in the folder.
         spent_before: Cost of earlier starts of the run, in USD, including the worst case of unanswered requests.
@@ -100,34 +101,34 @@ class RunSession:
             self._manifest: Manifest | None = None
             killed = unfinished(job, store, out)
             self.spent_before = spent_before(out, killed)
-            if killed is not None:  # the manifest tells of it before a new journal replaces the one that does
-                self._note(killed)
+            if killed is not None:  # record the killed start in the manifest before its journal is replaced
+                self._record_killed(killed)
             self.journal = Journal(out / JOURNAL, self._started)
             self.leases = Leases(None if store.read_only else store.folder, on_beat=store.sync)
             self._open = opened.pop_all()
 
-    def _note(self, killed: Session) -> None:
+    def _record_killed(self, killed: Session) -> None:
         bought, lost = killed.counts.fresh, killed.perhaps_charged.requests
         self.collector.notes.append(
             f"the attempt started at {killed.started_at} was killed: its {bought:,} paid answers and its {lost:,} "
             "requests in flight are counted under `sessions`"
             + ("; its batches continue at the provider" if self._engine == "batch" else "")
         )
-        manifest = manifest_there(self.out) or manifest_of(self.job, self._engine, self._started)
+        manifest = existing_manifest(self.out) or manifest_of(self.job, self._engine, self._started)
         write_manifest(self.out, manifest.model_copy(update={"sessions": (*manifest.sessions, killed)}))
 
     def begin(self, job: Job) -> None:
         """Set the job, in its final response format, and write the first manifest."""
         self.collector.job = job
         self._manifest = manifest_of(job, self._engine, self._started)
-        if manifest_there(self.out) is None:
+        if existing_manifest(self.out) is None:
             write_manifest(self.out, self._manifest)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Release the folder. A start that never began leaves nothing there; one that did not finish leaves its journal."""
+        """Release the folder. A start that did not finish leaves its journal there, unless it ended before it began."""
         with self._open:
             self.leases.close()
             self.journal.close()
@@ -135,7 +136,7 @@ class RunSession:
                 self.journal.remove()
 
     def finish(self, *, interrupted: bool, fatal: Exception | None, record: Mapping[str, Any] | None = None) -> Outcome:
-        """Write the run folder; if it already has more labels, only record this start.
+        """Write the run folder; if it already holds more labels, only record this start in its manifest.
 
         Args:
             interrupted: Whether the job was stopped before its end.
@@ -149,17 +150,17 @@ class RunSession:
         self.leases.close()
         self.collector.close()
         collector = self.collector
-        ended = self._ended(self._manifest, interrupted, fatal, record or {})
-        session = Session.model_validate({name: getattr(ended, name) for name in Session.model_fields})
-        before = manifest_there(self.out) or ended
-        ended = ended.model_copy(update={"sessions": (*before.sessions, session)})
-        earlier_labels, own_labels = labels_there(self.out), len(collector.labels)
+        manifest = self._final_manifest(self._manifest, interrupted, fatal, record or {})
+        session = Session.model_validate({name: getattr(manifest, name) for name in Session.model_fields})
+        existing = existing_manifest(self.out) or manifest
+        manifest = manifest.model_copy(update={"sessions": (*existing.sessions, session)})
+        earlier_labels, own_labels = count_labels(self.out), len(collector.labels)
         if earlier_labels <= own_labels:
-            write_run(self.out, ended, collector.labels, collector.failures)
+            write_run(self.out, manifest, collector.labels, collector.failures)
             self.journal.remove()
-        else:  # what this start bought is in the store; its cost is noted, and the labels are kept
-            with suppress(OSError):  # do not mask what ended the run
-                write_manifest(self.out, before.model_copy(update={"sessions": (*before.sessions, session)}))
+        else:  # keep the labels of the folder; what this start bought is in the store, and the manifest has its cost
+            with suppress(OSError):  # must not hide the error that ended the run
+                write_manifest(self.out, existing.model_copy(update={"sessions": (*existing.sessions, session)}))
                 self.journal.remove()
             if fatal is None and not interrupted:
                 raise DataError(
@@ -167,10 +168,10 @@ class RunSession:
                     "changed; use the store that the run was made with, or give another --out"
                 )
             kept = f"the folder keeps the {earlier_labels:,} labels that it had"
-            ended = ended.model_copy(update={"note": "; ".join([*collector.notes, kept])})
-        return Outcome(collector.labels, collector.failures, interrupted, ended, collector.progress)
+            manifest = manifest.model_copy(update={"note": "; ".join([*collector.notes, kept])})
+        return Outcome(collector.labels, collector.failures, interrupted, manifest, collector.progress)
 
-    def _ended(
+    def _final_manifest(
         self, manifest: Manifest, interrupted: bool, fatal: Exception | None, record: Mapping[str, Any]
     ) -> Manifest:
         collector, progress, labels = self.collector, self.collector.progress, self.collector.labels
@@ -190,8 +191,10 @@ class RunSession:
         }
         price, tiers = collector.job.price, Counter(label.service_tier for label in labels)
         if price is not None and not price.holds_in("priority") and progress.table_usd == progress.cost_usd:
-            other = "labels come from answers in the tier {}, whose price the table does not have; give it with --price"
-            count_by_note |= {other.format(tier): tiers[tier] for tier in ("flex", "priority")}
+            unpriced = (
+                "labels come from answers in the tier {}, whose price the table does not have; give it with --price"
+            )
+            count_by_note |= {unpriced.format(tier): tiers[tier] for tier in ("flex", "priority")}
         collector.notes += [f"{count:,} {note}" for note, count in count_by_note.items() if count]
         return manifest.model_copy(
             update={
@@ -214,9 +217,9 @@ class RunSession:
 
 
 class Journal:
-    """A file that survives a SIGKILL, with requests sent and ended.
+    """A file that records which requests were sent and which have ended, and survives a SIGKILL.
 
-    Lines: `> KEY` for a request that is sent, `< KEY` for one that has ended, `? KEY` for one that may be charged without an
+    Lines: `> KEY` for a request that was sent, `< KEY` for one that has ended, `? KEY` for one that may be charged without an
     answer, `= ID` for a batch at the provider, whose answers count when they are collected.
     """
 
@@ -226,12 +229,12 @@ class Journal:
         self._file: int | None = None
         head = {"started_at": started.isoformat(timespec="microseconds")}
         with suppress(OSError):
-            path.unlink(missing_ok=True)  # it may be another name of a file of the user's
+            path.unlink(missing_ok=True)  # not truncated, because it may be a hard link to a file of the user
             self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
             os.write(self._file, f"{json.dumps(head)}\n".encode())
 
     def note(self, mark: str, key: str) -> None:
-        """Record an event. Errors in writing are ignored, because only a sum of costs depends on it."""
+        """Record an event. Write errors are ignored, because only the costs of a killed start depend on it."""
         if self._file is not None:
             with suppress(OSError):
                 os.write(self._file, f"{mark} {key}\n".encode())
@@ -250,9 +253,9 @@ class Journal:
 
 
 def _read_journal(path: Path) -> tuple[str, Counter[str], set[str], datetime] | None:
-    """The journal of a killed start: when that began, number of unanswered requests by key, all keys, and time of the last entry.
+    """The journal of a killed start: its beginning, number of unanswered requests by key, all keys, and time of the last entry.
 
-    None if the last start finished.
+    None if there is no journal, because the last start finished, or if it cannot be read.
     """
     require_own(path)
     try:
@@ -270,28 +273,29 @@ def _read_journal(path: Path) -> tuple[str, Counter[str], set[str], datetime] | 
 
 
 def unfinished(job: Job, store: Store, out: Path) -> Session | None:
-    """What the last start of a run bought and has in flight, where it was killed before it could say so, or is under way."""
-    journal, manifest = _read_journal(out / JOURNAL), manifest_there(out)
+    """What the last start of a run bought and had in flight, if it was killed or is still running; None if its manifest has this."""
+    journal, manifest = _read_journal(out / JOURNAL), existing_manifest(out)
     if journal is None or not journal[2]:
         return None
     started, unanswered, asked, last = journal
     if manifest is not None and started in {session.started_at for session in manifest.sessions}:
-        return None  # it was killed when all was written
-    bought = [answer for key in asked if (answer := store.get(key)) is not None]  # asked, so new when it was stored
+        return None  # it was killed after writing the manifest
+    # That start sent these requests, so their answers were not in the store before.
+    bought = [answer for key in asked if (answer := store.get(key)) is not None]
     rejected = [row.answer for key in store.rejected_keys(asked) if (row := store.checked(key)) is not None]
     answers = [*bought, *(answer for answer in rejected if answer.created_at >= started)]
     for answer in bought:
         del unanswered[answer.request_key]
     usd: float | None = 0.0
     if unanswered:
-        budget, left = Budget(None, job.price), dict(unanswered)
+        budget, unpriced = Budget(None, job.price), dict(unanswered)
         for item in with_known_format(job, store).plan():
-            times = left.pop(item.request.key, 0)
-            most = budget.most(item.request.body) if times else 0.0
-            usd = None if usd is None or most is None else usd + times * most
-            if not left:
+            count = unpriced.pop(item.request.key, 0)
+            most = budget.most(item.request.body) if count else 0.0
+            usd = None if usd is None or most is None else usd + count * most
+            if not unpriced:
                 break
-        usd = None if left else usd
+        usd = None if unpriced else usd
     fresh, progress = len(bought), Progress(asked=0)
     for answer in answers:
         progress.bought(answer)
@@ -307,17 +311,17 @@ def unfinished(job: Job, store: Store, out: Path) -> Session | None:
 
 
 def job_for_folder(out: Path, job: Job) -> Job:
-    """The job in the response format of the labels in its folder, so that no probe is needed.
+    """The job in the response format of the labels in its folder, if there are any: then no probe is needed.
 
     Raises:
         DataError: The folder holds another run.
     """
-    if (manifest := manifest_there(out)) is None:
+    if (manifest := existing_manifest(out)) is None:
         return job
-    if job.probe and labels_there(out):
+    if job.probe and count_labels(out):
         job = next((job.in_form(form) for form in FORMS if form == manifest.response_form), job)
     now = manifest_of(job, "", datetime.now(UTC))
-    if manifest.counts.from_store + manifest.counts.fresh == 0:  # its format may have been a guess
+    if manifest.counts.from_store + manifest.counts.fresh == 0:  # without an answer, its response format was a guess
         now = now.model_copy(update={"schema_sha256": manifest.schema_sha256, "response_form": manifest.response_form})
     if changes := differences(manifest, now):
         raise DataError(f"{out} holds another run ({'; '.join(changes)}); give another folder to --out")
@@ -329,19 +333,19 @@ def spent_before(out: Path, killed: Session | None = None) -> float:
 
     Args:
         out: The run folder.
-        killed: From `unfinished`: a killed start that is not in the manifest.
+        killed: A killed start that is not in the manifest; see `unfinished`.
     """
-    manifest = manifest_there(out)
+    manifest = existing_manifest(out)
     sessions = [*(manifest.sessions if manifest else ()), *([] if killed is None else [killed])]
     return sum((session.cost_usd or 0.0) + (session.perhaps_charged.usd or 0.0) for session in sessions)
 
 
-def manifest_there(out: Path) -> Manifest | None:
+def existing_manifest(out: Path) -> Manifest | None:
     """The manifest in a run folder; None if there is none yet."""
     return read_manifest(out) if (out / "manifest.json").exists() else None
 
 
-def labels_there(out: Path) -> int:
+def count_labels(out: Path) -> int:
     """Number of labels in a run folder; 0 if there is no folder."""
     if not (out / "labels.parquet").exists():
         return 0
@@ -361,7 +365,7 @@ def manifest_of(job: Job, engine: str, started: datetime) -> Manifest:
         rubric=job.rubric,
         rubric_sha256=job.rubric.sha256,
         prompt_sha256=job.prompt.sha256,
-        schema_sha256=hashlib.sha256(canonical_json(job.planner.shape)).hexdigest(),
+        schema_sha256=hashlib.sha256(canonical_json(job.planner.empty_body)).hexdigest(),
         response_form=job.endpoint.form if job.decide == "json" else "text",
         api=job.endpoint.api,
         sources=job.sources,

@@ -30,7 +30,7 @@ from relabel.labelling.local import is_local
 from relabel.labelling.options import Prepared, RunOptions, checked_parameters, default_name
 from relabel.labelling.providers import UNKNOWN, Price, given_price, provider_of
 from relabel.labelling.runner import run_job
-from relabel.labelling.session import Outcome, labels_there, manifest_there, spent_before, unfinished
+from relabel.labelling.session import Outcome, count_labels, existing_manifest, spent_before, unfinished
 from relabel.labelling.store import Store, store_so_far
 from relabel.rubric import Rubric, load_rubric
 from relabel.run import Run, open_run
@@ -207,14 +207,14 @@ def rater_states(raters: Sequence[RaterRun], opened: OpenStudy) -> dict[str, Rat
 
 
 def _rater_state(one: RaterRun, job: Job, store: Store | None, batches: Path) -> RaterState:
-    state, labels, killed, hours = one.state, labels_there(one.out), None, None
+    state, labels, killed, hours = one.state, count_labels(one.out), None, None
     if state != "complete" and store is not None:
         labels = max(labels, sum(store.has(item.request.key) for item in with_known_format(job, store).plan()))
         killed = unfinished(job, store, one.out)
         if state == "running":
             with suppress(DataError), writing(one.out):  # if it can be locked, its process was killed
                 state = "interrupted"
-    starts = [killed, *reversed(manifest.sessions if (manifest := manifest_there(one.out)) else ())]
+    starts = [killed, *reversed(manifest.sessions if (manifest := existing_manifest(one.out)) else ())]
     last = next((start for start in starts if start is not None and start.counts.fresh and start.ended_at), None)
     if labels < job.size and last is not None:
         hours = (job.size - labels) / last.counts.fresh * _hours(last.started_at, last.ended_at)
@@ -276,7 +276,7 @@ def plan(opened: OpenStudy) -> list[RaterRun]:
         folder = opened.runs / f"{rater.name}-{default_name(model.job).rpartition('-')[2]}"
         rater_runs.append(RaterRun(rater, str(folder), model, Progress(asked=model.job.size)))
     for one in rater_runs:
-        manifest = manifest_there(one.out)
+        manifest = existing_manifest(one.out)
         if one.model is None:
             one.state = "complete" if one.rater.run is not None or manifest is not None else "not started"
         elif manifest is not None and manifest.status != "published":
@@ -495,5 +495,5 @@ def runs_of(raters: Sequence[RaterRun]) -> Mapping[str, Run]:
     return {
         one.rater.name: open_run(one.ref)
         for one in raters
-        if one.rater.run is not None or (labels_there(Path(one.ref)))
+        if one.rater.run is not None or (count_labels(Path(one.ref)))
     }

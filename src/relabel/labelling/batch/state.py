@@ -175,8 +175,8 @@ class BatchState(BaseModel):
 
 def run_id(job: Job) -> str:
     """A name for what a job asks, 12 hexadecimal digits, independent of its run folder and its cap on cost."""
-    endpoint, *asked = job.asked
-    digest = hashlib.sha256(canonical_json([endpoint, job.model, *asked]))
+    endpoint, *others = job.identity
+    digest = hashlib.sha256(canonical_json([endpoint, job.model, *others]))
     for task in job.tasks:
         digest.update(canonical_json([task.task_id, task.onet_soc_code, task.title, task.text]))
     return digest.hexdigest()[:_ID_LENGTH]
