@@ -156,6 +156,9 @@ LATER = {"retryDelay": "41s"}
         (400, {"error": {"message": "Invalid value", "param": "response_format.type"}}, "form", None),
         (400, google(400, "Unknown name \"additionalProperties\" at 'generation_config.response_schema'", "INVALID_ARGUMENT"), "form", None),
         (400, {"error": {"code": 400, "message": "JSON schema conversion failed:\nUnrecognized schema"}}, "form", None),
+        (500, {"error": {"message": "failed to load model vocabulary required for format"}}, "form", None),
+        (500, {"error": {"message": "invalid JSON schema in format", "type": "api_error"}}, "form", None),
+        (500, {"error": {"message": "the server had an error"}}, "passing", None),
         (400, {"error": {"message": "Invalid model name passed in model=gpt-9.", "code": "400"}}, "model", None),
         (400, {"error": {"message": "Generated JSON does not match the expected schema.", "code": "json_validate_failed"}}, "bad-answer", None),
         # What passes by itself, and what is about this request alone.
@@ -286,7 +289,16 @@ async def test_an_answer_that_the_model_spoiled_is_asked_for_again(store: Store,
     spoiled = Reply(400, {"error": {"message": "Failed to generate JSON.", "code": "json_validate_failed"}})
     with provider(lambda seen: spoiled if len(fake.seen) % 4 == 1 else judged()) as fake:
         outcome = await label_all(make_job(fake.base_url, 10), store, tmp_path / "run", concurrency=1)
+        spoiled_answers = len(fake.seen) - len(fake.answered)
     assert outcome.complete
+    assert outcome.manifest.perhaps_charged.requests == spoiled_answers == 7
+
+
+@pytest.mark.parametrize(("status", "charged"), [(520, True), (521, False), (522, False), (524, True), (529, False)])
+def test_a_gateway_that_cannot_use_a_reply_may_have_been_charged_for_it(status: int, charged: bool) -> None:
+    found = read_error(status, {}, b"<html>gateway</html>")
+    assert found is not None
+    assert (found.meaning, found.may_have_been_charged) == ("passing", charged)
 
 
 LABEL = {"rationale": "Because.", "label": "exposed"}

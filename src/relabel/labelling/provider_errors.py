@@ -63,7 +63,7 @@ class RefusedError(Exception):
     @property
     def may_have_been_charged(self) -> bool:
         """Whether the provider may have worked, and charged, for a request that it gave no answer to."""
-        return self.status in _PERHAPS_CHARGED or self.status < 300
+        return self.status in _PERHAPS_CHARGED or self.status < 300 or self.meaning == "bad-answer"
 
     @property
     def kind(self) -> FailureKind:
@@ -242,7 +242,7 @@ _KEY_WORDS = re.compile(
     r"api[ _-]?key (is )?(not valid|invalid|incorrect|expired)|(invalid|incorrect) (x-)?api[ _-]?key", re.IGNORECASE
 )
 _FORM_WORDS = re.compile(
-    r"response_?(format|schema)|json[_ ]?schema|json_?object|json mode|structured outputs?|text\.format|grammar|guided",
+    r"response_?(format|schema)|json[_ ]?schema|json_?object|json mode|structured outputs?|text\.format|grammar|guided|required for format",
     re.IGNORECASE,
 )
 
@@ -279,7 +279,8 @@ def _meaning(status: int, codes: set[str], message: str, text: str, param: str, 
         return "access"
     if codes & _MODEL_CODES or (status in {400, 404} and _NO_MODEL.search(message)):
         return "model"
-    if bad and (_FORM_WORDS.search(message) or param.startswith(("response_format", "text"))):
+    # Ollama and others refuse a format with status 500.
+    if (bad or status == 500) and (_FORM_WORDS.search(message) or param.startswith(("response_format", "text"))):
         return "form"
     return "passing" if status in {408, 409, 424, 425, 498, 499} or (status >= 500 and status != 501) else "request"
 
@@ -374,8 +375,8 @@ class NoAnswerError(Exception):
 
 # Seconds; who asks for a longer wait ends the run, which says when to come back.
 MAX_RETRY_AFTER_S = 900.0
-# A gateway gave up waiting; the provider may have gone on and charged.
-_PERHAPS_CHARGED = {408, 424, 499, 502, 504, 524}
+# A gateway gave up waiting, or could not use the reply; the provider may have worked and charged.
+_PERHAPS_CHARGED = {408, 424, 499, 502, 504, 520, 524}
 
 
 class StaleReplyError(Exception):
