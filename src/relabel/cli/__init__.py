@@ -1,1 +1,1 @@
-"""The command line: one file a noun, thin: parse, call, show."""
+"""The command line: one module per group of commands, which parses options, calls the package and shows the results."""

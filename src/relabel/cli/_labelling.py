@@ -1,6 +1,6 @@
-"""Run the job of `relabel run`, and print what comes before and after.
+"""Runs the job of `relabel run`, with its messages before and after.
 
-Heavy imports are here, which keeps `relabel run --help` fast.
+The heavy imports are in this module, so that `relabel run --help` stays fast.
 """
 
 from __future__ import annotations
@@ -64,19 +64,19 @@ def run_until_stopped(
 ) -> Result:
     """Run a job to its end, or until Ctrl-C, SIGTERM or a terminal that closes (SIGHUP) stops it.
 
-    A second one makes it leave at once.
+    A second signal ends it at once.
 
     Args:
         work: The job.
         stop: Stops it.
-        meanwhile: What the user waits for until then, in words.
-        look: How it is said.
+        meanwhile: What a stopped job still waits for, in words.
+        look: How the user is told.
     """
 
     def interrupt() -> None:
-        again = stop.asked.is_set()
+        is_second = stop.asked.is_set()
         stop()
-        if again:
+        if is_second:
             announce("leaving", "quitting now", look=look)
         else:
             announce("stopping", f"stopping: waiting for {meanwhile}; press Ctrl-C again to quit now", look=look)
@@ -85,7 +85,7 @@ def run_until_stopped(
         loop, before = asyncio.get_running_loop(), dict[signal.Signals, Any]()
         for name in ("SIGINT", "SIGTERM", "SIGHUP"):
             number: signal.Signals | None = getattr(signal, name, None)
-            # Under nohup a terminal that closes does not stop the run.
+            # nohup ignores SIGHUP, so that the run goes on when the terminal closes.
             if number is not None and not (name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN):
                 before[number] = signal.signal(number, lambda *_: loop.call_soon_threadsafe(interrupt))
         try:
@@ -113,9 +113,9 @@ def label_by_batch(
         job: What to label.
         folder: The run folder.
         environment: Settings from the environment.
-        options: How the job is worked on; without `submit` batches are cancelled, and what they have is taken.
+        options: Options of the batches; without `submit` they are cancelled, and the answers that are ready are collected.
         base_url: The provider's address.
-        headers: Headers that the user adds to each request; by default those that the job was started with, credentials left out.
+        headers: The user's own headers for each request; by default those of the first start, without credentials.
         look: How progress looks.
 
     Returns:
@@ -126,9 +126,9 @@ def label_by_batch(
 
     provider = batch_provider(job, base_url, environment, options.key_env, headers)
     name, home = run_id(job), environment.home / "batches"
-    go_on = f"submitted batches continue at the provider; `relabel batch resume {name}` collects their answers"
+    advice = f"submitted batches continue at the provider; `relabel batch resume {name}` collects their answers"
     if look == "people" and options.submit:
-        typer.echo(f"batch run {name}, state in {home / name}; after a stop, {go_on}", err=True)
+        typer.echo(f"batch run {name}, state in {home / name}; after a stop, {advice}", err=True)
 
     stop, progress = Stop(), Progress(asked=job.size)
 
@@ -137,18 +137,18 @@ def label_by_batch(
             return await run_batch(job, store, folder, provider, home, options=options, progress=progress, stop=stop)
 
     with Store(environment.store_dir) as store:
-        return run_until_stopped(work(store), stop, "uploads in progress", look=look), go_on
+        return run_until_stopped(work(store), stop, "uploads in progress", look=look), advice
 
 
 def resume_batches(state: BatchState, environment: Settings, *, submit: bool, look: Look, as_json: bool) -> None:
     """Resume a stored job."""
     job = BatchFolder(environment.home / "batches", state.run_id).load_job()
     if job is None:
-        again = "repeat the command of the run, which continues with the existing batches"
-        raise DataError(f"run {state.run_id} was started by an earlier version of relabel, without its job; {again}")
+        advice = "repeat the command of the run, which continues with the existing batches"
+        raise DataError(f"run {state.run_id} was started by an earlier version of relabel, without its job; {advice}")
     folder, options = Path(state.out), BatchOptions(submit=submit, max_cost=state.max_cost, key_env=state.key_env)
-    outcome, go_on = label_by_batch(job, folder, environment, options=options, base_url=state.base_url, look=look)
-    report(outcome, folder, job.model, go_on, as_json=as_json)
+    outcome, advice = label_by_batch(job, folder, environment, options=options, base_url=state.base_url, look=look)
+    report(outcome, folder, job.model, advice, as_json=as_json)
 
 
 async def refresh_batches(states: list[BatchState], environment: Settings) -> None:
@@ -181,14 +181,14 @@ MANY = 100_000
 def get_consent(job: Job, folder: Path, environment: Settings) -> None:
     """Show the maximum cost of a large run before it begins, and on a terminal ask for confirmation.
 
-    A run that has labels already is not asked about again.
+    A run that already has labels was confirmed before.
 
     Raises:
-        UsageError: It was not meant.
+        UsageError: The user declined.
     """
     if count_labels(folder):
         return
-    if job.price is None and job.size < MANY:  # an estimate reads the store, and would say nothing of the cost
+    if job.price is None and job.size < MANY:  # without a price, an estimate is not worth reading the store for
         return
     with store_so_far(environment.store_dir) as store:
         most = cost_at_a_glance(job, store)
@@ -197,8 +197,8 @@ def get_consent(job: Job, folder: Path, environment: Settings) -> None:
     price = "at an unknown price" if most is None else f"for up to {money(most)}"
     repeats = f", each asked {job.samples:,} times" if job.samples > 1 else ""
     typer.echo(f"{job.size:,} labels: {len(job.tasks):,} {job.rubric.unit}s{repeats}, {price}", err=True)
-    asks = sys.stdin.isatty() and sys.stderr.isatty()
-    if asks and not typer.confirm("Continue? (--yes skips this question, --max-cost caps the cost)", err=True):
+    can_ask = sys.stdin.isatty() and sys.stderr.isatty()
+    if can_ask and not typer.confirm("Continue? (--yes skips this question, --max-cost caps the cost)", err=True):
         raise UsageError("nothing was sent; --sample N draws N tasks, --samples N asks each question N times")
 
 
@@ -299,9 +299,9 @@ def show_outcome(outcome: Outcome, folder: Path, model: str) -> None:
     charged = manifest.perhaps_charged
     if charged.requests:
         most = "an unknown sum" if charged.usd is None else f"up to {money(charged.usd)}"
-        free = charged.usd == 0  # a request has a prompt, so that only a model without a price can come to nothing
-        sum_ = "" if free else f"; {most} may be charged for them"
-        _say("lost", f"{charged.requests:,} request(s) ended without a usable answer{sum_}")
+        is_free = charged.usd == 0  # every request has a prompt, so only a free model can cost nothing
+        charge = "" if is_free else f"; {most} may be charged for them"
+        _say("lost", f"{charged.requests:,} request(s) ended without a usable answer{charge}")
     if "variants" in manifest.parameters and labelled:
         from relabel.evaluation.trial import variance
 
@@ -314,7 +314,7 @@ def show_outcome(outcome: Outcome, folder: Path, model: str) -> None:
         typer.echo(ADVICE if model == "local" else "Labels of your own model: evaluate them before you use them.")
 
 
-def report(outcome: Outcome, folder: Path, model: str, go_on: str, *, as_json: bool, elsewhere: str = "") -> None:
+def report(outcome: Outcome, folder: Path, model: str, advice: str, *, as_json: bool, elsewhere: str = "") -> None:
     """Show the result of a run; an incomplete one ends with an error.
 
     Raises:
@@ -326,7 +326,7 @@ def report(outcome: Outcome, folder: Path, model: str, go_on: str, *, as_json: b
     missing = outcome.missing
     if outcome.interrupted and missing:
         asked = outcome.manifest.counts.asked
-        raise RunInterruptedError(f"stopped with {missing:,} of {asked:,} labels missing; {go_on}")
+        raise RunInterruptedError(f"stopped with {missing:,} of {asked:,} labels missing; {advice}")
     if missing:
         raise IncompleteRunError(still_missing(outcome, folder, elsewhere))
 
@@ -352,7 +352,7 @@ def _show_settings(outcome: Outcome) -> None:
 
 
 def stored_elsewhere(job: Job, outcome: Outcome, environment: Settings) -> str:
-    """Advice for a replay without any answers: addresses whose answers are in the store, because the address is part of the key."""
+    """Advice for a replay that found no answer: other addresses with stored answers, as the address is part of the key."""
     if outcome.labels:
         return ""
     with Store(environment.store_dir, read_only=True) as store:
@@ -366,19 +366,19 @@ def still_missing(outcome: Outcome, folder: Path, elsewhere: str = "") -> str:
     """The final message of an incomplete run: what is missing, and how to get each part."""
     manifest, missing, progress = outcome.manifest, outcome.missing, outcome.progress
     advice: list[str] = []
-    rest = missing - progress.failed["budget"] - progress.held_by_run.total()
+    others = missing - progress.failed["budget"] - progress.held_by_run.total()
     for run, count in sorted(progress.held_by_run.items()):
         advice.append(
             f"batch job {run} is still processing {'all' if count == missing else f'{count:,}'} of them: `relabel batch resume {run}` "
             f"collects their answers, `relabel batch cancel {run}` releases them"
         )
     if progress.failed["budget"]:
-        left = next((x.message for x in outcome.failures if x.kind == "budget"), "the cap is reached")
-        advice.append(f"{left}: raise --max-cost to label the remaining tasks")
+        reason = next((x.message for x in outcome.failures if x.kind == "budget"), "the cap is reached")
+        advice.append(f"{reason}: raise --max-cost to label the remaining tasks")
     if elsewhere:
         advice.append(elsewhere)
-    elif rest and manifest.engine == "replay":
+    elif others and manifest.engine == "replay":
         advice.append("replay sends no request: remove --engine replay to request them")
-    elif rest:
+    elif others:
         advice.append(f"run the same command again to request {'the others' if advice else 'them'}")
     return f"{missing:,} of {manifest.counts.asked:,} labels are missing (see {folder / 'failures.jsonl'}); {'; '.join(advice)}"

@@ -1,7 +1,7 @@
-"""Options that several commands share, in groups, with what goes with them: checks, and the files that options name.
+"""Options that several commands share, in groups; checks of options; and writing of the files that options name.
 
-A command takes a group as one parameter. `--json` prints one JSON document and nothing else on
-standard output; `--out` writes a file; both mean so everywhere.
+A command takes a group as one parameter. In every command, `--json` prints one JSON document and nothing else on standard
+output, and `--out` writes a file.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ _ENTRY = re.compile(r"^    (\w+)(?: \((.+?)\))?: ", re.MULTILINE)
 
 
 class Commands(typer.Typer):
-    """Commands whose docstrings describe their options and arguments, so that these take a line each.
+    """Commands whose docstrings hold the help of their options and arguments, under `Args:`.
 
-    What a command says under `Args:` is the help of the option; keyword-only parameters are options, others without a default
-    arguments; a data class among the parameters is a group of options, described under its `Attributes:`.
+    Keyword-only parameters and those with a default are options; others are arguments. A data class among the parameters is a
+    group of options, with their help under its `Attributes:`.
     """
 
     def command(self, name: str | None = None, **settings: Any) -> Callable[[Command], Command]:
-        """As of typer."""
+        """See `typer.Typer.command`."""
 
         def add(function: Command) -> Command:
             super(Commands, self).command(name, **settings)(_with_options(function))
@@ -100,7 +100,7 @@ def _option(
 ) -> inspect.Parameter:
     kind, metadata = inspect.Parameter.KEYWORD_ONLY, getattr(hint, "__metadata__", ())
     if hint is not typer.Context:
-        flag = () if default is not False else (f"--{name.replace('_', '-')}",)  # without its opposite
+        flag = () if default is not False else (f"--{name.replace('_', '-')}",)  # no `--no-NAME`
         info = copy(metadata[0]) if metadata else typer.Argument() if argument else typer.Option(*flag)
         metavar, text = texts.get(name, (None, None))
         info.metavar, info.help = info.metavar or metavar, info.help or text
@@ -120,7 +120,7 @@ _PRINTED = ("--latex", "--markdown", "--csv")
 
 
 def _writable(param: typer.CallbackParam, path: Path | None) -> Path | None:
-    """Callback of an option with an output file: one that cannot be written is refused before any work."""
+    """Callback of an option with an output file: refuses one that cannot be written, before any work."""
     if str(path) == "-" and param.opts[0] not in _PRINTED:
         raise UsageError(f"{param.opts[0]} takes the name of a file, not -; name one")
     require_file(path, param.opts[0])
@@ -128,7 +128,7 @@ def _writable(param: typer.CallbackParam, path: Path | None) -> Path | None:
 
 
 def _table_file(param: typer.CallbackParam, path: Path | None) -> Path | None:
-    """The same for a table, whose format is given by the suffix."""
+    """`_writable` for a table, whose format is given by the suffix."""
     if path is not None:
         require_suffix(path)
     return _writable(param, path)
@@ -175,7 +175,7 @@ GoldRun = Annotated[str | None, typer.Option("--gold", metavar="RUN", help="Esti
 
 @dataclass(frozen=True)
 class Tables:
-    """How results are given beside the terminal.
+    """Where tables are written besides the terminal.
 
     Attributes:
         latex (F): Write the tables as LaTeX, for the packages booktabs and longtable; - prints them.
@@ -189,10 +189,10 @@ class Tables:
     csv: OutFile = None
 
     def give(self, tables: Sequence[Table]) -> bool:
-        """Write tables where options say.
+        """Write tables as the options say.
 
         Returns:
-            Whether one of them was printed, and nothing else should be.
+            Whether they were printed, so that nothing else should be.
         """
         forms: dict[TableForm, Path | None] = {"latex": self.latex, "markdown": self.markdown, "csv": self.csv}
         printed = False
@@ -210,7 +210,7 @@ class Tables:
 
 @dataclass(frozen=True)
 class Results(Tables):
-    """How the results of `eval` and `compare` are given beside the terminal.
+    """Where the results of `eval` and `compare` are written besides the terminal.
 
     Attributes:
         html (F): Write a report as one HTML file.
@@ -222,7 +222,7 @@ class Results(Tables):
     figures: Path | None = None
 
     def draw(self, page: Callable[[Charts], str]) -> None:
-        """Write the report and its charts, where they are wanted; `page` makes the one and adds to the others."""
+        """Write the report and its charts, if asked for; `page` returns the report's HTML and adds the charts to its argument."""
         if self.html is None and self.figures is None:
             return
         from relabel.evaluation.report import Charts
@@ -237,10 +237,10 @@ class Results(Tables):
                 write(self.figures / name, content, "--figures")
 
     def give_all(self, document: Any, tables: Sequence[Table]) -> bool:
-        """Give the document and its tables where options say.
+        """Write the document and its tables as the options say.
 
         Returns:
-            Whether something was printed, and nothing else should be.
+            Whether something was printed, so that nothing else should be.
         """
         printed = self.give(tables)
         return give_json(document, out=self.out, as_json=self.as_json) or printed
@@ -303,7 +303,7 @@ NEEDS_DRAWS = "has no effect without --draws; add --draws 1000 or remove it"
 
 
 def epoch_ratings(ref: str | None, *, sample: bool) -> relabel.Run | None:
-    """The named run of ratings, otherwise the one in `DEFAULT_RATINGS` if it fits, which is announced to the user."""
+    """The named run of ratings, or else the one in `DEFAULT_RATINGS` if it fits; the user is told about the latter."""
     if ref is not None:
         return relabel.open_run(ref)
     if not (DEFAULT_RATINGS / "manifest.json").is_file():
@@ -320,8 +320,8 @@ def reject_ineffective_options(ctx: typer.Context, reason: str, *names: str) -> 
 
     Args:
         ctx: The command's context.
-        reason: Why they cannot, and what to do, in words that follow the option's name.
-        names: Names of the parameters; those that were left at their default pass.
+        reason: The message after the option's name: why it has no effect, and what to do.
+        names: Names of the parameters; options that the user did not give are not refused.
 
     Raises:
         UsageError: One of them was given.
@@ -334,19 +334,19 @@ def reject_ineffective_options(ctx: typer.Context, reason: str, *names: str) -> 
 
 @contextmanager
 def suggest_onet_soc(taxonomy: str, options: str) -> Generator[None]:
-    """Say of scores that need a file from a publisher's page that those by O*NET code need none.
+    """Advise scores by O*NET code if other scores need a file that must be downloaded by hand.
 
     Args:
         taxonomy: The taxonomy of the scores.
-        options: The options that ask for O*NET codes instead.
+        options: The options for scores by O*NET code.
 
     Raises:
-        SourceMissingError: As it was raised within, with that advice where it helps.
+        SourceMissingError: The block's error, with this advice if it applies.
     """
     try:
         yield
     except SourceMissingError as error:
-        if error.reason or taxonomy == "onet-soc":  # a file that can be fetched, and could not be
+        if error.reason or taxonomy == "onet-soc":  # the file can be downloaded, or scores are by O*NET code already
             raise
         raise SourceMissingError(f"{error}; or score by O*NET code, which does not need it: {options}") from error
 
@@ -389,7 +389,7 @@ def write(path: Path, content: str | bytes, option: str, *, more: str = "") -> N
         path: The file.
         content: What goes in; text is written as UTF-8.
         option: The option that named it.
-        more: What is said behind its name.
+        more: Text after the file's name in the message.
 
     Raises:
         DataError: It cannot be written.
@@ -399,7 +399,7 @@ def write(path: Path, content: str | bytes, option: str, *, more: str = "") -> N
         if option in _MAKE_FOLDERS:
             path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not path.is_file() and not path.is_dir():
-            with suppress(BrokenPipeError):  # the reader has seen enough
+            with suppress(BrokenPipeError):  # the reader closed the pipe
                 path.write_bytes(raw)  # a device or a pipe must not be replaced
             return
         with files.replacing(path) as temporary:
@@ -408,15 +408,15 @@ def write(path: Path, content: str | bytes, option: str, *, more: str = "") -> N
 
 
 def give_json(document: Any, *, out: Path | None = None, as_json: bool = True) -> bool:
-    """Write a JSON document where `--out` says, and print it where `--json` asks for it.
+    """Write a JSON document to the file of `--out`, and print it if `--json` was given.
 
     Args:
-        document: A pydantic model, the finished text as bytes, or what JSON can hold.
+        document: A pydantic model, plain values, or JSON text as bytes.
         out: The file of `--out`.
         as_json: Whether `--json` was given.
 
     Returns:
-        Whether it was printed, and nothing else should be.
+        Whether it was printed, so that nothing else should be.
     """
     if isinstance(document, bytes):
         text = document.decode("utf-8").rstrip("\n")
@@ -439,17 +439,17 @@ def give_table_or_json(
     out: Path | None,
     as_json: bool,
 ) -> bool:
-    """Write what `--out` asks for by its ending, the whole as `.json` or its table as `.csv` or `.parquet`; print the whole for `--json`.
+    """Write a document as `.json`, or its table as `.csv` or `.parquet`, to the file of `--out`; print it if `--json` was given.
 
     Args:
-        document: The whole.
-        frame: Makes the table.
-        rows: Keys of the document that hold rows; the others go with a `.parquet` file as its metadata.
+        document: The document.
+        frame: Makes its table.
+        rows: Keys of the document that hold rows; the others become the metadata of a `.parquet` file.
         out: The file.
         as_json: Whether `--json` was given.
 
     Returns:
-        Whether it was printed, and nothing else should be.
+        Whether the document was printed, so that nothing else should be.
     """
     kind = "" if out is None else require_suffix(out)
     if out is not None and kind == "json":

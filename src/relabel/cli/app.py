@@ -79,7 +79,7 @@ def command_line(words: Sequence[str] = ()) -> typer.Typer:
     """The commands.
 
     Args:
-        words: The words of the command line; where the first names a command, no other module is loaded.
+        words: The words of the command line; if the first names a command, only its module is loaded.
     """
     app = typer.Typer(
         name="relabel",
@@ -123,7 +123,7 @@ def run_app(arguments: Sequence[str] | None = None) -> int:
     pressed = threading.Event()
 
     def interrupt(*_: object) -> None:
-        pressed.set()  # a library in C that is called at that moment may raise an error of its own in place of this one
+        pressed.set()  # a C library that is running may raise another error in place of this one
         raise KeyboardInterrupt
 
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -134,7 +134,7 @@ def run_app(arguments: Sequence[str] | None = None) -> int:
         silent = words and words[0] not in _SHOW_THEMSELVES and words[1:2] not in (["serve"], ["prune"])
         with doing(f"relabel {words[0]}") if silent else nullcontext():
             result = command.main(args=_json_file_as_out(words), prog_name="relabel", standalone_mode=False)
-        if result == 130:  # what the command line library makes of Ctrl-C
+        if result == 130:  # typer returns this code after Ctrl-C
             _say("interrupted")
         return result if isinstance(result, int) else 0
     except SystemExit as error:
@@ -172,7 +172,7 @@ def _json_file_as_out(words: list[str]) -> list[str]:
 
 def _wrongly_used(error: Any, words: Sequence[str]) -> int:
     context, message = error.ctx, error.format_message()
-    if context is not None and message == context.get_help():  # no words were given where a command is wanted
+    if context is not None and message == context.get_help():  # a group was named without a command
         typer.echo(message, err=True)
     else:
         text = " ".join(message.split()).removesuffix(".")

@@ -201,7 +201,7 @@ def several_tables(document: PairwiseDocument, *, page: bool = False) -> Iterato
 def _compare_scores(
     first: relabel.Run, second: relabel.Run, before: Sequence[str], after: Sequence[str], results: Results
 ) -> None:
-    """Say how the scores of two runs differ.
+    """Show how the scores of two runs differ.
 
     Args:
         first: The first run.
@@ -209,7 +209,7 @@ def _compare_scores(
         before: Choices of the first table as `NAME=VALUE`, named as the options of `relabel score`; by default its
             defaults.
         after: Choices of the second table.
-        results: How the result is given.
+        results: Where the result is written.
 
     Raises:
         UsageError: A choice is not known, or the tables cannot be compared.

@@ -1,4 +1,4 @@
-"""`relabel data`: source files, which of them are on this machine, and where the rest comes from; `relabel store`: stored answers."""
+"""`relabel data`: source files, which of them are on this machine, how to get the others; `relabel store`: stored answers."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ _Ids = Annotated[
 def list_sources(as_json: AsJson = False) -> None:
     """Show every registered source with its release, licence and files."""
     sources = registry.load_registry().values()
-    # `file` is the word of the registry file, where each file is a table of its own; `copy_status` is `copy` there.
+    # By the names in the registry, where `copy_status` is `copy`; only its `file`, the name of a table per file, becomes `files`.
     dumped = [source.model_dump(mode="json", by_alias=True) for source in sources]
     if give_json({"sources": [entry | {"files": entry.pop("file")} for entry in dumped]}, as_json=as_json):
         return
     rows: list[list[str | int]] = []
     for source in sources:
-        odd = sorted({file.copy_status for file in source.files} - {"official"})
-        mark = f" [{', '.join(odd)} copy]" if odd else ""
+        unofficial = sorted({file.copy_status for file in source.files} - {"official"})
+        mark = f" [{', '.join(unofficial)} copy]" if unofficial else ""
         rows.append([source.id, source.licence, f"{source.title}; {source.release}{mark}", len(source.files)])
     Table("", ["source", "licence", "title and release", "files"], rows, left=3).show()
 
@@ -134,12 +134,12 @@ def _advice(checks: Sequence[fetch.FileCheck], *, tried: bool) -> list[str]:
     """Say what to do about files that are missing or wrong.
 
     Args:
-        checks: Checks of `verify`, or of `pull`.
-        tried: Whether they are of `pull`. What can be fetched and was not tried is left out: it is listed by its sources.
+        checks: Checks of `verify` or `pull`.
+        tried: Whether they come from `pull`. If not, files that it can fetch are left out, because `_show` lists their sources.
 
     Returns:
-        A line for each file that is not the registered one, one for each source and reason why files could not be fetched, and
-        for each source with files that a person must fetch a line and, indented, the pages; what goes for all comes last.
+        Lines: one for each file that is not the registered one; one for each source and reason why its files could not be
+        fetched; for each source with files to download by hand, one and, indented, their pages; last, advice for all files.
     """
     sources = registry.load_registry()
     missing = [check for check in checks if check.state == "missing"]
@@ -347,14 +347,14 @@ def answers(run: RunArg, task: list[str] | None = None, rejected: bool = False, 
     if give_json(shown, as_json=as_json):
         return
     for (task_id, setting, sample), row in rows:
-        one = row.answer
+        answer = row.answer
         typer.echo(
-            f"{task_id} {setting} sample {sample}  {one.model_returned}, {one.usage.prompt:,} tokens in, {one.usage.completion:,} out, "
-            f"finish reason {one.finish_reason}{', repaired' * one.repaired}"
+            f"{task_id} {setting} sample {sample}  {answer.model_returned}, {answer.usage.prompt:,} tokens in, {answer.usage.completion:,} out, "
+            f"finish reason {answer.finish_reason}{', repaired' * answer.repaired}"
         )
         if row.rejected:
             say(f"rejected as {row.rejected.kind}: {row.rejected.reason}", indent=2)
-        typer.echo("  " + (one.content or one.refusal or "(empty)").replace("\n", "\n  "))
+        typer.echo("  " + (answer.content or answer.refusal or "(empty)").replace("\n", "\n  "))
     if not rows:
         kind = "rejected answers" if rejected else "answers"
         typer.echo(f"the store has no {kind} of {run}{' about these tasks' if task else ''}", err=True)

@@ -36,7 +36,7 @@ async def shown(progress: Progress, limiter: Limiter | None, *, look: Look = "pe
 
     Args:
         progress: The job's.
-        limiter: What bounds the requests in flight; None where nothing of ours does.
+        limiter: Limits the requests in flight; None if relabel does not limit them.
         look: How it is shown.
     """
     if look == "quiet":
@@ -79,7 +79,8 @@ def panel(estimator: RateEstimator) -> Group:
     counts = f"from store {progress.from_store:,}   fresh {progress.fresh:,}   failed {_failed(progress) or 'none'}"
     flight = f"in flight {len(progress.in_flight)}"
     if limiter is not None:
-        falling = "falling to " if len(progress.in_flight) > limiter.limit else ""  # requests sent before the cut
+        # Some requests may have been sent before the limit was lowered.
+        falling = "falling to " if len(progress.in_flight) > limiter.limit else ""
         flight += f", concurrency {falling}{limiter.limit} ({'auto' if limiter.automatic else 'fixed'})"
     lines = [(counts, "red" if progress.failed else ""), (f"{flight}   rate {rate}   left {left}", "")]
     if (wait := limiter.answer_wait if limiter else None) is not None and wait.wait_s < wait.longest_s:
@@ -108,14 +109,14 @@ async def _plain(estimator: RateEstimator) -> None:
 
 
 class PlainLines:
-    """Says when a line of progress is worth a line in a log, and which.
+    """Decides when to write a line of progress, and what it says.
 
-    A line comes when something has changed, at most every ten seconds; when nothing has, every minute, with what is waited
-    for. The first pause, the first time that a server cannot be reached and the last steps of a job are said at once.
+    A line is due every ten seconds if something has changed, otherwise every minute, with what the job is waiting for. The
+    first pause, the first time that a server cannot be reached and the last steps of a job are reported at once.
 
     Args:
         estimator: The job's numbers.
-        now: Seconds on the clock of the requests in flight.
+        now: Current time in seconds, on the monotonic clock by which requests in flight are timed.
     """
 
     def __init__(self, estimator: RateEstimator, now: float) -> None:
@@ -133,15 +134,15 @@ class PlainLines:
         parts = [line(self._estimator)]
         if state == self._last_state and progress.in_flight:
             since = min(since for _, since in progress.in_flight.values())
-            many = "an answer" if len(progress.in_flight) == 1 else f"{len(progress.in_flight)} answers, the slowest"
-            parts.append(f"waiting for {many} for {duration(now - since)}")
+            answers = "an answer" if len(progress.in_flight) == 1 else f"{len(progress.in_flight)} answers, the slowest"
+            parts.append(f"waiting for {answers} for {duration(now - since)}")
         self._last_state, self._last = state, now
         self._shown_notices.update(notices)
         return " | ".join([*parts, *notices.values()])
 
 
 def _notices(estimator: RateEstimator) -> dict[str, str]:
-    """What holds a job up, or that it is ending, by kind."""
+    """What delays a job, or that it is about to end, as sentences by kind."""
     progress, limiter = estimator.progress, estimator.limiter
     notices: dict[str, str] = {}
     if progress.doing == "naming":
@@ -194,9 +195,9 @@ def announce(event: str, text: str, *, look: Look) -> None:
     """Announce an event: as a line, as a JSON event, or not at all.
 
     Args:
-        event: A word for it.
+        event: Its name in JSON.
         text: A sentence for people.
-        look: How it is said.
+        look: How it is announced.
     """
     if look == "json":
         _write(json.dumps({"event": event, "time": time.time()}))
@@ -242,11 +243,11 @@ def speed(a_second: float) -> str:
 
 def duration(seconds: float) -> str:
     """A duration in words."""
-    minutes, rest = divmod(round(seconds), 60)
+    minutes, whole_seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
         return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+    return f"{minutes} min {whole_seconds:02d} s" if minutes else f"{whole_seconds} s"
 
 
 def money(usd: float | None) -> str:

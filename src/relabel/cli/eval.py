@@ -271,11 +271,11 @@ def eval_tables(document: relabel.EvalDocument, *, page: bool = False) -> Iterat
         yield replace(table, rows=[*table.rows, *_figure_table("", _OCCUPATIONS, occupations).rows])
     yield from _slice_tables(document)
     if (debiased := document.debiased) is not None:
-        sure = {m: groups[0] for m, groups in debiased.measures.items() if groups and groups[0].ppi is not None}
+        estimates = {m: groups[0] for m, groups in debiased.measures.items() if groups and groups[0].ppi is not None}
         parts = {"gold tasks": "n_gold", "run tasks": "n_run", "run": "naive", "gold alone": "gold", "PPI++": "ppi"}
-        if sure:
+        if estimates:
             title = "Mean exposure of all tasks of the run (0-1)"
-            yield _figure_table(title, parts, sure, notes=[debiased.note], key="debiased")
+            yield _figure_table(title, parts, estimates, notes=[debiased.note], key="debiased")
     if document.calibration is not None:
         title = "Calibration of the probabilities, by setting"
         yield _figure_table(title, _CALIBRATION, document.calibration, key="calibration")

@@ -133,13 +133,13 @@ def _show_crosswalk(explained: explaining.Explanation) -> None:
     largest = [f"{row.title or row.onet_soc_code} ({row.share:.1%})" for row in explained.occupations[:3] if row.share]
     if equal := sum(f"{row.share:.6f}" == f"{explained.occupations[2].share:.6f}" for row in explained.occupations[3:]):
         largest.append(f"{equal} more with the same share")
-    rests = [f"It depends most on {', '.join(largest[:-1])} and {largest[-1]}."] if len(largest) > 1 else []
+    notes = [f"It depends most on {', '.join(largest[:-1])} and {largest[-1]}."] if len(largest) > 1 else []
     rows: list[list[Cell]] = []
     for row in explained.occupations:
         figures = row.alpha, row.beta, row.gamma
         rows.append([row.onet_soc_code, row.title or "", f"{row.share:.1%}", *figures, f"{row.tasks} of {row.listed}"])
     columns = ["code", "title", "share", *_MEASURES, "labelled"]
-    Table("O*NET-SOC codes behind the score (0-1)", columns, rows, left=2, notes=rests).show()
+    Table("O*NET-SOC codes behind the score (0-1)", columns, rows, left=2, notes=notes).show()
 
 
 def _show_tasks(explained: explaining.Explanation, show: int) -> None:
@@ -225,7 +225,6 @@ def _show_back(path: explaining.CodePath) -> None:
 
 
 def _show_others(path: explaining.CodePath) -> None:
-
     rows: list[list[Cell]] = []
     for code, led in sorted(path.forward.groupby("onet_soc_code"), key=lambda x: -float(x[1]["share"].iloc[0])):
         first, *others = led.to_dict("records")

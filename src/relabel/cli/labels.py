@@ -1,4 +1,4 @@
-"""`relabel review`, `labels`, `cite` and `view`: labels as files to fill or to use elsewhere, what to cite, and a page to look at."""
+"""`relabel review`, `labels`, `cite` and `view`: labels as files to fill or to use elsewhere, what to cite, a page of labels."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class _ReviewCommand(TyperCommand):
     """`--random` needs no number with `--size-for`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """See click: a 0 is put behind a `--random` that has no number."""
+        """Add a 0 after a `--random` without a number, then parse as click does."""
         for position, word in reversed(list(enumerate(args))):
             if word == "--random" and (position + 1 == len(args) or args[position + 1].startswith("-")):
                 args.insert(position + 1, "0")
@@ -107,7 +107,7 @@ def review_run(
     if out == "-":
         typer.echo(text, nl=False)
     else:
-        # With a byte order mark, by which spreadsheets know the encoding.
+        # Spreadsheets recognise the encoding by the byte order mark.
         _options.write(Path(out), "\ufeff" + text, "--out", more=f": {about}")
         say_next(f"fill the column label, then relabel eval {run} --gold {out}")
     if details is None:
@@ -123,7 +123,7 @@ def review_run(
 
 
 def _wide(run: relabel.Run) -> pd.DataFrame:
-    """One row a task: the labels by setting and sample, what they come to, and for rubrics of tasks the published code."""
+    """One row per task: its label in each setting, those of each sample if there are several, and for tasks the published code."""
     import pandas as pd
 
     keys = ["onet_soc_code", "task_id"]
@@ -192,11 +192,11 @@ def cite(run: _options.RunArg, as_json: _options.AsJson = False) -> None:
         return
     data = [f"{s.citation} Release: {s.release}. Licence: {s.licence}. {s.homepage}" for s in used]
     data += [f"{use.file}, sha256 {use.sha256}" for use in own]
-    said_by = f", answered as {', '.join(answered)}" if answered else ""
+    answered_as = f", answered as {', '.join(answered)}" if answered else ""
     dated = "" if manifest.ended_at is None else f", {manifest.ended_at[:10]}"
     parts = {
         "Data": data or ["none is named in the manifest"],
-        "Model": [f"{manifest.model}{said_by}{dated}"],
+        "Model": [f"{manifest.model}{answered_as}{dated}"],
         "Rubric": [f"{rubric.title} ({rubric.id}, version {rubric.version}, sha256 {manifest.rubric_sha256[:16]})"],
         "Software": [f"relabel, version {version}; CITATION.cff of its repository has its authors"],
     }

@@ -1,4 +1,4 @@
-"""The Python front: `relabel.labels`, `relabel.alabel` and `relabel.study`, for notebooks and scripts."""
+"""The functions `relabel.label`, `relabel.alabel` and `relabel.study`, for notebooks and scripts."""
 
 from __future__ import annotations
 
@@ -44,30 +44,30 @@ def label(
 ) -> relabel.Run:
     """Label tasks with a model; the same store, keys and run folders as `relabel run`.
 
-    Works in a notebook, also inside a running event loop. Interrupting the kernel stops the run: what was bought is stored, and the same
-    call continues.
+    Works in a notebook, also inside a running event loop. Interrupting the kernel stops the run: answers that were bought are
+    stored, and the same call continues.
 
     Args:
-        tasks: A task list's name, the path of a CSV file, a frame with the columns of one (`task_id, onet_soc_code, title, text`, and
-            `task_type, importance` where known), or task ids of `task_list`.
+        tasks: A task list's name, the path of a CSV file, a frame with the columns of such a file (`task_id, onet_soc_code, title,
+            text`, and optionally `task_type, importance`), or task ids of `task_list`.
         model: `local`, `local:FILE.gguf`, or a model's name at the provider.
         rubric: A rubric's name, or the path of a YAML file.
         settings: Settings to ask; by default all of the rubric.
         samples: Times that each question is asked.
-        provider: Name of the provider; by default told by the address.
-        max_cost: Cap of the cost over all starts, in USD.
-        price: USD a million tokens, as in `0.25/2`; by default the price table's.
-        task_list: The list that task ids are of.
+        provider: Name of the provider; by default known from the address.
+        max_cost: Cap on the cost of all starts together, in USD.
+        price: USD per million tokens, input and output, such as `0.25/2`; by default from the price table.
+        task_list: The list that task ids belong to.
         out: The run folder; by default a name under `runs/` made from the options.
         replay: Take answers from the store only.
         progress: Show progress.
         **options: Further options of `relabel run`, by their names in `relabel.labelling.options.RunOptions`.
 
     Returns:
-        The run, also where some labels are missing: `run.failures()` names them.
+        The run, even if labels are missing: `run.failures()` names them.
 
     Raises:
-        UsageError: An option is unknown, or two do not go together.
+        UsageError: An option is unknown, or two cannot be combined.
         DataError: A file or frame cannot be used.
         ProviderError: The provider refused for good.
     """
@@ -101,12 +101,12 @@ async def alabel(
 
 
 def study(path: str | Path = "study.yaml", *, replay: bool = False, allow_hosts: Sequence[str] = ()) -> Results:
-    """Make what is missing of a study, as `relabel study run`, and give its results.
+    """Make the missing parts of a study, like `relabel study run`, and return its results.
 
     Args:
         path: The study file.
         replay: Whether answers come from the store alone.
-        allow_hosts: Hosts that may get tasks and key though only the study file names them.
+        allow_hosts: Hosts that may receive tasks and key although only the study file names them.
 
     Raises:
         RelabelError: A rater failed, or labels are missing; the results of the others are written all the same.
@@ -146,12 +146,12 @@ def _options(
             raise UsageError(f"the task id {lacking[0]!r} is not in {task_list}; correct it, or name another task_list")
         chosen = [listed[task] for task in dict.fromkeys(ids)]
     else:
-        ref = str(_written(tasks))
+        ref = str(_saved(tasks))
     more |= {"params": checked_parameters(more.get("params", {})), "price": given_price(price) if price else None}
     return RunOptions(rubric=loaded, settings=tuple(settings), tasks=ref, chosen=chosen, **more)
 
 
-def _written(frame: Any) -> Path:
+def _saved(frame: Any) -> Path:
     """Save a frame as a task file named by its content, so that the run and its scores can be read later."""
     text = frame.to_csv(index=False, lineterminator="\n")
     path = Path("runs") / f"tasks-{hashlib.sha256(text.encode()).hexdigest()[:12]}.csv"
@@ -174,7 +174,7 @@ async def _label(
 def _in_thread(work: Coroutine[Any, Any, Result], stop: Stop) -> Result:
     """Run in a new event loop in another thread, because a notebook already has a running loop.
 
-    An interrupt stops the work; it is raised again when what was on the wire is stored.
+    An interrupt stops the work, and is raised again once the answers in flight are stored.
     """
     loop, interrupted = asyncio.new_event_loop(), False
     done = ThreadPoolExecutor(1, "relabel").submit(loop.run_until_complete, work)

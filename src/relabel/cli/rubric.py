@@ -214,7 +214,7 @@ def try_rubrics(
 
 
 def _rubrics_by_name(rubrics: Sequence[relabel.Rubric]) -> dict[str, relabel.Rubric]:
-    """Rubrics by `ID@VERSION`; a second one of the same name and version by its file or number."""
+    """Rubrics by `ID@VERSION`; further ones of the same id and version by `ID@VERSION#2` and so on."""
     named: dict[str, relabel.Rubric] = {}
     for rubric in rubrics:
         if rubric.unit != "task":
@@ -261,13 +261,13 @@ def _final_look(
     Args:
         rubrics: The rubrics to try.
         tasks: The list, as the user named it.
-        named: Whether the user named the folder: only then is a look with another wording taken for meant.
+        named: Whether the user named the folder, which shows that a further look with another wording is intended.
 
     Returns:
         The look, and what to add to the record.
 
     Raises:
-        UsageError: Another wording was tried on the half before, and the user may not know it.
+        UsageError: Another wording was tried on this half before, which the user may not know.
         DataError: The record cannot be read.
     """
     from relabel.evaluation.trial import FIRST_LOOK, Look
@@ -297,7 +297,7 @@ def _final_look(
             f"the final half of {tasks} was already used {used} with another wording of {' and '.join(dict.fromkeys(pair[0] for pair in wordings))}; "
             "a second look would tune on it: try wordings without --final, or name a folder with --out, and the result records which look it is"
         )
-    # The document may be published, and folders are private.
+    # The document may be published, so it must not show the paths of private folders.
     return Look(number, " and ".join(f"on {when} ({Path(folder).name})" for when, folder in others)), new
 
 
@@ -382,7 +382,7 @@ def _label_runs(
     """Label the tasks under each rubric, one run after the other; `ask` makes the options, and `extra` is added to the manifests.
 
     Returns:
-        The runs, and what rejected answers took in each.
+        The runs, and the cost and tokens of rejected answers in each.
     """
     from dataclasses import replace
 
@@ -415,7 +415,7 @@ def _label_runs(
             lost = [store.get(key) for key in store.rejected_keys(keys)]
         read = [answer for answer in lost if answer is not None]
         costs = [answer.cost_usd for answer in read if answer.cost_usd is not None]
-        cost = sum(costs) if len(costs) == len(lost) else None  # a damaged row tells no cost
+        cost = sum(costs) if len(costs) == len(lost) else None  # the cost of a damaged row is unknown
         used = [answer.usage for answer in read]
         rejected[name] = Spent(cost, sum(usage.prompt for usage in used), sum(usage.completion for usage in used))
     return runs, rejected

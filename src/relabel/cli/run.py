@@ -81,7 +81,7 @@ relabel run --model MODEL --sample 50             a real run, with OPENAI_API_KE
 
 @dataclass(frozen=True)
 class Asking:
-    """What is asked, by the names of `RunOptions`.
+    """What is asked. The names are those of `RunOptions`.
 
     Attributes:
         api: Chat Completions or the Responses API.
@@ -187,14 +187,14 @@ def run(
     if engine == "batch":
         arguments: Any = {"base_url": connection.base_url, "headers": connection.headers, "look": look}
         by_batch = state.BatchOptions(max_cost=chosen.max_cost, key_env=chosen.key_env)
-        outcome, go_on = _labelling.label_by_batch(job, folder, environment, options=by_batch, **arguments)
+        outcome, advice = _labelling.label_by_batch(job, folder, environment, options=by_batch, **arguments)
     else:
-        go_on = "run the same command again to continue"
+        advice = "run the same command again to continue"
         stop, replay = jobs.Stop(), engine == "replay"
         coroutine = _labelling.label_until(stop, prepared, folder, environment, replay=replay, look=look)
         outcome = _labelling.run_until_stopped(coroutine, stop, look=look)
     elsewhere = _labelling.stored_elsewhere(job, outcome, environment) if engine == "replay" else ""
-    _labelling.report(outcome, folder, model, go_on, as_json=as_json, elsewhere=elsewhere)
+    _labelling.report(outcome, folder, model, advice, as_json=as_json, elsewhere=elsewhere)
     if look == "people" and not as_json and job.rubric.unit == "task":
         own = Path(asking.tasks).is_file() or (asking.tasks == "sample" and rubric != "exposure")
         say_next(f"relabel eval {folder}{' --gold GOLD' * own}")

@@ -137,7 +137,7 @@ def _give(table: relabel.ScoreTable, run: relabel.Run, given: _options.Tables, o
 
 
 def _with_us(table: relabel.ScoreTable, wanted: bool | None) -> relabel.ScoreTable:
-    """The table with US figures, if wanted; if they were not requested explicitly and a file is missing, without them, with a note."""
+    """The table with US figures, if wanted. If they were not asked for explicitly and a file is missing, prints a note instead."""
     if wanted is False or (wanted is None and not us_figures.has_us_figures(table)):
         return table
     try:
@@ -171,7 +171,7 @@ def _scores(
         rows: Rows of a score table, as plain values.
         measures: Measures to show.
         bounded: Whether the rows have intervals.
-        other: Suffix of the columns with what other labels would give, and whose these are.
+        other: Suffix of the columns with the scores that other labels would give, and whose labels these are.
         counts: Whether to show the number of tasks and their coverage.
     """
     by_model = bool(rows) and "gamma_models_low" in rows[0]

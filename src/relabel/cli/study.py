@@ -103,7 +103,7 @@ def _judge(opened: OpenStudy, raters: list[RaterRun]) -> None:
             typer.echo()
             codes[one.rater.name] = run_app(["eval", one.ref, "--suite", opened.path(suite)])
     if unjudged := [code for code in codes.values() if code not in (0, GateError.exit_code)]:
-        raise typer.Exit(unjudged[0])  # why has been said
+        raise typer.Exit(unjudged[0])  # its error has been printed
     if failed := [name for name, code in codes.items() if code]:
         raise GateError(f"gates failed for {', '.join(failed)}; the lines above say which")
 
@@ -135,8 +135,8 @@ def status(path: StudyFile, as_json: _options.AsJson = False) -> None:
     budget_text = "" if study.budget_usd is None else f" of {study.budget_usd:,.2f}"
     made = opened.results_made and all(one.state == "complete" for one in raters)
     command = "package" if made else "run"
-    whom = f"the gold {study.golds[0]}" if study.golds else "the other raters, on average"
-    say(f"kappa: with {whom}. Spent: ${spent:,.4f}{budget_text}. Next: relabel study {command} {path}")
+    compared_with = f"the gold {study.golds[0]}" if study.golds else "the other raters, on average"
+    say(f"kappa: with {compared_with}. Spent: ${spent:,.4f}{budget_text}. Next: relabel study {command} {path}")
 
 
 @study_app.command()

@@ -1,6 +1,6 @@
 """Standard output and standard error, and how results look there: sentences that fit the line, headings, tables.
 
-What is printed passes the door for secrets, and a reader may go away at any time: the verdict of a command is its exit code.
+Secrets are removed from everything printed. A reader may close the pipe at any time, which does not change the exit code.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class _Raw(io.FileIO):
 
 
 class _Stream(io.TextIOWrapper):
-    """A wrapper of an output stream: removes secrets, escapes control characters, and prevents commands to a CI runner."""
+    """A wrapper of an output stream: removes secrets, escapes control characters and text that a CI runner takes for commands."""
 
     def write(self, text: str) -> int:
         return self.write_rendered(printable(masked(text)))
@@ -68,7 +68,7 @@ class _Stream(io.TextIOWrapper):
 
 
 class _Rendered:
-    """The same stream for our own console, which has cleaned its text and adds colours and cursor moves."""
+    """A `_Stream` for our own console, which has cleaned its text before it adds colours and cursor moves."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -84,7 +84,7 @@ def open_streams() -> None:
     """Wrap standard output and standard error of this process."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is None:  # closed by who started this process
+        if stream is None:  # closed by the parent process
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115  for as long as the process lives
         elif type(raw := _raw_of(stream)) is io.FileIO:
             stream.flush()
@@ -92,7 +92,7 @@ def open_streams() -> None:
             opened = _Stream(
                 ours if stream.write_through else io.BufferedWriter(ours),
                 stream.encoding,
-                "backslashreplace",  # a terminal that knows few letters must not make a command fail
+                "backslashreplace",  # an encoding that lacks a character must not make a command fail
                 line_buffering=stream.line_buffering or name == "stderr",
                 write_through=stream.write_through,
             )
@@ -105,7 +105,7 @@ def _raw_of(stream: Any) -> Any:
 
 
 def lost_output() -> str:
-    """Why something that was printed has not arrived, in a few words; empty where all did, or the reader went away."""
+    """Why printed output was lost, in a few words; empty if none was, or if the reader closed the pipe."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(raw := _raw_of(stream), _Raw):
             stream.flush()
@@ -156,7 +156,7 @@ def doing(text: str) -> Generator[None]:
     """Show what is being done, on standard error and only on a terminal, when it takes more than a second.
 
     Args:
-        text: In words, such as `scoring runs/a`. What begins within another one takes its place until it ends.
+        text: In words, such as `scoring runs/a`. A nested block replaces the text of the outer one until it ends.
     """
     if not sys.stderr.isatty():
         yield
@@ -183,7 +183,7 @@ def workflow_command(line: str) -> None:
 
 
 def make_console(*, stderr: bool = False, wide: bool = False) -> Console:
-    """A console for tables and panels of `clean_text`, without markup and without colours for what looks like a number.
+    """A console for tables and panels of `clean_text`, without markup and without highlighting of numbers.
 
     Args:
         stderr: Write to standard error.
@@ -212,7 +212,7 @@ def wrapped(text: str, *, indent: int = 0, hang: int = 2) -> str:
     Args:
         text: The sentence.
         indent: Columns in front of the first line.
-        hang: Columns more in front of each further line.
+        hang: Additional columns in front of each further line.
     """
     return textwrap.fill(
         " ".join(text.split()),
@@ -297,7 +297,7 @@ class Table(tabular.Table):
         return made
 
     def _widths(self, total: int) -> list[int]:
-        """Columns for each column of a table that takes `total` of them, or more where that would cut a figure."""
+        """Widths of the columns of a table that is `total` wide, or wider if a figure would be cut."""
         columns = [
             [name, *(tabular.cell_text(cells[place]) for cells in self.rows)] for place, name in enumerate(self.columns)
         ]
@@ -307,10 +307,10 @@ class Table(tabular.Table):
             words = texts[1:] if place == 0 else [word for text in texts for word in text.split()]
             least.append(min(widths[place], _CUT.get(texts[0]) or max(map(len, words), default=0)))
         while sum(widths) + 2 * (len(widths) - 1) > total and widths != least:
-            # Where the fewest texts go on in a second line, the widest column first.
-            loose = [place for place, width in enumerate(widths) if width > least[place]]
-            split = {place: sum(len(text) >= widths[place] for text in columns[place]) for place in loose}
-            widths[min(loose, key=lambda place: (split[place], -widths[place]))] -= 1
+            # Narrow the column in which this wraps the fewest texts; of several such columns, the widest.
+            shrinkable = [place for place, width in enumerate(widths) if width > least[place]]
+            wraps = {place: sum(len(text) >= widths[place] for text in columns[place]) for place in shrinkable}
+            widths[min(shrinkable, key=lambda place: (wraps[place], -widths[place]))] -= 1
         return widths
 
 
