@@ -441,6 +441,24 @@ async def test_a_key_that_is_refused_after_answers_ends_the_run(
         assert len(fake.seen) == 3
 
 
+@pytest.mark.parametrize(
+    ("share", "fingerprint", "told"), [(0.7, "fp_ollama", True), (0.8, "fp_ollama", False), (0.7, "fp_other", False)]
+)
+async def test_prompts_that_ollama_cuts_are_told_by_its_count_of_tokens(
+    share: float, fingerprint: str, told: bool, store: Store, tmp_path: Path
+) -> None:
+    def script(seen: Seen) -> Reply:
+        words = sum(len(message["content"].split()) for message in seen.messages)
+        usage = {"prompt_tokens": int(share * words), "completion_tokens": 20}
+        return Reply(body={**chat(JSON, usage=usage), "system_fingerprint": fingerprint})
+
+    with provider(script) as fake:
+        for out in ("fresh", "stored"):
+            outcome = await label_all(make_job(fake.base_url, 2), store, tmp_path / out)
+            assert ("4 labels come from prompts that Ollama seems to have cut" in (outcome.manifest.note or "")) is told
+        assert len(fake.seen) == 4
+
+
 @pytest.mark.parametrize("old", [True, False])
 async def test_answers_that_a_cache_gives_to_other_questions_are_said(old: bool, store: Store, tmp_path: Path) -> None:
     def script(seen: Seen) -> Reply:

@@ -14,7 +14,7 @@ from relabel.labelling.job import Job
 from relabel.labelling.limits import Limiter
 from relabel.labelling.request import WorkItem, letters
 from relabel.labelling.store import Store
-from relabel.labelling.wire import Api, NotAReplyError, read
+from relabel.labelling.wire import Api, NotAReplyError, messages_of, read
 from relabel.labels import (
     OLD,
     Answer,
@@ -39,6 +39,8 @@ from relabel.task import Task
 _ASK_ALONE_AFTER = {"refusal", "content-filter", "length"}
 # Fields that a label copies from its answer; the cost is then divided among the answer's tasks.
 _COPIED_FIELDS = set(Label._fields) & Answer.model_fields.keys()
+# A prompt has more tokens than words; with fewer than this share, it was cut.
+_FEWEST_TOKENS_A_WORD = 0.75
 
 
 @dataclass
@@ -58,6 +60,7 @@ class Progress:
         repaired: Labels from repeated requests after an invalid answer; `unwrapped` are labels extracted from surrounding
             text, and `label_first` labels written before their rationale.
         uncounted: Answers bought whose token counts were missing or impossible.
+        cut_prompts: Labels from prompts that the server seems to have cut.
         unasked: Missing labels that were never requested, by kind of failure.
         held_by_run: Missing labels that a batch run has in flight, by its name.
         doing: The final step in progress: `naming` (listing missing labels) or `writing` (the run folder).
@@ -79,6 +82,7 @@ class Progress:
     unasked: Counter[FailureKind] = field(default_factory=Counter[FailureKind])
     held_by_run: Counter[str] = field(default_factory=Counter[str])
     uncounted: int = 0
+    cut_prompts: int = 0
     doing: Literal["", "naming", "writing"] = ""
 
     @property
@@ -268,6 +272,7 @@ class LabelCollector:
         progress.repaired += answer.repaired * many
         progress.unwrapped += reading.unwrapped * many
         progress.label_first += reading.label_first * many
+        progress.cut_prompts += _is_cut(item, answer) * many
         progress.from_store += from_store * many
         progress.fresh += (not from_store) * many
         return remaining
@@ -281,6 +286,14 @@ class LabelCollector:
         if not from_store:
             self._bought.add(key)
         return answer, from_store
+
+
+def _is_cut(item: WorkItem, answer: Answer) -> bool:
+    """Whether Ollama has cut the prompt to `num_ctx`, which only its count of tokens shows."""
+    if answer.raw.get("system_fingerprint") != "fp_ollama":
+        return False
+    words = sum(len(message["content"].split()) for message in messages_of(item.request.body))
+    return 0 < answer.usage.prompt < _FEWEST_TOKENS_A_WORD * words
 
 
 def shared_answers(labels: Iterable[Label]) -> int:

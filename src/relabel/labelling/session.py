@@ -186,6 +186,8 @@ class RunSession:
             "answers gave the label before the rationale, which then justifies the label but did not lead to it: the provider "
             "reorders the keys of an answer": progress.label_first,
             "answers came without usable token counts: their cost is unknown": progress.uncounted,
+            "labels come from prompts that Ollama seems to have cut, as it counts fewer tokens than words: raise num_ctx and label "
+            "again into an empty store": progress.cut_prompts,
             "labels come from a completion that another question got before, word for word and by its id: a gateway's cache seems "
             "to answer by likeness; switch it off and label again into an empty store": shared_answers(labels),
         }
