@@ -1,7 +1,7 @@
-"""Engines turn requests into answers: over HTTP from any OpenAI-compatible server, or from the store alone.
+"""Engines turn requests into answers, over HTTP from any OpenAI-compatible server. In a replay, the engine refuses every request.
 
 Retries happen only here; retries in the HTTP client would multiply them. Replies are parsed here and not by the openai client,
-which would lose completions that do not validate and take most of a run's processor time.
+which would lose completions that do not validate, and take most of a run's processor time.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ from relabel.labels import MAX_RATIONALE, Answer
 from relabel.redaction import clean, clean_document, may_hold_secret
 from relabel.settings import settings
 
-# Maximum number of times that a request waits for a rate limit, as the provider asks, before it fails.
+# Maximum number of times that a request waits for a rate limit at the provider's request, before it fails.
 MOST_WAITS = 40
-# Maximum number of retries because the provider reports a malformed answer of the model.
+# Maximum number of retries if the provider reports that the model's answer is malformed.
 MOST_SPOILED = 2
-# Seconds to try a server that has never answered: there may be no server.
+# Seconds for which to try a server that has never been reached: it may not exist.
 UNREACHED_S = 12.0
 _CHARACTERS_A_TOKEN = 4
 # Tokens of a typical answer; used for pacing only, never for a cost cap.
@@ -61,14 +61,12 @@ _BODY = TypeAdapter(Mapping[str, Any])
 _READER = json.JSONDecoder(parse_constant=lambda _: None)
 
 
-# Called with True before a request is sent, and with False when it has ended, in whatever way.
-#
-# If it raises an exception at True, the request is not sent.
+# Called with True before a request is sent (which an exception prevents), and with False when it has ended, in whatever way.
 OnInFlight = Callable[[bool], None]
 
 
 class Engine:
-    """Turns requests into answers. This base class is for replays: it sends nothing and refuses every request.
+    """Turns requests into answers. This base class serves replays: it sends nothing, and refuses every request.
 
     Args:
         limiter: Limits of speed; by default 16 requests in flight.
@@ -92,12 +90,12 @@ class Engine:
         Args:
             request: The request.
             repair: The document to post in a second attempt; see `repaired`.
-            on_in_flight: Called when the request is sent and when it ends. In between, it waits for its turn, and can be
-                cancelled without loss.
+            on_in_flight: Called when the request is sent and when it ends. While it waits to be sent, it can be cancelled
+                without loss.
 
         Raises:
             NoAnswerError: There is no answer to this request.
-            ProviderError: There will be no answer to any request, because key, quota or model are refused.
+            ProviderError: No request will be answered, because the key, the quota or the model is refused.
         """
         del repair, on_in_flight
         raise NoAnswerError(
@@ -114,7 +112,18 @@ class Engine:
 
 @dataclass
 class _Sending:
-    """A request in progress: the posted body, and the state of its attempts."""
+    """A request in progress: the posted body, and the state of its attempts.
+
+    Attributes:
+        tokens: Estimate of its tokens, prompt and answer.
+        sent: Number of times that it was sent.
+        spoiled: Number of malformed answers of the model.
+        unsteered: Number of times that the provider rejected the fields for its prefix cache.
+        stale: Whether it got the reply to another request once.
+        ends_at: When its deadline is, on the clock; infinity until it is first sent.
+        posted: Done once the first of two copies is sent, if the request may be sent twice.
+        hedged: Whether it is sent twice.
+    """
 
     request: Request
     body: Mapping[str, Any]
@@ -131,13 +140,13 @@ class _Sending:
 
 
 class OnlineEngine(Engine):
-    """Asks a server over HTTP. It connects at the first request: a run answered by the store needs no server and no key.
+    """Asks a server over HTTP. It connects at the first request, so a run answered by the store needs no server and no key.
 
     Args:
         connection: Model, address, key and timeouts.
         limiter: Limits of speed; by default 16 requests in flight.
         budget: Cost cap; by default none.
-        hedge: Whether to send a request again if its answer is later than 95% of the others; the first answer is used.
+        hedge: Whether to send a request again if its answer takes longer than 95% of the others; the first answer is used.
         policy: Fields of the retry policy: `clock`, `sleep` and `jitter`.
     """
 
@@ -213,10 +222,10 @@ class OnlineEngine(Engine):
         """
         if self._transport is None:
             self._opening = self._opening or asyncio.create_task(self._open())
-            await asyncio.shield(self._opening)  # all waiting requests share a failure
+            await asyncio.shield(self._opening)  # if it fails, it fails for all waiting requests
         body = repair or request.body
-        written = sum(len(message["content"]) for message in messages_of(body))
-        tokens = written / _CHARACTERS_A_TOKEN + min(output_bound(body) or _USUAL_ANSWER, _USUAL_ANSWER)
+        characters = sum(len(message["content"]) for message in messages_of(body))
+        tokens = characters / _CHARACTERS_A_TOKEN + min(output_bound(body) or _USUAL_ANSWER, _USUAL_ANSWER)
         sending = _Sending(request, body, tokens, repair is not None, on_in_flight or (lambda _: None))
         try:
             return await self._retry.call(lambda: self._attempt(sending), ends_at=lambda: sending.ends_at)
@@ -237,25 +246,25 @@ class OnlineEngine(Engine):
         except (UnreadableError, StaleReplyError, BrokenError) as error:
             raise NoAnswerError("provider", clean(f"{self._address}: {error}")[:400], sending.sent) from error
         except RefusedError as error:
-            where, model = PATHS[request.api], request.body.get("model")
+            path, model = PATHS[request.api], request.body.get("model")
             alone = self.answered and (error.meaning == "access" or (error.status, error.meaning) == (404, "request"))
-            raise refusal(error, sending.sent, address=self._address, path=where, model=model, alone=alone) from error
+            raise refusal(error, sending.sent, address=self._address, path=path, model=model, alone=alone) from error
 
     async def _attempt(self, sending: _Sending) -> Answer:
-        """Send until there is an answer or an error; rate limits that the provider asks to wait for are not errors."""
+        """Send until there is an answer or an error; a rate limit is not an error if the provider asks to wait for it."""
         while True:
             try:
                 return await self._send_once(sending)
             except RefusedError as error:
                 if is_about_prefix_cache(error) and sending.unsteered < 2:
-                    # The provider rejects the fields that control its cache; the request is the same without them.
+                    # The provider rejects the fields that control its cache; they are not part of the request's key.
                     sending.unsteered += 1
                     self._provider = self._provider.model_copy(update={"cache": ()})
                     continue
                 sending.spoiled += error.meaning == "bad-answer"
-                passes = error.passes and error.meaning == "wait" and error.wait_s
+                limited = error.passes and error.meaning == "wait" and error.wait_s
                 spoiled = error.meaning == "bad-answer" and sending.spoiled <= MOST_SPOILED
-                if not (passes and sending.sent < MOST_WAITS) and not spoiled:
+                if not (limited and sending.sent < MOST_WAITS) and not spoiled:
                     raise
             except StaleReplyError:
                 if sending.stale:
@@ -263,7 +272,7 @@ class OnlineEngine(Engine):
                 sending.stale = True  # the next attempt uses a new connection, so there is no need to wait
 
     async def _hedged(self, sending: _Sending) -> Answer:
-        """Send, and send again if the answer is late; the first answer is used, and the other request may be charged."""
+        """Send, and send again if the answer is late; the first answer is used, and the other request may be charged too."""
         posted = sending.posted = asyncio.get_running_loop().create_future()
         tries = [asyncio.create_task(self._send(sending))]
         stopped: asyncio.CancelledError | None = None
@@ -273,9 +282,9 @@ class OnlineEngine(Engine):
             if not tries[0].done() and not sending.hedged:
                 sending.hedged = True
                 tries.append(asyncio.create_task(self._send(sending)))
-            left = set(tries)
-            while left and not any(map(_has_answer, tries)):
-                _, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
+            pending = set(tries)
+            while pending and not any(map(_has_answer, tries)):
+                _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError as error:
             stopped = error
         for task in tries:
@@ -286,11 +295,11 @@ class OnlineEngine(Engine):
             self.budget.dropped(answer.cost_usd)
         if not answers and stopped is not None:
             raise stopped
-        # A paid answer is recorded even if the run is being stopped.
+        # A paid answer is recorded even while the run is being stopped.
         return answers[0] if answers else tries[0].result()
 
     async def _send(self, sending: _Sending) -> Answer:
-        """Send once, within limits and budget, and settle both in any case."""
+        """Send once, within limits and budget, and settle both whatever happens."""
         assert self._transport is not None
         body, api, waiting_since = sending.body, sending.request.api, self._clock()
         worst = self.budget.worst_case(body)
@@ -300,8 +309,8 @@ class OnlineEngine(Engine):
         except BaseException:
             self.budget.settle(worst, 0.0)
             raise
-        on_wire = charged = False  # charged: it may have been, with or without an answer
-        leave: Callable[[Ticket], None] = self.limiter.failed
+        on_wire = charged = False  # `charged`: the provider may charge for it, even if no answer arrives
+        hand_back: Callable[[Ticket], None] = self.limiter.failed
         try:
             sending.on_in_flight(True)
             on_wire = charged = True
@@ -312,35 +321,33 @@ class OnlineEngine(Engine):
             elif sending.hedged:
                 self._hedges += 1
             # Waiting for a turn does not count against the deadline.
-            left = (
-                self.connection.timeouts.deadline_s if sending.ends_at == math.inf else sending.ends_at - waiting_since
-            )
-            sending.ends_at = started + left
+            deadline_s = self.connection.timeouts.deadline_s
+            left_s = deadline_s if sending.ends_at == math.inf else sending.ends_at - waiting_since
+            sending.ends_at = started + left_s
             try:
-                # Unlike the client's own timeout, this one does not restart with each byte received.
-                async with self.wait.limit(sending.sent, left):
-                    # Keep the order of keys: models with strict schemas write in the schema's order, and the rationale must
-                    # come before the label.
+                async with self.wait.limit(sending.sent, left_s):
+                    # Keep the order of keys: with a strict schema, a model writes in the schema's order, in which the rationale
+                    # comes before the label.
                     reply = await self._transport.send(api, _BODY.dump_json(self._provider.posted(api, body)))
                     self._reached = True
                     raise_for_error(reply)
             except UnreachableError as error:
                 if not self._reached and sending.sent == 1:
-                    sending.ends_at = started + min(left, UNREACHED_S)
-                charged, leave = False, partial(self.limiter.failed, unreachable=self._unreachable(error))
+                    sending.ends_at = started + min(left_s, UNREACHED_S)
+                charged, hand_back = False, partial(self.limiter.failed, unreachable=self._unreachable(error))
                 raise
             except TimeoutError:
-                leave = partial(self.limiter.limited, reason="timeout")
+                hand_back = partial(self.limiter.limited, reason="timeout")
                 raise
             except RefusedError as error:
                 charged = error.may_have_been_charged
                 if error.passes and error.meaning == "wait":
-                    waits = error.wait_s or 0.0
-                    leave = partial(self.limiter.limited, reason="429", retry_after=waits, headers=error.headers)
+                    wait_s = error.wait_s or 0.0
+                    hand_back = partial(self.limiter.limited, reason="429", retry_after=wait_s, headers=error.headers)
                 raise
             latency = self._clock() - started
             self.wait.seen(latency)
-            leave = partial(self.limiter.release, headers=reply.headers)
+            hand_back = partial(self.limiter.release, headers=reply.headers)
             answer = self._answer(sending, reply, latency)
         except BaseException:
             if charged:
@@ -349,7 +356,7 @@ class OnlineEngine(Engine):
                 self.budget.settle(worst, 0.0)
             raise
         finally:
-            leave(ticket)
+            hand_back(ticket)
             if on_wire:
                 sending.on_in_flight(False)
         self.answered = True
@@ -392,7 +399,7 @@ def _has_answer(task: asyncio.Task[Answer]) -> bool:
 
 
 class _Replies:
-    """Recent replies, to detect a late reply to another request."""
+    """Recent replies, to detect a late reply that belongs to another request."""
 
     _most = 100_000
 
@@ -421,12 +428,12 @@ class _Replies:
 
 
 def _server_wait(error: BaseException) -> float:
-    """Seconds that a reply asks to wait, except for a 429: the limiter makes all requests wait for it."""
+    """Seconds that an error asks to wait; 0 for a rate limit, for which the limiter makes all requests wait."""
     return (error.wait_s or 0.0) if isinstance(error, RefusedError) and error.meaning == "passing" else 0.0
 
 
 def repaired(body: Mapping[str, Any], answer: str, reason: str) -> dict[str, Any]:
-    """A posted document for a second attempt, which shows the model its invalid answer and why it is invalid."""
+    """The document to post in a second attempt: it shows the model its invalid answer, and why it is invalid."""
     message = (
         f"That answer cannot be used: {reason}. Answer again, with the JSON object that was asked for and nothing else."
     )
@@ -435,7 +442,7 @@ def repaired(body: Mapping[str, Any], answer: str, reason: str) -> dict[str, Any
     return with_messages(body, turns)
 
 
-# Maximum nesting of lists and objects; a deeper document can be parsed but not serialised, and no provider sends one.
+# Maximum nesting of lists and objects: a deeper document could be parsed but not stored, and no provider sends one.
 DEEPEST = 100
 
 
@@ -449,18 +456,18 @@ def parsed(text: str) -> Any:
         NotAReplyError: It is not JSON, or nested too deeply.
     """
     try:
-        sent = _READER.decode(text.removeprefix("\ufeff"))
+        document = _READER.decode(text.removeprefix("\ufeff"))
     except (ValueError, RecursionError) as error:
         raise NotAReplyError("no JSON") from error
-    if text.count("[") + text.count("{") > DEEPEST and _is_deep(sent):
+    if text.count("[") + text.count("{") > DEEPEST and _is_deep(document):
         raise NotAReplyError("nested too deep")
-    return clean_document(sent) if may_hold_secret(text) else sent
+    return clean_document(document) if may_hold_secret(text) else document
 
 
 def answer_to(
     key: str,
     api: Api,
-    sent: Any,
+    document: Any,
     price: Price | None,
     *,
     attempts: int,
@@ -474,7 +481,7 @@ def answer_to(
     Args:
         key: The request's key.
         api: The dialect.
-        sent: The document of the reply.
+        document: The parsed body of the reply.
         price: The model's price; None if unknown.
         attempts: Number of times that the request was sent.
         latency_s: Seconds from request to reply.
@@ -485,10 +492,10 @@ def answer_to(
     Raises:
         NotAReplyError: It is not a reply in this dialect.
     """
-    reply = read(api, sent)
-    stated, tier = stated_cost(sent, headers or {}), tier_of(sent)
+    reply = read(api, document)
+    # The cost stated by the provider is used; that by the price table is recorded too.
+    stated, tier = stated_cost(document, headers or {}), tier_of(document)
     # If the server reports no tokens, the cost is unknown, not 0.
-    # The charge stated by the provider is used; that by the price table is recorded too.
     counted = reply.usage.prompt + reply.usage.completion > 0 or price is None or price.input == price.output == 0
     table = price.cost(reply.usage) if price is not None and counted and price.holds_in(tier) else None
     fields = reply._asdict()
@@ -501,10 +508,10 @@ def answer_to(
         created_at=received_at.isoformat(timespec="microseconds"),
         cost_usd=table if stated is None else stated,
         table_usd=None if stated is None else table,
-        upstream=upstream_of(sent, headers or {}),
+        upstream=upstream_of(document, headers or {}),
         service_tier=tier,
         repaired=repaired,
-        raw=sent,
+        raw=document,
     )
 
 

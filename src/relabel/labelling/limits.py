@@ -4,7 +4,7 @@ Requests are limited in three ways. By number in flight: fixed, or found as in T
 limit and then additive increase and multiplicative decrease. By the provider: `Retry-After` and `x-ratelimit-*` headers. By
 the user: `--rpm` and `--tpm`, kept by spacing requests evenly.
 
-A 429 or a timeout is a sign of a limit. A 5xx is not: it means a fault in the server, not overload.
+A 429 or a timeout is a sign of a limit. A 5xx is not: it means that the server is broken, not full.
 
 A cost cap is kept by reserving the worst case of each request before it is sent.
 """
@@ -31,13 +31,13 @@ from relabel.manifest import PerhapsCharged
 FIRST_LIMIT = 4
 LARGEST_LIMIT = 512
 _HISTORY = 500
-# Pause when the provider's allowance is used up and replies in flight may raise it.
-_UNHEARD_S = 0.25
-# Later resets, such as those of a daily quota, are not waited for: the refusal that follows ends the run and says when.
+# Pause before checking again, in seconds, if the allowance is used up but replies in flight may report a larger one.
+_RECHECK_S = 0.25
+# Resets later than this, such as those of a daily quota, are not waited for: the provider will refuse, which ends the run.
 _LONGEST_RESET_S = 900.0
-# Longest plausible wait in a header; a longer one is ignored.
+# Longest plausible wait, in seconds; a longer one is ignored.
 LONGEST_WAIT_S = 32 * 86400.0
-# Pattern of a duration; case is ignored.
+# Regular expression for a duration, regardless of case.
 DURATION = r"(?:\d+(?:\.\d+)?\s*(?:ms|milliseconds?|days?|d|hours?|hrs?|h|minutes?|mins?|m|seconds?|secs?|s)(?![a-z])[ ,]*(?:and )?)+"
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|milli|d|h|m|s)", re.IGNORECASE)
 _UNIT_S = {"ms": 0.001, "milli": 0.001, "d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
@@ -47,14 +47,14 @@ _UNIT_S = {"ms": 0.001, "milli": 0.001, "d": 86400.0, "h": 3600.0, "m": 60.0, "s
 class _Window:
     """One of the provider's limits, from its headers. Times are on the limiter's clock.
 
-    Replies arrive in another order than the provider counted them, so `remaining` is the lowest value reported since the
-    last reset. `Limiter` also subtracts requests in flight, which may not have been counted yet.
+    Replies may arrive in another order than the provider counted the requests, so `remaining` is the lowest value reported
+    since the last reset. `Limiter` also subtracts requests in flight, which the provider may not have counted yet.
     """
 
     limit: float | None
     remaining: float
     resets_at: float
-    # Requests up to this number were sent before the last reset, so their replies are outdated.
+    # Replies to requests up to this number are outdated, because these were sent before the last reset.
     granted_after: int
 
 
@@ -76,8 +76,8 @@ class Ticket:
 class AnswerWait:
     """Adaptive timeout for one answer: a multiple of recent latencies, between a floor and the timeout.
 
-    If answers are usually fast, a request that hangs is retried long before the timeout. Each further attempt waits longer,
-    so that an answer that really takes long still arrives.
+    If answers are usually fast, a request that hangs is retried long before the timeout. Each further attempt may take longer,
+    so that a slow answer still arrives.
 
     Args:
         longest_s: The timeout, in seconds.
@@ -98,7 +98,7 @@ class AnswerWait:
         self.late_s: float | None = None
         self._seen: deque[float] = deque(maxlen=500)
         self._new = 0
-        # Attempts in progress: when they began, and their multiple of the wait.
+        # For each attempt in progress: when it began, and its multiple of the wait.
         self._open: dict[asyncio.Timeout, tuple[float, float]] = {}
 
     def seen(self, latency_s: float) -> None:
@@ -108,12 +108,11 @@ class AnswerWait:
         if not self._adaptive or len(self._seen) < self.FEWEST or self._new < self.EVERY:
             return
         self._new = 0
-        before, high = self.wait_s, sorted(self._seen)[int(self.QUANTILE * len(self._seen))]
-        self.late_s = high
-        self.wait_s = min(self.longest_s, max(self.FLOOR_S, self.MULTIPLE * high))
-        for timeout, (began, times) in self._open.items() if self.wait_s < before else ():
-            if not timeout.expired() and (when := timeout.when()) is not None:
-                timeout.reschedule(min(when, began + times * self.wait_s))
+        before, self.late_s = self.wait_s, sorted(self._seen)[int(self.QUANTILE * len(self._seen))]
+        self.wait_s = min(self.longest_s, max(self.FLOOR_S, self.MULTIPLE * self.late_s))
+        for timeout, (began, multiple) in self._open.items() if self.wait_s < before else ():
+            if not timeout.expired() and (ends_at := timeout.when()) is not None:
+                timeout.reschedule(min(ends_at, began + multiple * self.wait_s))
 
     @asynccontextmanager
     async def limit(self, attempt: int, left_s: float) -> AsyncGenerator[None]:
@@ -126,11 +125,11 @@ class AnswerWait:
         Raises:
             TimeoutError: The block took too long.
         """
-        began, times = asyncio.get_running_loop().time(), self.LONGER ** (attempt - 1)
+        began, multiple = asyncio.get_running_loop().time(), self.LONGER ** (attempt - 1)
         longest = min(self.longest_s, left_s)
         try:
-            async with asyncio.timeout(max(0.001, min(longest, times * self.wait_s))) as timeout:
-                self._open[timeout] = began, times
+            async with asyncio.timeout(max(0.001, min(longest, multiple * self.wait_s))) as timeout:
+                self._open[timeout] = began, multiple
                 try:
                     yield
                 finally:
@@ -181,7 +180,7 @@ class Limiter:
         self._note("start")
         self._slow_start = True
         self._good = 0
-        self._last_cut = 0
+        self._last_reduction = 0
         self._not_before = 0.0
         self._next_request = self._next_token = 0.0
         self._windows: dict[str, _Window] = {}
@@ -193,7 +192,7 @@ class Limiter:
 
     @property
     def paused_s(self) -> float:
-        """Seconds until the limits of provider and user allow the next request; 0 if one may be sent now."""
+        """Seconds until the limits of provider and user allow a request, if all requests wait for that; otherwise 0."""
         return max(0.0, self._paused_until - self._clock()) if self.in_flight > self._on_wire == 0 else 0.0
 
     async def acquire(self, tokens: float) -> Ticket:
@@ -243,7 +242,7 @@ class Limiter:
             headers: The reply's headers.
         """
         self._leave(ticket, headers or {})
-        if self.automatic and ticket.number > self._last_cut:
+        if self.automatic and ticket.number > self._last_reduction:
             self._good += 1
             if self._good >= self.limit:
                 self._good = 0
@@ -263,11 +262,11 @@ class Limiter:
         self._leave(ticket, headers or {})
         if retry_after > 0:
             self._not_before = max(self._not_before, self._clock() + retry_after)
-        # Many refusals at once are one sign: ignore those of requests sent before the last cut.
-        if self.automatic and ticket.number > self._last_cut:
+        # Many refusals at once count as one sign: ignore those of requests sent before the last reduction.
+        if self.automatic and ticket.number > self._last_reduction:
             self._slow_start = False
             self._good = 0
-            self._last_cut = self._numbers
+            self._last_reduction = self._numbers
             self.limit = max(1, self.limit // 2)
             self._note(reason)
 
@@ -320,13 +319,13 @@ class Limiter:
                 continue
             if now < window.resets_at and (self._on_wire or window.resets_at != math.inf):
                 # Replies in flight may report a larger allowance: check again soon.
-                until = max(until, min(window.resets_at, now + _UNHEARD_S) if self._on_wire else window.resets_at)
+                until = max(until, min(window.resets_at, now + _RECHECK_S) if self._on_wire else window.resets_at)
             elif window.limit is None or need > window.limit:
                 del self._windows[name]  # the allowance is unknown until the next reply
             else:
                 window.remaining, window.resets_at, window.granted_after = window.limit, math.inf, self._numbers
                 if window.remaining - pending < need:
-                    until = max(until, now + _UNHEARD_S)
+                    until = max(until, now + _RECHECK_S)
         return max(0.0, until - now)
 
     def _read_limits(self, ticket: Ticket, headers: Mapping[str, str]) -> None:
@@ -338,7 +337,7 @@ class Limiter:
                 or header_limit[2] > _LONGEST_RESET_S
                 or (window is not None and ticket.number <= window.granted_after)
             ):
-                if window is not None:  # the server may have counted it, without a later report
+                if window is not None:  # the server may have counted this request, although no later reply says so
                     window.remaining -= taken
                 continue
             limit, remaining, resets_at = header_limit[0], header_limit[1], self._clock() + header_limit[2]
@@ -352,7 +351,7 @@ class Limiter:
 
 
 def limit_in_headers(name: str, headers: Mapping[str, str]) -> tuple[float | None, float, float] | None:
-    """A limit in the headers: the amount granted, the amount left, and the seconds until the reset."""
+    """A limit in the headers: the amount granted (None if not given), the amount left, and the seconds until the reset."""
     try:
         remaining = float(headers[f"x-ratelimit-remaining-{name}"])
         reset = parse_seconds(headers[f"x-ratelimit-reset-{name}"])
@@ -404,7 +403,7 @@ class Budget:
         self._open = 0
         self._settled = asyncio.Event()
         self._hidden = 0
-        self._dearest = 0.0  # what a provider states may be more than any price says
+        self._dearest = 0.0  # the costs that a provider states may exceed those by the price table
         self._ignored = ""
 
     @property
@@ -432,7 +431,7 @@ class Budget:
             self.unconfirmed_usd += most
 
     def dropped(self, cost_usd: float | None) -> None:
-        """Count the second answer to a request that was sent twice: it is not used, but charged."""
+        """Count the second answer to a request that was sent twice: it is charged, but not used."""
         self.unconfirmed_requests += 1
         self.spent_usd -= cost_usd or 0.0
         self.unconfirmed_usd += cost_usd or 0.0
@@ -450,7 +449,7 @@ class Budget:
 
     def _worst_case(self, body: Mapping[str, Any]) -> float:
         price = self._price or FREE
-        prompt = len(canonical_json(body)) + 64  # a token is at least a byte of what is posted
+        prompt = len(canonical_json(body)) + 64  # a token is at least one byte of the body
         dearest = max(price.input, price.cached, price.written or 0.0)
         return (prompt * dearest + ((output_bound(body) or 0) + self._hidden) * price.output) / 1e6
 

@@ -25,9 +25,9 @@ from relabel.redaction import clean, public_url
 if TYPE_CHECKING:
     import tenacity
 
-# Cause of an error. `quota`: credit or quota used up; `wait`: a temporary limit; `key`; `access`: rights or terms; `model`: it
-# does not exist; `content-filter`: this request is blocked; `bad-answer`: a malformed answer of the model; `form`: the response
-# format; `passing`: a temporary fault; `request`: this request only.
+# Cause of an error. `quota`: credit or quota is used up; `wait`: a temporary limit; `key`: the key is refused; `access`: rights or
+# terms are missing; `model`: it does not exist; `content-filter`: the request is blocked; `bad-answer`: the model's answer is
+# malformed; `form`: the response format is not supported; `passing`: a temporary fault; `request`: this request only.
 ErrorMeaning = Literal[
     "quota", "wait", "key", "access", "model", "content-filter", "bad-answer", "form", "passing", "request"
 ]
@@ -35,16 +35,16 @@ ErrorMeaning = Literal[
 
 @dataclass(eq=False)
 class RefusedError(Exception):
-    """A reply that is an error, by its status or by its body, parsed.
+    """An error that a provider sent as its reply, parsed.
 
     Attributes:
         meaning: Cause of the error.
-        status: HTTP status; that of the error if a gateway answers 200 with an error inside.
+        status: HTTP status; that of the error itself if a gateway wraps it in a reply of status 200.
         message: The provider's message, on one line; for a redirect, where it leads.
         code: The provider's code, lower case; may be empty.
         param: The parameter that it refers to, if any.
         wait_s: Seconds that it asks to wait; None if it does not.
-        headers: Those of the reply.
+        headers: Headers of the reply.
     """
 
     meaning: ErrorMeaning
@@ -57,12 +57,12 @@ class RefusedError(Exception):
 
     @property
     def passes(self) -> bool:
-        """Whether a retry may help, within the time that a run waits."""
+        """Whether a retry may help, after a wait that is not too long for a run."""
         return self.meaning in {"passing", "wait"} and (self.wait_s or 0.0) <= MAX_RETRY_AFTER_S
 
     @property
     def may_have_been_charged(self) -> bool:
-        """Whether the provider may have worked, and charged, for a request that it gave no answer to."""
+        """Whether the provider may have processed and charged the request, although it gave no answer."""
         return self.status in _PERHAPS_CHARGED or self.status < 300 or self.meaning == "bad-answer"
 
     @property
@@ -72,10 +72,11 @@ class RefusedError(Exception):
         return kinds.get(self.meaning, "provider")
 
 
+# Finish reasons of answers that the provider broke off.
 _BROKEN_OFF = {"error", "network_error", "insufficient_system_resource"}
-# Marks of possible errors in replies of status 200, which gateways send; `read_error` decides.
-_MARKS = (b'"error"', b'"base_resp"', b'"network_error"', b'"insufficient_system_resource"', b'"failed"')
-_OF_ANSWERS = (b'"choices"', b'"output"')
+# Strings in possible errors of status 200, as gateways send them, and in answers; `read_error` decides.
+_ERROR_MARKS = (b'"error"', b'"base_resp"', b'"network_error"', b'"insufficient_system_resource"', b'"failed"')
+_ANSWER_MARKS = (b'"choices"', b'"output"')
 
 
 def read_error(
@@ -114,7 +115,7 @@ def read_error(
     code = str(inner.get("code") or inner.get("type") or "").lower()
     param = inner["param"] if isinstance(inner.get("param"), str) else None
     meaning = _meaning(status, codes, message, text, param or "", wait_s)
-    if 200 <= status < 300 and meaning == "request":  # it means nothing known: the reply is just no answer
+    if 200 <= status < 300 and meaning == "request":  # not a known error: the reply is only malformed
         return None
     return RefusedError(meaning, status, message, code, param, wait_s, headers)
 
@@ -122,14 +123,14 @@ def read_error(
 # HTTP status by MiniMax code in `base_resp`; other codes are temporary faults.
 _MINIMAX = {1002: 429, 1039: 429, 1004: 401, 1008: 402, 1026: 400, 1027: 400, 2013: 400, 2049: 401}
 # HTTP status by code or type of errors that come with a status below 300.
-_WORDS = {
+_STATUS_BY_CODE = {
     "rate_limit_exceeded": 429, "rate_limit_error": 429, "insufficient_quota": 429, "overloaded_error": 529, "server_error": 500,
     "invalid_prompt": 400, "request_timeout": 408,
 }  # fmt: skip
 
 
 def _error_object(document: Any, status: int) -> tuple[Mapping[str, Any] | None, int]:
-    """The error object in a document, and its status."""
+    """The error object in a document, None if there is none, and the status of the error."""
     if isinstance(document, list) and document:
         document = document[0]
     if not isinstance(document, Mapping):
@@ -141,7 +142,7 @@ def _error_object(document: Any, status: int) -> tuple[Mapping[str, Any] | None,
     choices = document.get("choices")
     if status < 300 and isinstance(choices, list) and choices and isinstance(choices[0], Mapping):
         error = object_of(choices[0].get("error"))
-        error = error if any(error.values()) else {}  # some gateways send an answer's error with nothing in it
+        error = error if any(error.values()) else {}  # some gateways send an empty error with each answer
         if not error and str(choices[0].get("finish_reason")) not in _BROKEN_OFF:
             return None, status
         return error or {"message": "the provider broke off the answer"}, _status_of(error, 502)
@@ -154,7 +155,7 @@ def _error_object(document: Any, status: int) -> tuple[Mapping[str, Any] | None,
     if isinstance(error, Mapping) and error:
         return error, status if status >= 300 else _status_of(error, status)
     if status < 300 and "choices" not in document and isinstance(document.get("message", document.get("detail")), str):
-        return document, _status_of(document, status)  # some gateways send an error of theirs so
+        return document, _status_of(document, status)  # some gateways send their own errors like this
     return (document if status >= 300 else None), status
 
 
@@ -162,7 +163,7 @@ def _status_of(error: Mapping[str, Any], otherwise: int) -> int:
     code, kind = (str(error.get(name)) for name in ("code", "type"))
     if re.fullmatch("[45][0-9]{2}", code):
         return int(code)
-    return _WORDS.get(code) or _WORDS.get(kind, otherwise)
+    return _STATUS_BY_CODE.get(code) or _STATUS_BY_CODE.get(kind, otherwise)
 
 
 def _message(inner: Mapping[str, Any]) -> str:
@@ -200,7 +201,7 @@ _A_DAY = re.compile(
     r"(per|/|an?|this)[ _-]?(day|week|month)\b|per ?day|daily|weekly|\b[TR]PD\b|per ?month|monthly|\blimit: 0\b",
     re.IGNORECASE,
 )
-# Google's words for a quota, also inside a gateway's message.
+# Google's words for a daily or monthly quota, also inside a gateway's message.
 _QUOTA_OF_A_DAY = re.compile(r"quota_?id\W{1,8}\w*per_?(day|month)|\blimit: 0,", re.IGNORECASE)
 _A_MINUTE = re.compile(
     r"(per|/)[ _-]?(minute|min|second)\b|per ?minute|\b[TR]PM\b|per ?second|\bthrottling\.", re.IGNORECASE
@@ -215,7 +216,7 @@ _FILTER_WORDS = re.compile(
     r"|moderation (policy|layer|system|filter|service|check)|(by|requires|failed) (our |the )?moderation|violat.{0,40}polic|safety[ _](check|system|filter|setting|polic)|prohibited content|inappropriate content|sensitive (content|information)",
     re.IGNORECASE,
 )
-# Words that mark a refusal of a parameter or an account, where other words match those of content filters.
+# Words of a refusal that concerns a parameter or an account, even if it also contains words of content filters.
 _NOT_THE_QUESTION = re.compile(
     r"(unknown|unrecognized|unsupported|invalid) (name|param|field|arg)|extra inputs"
     r"|\b(account|organi[sz]ation|team|project|key|token|signature)\b.{0,80}(suspend|disabled|banned|deactivated|terminated|permission|verif|expired|leaked|revoked)",
@@ -248,39 +249,39 @@ _FORM_WORDS = re.compile(
 
 
 def _meaning(status: int, codes: set[str], message: str, text: str, param: str, wait_s: float | None) -> ErrorMeaning:
-    bad = status in {400, 413, 415, 422, 501}
+    invalid = status in {400, 413, 415, 422, 501}
     if status == 402 or codes & _QUOTA_CODES:
         return "quota"
-    # Check filters before quota: "no credits were charged" may be part of a filter's message.
+    # Check for filters before quotas: a filter's message may say that no credits were charged.
     filtered = status in {400, 403, 422, 446, 451, 498} and _FILTER_WORDS.search(message)
     if codes & _FILTER_CODES or (filtered and not _NOT_THE_QUESTION.search(message)):
         return "content-filter"
-    # Skip statuses whose messages may quote the question.
+    # Exclude statuses whose messages may quote the question.
     if status not in {404, 413, 415, 422} and _QUOTA_WORDS.search(message):
         return "quota"
-    rewritten = status != 422 and (
+    changed_status = status != 422 and (
         _CURRENT_QUOTA.search(message) or (not 300 <= status < 500 and _RATE.search(message))
     )
     if status == 429 and _TOO_LARGE.search(message):
         return "request"
-    if status == 429 or (status == 403 and wait_s) or rewritten:
+    if status == 429 or (status == 403 and wait_s) or changed_status:
         # Google asks to wait only seconds even if a daily quota is used up: check the names of the quotas.
-        soon = wait_s is None or wait_s <= MAX_RETRY_AFTER_S
-        if soon and _QUOTA_OF_A_DAY.search(text):
+        short_wait = wait_s is None or wait_s <= MAX_RETRY_AFTER_S
+        if short_wait and _QUOTA_OF_A_DAY.search(text):
             return "quota"
         daily = _A_DAY.search(message) and not _A_MINUTE.search(message)
         spent = _CURRENT_QUOTA.search(message) and not _A_MINUTE.search(text)
         return "quota" if wait_s is None and (daily or spent) else "wait"
     if codes & _BAD_ANSWER_CODES:
         return "bad-answer"
-    if status == 401 or codes & _KEY_CODES or (bad and _KEY_WORDS.search(message)):
+    if status == 401 or codes & _KEY_CODES or (invalid and _KEY_WORDS.search(message)):
         return "key"
     if status == 403:
         return "access"
     if codes & _MODEL_CODES or (status in {400, 404} and _NO_MODEL.search(message)):
         return "model"
     # Ollama and others refuse a format with status 500.
-    if (bad or status == 500) and (_FORM_WORDS.search(message) or param.startswith(("response_format", "text"))):
+    if (invalid or status == 500) and (_FORM_WORDS.search(message) or param.startswith(("response_format", "text"))):
         return "form"
     return "passing" if status in {408, 409, 424, 425, 498, 499} or (status >= 500 and status != 501) else "request"
 
@@ -304,15 +305,15 @@ def _wait(
     metadata: Mapping[str, Any],
     now: Callable[[], float],
 ) -> float | None:
-    """Seconds to wait: from headers, a field such as Google's `retryDelay`, the message, or the reset of a limit."""
-    if (asked := retry_after(headers, now)) is not None:
-        return asked
+    """Seconds to wait, from headers, a field such as Google's `retryDelay`, the message, or the reset of a limit; None without these."""
+    if (wait_s := retry_after(headers, now)) is not None:
+        return wait_s
     if (field_match := _FIELD.search(text)) is not None:
         return float(field_match[2]) * (0.001 if field_match[1] or field_match[3] == "ms" else 1.0)
     if status >= 300 and (message_match := _RETRY_IN.search(message)) is not None:
         return parse_seconds(message_match[1])
-    if status == 429 and (closed := _closed_for(headers)) > MAX_RETRY_AFTER_S:
-        return closed
+    if status == 429 and (reset_s := _seconds_to_reset(headers)) > MAX_RETRY_AFTER_S:
+        return reset_s
     inner = {str(name).lower(): str(value) for name, value in object_of(metadata.get("headers")).items()}
     reset = inner.get("x-ratelimit-reset", "")
     if status == 429 and reset.isdecimal():
@@ -320,31 +321,30 @@ def _wait(
     return None
 
 
-def _closed_for(headers: Mapping[str, str]) -> float:
-    """Seconds until all limits that headers call used up are open again; 0 if they do not say."""
+def _seconds_to_reset(headers: Mapping[str, str]) -> float:
+    """Seconds until all limits that are used up by the headers are reset; 0 if there are none."""
     limits = (limit_in_headers(name, headers) for name in ("requests", "tokens"))
-    return max((reset for _, left, reset in filter(None, limits) if left == 0), default=0.0)
+    return max((reset_s for _, remaining, reset_s in filter(None, limits) if remaining == 0), default=0.0)
 
 
 def retry_after(headers: Mapping[str, str], now: Callable[[], float] = time.time) -> float | None:
-    """Seconds to wait from the headers `retry-after-ms` or `retry-after` (seconds or a date); None without these."""
+    """Seconds to wait, from the headers `retry-after-ms` or `retry-after` (seconds or a date); None without these."""
     try:
         if "retry-after-ms" in headers:
-            wanted = float(headers["retry-after-ms"]) / 1000
+            seconds = float(headers["retry-after-ms"]) / 1000
         elif (text := headers["retry-after"].strip())[:1].isalpha():  # a date
-            wanted = parsedate_to_datetime(text).timestamp() - now()
+            seconds = parsedate_to_datetime(text).timestamp() - now()
         else:
-            wanted = parse_seconds(text)
+            seconds = parse_seconds(text)
     except (KeyError, ValueError, TypeError, OverflowError):
         return None
-    return max(0.0, wanted) if wanted <= LONGEST_WAIT_S else None
+    return max(0.0, seconds) if seconds <= LONGEST_WAIT_S else None
 
 
 def is_about_prefix_cache(error: RefusedError) -> bool:
     """Whether a refusal is about fields that control a prefix cache."""
-    return error.status in {400, 422} and any(
-        f in f"{error.param} {error.message}" for f in ("prompt_cache_", "cache_control")
-    )
+    text = f"{error.param} {error.message}"
+    return error.status in {400, 422} and ("prompt_cache_" in text or "cache_control" in text)
 
 
 class NoAnswerError(Exception):
@@ -353,7 +353,7 @@ class NoAnswerError(Exception):
     Attributes:
         kind: The kind of failure.
         attempts: Number of requests sent.
-        status: HTTP status of the last reply; 0 if the server could not be reached; None if that is not the problem.
+        status: HTTP status of the provider's error; 0 if the server could not be reached; None if neither is the problem.
         meaning: Cause of the provider's error, if there was one.
     """
 
@@ -373,24 +373,24 @@ class NoAnswerError(Exception):
         self.meaning: ErrorMeaning | None = meaning
 
 
-# Seconds; who asks for a longer wait ends the run, which says when to come back.
+# Maximum wait in seconds; if a provider asks for a longer one, the run ends with a message that says when to continue.
 MAX_RETRY_AFTER_S = 900.0
-# A gateway gave up waiting, or could not use the reply; the provider may have worked and charged.
+# With these statuses, a gateway gave up waiting or could not use the reply, but the provider may have worked and charged.
 _PERHAPS_CHARGED = {408, 424, 499, 502, 504, 520, 524}
 
 
 class StaleReplyError(Exception):
-    """What came is the reply to another request."""
+    """The server sent the reply to another request."""
 
 
 def raise_for_error(response: HttpReply) -> None:
-    """Make sure that a response holds what was asked for.
+    """Check that a reply is not an error.
 
     Raises:
-        RefusedError: It is an error.
+        RefusedError: It is one.
     """
-    answers = any(mark in response.content for mark in _OF_ANSWERS)
-    if response.status != 200 or not answers or any(mark in response.content for mark in _MARKS):
+    answers = any(mark in response.content for mark in _ANSWER_MARKS)
+    if response.status != 200 or not answers or any(mark in response.content for mark in _ERROR_MARKS):
         error = read_error(response.status, response.headers, response.content)
         if error is not None:
             raise error
@@ -399,15 +399,15 @@ def raise_for_error(response: HttpReply) -> None:
 def refusal(
     error: RefusedError, sent: int, *, address: str, path: str, model: str | None, alone: bool = False
 ) -> ProviderError | NoAnswerError:
-    """What a refusal means: for all requests, or for this one.
+    """The error to raise for a refusal: a `ProviderError` if it holds for all requests.
 
     Args:
         error: The refusal.
-        sent: Times that the request was sent.
+        sent: Number of times that the request was sent.
         address: The provider's address, without credentials.
-        path: What was asked for below the address.
-        model: The model that was asked for.
-        alone: Whether it is about this one request, as of a firewall that dislikes the text of a task.
+        path: Path of the request below the address.
+        model: The model of the request.
+        alone: Whether it probably holds for this request only, such as that of a firewall because of a task's text.
     """
     alone = alone and not _NOT_THE_QUESTION.search(error.message)
     if not alone and (fatal := fatal_refusal(error, address=address, path=path, model=model)) is not None:
@@ -418,13 +418,13 @@ def refusal(
 
 
 def fatal_refusal(error: RefusedError, *, address: str, path: str, model: str | None) -> ProviderError | None:
-    """What to tell the user when no request will have an answer; None when the refusal is of one request only.
+    """The error to raise if a refusal holds for all requests; None if it holds for one request only.
 
     Args:
         error: The refusal.
         address: The provider's address, without credentials.
-        path: What was asked for below the address.
-        model: The model that was asked for.
+        path: Path of the request below the address.
+        model: The model of the request.
     """
     detail = error.message
     match error.meaning:
@@ -456,7 +456,7 @@ def fatal_refusal(error: RefusedError, *, address: str, path: str, model: str | 
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether asking again may help."""
+    """Whether a retry may help."""
     if isinstance(error, RefusedError):
         return error.passes
     if isinstance(error, UnreachableError):
@@ -465,20 +465,20 @@ def is_transient(error: BaseException) -> bool:
 
 
 ATTEMPTS = 6
-# Seconds; a server may ask for longer ones.
+# Longest pause in seconds between attempts, unless the server asks for more.
 LONGEST_PAUSE_S = 60.0
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """Exponential backoff with jitter, never shorter than the server asks.
+    """Exponential backoff with jitter; no pause is shorter than the server asks.
 
     Attributes:
-        server_wait: Seconds that the server asked to wait, by its error.
-        clock: Seconds on a monotonic clock.
-        sleep: Waits for some seconds.
-        jitter: A random number in 0-1.
+        server_wait: Returns the seconds that the server asks to wait, given its error.
+        clock: Monotonic clock, in seconds.
+        sleep: Waits for a number of seconds.
+        jitter: Returns a random number in 0-1.
     """
 
     server_wait: Callable[[BaseException], float]
@@ -487,14 +487,14 @@ class RetryPolicy:
     jitter: Callable[[], float] = random.random
 
     async def call(self, once: Callable[[], Awaitable[T]], *, ends_at: Callable[[], float] = lambda: math.inf) -> T:
-        """Call until it succeeds, fails for good, or attempts or time run out; the last error is raised.
+        """Make attempts until one succeeds or fails permanently, or until attempts or time run out; then the last error is raised.
 
         Args:
-            once: One attempt.
-            ends_at: When time runs out, on the clock; an attempt that could only start later is not made.
+            once: Makes one attempt.
+            ends_at: Returns the deadline, on the clock, after which no attempt starts.
         """
         try:
-            return await once()  # outside of tenacity, which costs more than most requests do
+            return await once()  # without tenacity, to save its overhead
         except Exception as error:
             if not is_transient(error):
                 raise
@@ -502,7 +502,7 @@ class RetryPolicy:
         import tenacity
 
         async def attempt() -> T:
-            if failed:  # so that tenacity counts the attempt that has failed
+            if failed:  # let tenacity count the first attempt, which was made without it
                 raise failed.pop()
             return await once()
 

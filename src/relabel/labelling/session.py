@@ -193,10 +193,8 @@ class RunSession:
         }
         price, tiers = collector.job.price, Counter(label.service_tier for label in labels)
         if price is not None and not price.holds_in("priority") and progress.table_usd == progress.cost_usd:
-            unpriced = (
-                "labels come from answers in the tier {}, whose price the table does not have; give it with --price"
-            )
-            count_by_note |= {unpriced.format(tier): tiers[tier] for tier in ("flex", "priority")}
+            text = "labels come from answers in the tier {}, whose price the table does not have; give it with --price"
+            count_by_note |= {text.format(tier): tiers[tier] for tier in ("flex", "priority")}
         collector.notes += [f"{count:,} {note}" for note, count in count_by_note.items() if count]
         return manifest.model_copy(
             update={

@@ -44,25 +44,23 @@ if TYPE_CHECKING:
     import aiohttp
 
 CONNECT_TIMEOUT_S = 20.0
-
-
-# More than the most requests in flight, and less than macOS grants.
+# More than the maximum number of requests in flight, and less than macOS grants.
 MOST_OPEN_FILES = 8192
 # Maximum number of bytes read of a reply; an answer about a task is never longer.
 LARGEST_REPLY = 16 * 2**20
-# Maximum number of bytes of a header; gateways send lists of allowed sources that are longer than aiohttp's 8,190.
+# Maximum number of bytes of a header: gateways send lists of allowed sources that are longer than aiohttp's 8,190.
 LARGEST_HEADER = 2**16
-# Comments of an event stream, with which OpenRouter keeps connections alive; they may stand before any reply.
+# Comments as in an event stream, with which OpenRouter keeps connections alive; any reply may begin with them.
 _KEEP_ALIVE = re.compile(rb"\A\s*(?::[^\n]*\n\s*)+")
-# Prefixes of the names of headers that are used.
-_WORTH_KEEPING = ("x-ratelimit-", "retry-after", "location", "content-type", *UPSTREAM_HEADERS)
+# Prefixes of the names of headers that are used; the others are dropped.
+_USED_HEADERS = ("x-ratelimit-", "retry-after", "location", "content-type", *UPSTREAM_HEADERS)
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
 _TRANSPORT_HEADERS = {"host", "content-length", "content-type", "transfer-encoding", "connection", "accept-encoding"}
 
 
 @cache
 def certificates() -> ssl.SSLContext:
-    """Trusted certificates: from `SSL_CERT_FILE` and `SSL_CERT_DIR`, otherwise from certifi. Cached, because reading is slow.
+    """Trusted certificates, from `SSL_CERT_FILE` and `SSL_CERT_DIR`, otherwise from certifi; cached, because reading them is slow.
 
     Raises:
         UsageError: The file does not exist, or has no certificates.
@@ -99,17 +97,17 @@ LOCAL_TIMEOUTS = Timeouts.for_attempt(900.0)
 
 @dataclass(frozen=True)
 class Connection:
-    """A model that can be asked.
+    """A model and how to reach it.
 
     Attributes:
-        base_url: The address to send to; None for OpenAI's own, and for a local server, which gets one when it starts.
+        base_url: The address of the API; None for OpenAI's, and for a local server, which gets one when it starts.
         key: The provider's key; None for servers that need none.
-        price: The model's price; None when unknown.
+        price: The model's price; None if unknown.
         timeouts: How long to wait for an answer.
-        provider: Whose address it is.
+        provider: The provider at this address.
         headers: Headers that the user adds to each request.
         model: The model as the user named it.
-        endpoint: What answers depend on.
+        endpoint: What the answers depend on.
     """
 
     base_url: str | None
@@ -123,26 +121,26 @@ class Connection:
 
     @property
     def shown_url(self) -> str:
-        """The address as manifests and messages show it."""
+        """The address for manifests and messages, without credentials."""
         return "local" if is_local(self.model) else public_url(self.base_url or OPENAI_URL)
 
     @property
     def secret(self) -> str:
-        """The key in plain text; empty where there is none."""
+        """The key in plain text; empty if there is none."""
         return self.key.get_secret_value() if self.key else ""
 
 
-def parse_headers(given: Sequence[str]) -> dict[str, str]:
+def parse_headers(items: Sequence[str]) -> dict[str, str]:
     """Parse the user's headers; credentials in them are registered for redaction.
 
     Args:
-        given: Items `NAME=VALUE`.
+        items: Headers as `NAME=VALUE`.
 
     Raises:
         UsageError: An item is not a valid header, or relabel sets it itself.
     """
     headers: dict[str, str] = {}
-    for item in given:
+    for item in items:
         name, equals, value = (part.strip() for part in item.partition("="))
         if not equals or not _HEADER_NAME.fullmatch(name) or not value.isprintable() or not value.isascii():
             shown = name if _HEADER_NAME.fullmatch(name) else "(its name)"
@@ -155,7 +153,7 @@ def parse_headers(given: Sequence[str]) -> dict[str, str]:
 
 
 def public_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """The headers without credentials, by lower-case name; these are recorded and part of the request key."""
+    """The headers without credentials, by lower-case name; these are recorded, and are part of the request key."""
     return {name.lower(): value for name, value in sorted(headers.items()) if not is_secret_header(name, value)}
 
 
@@ -224,7 +222,7 @@ def _connector_class() -> type[aiohttp.TCPConnector]:
     import aiohttp
 
     class Connector(aiohttp.TCPConnector):
-        """Connections without unread data, which would be taken for the next answer."""
+        """Drops connections with unread data, which would be taken for the next answer."""
 
         async def _get(self, key: Any, traces: Any) -> Any:
             while (connection := await super()._get(key, traces)) is not None:
@@ -243,7 +241,7 @@ def _connector_class() -> type[aiohttp.TCPConnector]:
 
 
 def _is_readable(transport: asyncio.Transport | None) -> bool:
-    """Whether a connection has unread data or has been closed, unnoticed by the event loop."""
+    """Whether a connection has unread data, or has been closed without the event loop having noticed."""
     socket = None if transport is None else transport.get_extra_info("socket")
     if socket is None or not hasattr(select, "poll"):
         return False
@@ -268,7 +266,7 @@ class Transport(Protocol):
         """Post a document.
 
         Args:
-            api: The dialect, which decides the path.
+            api: The dialect, which determines the path.
             content: The JSON document.
 
         Returns:
@@ -282,7 +280,7 @@ class Transport(Protocol):
         ...
 
     def leave_connections(self) -> None:
-        """Use new connections from now on, because one of the present ones returned a wrong reply."""
+        """Use new connections from now on, because an existing one returned a wrong reply."""
         ...
 
     async def close(self) -> None:
@@ -325,12 +323,12 @@ class Http:
         self._trusted = certificates() if encrypted else True
         _connector_class()  # loads aiohttp before a request counts as sent
         self._session: aiohttp.ClientSession | None = None
-        self._left: list[aiohttp.ClientSession] = []
+        self._old_sessions: list[aiohttp.ClientSession] = []
 
     def url(self, path: str) -> URL:
         """The URL of a path below the address, with the address's query."""
-        joint = "&" if "?" in path else "?"
-        return URL(f"{self.address}{path}{joint + self.query if self.query else ''}")
+        separator = "&" if "?" in path else "?"
+        return URL(f"{self.address}{path}{separator + self.query if self.query else ''}")
 
     @cached_property
     def _urls(self) -> Mapping[Api, URL]:
@@ -340,33 +338,33 @@ class Http:
         """Post a document; see `Transport.send`."""
         return await self.exchange("POST", self._urls[api], data=content)
 
-    async def exchange(self, method: str, url: URL, *, read: Reader | None = None, **sent: Any) -> HttpReply:
+    async def exchange(self, method: str, url: URL, *, read: Reader | None = None, **options: Any) -> HttpReply:
         """Send a request and return the reply; for errors see `Transport.send`.
 
         Args:
             method: The HTTP method.
             url: The URL.
             read: Reads the body of a successful reply; by default into memory.
-            **sent: Arguments for aiohttp: `data`, and `headers` to replace the usual ones.
+            **options: Arguments for aiohttp: `data`, and `headers` to replace the usual ones.
         """
         import aiohttp
 
         session = self._session = self._session or self._opened()
-        sent = {"headers": self.headers, "allow_redirects": False, "proxy": self._proxy, **sent}
+        options = {"headers": self.headers, "allow_redirects": False, "proxy": self._proxy, **options}
         try:
-            async with session.request(method, url, **sent) as reply:
+            async with session.request(method, url, **options) as reply:
                 content = await (_content if read is None or reply.status >= 300 else read)(reply)
-                named = ((name.lower(), value) for name, value in reply.headers.items())
-                kept = {
+                by_name = ((name.lower(), value) for name, value in reply.headers.items())
+                used = {
                     name: masked(value)
-                    for name, value in named
-                    if name.startswith(_WORTH_KEEPING) or name.endswith(COST_HEADERS)
+                    for name, value in by_name
+                    if name.startswith(_USED_HEADERS) or name.endswith(COST_HEADERS)
                 }
-                return HttpReply(reply.status, kept, content, _connection.get())
+                return HttpReply(reply.status, used, content, _connection.get())
         except (aiohttp.ClientConnectorError, aiohttp.ClientHttpProxyError) as error:
             refused = isinstance(error, aiohttp.ClientHttpProxyError) and error.status < 500
-            distrusted = isinstance(error, (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError))
-            raise UnreachableError(_connection_problem(error), lasting=refused or distrusted) from error
+            untrusted = isinstance(error, (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError))
+            raise UnreachableError(_connection_problem(error), lasting=refused or untrusted) from error
         except aiohttp.ConnectionTimeoutError as error:
             raise UnreachableError(f"no connection within {CONNECT_TIMEOUT_S:g} s") from error
         except TimeoutError:
@@ -381,13 +379,13 @@ class Http:
 
     def leave_connections(self) -> None:
         """Use new connections from now on; requests in flight keep theirs."""
-        self._left += [self._session] if self._session else []
+        self._old_sessions += [self._session] if self._session else []
         self._session = None
 
     async def close(self) -> None:
         """Close the connections."""
         self.leave_connections()
-        for session in self._left:
+        for session in self._old_sessions:
             await session.close()
 
     def _opened(self) -> aiohttp.ClientSession:
@@ -404,17 +402,18 @@ class Http:
 
 
 def _allow_open_files() -> None:
-    """Raise the limit of open files, which is 256 on macOS, as far as the system lets us: each connection is one."""
+    """Raise the limit of open files, which is 256 on macOS, as far as the system allows: each connection is an open file."""
     with suppress(ImportError, ValueError, OSError):
         import resource
 
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        most = hard if 0 <= hard < MOST_OPEN_FILES else MOST_OPEN_FILES
-        if 0 <= soft < most:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        wanted = hard if 0 <= hard < MOST_OPEN_FILES else MOST_OPEN_FILES
+        if 0 <= soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 async def _content(reply: aiohttp.ClientResponse) -> bytes:
+    """The body of a reply; one that is too long is cut, and then cannot be parsed."""
     pieces: list[bytes] = []
     size = 0
     async for piece in reply.content.iter_any():
@@ -426,7 +425,7 @@ async def _content(reply: aiohttp.ClientResponse) -> bytes:
 
 
 def _connection_problem(error: aiohttp.ClientConnectorError | aiohttp.ClientHttpProxyError) -> str:
-    """Why there is no connection, without the address, which the message has already, and without error numbers."""
+    """Why there is no connection, without error numbers and without the address, which the caller's message gives."""
     import aiohttp
 
     if isinstance(error, aiohttp.ClientHttpProxyError):
@@ -446,7 +445,7 @@ def require_sendable(key: str) -> None:
     """Check that a key can be sent in a header.
 
     Raises:
-        UsageError: It has characters that no key has: line breaks, quotes around it, non-ASCII or control characters.
+        UsageError: It is in quotes, or contains line breaks, control characters or non-ASCII characters.
     """
     if key != key.strip("\"'`") or not (key.isascii() and key.isprintable()):
         raise UsageError(
@@ -455,7 +454,7 @@ def require_sendable(key: str) -> None:
 
 
 def proxy_of(address: str) -> URL | None:
-    """The proxy for an address, from the environment; `NO_PROXY` is respected, also with networks and IPv6 addresses.
+    """The proxy for an address, from the environment; `NO_PROXY` is respected, networks and IPv6 addresses in it included.
 
     Raises:
         UsageError: The proxy cannot be used.
@@ -478,8 +477,8 @@ def proxy_of(address: str) -> URL | None:
 
 
 def _in_a_network(host: str, exceptions: str) -> bool:
-    """Whether `NO_PROXY` has a network of the host, or its domain as `*.NAME`; the standard library handles the rest."""
-    for name in (one.strip().strip("[]").lower() for one in exceptions.split(",")):
+    """Whether `NO_PROXY` contains a network of the host, or its domain as `*.NAME`; the standard library handles other entries."""
+    for name in (entry.strip().strip("[]").lower() for entry in exceptions.split(",")):
         if name.startswith("*.") and host.lower().endswith(name[1:]):
             return True
         with suppress(ValueError):
