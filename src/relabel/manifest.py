@@ -349,8 +349,8 @@ def find_run(ref: str, runs_dir: Path = Path("runs")) -> Path:
                 return folder
         if ref and Path(ref).exists():
             if is_table_file(ref):
-                made = runs_dir / Path(ref).stem
-                advice = f"make a run of it with `relabel import {ref} --model NAME --out {made}`, and give that"
+                out = runs_dir / Path(ref).stem
+                advice = f"make a run of it with `relabel import {ref} --model NAME --out {out}`, and give that"
             raise DataError(f"{ref} is not a run, which is a folder with a manifest.json; {advice}")
     names = ", ".join([*PUBLISHED, "sample"])
     raise DataError(f"run {short!r} was not found; use a run folder, a name under {runs_dir}/, or one of {names}")

@@ -1,4 +1,4 @@
-"""Builds the pages of job families, and the figures on them, from the figures of their occupations.
+"""Builds the pages of job families from the figures of their occupations.
 
 Exposure comes from a score table; jobs, pay and projections come from the BLS; human advantage comes from a run of
 ratings, if given. Occupations are weighted by US jobs. If several O*NET codes share one published figure for jobs, it is
@@ -38,7 +38,7 @@ MIN_SIMILARITY = 0.05
 # Source of job zones and activities if the task list is not an O*NET release that has them.
 _RELEASE = "onet-30.2"
 _ONET_ROLES = ("job-zones", "tasks-to-dwas", "dwas")
-# Bounds of the sum of the ratings, assumed by cut-points and pages.
+# Bounds of the sum of the ratings, which cut-points and pages assume.
 LOWEST, HIGHEST = 5, 25
 # Column of the sum.
 TOTAL = "total"
@@ -294,10 +294,10 @@ class FamilyFigures:
             return None, f"none of its {len(self.codes)} occupations is rated"
         means: dict[str, float] = {}
         for name in next(iter(rated.values())):
-            mean = self._mean({code: given[name] for code, given in rated.items()})
+            mean = self._mean({code: by_dimension[name] for code, by_dimension in rated.items()})
             if mean is None:
-                few = f"only {len(rated)} of its {len(self.codes)} occupations are rated, less than half of its jobs"
-                return None, few
+                reason = f"only {len(rated)} of its {len(self.codes)} occupations are rated, less than half of its jobs"
+                return None, reason
             means[name] = mean
         note = f"mean over {len(rated)} of {len(self.codes)} occupations; {self._weighting}"
         return _epoch(means, len(rated), note), ""
@@ -421,13 +421,13 @@ def family_pages(
             f"the run {epoch_run.ref} rates {epoch_run.manifest.tasks} and the scores are of {table.tasks}: the built-in "
             "sample cannot be mixed with other lists; use another --epoch"
         )
-    # Include codes without tasks: they have jobs too, and share published figures with the others, as in a score table.
+    # Codes without tasks are included: they have jobs, too, and share published figures with other codes, as in a score table.
     codes = sorted(table.occupation_titles)
     members = {family.id: family.members(codes) for family in chosen}
     with_tasks = set(table.occupations.index)
     members = {name: own for name, own in members.items() if with_tasks & set(own)}
-    own = load_registry().get(table.tasks)
-    release = table.tasks if own is not None and all(own.find_role(role) for role in _ONET_ROLES) else _RELEASE
+    source = load_registry().get(table.tasks)
+    release = table.tasks if source is not None and all(source.find_role(role) for role in _ONET_ROLES) else _RELEASE
     # The sample's tasks are invented, so published figures about real occupations do not apply to them.
     real = not table.sample
     zones = onet.read_job_zones(release) if real else None

@@ -44,7 +44,7 @@ class Family(Frozen):
     codes: tuple[str, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
-    def _codes_are_codes(self) -> Self:
+    def _check_codes(self) -> Self:
         for code in self.codes:
             if not _CODE.fullmatch(code):
                 raise ValueError(
@@ -74,7 +74,7 @@ def load_families(path: Path | None = None) -> tuple[Family, ...]:
         raise DataError(f"the job families {path} hold no [[family]] entry; add one")
     owner: dict[str, str] = {}
     for family, code in ((entry, code) for entry in families for code in entry.codes):
-        # A six-digit code includes its detailed ones, so having both would count an occupation twice.
+        # A six-digit code includes its detailed codes, so with both, an occupation would count twice.
         clash = next((c for c in owner if c == code or c == code[:7] or c[:7] == code), None)
         if clash is not None:
             raise DataError(

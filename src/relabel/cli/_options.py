@@ -376,8 +376,8 @@ def require_file(path: Path | str | None, option: str) -> None:
             raise UsageError(f"{option} {path} is a folder; name a file, such as {path / name}")
         if path.exists() and not path.is_file():  # a device or a pipe
             return
-        made = path.parents if option in _MAKE_FOLDERS else path.parents[:1]
-        folder = next((folder for folder in made if folder.exists()), path.parent)
+        candidates = path.parents if option in _MAKE_FOLDERS else path.parents[:1]
+        folder = next((folder for folder in candidates if folder.exists()), path.parent)
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".write-test-"):
             pass
 

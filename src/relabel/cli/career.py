@@ -209,8 +209,8 @@ def _show(page: family_pages.FamilyPage) -> None:
             shown = "not known" if median is None else f"{median:,.0f} USD"
             _section(f"Pay, {pay.period}: median {shown} (mean of the occupations' medians)", pay.words)
     if page.epoch is not None:
-        given = ", ".join(f"{name} {value:.1f}" for name, value in page.epoch.dimensions.items())
-        _section(f"Human advantage: {page.epoch.total:.1f} of 25 ({given})", page.epoch.words)
+        ratings = ", ".join(f"{name} {value:.1f}" for name, value in page.epoch.dimensions.items())
+        _section(f"Human advantage: {page.epoch.total:.1f} of 25 ({ratings})", page.epoch.words)
     if page.preparation.education:
         levels = ", ".join(f"{level.level} {level.share:.0%}" for level in page.preparation.education[:3])
         typer.echo()

@@ -75,14 +75,14 @@ def panel(estimator: RateEstimator) -> Group:
     bar = Table.grid(Column(width=_BAR), "", padding=(0, 1))
     bar.add_row(ProgressBar(max(1, progress.asked), progress.done), f"{progress.done:,} of {progress.asked:,}")
     rate = "-" if estimator.rate is None else speed(estimator.rate)
-    left = "-" if estimator.seconds_left is None else duration(estimator.seconds_left)
+    time_left = "-" if estimator.seconds_left is None else duration(estimator.seconds_left)
     counts = f"from store {progress.from_store:,}   fresh {progress.fresh:,}   failed {_failed(progress) or 'none'}"
     flight = f"in flight {len(progress.in_flight)}"
     if limiter is not None:
         # Some requests may have been sent before the limit was lowered.
         falling = "falling to " if len(progress.in_flight) > limiter.limit else ""
         flight += f", concurrency {falling}{limiter.limit} ({'auto' if limiter.automatic else 'fixed'})"
-    lines = [(counts, "red" if progress.failed else ""), (f"{flight}   rate {rate}   left {left}", "")]
+    lines = [(counts, "red" if progress.failed else ""), (f"{flight}   rate {rate}   left {time_left}", "")]
     if (wait := limiter.answer_wait if limiter else None) is not None and wait.wait_s < wait.longest_s:
         waited = f"answers time out after {duration(wait.wait_s)}, as others came fast; {wait.cut:,} sent again"
         lines.append((waited, "dim"))

@@ -39,9 +39,9 @@ def demo(out: Path = Path("demo"), quiet: bool = False) -> None:
 
     from relabel.cli.app import run_app
 
-    run, exported, made = (str(out / name) for name in ("run", "export", "eval.json"))
+    run, exported, document = (str(out / name) for name in ("run", "export", "eval.json"))
     label = ["run", "--model", "local", "--tasks", "sample", "--out", run, *["--quiet"] * quiet]
-    evaluate = ["eval", run, "--gold", "sample", "--out", made, "--html", f"{out / 'report.html'}"]
+    evaluate = ["eval", run, "--gold", "sample", "--out", document, "--html", f"{out / 'report.html'}"]
     steps = [
         ("Label 60 made-up tasks under both settings", label),
         ("Evaluate against the sample's gold", evaluate),

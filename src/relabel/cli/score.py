@@ -261,8 +261,8 @@ def _show(table: relabel.ScoreTable, major_groups: Sequence[Mapping[str, Any]] |
 def _highest_and_lowest(rows: pd.DataFrame, table: relabel.ScoreTable) -> Table:
     """The groups with the highest and the lowest scores."""
     ends = records(rows if len(rows) <= 2 * _SHOWN else rows.iloc[[*range(_SHOWN), *range(-_SHOWN, 0)]])
-    some = f"The {_SHOWN} highest and the {_SHOWN} lowest of {len(rows):,} groups"
-    title = f"{'All groups' if len(rows) <= 2 * _SHOWN else some}, by gamma (scores 0-1)"
+    both_ends = f"The {_SHOWN} highest and the {_SHOWN} lowest of {len(rows):,} groups"
+    title = f"{'All groups' if len(rows) <= 2 * _SHOWN else both_ends}, by gamma (scores 0-1)"
     if table.intervals is None:
         return _scores(title, ends, _MEASURES)
     if (other := table.intervals.other) is None:

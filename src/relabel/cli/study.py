@@ -72,8 +72,8 @@ def run(
     from relabel.cli._labelling import run_until_stopped
 
     stop = running.StopAll()
-    made = running.run_raters(raters, opened, replay=replay, allow_hosts=hosts, stop=stop)
-    run_until_stopped(_await_raters(made, raters, quiet=quiet), stop, look=_options.progress_style(quiet=quiet))
+    work = running.run_raters(raters, opened, replay=replay, allow_hosts=hosts, stop=stop)
+    run_until_stopped(_await_raters(work, raters, quiet=quiet), stop, look=_options.progress_style(quiet=quiet))
     _table(raters, running.rater_states(raters, opened))
     if any(one.state == "interrupted" for one in raters):
         running.raise_worst(raters)
@@ -133,8 +133,8 @@ def status(path: StudyFile, as_json: _options.AsJson = False) -> None:
     _table(raters, states, kappas)
     spent = sum(state.cost_usd for state in states.values())
     budget_text = "" if study.budget_usd is None else f" of {study.budget_usd:,.2f}"
-    made = opened.results_made and all(one.state == "complete" for one in raters)
-    command = "package" if made else "run"
+    is_finished = opened.results_made and all(one.state == "complete" for one in raters)
+    command = "package" if is_finished else "run"
     compared_with = f"the gold {study.golds[0]}" if study.golds else "the other raters, on average"
     say(f"kappa: with {compared_with}. Spent: ${spent:,.4f}{budget_text}. Next: relabel study {command} {path}")
 
@@ -175,14 +175,14 @@ def _table(
 ) -> None:
     rows: list[list[str]] = []
     for one in raters:
-        state, cells, left = one.state, ["-"] * 3, "-"
+        state, cells, hours_left = one.state, ["-"] * 3, "-"
         if (entry := states.get(one.rater.name)) is not None:
             cells = [f"{entry.labels:,}", f"{max(entry.asked - entry.labels, 0):,}", f"${entry.cost_usd:,.4f}"]
-            left = "-" if entry.hours_left is None else f"{entry.hours_left:,.2f}"
+            hours_left = "-" if entry.hours_left is None else f"{entry.hours_left:,.2f}"
             state = (
                 f"{entry.state}: {entry.waiting[1]:,} of {entry.waiting[0]:,} done" if entry.waiting[0] else entry.state
             )
-        more = [] if kappas is None else [figure(kappas.get(one.rater.name)), left]
+        more = [] if kappas is None else [figure(kappas.get(one.rater.name)), hours_left]
         rows.append([one.rater.name, state, *cells, *more, one.ref])
     more = [] if kappas is None else ["kappa", "hours left"]
     Table("", ["rater", "state", "labels", "missing", "cost", *more, "run"], rows, left=2).show()

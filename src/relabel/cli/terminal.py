@@ -284,17 +284,17 @@ class Table(tabular.Table):
         from rich.box import SIMPLE_HEAD
         from rich.table import Table
 
-        made = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
+        table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
         widths = self._widths(console.width)
         console.width = max(console.width, sum(widths) + 2 * (len(widths) - 1))
         for place, name in enumerate(self.columns):
-            made.add_column(clean_text(name), justify="left" if place < self.left else "right", width=widths[place])
+            table.add_column(clean_text(name), justify="left" if place < self.left else "right", width=widths[place])
         for cells in self.rows:
             texts = [clean_text(tabular.cell_text(cell)) for cell in cells]
             for name, text in zip(self.columns, texts, strict=True):
                 text.no_wrap, text.overflow = (True, "ellipsis") if name in _CUT else (None, None)
-            made.add_row(*texts)
-        return made
+            table.add_row(*texts)
+        return table
 
     def _widths(self, total: int) -> list[int]:
         """Widths of the columns of a table that is `total` wide, or wider if a figure would be cut."""

@@ -8,7 +8,7 @@ from typing import Any
 
 
 class _CallableModule(ModuleType):
-    """Makes the package callable: `relabel.study("study.yaml")` runs a study, and `relabel.study` is also this package."""
+    """Makes this package callable, because `relabel.study` is both the package and the function that runs a study."""
 
     def __call__(self, *given: Any, **named: Any) -> Any:
         from relabel.cli.notebook import study

@@ -58,7 +58,7 @@ def write_package(opened: OpenStudy, target: Path) -> int:
         for one, entry in zip(raters, data["raters"], strict=True):
             named = one.rater.base_url is not None or one.rater.provider is not None
             if one.model is not None and one.model.connection.base_url is not None and not named:
-                # Record an address from the environment, because it is part of every request.
+                # The address came from the environment. It must be recorded, because it is part of every request's key.
                 entry["base_url"] = one.model.connection.shown_url
         asked = [runs[one.rater.name] for one in raters if one.model is not None]
         if asked:

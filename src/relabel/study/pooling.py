@@ -27,11 +27,11 @@ from relabel.task import TASK_KEY
 Array = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int_]
 
-# Fewest raters for a latent-class model: with two, it cannot be identified which of them errs.
+# Fewest raters for a latent-class model: with two, it is not identified, because either might be the one that errs.
 MIN_RATERS = 3
 # Weight of the overall label shares when estimating those of a cluster, in tasks.
 _SMOOTHING_TASKS = 20.0
-# Prior counts of right and wrong labels of each rater, for each pair of codes.
+# Prior counts in a rater's confusion matrix: on its diagonal, and in each other cell.
 _PRIOR_RIGHT, _PRIOR_WRONG = 3.0, 1.0
 
 
@@ -208,7 +208,7 @@ def variance_components(
         return []
     repeated = bool(np.isfinite(within[keep]).any())
     scatter = np.nan_to_num(within[keep]).sum(axis=1) / raters
-    # The terms of all sums in the mean squares, by task, so that a bootstrap draw is a weighted sum.
+    # The mean squares depend on sums of these terms over tasks, so a bootstrap draw only needs weighted sums.
     parts = np.column_stack([np.ones(len(y)), y, y.mean(axis=1) ** 2, (y**2).sum(axis=1), scatter])
     whole = _variance_shares(parts.sum(axis=0)[None, :], raters, repeated)
     bounds = None
@@ -228,11 +228,11 @@ def _variance_shares(sums: Array, raters: int, repeated: bool) -> Array:
     mean = rater_means.mean(axis=1)
     task_ms = raters * (squares - n * mean**2) / (n - 1)
     rater_ms = n * ((rater_means - mean[:, None]) ** 2).sum(axis=1) / (raters - 1)
-    rest = all_squares - raters * squares - n * (rater_means**2).sum(axis=1) + n * raters * mean**2
-    rest_ms = rest / ((n - 1) * (raters - 1))
+    residual = all_squares - raters * squares - n * (rater_means**2).sum(axis=1) + n * raters * mean**2
+    residual_ms = residual / ((n - 1) * (raters - 1))
     repeat = scatter / n
-    interaction = np.maximum(rest_ms - repeat, 0) if repeated else np.maximum(rest_ms, 0)
-    parts = [np.maximum((task_ms - rest_ms) / raters, 0), np.maximum((rater_ms - rest_ms) / n, 0), interaction]
+    interaction = np.maximum(residual_ms - repeat, 0) if repeated else np.maximum(residual_ms, 0)
+    parts = [np.maximum((task_ms - residual_ms) / raters, 0), np.maximum((rater_ms - residual_ms) / n, 0), interaction]
     table = np.column_stack([*parts, *([repeat] if repeated else [])])
     total = table.sum(axis=1, keepdims=True)
     return np.divide(table, total, out=np.zeros_like(table), where=total > 0)
@@ -275,10 +275,10 @@ def pooled_mean(values: Array, codes: npt.ArrayLike, *, draws: int, seed: int) -
         if raters == 1:
             interval = figure.interval()
         elif others:
-            apart = float(y.mean(axis=0).var(ddof=1)) / raters
+            between = float(y.mean(axis=0).var(ddof=1)) / raters
             error = float(figure.draws.std(ddof=1)) * math.sqrt(drawn.occupations / others)
-            if total := apart + error**2:
-                degrees = total**2 / (apart**2 / (raters - 1) + error**4 / others)
+            if total := between + error**2:
+                degrees = total**2 / (between**2 / (raters - 1) + error**4 / others)
                 interval = on_scale(mean, student_t(0.95, max(degrees, 1)) * total**0.5, SHARE)
     return Mean(mean, interval, len(y))
 

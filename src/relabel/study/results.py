@@ -81,7 +81,7 @@ def write_results(opened: OpenStudy, runs: Mapping[str, Run]) -> Results:
     listed = pd.DataFrame(tasks)[[*TASK_KEY, "title", "text"]]
     runs = _on_tasks(runs, tasks)
     votes = collect_votes(runs)
-    # Name a file without its folder, which differs in a package.
+    # Files are named without their folder, which is another one in a replication package.
     golds = [
         replace(load_gold(ref), name=Path(ref).name if Path(ref).exists() else ref)
         for ref in map(opened.path, study.golds)
@@ -96,15 +96,15 @@ def write_results(opened: OpenStudy, runs: Mapping[str, Run]) -> Results:
         tables["confusion"] = _confusion(votes, classes)
     tables["spread"] = _spread(votes, dict(zip(listed["onet_soc_code"], listed["title"], strict=True)))
     wide = _wide(votes, listed, classes)
-    made = {"labels_wide.csv": csv_bytes(wide), "labels_wide.dta": stata_bytes(wide)}
-    made |= {name: csv_bytes(frame) for name, frame in _corrected(runs, golds, votes).items()}
+    files = {"labels_wide.csv": csv_bytes(wide), "labels_wide.dta": stata_bytes(wide)}
+    files |= {name: csv_bytes(frame) for name, frame in _corrected(runs, golds, votes).items()}
     pooled = _pooled_run(opened, runs, votes)
     if study.scoring is not None:
-        tables["totals"], scored = _scores(opened, runs, pooled, made)
+        tables["totals"], scored = _scores(opened, runs, pooled, files)
         uses += scored
     sources = sorted({(used.source, Path(used.file).name, used.sha256) for used in uses})
     description = {**_portable(opened), "sources": sources}
-    made["study.json"] = (json.dumps(description, indent=2, ensure_ascii=False) + "\n").encode()
+    files["study.json"] = (json.dumps(description, indent=2, ensure_ascii=False) + "\n").encode()
     verdict = tuple(_verdict(votes, agreement, pairs, golds, classes))
     charts = Charts()
     main = f"mean {_main_measure(votes)}"
@@ -113,12 +113,12 @@ def write_results(opened: OpenStudy, runs: Mapping[str, Run]) -> Results:
         drawn["pairs"] = charts.ranges("pairs", pairs.ranges(), title="kappa")
     for stem, table in tables.items():
         for form, end in (("csv", "csv"), ("markdown", "md"), ("latex", "tex")):
-            made[f"tables/{stem}.{end}"] = table_text([table], form).encode()  # pyright: ignore[reportArgumentType]  three literals
-    made |= {f"figures/{name}": content for name, content in charts.files().items()}
+            files[f"tables/{stem}.{end}"] = table_text([table], form).encode()  # pyright: ignore[reportArgumentType]  three literals
+    files |= {f"figures/{name}": content for name, content in charts.files().items()}
     sections = [(stem, table, drawn.get(stem)) for stem, table in tables.items()]
     page = tables_page(study.title, verdict, sections, f"relabel {__version__}, {len(votes):,} tasks.")
-    made["report.html"] = page.encode()
-    _write(opened.results, made)
+    files["report.html"] = page.encode()
+    _write(opened.results, files)
     if study.export or study.site:
         _pages(opened, pooled, runs)
     return Results(opened.results, verdict, tables)
@@ -141,9 +141,9 @@ def _portable(opened: OpenStudy) -> dict[str, Any]:
     return opened.content(hashed, exclude={"raters": {"__all__": {"base_url"}}})
 
 
-def _write(folder: Path, made: Mapping[str, bytes]) -> None:
+def _write(folder: Path, files: Mapping[str, bytes]) -> None:
     with os_errors(f"cannot write the results to {folder}", "free space or move the study"):
-        for name, content in sorted(made.items()):
+        for name, content in sorted(files.items()):
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             with replacing(target) as temporary:
@@ -238,15 +238,15 @@ def _means(study: Study, votes: Votes, classes: LatentClasses | None) -> Table:
         means = [pooling.pooled_mean(values[:, raters], votes.codes, **draws) for values in votes.values.values()]
         return [name, means[0].tasks, *(cell for mean in means for cell in (known(mean.mean), mean.interval))]
 
-    notes = ["Means over tasks, each alike.", *_intervals_note(study)]
+    notes = ["Means over tasks, with equal weights.", *_intervals_note(study)]
     rows = [row(name, [index]) for index, name in enumerate(votes.names)]
     if len(votes.names) > 1:
         rows.append(row("pooled", range(len(votes.names))))
         for measure in votes.values:
-            if left := pooling.leave_one_out_means(votes, measure):
-                low, high = min(left, key=left.__getitem__), max(left, key=left.__getitem__)
+            if without := pooling.leave_one_out_means(votes, measure):
+                low, high = min(without, key=without.__getitem__), max(without, key=without.__getitem__)
                 notes.append(
-                    f"{measure}, pooled without one rater: {left[low]:.3f} (without {low}) to {left[high]:.3f} (without {high})."
+                    f"{measure}, pooled without one rater: {without[low]:.3f} (without {low}) to {without[high]:.3f} (without {high})."
                 )
         notes.append(
             "pooled: tasks that all raters labelled; its interval covers the spread of raters and the sampling of occupations."
@@ -268,7 +268,7 @@ def _components(study: Study, votes: Votes) -> Table:
     components = pooling.variance_components(values, scatter, votes.codes, **draws)
     rows: list[list[Cell]] = [[part.source, part.share, part.interval] for part in components]
     notes = [
-        f"Shares of the variance of {main} over the tasks that all raters labelled. Intervals draw occupations and take these raters as they are."
+        f"Shares of the variance of {main} over the tasks that all raters labelled. Intervals draw occupations and treat these raters as fixed."
     ]
     if components and not any(part.source == "repeat" for part in components):
         notes.append("Without repeats, scatter of single answers is part of rater by task.")
@@ -283,7 +283,7 @@ def _confusion(votes: Votes, classes: LatentClasses) -> Table:
         for k, true in enumerate(scale)
     ]
     notes = () if classes.converged else ("The algorithm did not converge; interpret with care.",)
-    title = "Raters' labels by the true one, as the latent-class model has it"
+    title = "Raters' labels by the true label, as estimated by the latent-class model"
     return Table(title, ["rater", "true", *scale], rows, left=2, notes=notes)
 
 
@@ -302,7 +302,7 @@ def _spread(votes: Votes, titles: Mapping[str, str]) -> Table:
 
 
 def _wide(votes: Votes, listed: pd.DataFrame, classes: LatentClasses | None) -> pd.DataFrame:
-    """One row a task, a column a rater; the majority and the latent classes' shares beside them."""
+    """One row per task: the label of each rater, means, the majority, and the probabilities of the latent classes."""
     scale = np.array([*votes.scale, None], dtype=object)
     frame = votes.tasks[TASK_KEY].merge(listed, on=TASK_KEY, how="left")
     for index, name in enumerate(votes.names):
@@ -318,7 +318,7 @@ def _wide(votes: Votes, listed: pd.DataFrame, classes: LatentClasses | None) -> 
 
 def _corrected(runs: Mapping[str, Run], golds: Sequence[Gold], votes: Votes) -> dict[str, pd.DataFrame]:
     """For each gold that may be a random sample of the tasks: outcomes corrected for each rater's errors, for regressions."""
-    made: dict[str, pd.DataFrame] = {}
+    files: dict[str, pd.DataFrame] = {}
     measure, place = _main_measure(votes), pd.MultiIndex.from_frame(votes.tasks[TASK_KEY])
     for number, gold in enumerate(golds, start=1):
         table = pd.DataFrame(columns=["gold", "weight"], index=place, dtype=np.float64)
@@ -340,13 +340,13 @@ def _corrected(runs: Mapping[str, Run], golds: Sequence[Gold], votes: Votes) -> 
         for name in asked:
             predicted = votes.values[measure][:, votes.names.index(name)]
             frame[f"{measure}_{name}"] = predicted
-            # Where the model has no label, any guess will do: the correction is unbiased whatever the guess is.
+            # A missing label is replaced by the mean: the correction is unbiased whatever the prediction is.
             guess = np.where(np.isnan(predicted), np.nanmean(predicted), predicted)
             frame[f"corrected_{measure}_{name}"] = pooling.corrected_outcomes(
                 guess, table["gold"].to_numpy(np.float64), chance
             )
-        made[f"corrected_{number}.csv"] = frame
-    return made
+        files[f"corrected_{number}.csv"] = frame
+    return files
 
 
 def _pooled_run(opened: OpenStudy, runs: Mapping[str, Run], votes: Votes) -> Run:
@@ -391,9 +391,13 @@ def _pooled_run(opened: OpenStudy, runs: Mapping[str, Run], votes: Votes) -> Run
 
 
 def _scores(
-    opened: OpenStudy, runs: Mapping[str, Run], pooled: Run, made: dict[str, bytes]
+    opened: OpenStudy, runs: Mapping[str, Run], pooled: Run, files: dict[str, bytes]
 ) -> tuple[Table, Sequence[SourceUse]]:
-    """Scores by group: pooled, by rater, with an interval over raters and sampling; plausible values; totals by rater, and the files used."""
+    """Scores of groups, pooled and by rater, and plausible values, which are added to `files`.
+
+    Returns:
+        A table of means and totals by rater, and the source files used.
+    """
     scoring, choices = _scoring(opened)
     whole = score_by(pooled, choices)
     tables: dict[str, ScoreTable] = {}
@@ -407,8 +411,8 @@ def _scores(
     for name, table in tables.items():
         frame[[f"{m}_{name}" for m in MEASURES]] = table.frame[list(MEASURES)].to_numpy()
     bounded = with_raters(whole, pooled, list(runs.values()), scoring.draws)
-    for mine, theirs in (("lowest", "models_low"), ("highest", "models_high"), ("low", "low"), ("high", "high")):
-        source_by_column = {f"{m}_{mine}": f"{m}_{theirs}" for m in MEASURES if f"{m}_{theirs}" in bounded.frame}
+    for name, source in (("lowest", "models_low"), ("highest", "models_high"), ("low", "low"), ("high", "high")):
+        source_by_column = {f"{m}_{name}": f"{m}_{source}" for m in MEASURES if f"{m}_{source}" in bounded.frame}
         frame[[*source_by_column]] = bounded.frame[[*source_by_column.values()]]
     note = "An interval over raters needs three raters or more."
     if bounded.intervals is not None:
@@ -420,12 +424,12 @@ def _scores(
         ]
         if names:
             values = pd.concat(parts, ignore_index=True)[["code", "measure", *names]]
-            made["scores_plausible.csv"] = csv_bytes(values.round(6))
+            files["scores_plausible.csv"] = csv_bytes(values.round(6))
         note = "low and high: 95% interval of the mean over raters like these; it includes the sampling of tasks."
-    made["scores.csv"] = csv_bytes(frame)
+    files["scores.csv"] = csv_bytes(frame)
     description = {"note": note, "raters": list(tables), "notes": list(whole.notes)}
-    made["scores.json"] = (json.dumps(description, indent=2) + "\n").encode()
-    # A rater's mean over other groups would be another, so only groups of all raters tell raters apart.
+    files["scores.json"] = (json.dumps(description, indent=2) + "\n").encode()
+    # Means over different groups are not comparable, so they are over the groups that all raters score.
     common = np.all([table.has_status("scored") for table in (whole, *tables.values())], axis=0)
     notes = [note, *whole.notes]
     if common.sum() < whole.scored:
@@ -451,9 +455,9 @@ def _scoring(opened: OpenStudy) -> tuple[Scoring, Choices]:
     scoring = opened.study.scoring
     if scoring is None:
         raise UsageError(f"{opened.file} has scoring: null; remove that line to score its raters")
-    given = scoring.choices
-    files = {name: opened.path(ref) for name in ("pay", "bridge") if (ref := getattr(given, name)) is not None}
-    return scoring, replace(given, **files)
+    choices = scoring.choices
+    paths = {name: opened.path(ref) for name in ("pay", "bridge") if (ref := getattr(choices, name)) is not None}
+    return scoring, replace(choices, **paths)
 
 
 def study_scores(opened: OpenStudy) -> tuple[ScoreTable, Run]:
@@ -504,7 +508,7 @@ def _verdict(
         if kappas:
             yield f"Agreement with {gold.name} (kappa): {', '.join(f'{name} {value:.2f}' for name, value, _ in kappas)}."
     main = _main_measure(votes)
-    # On other tasks a rater's mean would be another, so only tasks of all raters tell raters apart.
+    # Means over different tasks are not comparable, so they are over the tasks that all raters labelled.
     same_tasks = votes.values[main][np.isfinite(votes.values[main]).all(axis=1)]
     by_rater = sorted(zip(same_tasks.mean(axis=0).tolist(), votes.names, strict=True)) if len(same_tasks) else []
     if len(by_rater) > 1:

@@ -1,4 +1,4 @@
-"""Makes the runs of a study: each rater has its own limits, all share one budget, and complete runs are not repeated."""
+"""Makes the runs of a study. Each rater has its own limits, all share one budget, and complete runs are not repeated."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ def _rater_state(one: RaterRun, job: Job, store: Store | None, batches: Path) ->
         labels = max(labels, sum(store.has(item.request.key) for item in with_known_format(job, store).plan()))
         killed = unfinished(job, store, one.out)
         if state == "running":
-            with suppress(DataError), writing(one.out):  # if it can be locked, its process was killed
+            with suppress(DataError), writing(one.out):  # if the folder can be locked, the process was killed
                 state = "interrupted"
     starts = [killed, *reversed(manifest.sessions if (manifest := existing_manifest(one.out)) else ())]
     last = next((start for start in starts if start is not None and start.counts.fresh and start.ended_at), None)
@@ -285,7 +285,7 @@ def plan(opened: OpenStudy) -> list[RaterRun]:
 
 
 def _as_keys(message: str, rater: Rater) -> str:
-    """A message about options of `relabel run` in the keys of a study file; options of other commands stay."""
+    """A message with the options of `relabel run` replaced by keys of a study file; options of other commands remain."""
     keys = {name.replace("_", "-"): name for name in Rater.model_fields}
     keys |= {"max-cost": "max_cost_usd" if rater.max_cost_usd else "budget_usd", "param": "params"}
     return re.sub(r"--([a-z]+(?:-[a-z]+)*)", lambda option: keys.get(option[1], option[0]), message)
@@ -309,7 +309,7 @@ def require_golds(opened: OpenStudy) -> None:
 
 def _options(rater: Rater, opened: OpenStudy, rubric: Rubric) -> RunOptions:
     study = opened.study
-    same = {one.name for one in fields(RunOptions)} & set(Rater.model_fields) - {"rubric", "params", "price"}
+    shared = {one.name for one in fields(RunOptions)} & set(Rater.model_fields) - {"rubric", "params", "price"}
     return RunOptions(
         rubric=rubric,
         settings=tuple(s for s in study.settings if s in rubric.settings),
@@ -320,7 +320,7 @@ def _options(rater: Rater, opened: OpenStudy, rubric: Rubric) -> RunOptions:
         params=checked_parameters(rater.params),
         price=given_price(rater.price) if rater.price else None,
         max_cost=rater.max_cost_usd,
-        **rater.model_dump(include=same),
+        **rater.model_dump(include=shared),
     )
 
 
