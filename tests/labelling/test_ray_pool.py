@@ -74,8 +74,8 @@ class Worker:
 
 @pytest.fixture(autouse=True)
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray, "_AGAIN_S", 0.0)
-    monkeypatch.setattr(ray, "NOBODY_S", 0.05)
+    monkeypatch.setattr(ray, "_RETRY_S", 0.0)
+    monkeypatch.setattr(ray, "NO_WORKER_S", 0.05)
 
 
 class Pool:

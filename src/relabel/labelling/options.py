@@ -1,4 +1,4 @@
-"""From what a user chose to a job, the model's connection and the limits that it may not exceed."""
+"""Turns the options of a run into a job, the connection to its model, and the limits that it must keep."""
 
 from __future__ import annotations
 
@@ -32,11 +32,12 @@ if TYPE_CHECKING:
 
 # Maximum value of `--concurrency`.
 MOST_IN_FLIGHT = 4096
+# Names of fields that may hold a credential, as in JSON.
 _CREDENTIALS = re.compile(
     r'"(?:x[-_])?(?:api[-_]?key|authorization|(?:access[-_])?token|secret|password)":', re.IGNORECASE
 )
 # Fields of a request that relabel sets itself.
-_OURS = {"model", "messages", "input", "response_format", "stream", "n"}
+_OWN_FIELDS = {"model", "messages", "input", "response_format", "stream", "n"}
 
 
 class Prepared(NamedTuple):
@@ -61,7 +62,7 @@ class RunOptions:
         prompt: A prompt's name or path; by default the rubric's.
         examples: Whether worked examples are shown.
         tasks: The task list as the user named it.
-        chosen: The tasks, if they are not determined by `tasks`, `sample`, `seed` and `occupations`.
+        chosen: The tasks, if they are not to be determined from `tasks`, `sample`, `seed` and `occupations`.
         sample: Number of tasks to draw at random.
         seed: Seed of the draw, and of the orders of variants.
         occupations: Only tasks of these codes.
@@ -127,7 +128,12 @@ class RunOptions:
         return asked
 
     def prepare(self, environment: Settings, *, capped: bool | None = None) -> Prepared:
-        """Check the options, and make connection and job, without sending anything; for errors see `connection` and `job`."""
+        """Check the options, and make connection and job, without sending anything. For errors, see `connection` and `job`.
+
+        Args:
+            environment: Settings from the environment.
+            capped: Whether the cost has a cap; by default, whether `max_cost` is set.
+        """
         connection = self.connection(environment)
         self.require_bounds(connection, capped)
         return Prepared(self, connection, self.job(connection))
@@ -136,12 +142,12 @@ class RunOptions:
         """The model, without starting or asking anything.
 
         Raises:
-            UsageError: The address is not valid, a parameter cannot be sent or would be overridden, or choices do not go together.
+            UsageError: The address is invalid, a parameter cannot be sent or would be overridden, or options contradict each other.
             DataError: The user's own weights are missing.
         """
         if not self.model.strip() or self.model == "local:":
             raise UsageError("--model is empty; name a model at the provider, local, or local:FILE.gguf")
-        if "" in (self.base_url, self.provider):  # as an unset variable gives it: tasks must not go to OpenAI instead
+        if "" in (self.base_url, self.provider):  # probably an unset variable: tasks must not be sent to OpenAI instead
             raise UsageError("--base-url or --provider is empty; name one, or leave the option out")
         if self.decide == "logprob" and (self.pack > 1 or self.api == "responses"):
             raise UsageError("--decide logprob asks one token about one task by chat; remove --pack and --api")
@@ -150,7 +156,7 @@ class RunOptions:
         provider, local = named or provider_of(url), is_local(self.model)
         params = dict(self.params)
         if self.decide == "logprob":
-            _leave_to_one_token(params, self.max_tokens)
+            _refuse_overridden(params, self.max_tokens)
         if self.max_tokens is not None:
             bound = "max_tokens" if local else provider.bound
             params["max_output_tokens" if self.api == "responses" else bound] = self.max_tokens
@@ -222,7 +228,7 @@ class RunOptions:
         at_once = self.concurrency
         if at_once is None and is_local(self.model):
             at_once = SLOTS
-            if self.cluster:  # a server for each worker; how many there are is known once the cluster is joined
+            if self.cluster:  # each worker runs a server; their number may be known only once the cluster is joined
                 at_once = SLOTS * self.cluster.workers if self.cluster.workers else LARGEST_LIMIT
         return Limiter(at_once, rpm=self.rpm, tpm=self.tpm)
 
@@ -245,7 +251,7 @@ class RunOptions:
         """Check that the cost cap, if any, can be kept.
 
         Raises:
-            UsageError: No price is known, or nothing bounds what an answer may cost.
+            UsageError: No price is known, or the cost of an answer has no bound.
         """
         if not (self.max_cost is not None if capped is None else capped):
             return
@@ -259,14 +265,14 @@ class RunOptions:
             )
 
 
-def read_parameters(given: Sequence[str]) -> dict[str, Any]:
+def read_parameters(items: Sequence[str]) -> dict[str, Any]:
     """Values of `--param NAME=VALUE`, by name.
 
     Raises:
-        UsageError: One is not a parameter, cannot be sent, or would replace what makes the request.
+        UsageError: One is malformed or cannot be sent, or relabel sets it itself.
     """
     parameters: dict[str, Any] = {}
-    for item in given:
+    for item in items:
         name, equals, text = item.partition("=")
         if not equals:
             raise UsageError(f"--param {item!r} is not NAME=VALUE with a sampling parameter, such as temperature=0")
@@ -274,16 +280,16 @@ def read_parameters(given: Sequence[str]) -> dict[str, Any]:
     return checked_parameters(parameters)
 
 
-def checked_parameters(given: Mapping[str, Any]) -> dict[str, Any]:
+def checked_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Check additional request parameters.
 
     Raises:
-        UsageError: A name holds a credential, or would replace what makes the request.
+        UsageError: One may hold a credential, or relabel sets it itself.
     """
-    for name, value in given.items():
+    for name, value in parameters.items():
         if _CREDENTIALS.search(json.dumps({name: value})):
             raise UsageError(f"--param {name} would write a credential into the store; set OPENAI_API_KEY instead")
-        if not name or name in _OURS:
+        if not name or name in _OWN_FIELDS:
             raise UsageError(
                 f"--param {name!r} is not a sampling parameter, such as temperature: relabel sets it itself"
             )
@@ -291,14 +297,14 @@ def checked_parameters(given: Mapping[str, Any]) -> dict[str, Any]:
             raise UsageError(
                 '--param text takes an object without `format`, such as text={"verbosity":"low"}: relabel sets the format'
             )
-    return dict(given)
+    return dict(parameters)
 
 
 def read_concurrency(text: str) -> int | None:
-    """Value of `--concurrency`: requests in flight, None for `auto`.
+    """Value of `--concurrency`: the maximum number of requests in flight, or None for `auto`.
 
     Raises:
-        UsageError: It is neither.
+        UsageError: It is neither `auto` nor such a number.
     """
     if text == "auto":
         return None
@@ -314,26 +320,26 @@ def _value(item: str, name: str, text: str) -> Any:
         except ValueError:
             value = text
         canonical_json({name: value})
-    except (ValueError, RecursionError):  # what JSON has no word for: NaN, what is beyond all numbers, half a character
+    except (ValueError, RecursionError):  # not expressible in JSON: NaN, infinity, a lone surrogate
         raise UsageError(
             f"--param {item[:100]!r} cannot be sent as JSON; use a finite number, valid text, or a simpler value"
         ) from None
     return value
 
 
-def _leave_to_one_token(params: dict[str, Any], max_tokens: int | None) -> None:
+def _refuse_overridden(params: dict[str, Any], max_tokens: int | None) -> None:
     """Refuse parameters that `--decide logprob` would override, so that the manifest says what was sent."""
-    against = [f"--param {n}" for n, value in params.items() if n in ONE_TOKEN and value != ONE_TOKEN[n]]
-    against += [f"--param {n}" for n in params if n not in ONE_TOKEN and output_bound({n: 1}) is not None]
+    refused = [f"--param {n}" for n, value in params.items() if n in ONE_TOKEN and value != ONE_TOKEN[n]]
+    refused += [f"--param {n}" for n in params if n not in ONE_TOKEN and output_bound({n: 1}) is not None]
     if max_tokens is not None:
-        against.append("--max-tokens")
-    if against:
+        refused.append("--max-tokens")
+    if refused:
         fixed = ", ".join(f"{name}={json.dumps(value)}" for name, value in ONE_TOKEN.items())
-        raise UsageError(f"--decide logprob requests one token with {fixed}; remove {' and '.join(against)}")
+        raise UsageError(f"--decide logprob requests one token with {fixed}; remove {' and '.join(refused)}")
 
 
 def default_name(job: Job) -> str:
-    """A descriptive name for a run; the same command gives the same name."""
+    """A descriptive name for a run, which is the same for the same command."""
     parts = [job.model, job.rubric.id, Path(job.tasks_ref).stem if is_table_file(job.tasks_ref) else job.tasks_ref]
     if job.parameters["sample"]:
         parts.append(f"n{job.parameters['sample']}-s{job.parameters['seed']}")

@@ -48,7 +48,7 @@ class PrefixCache(Frozen):
 
 
 class TokenRatio(Frozen):
-    """Number of tokens in a text for some models: `factor` times its pieces (see `estimate`), plus or minus a share `spread`."""
+    """Number of tokens in a text, for some models: `factor` times its pieces (see `estimate.pieces`), plus or minus a share `spread`."""
 
     models: tuple[str, ...]
     factor: float = Field(gt=0)
@@ -56,6 +56,7 @@ class TokenRatio(Frozen):
     source: str
 
 
+# The property `batch` in words.
 _BATCH = {
     None: "unknown; relabel looks for OpenAI's Files and Batch API before it uploads anything",
     "openai": "OpenAI's Files and Batch API",
@@ -68,17 +69,17 @@ class Provider(Frozen):
 
     Attributes:
         hosts: Shell patterns of its host names, with or without a port.
-        path: Part of its paths, to recognise it behind a gateway.
+        path: Part of its path, by which it is recognised behind a gateway.
         base_url: Address of its API.
         key_env: Environment variables that may have its key; the first one set is used. Empty if it needs no key.
         key_header: Header for the key; in `Authorization`, the key follows the word `Bearer`.
         forms: Structured response formats that it supports, strictest first.
         bound: Name of the parameter for the maximum number of output tokens, in the chat dialect.
         thinking: How its usage counts hidden thinking; both ways are understood at every address.
-        notes: Its peculiarities.
+        notes: Other peculiarities.
         cache: Its prefix caches; the first one that matches a model is used.
         batch: The type of its Files and Batch API, or `none`; if unset, OpenAI's type is probed.
-        as_of: Date on which the sources were read.
+        as_of: When the sources were read.
         sources: Sources of this information.
     """
 
@@ -99,7 +100,7 @@ class Provider(Frozen):
     sources: tuple[str, ...] = ()
 
     def in_words(self) -> dict[str, str]:
-        """Its properties in words, by name."""
+        """The properties in words, by name."""
         caches = "; ".join(
             f"{', '.join(rule.models)}: from {f'{rule.least:,} tokens' if rule.least else 'any length'}"
             + (f", at {rule.read:.0%} of the price of input" if rule.read is not None else "")
@@ -179,10 +180,10 @@ def provider_of(base_url: str, name: str | None = None) -> Provider:
     try:
         parts = urlsplit(base_url)
         names = ((parts.hostname or "").lower(), f"{parts.hostname}:{parts.port}".lower())
-    except ValueError:  # who sends to it says what is wrong with it
+    except ValueError:  # sending to a malformed address raises a better error
         return UNKNOWN
     by_host = (p for p in all_providers if any(fnmatchcase(name, pattern) for name in names for pattern in p.hosts))
-    by_path = (p for p in all_providers if p.path is not None and p.path in parts.path)  # behind a gateway of one's own
+    by_path = (p for p in all_providers if p.path is not None and p.path in parts.path)  # behind a gateway
     return next(by_host, None) or next(by_path, UNKNOWN)
 
 
@@ -202,12 +203,12 @@ def reasons(model: str) -> bool:
 
 
 def _properties() -> _File:
-    own = settings().providers
+    path = settings().providers
     shipped = _read(asset_dir("data") / "providers.toml")
-    if own is None:
+    if path is None:
         return shipped
-    mine = _read(own)
-    return _File(**{name: (*getattr(mine, name), *getattr(shipped, name)) for name in _File.model_fields})
+    own = _read(path)
+    return _File(**{name: (*getattr(own, name), *getattr(shipped, name)) for name in _File.model_fields})
 
 
 @cache
@@ -216,7 +217,7 @@ def _read(path: Path) -> _File:
 
 
 def read_entries(path: Path, form: str, model: type[M]) -> M:
-    """Read and validate a TOML file; `form` is an example file to name in error messages.
+    """Read and validate a TOML file; error messages refer to `form` as an example.
 
     Raises:
         DataError: It cannot be read or is invalid.
@@ -240,7 +241,7 @@ def _cache_key(model: str, prefix: str) -> str:
     return "relabel-" + hashlib.sha256(f"{model}\0{prefix}".encode()).hexdigest()[:32]
 
 
-# Suffixes of headers in which gateways state the cost of an answer, such as LiteLLM's `x-litellm-response-cost`.
+# Ends of the names of headers in which gateways state the cost of an answer, such as LiteLLM's `x-litellm-response-cost`.
 COST_HEADERS = ("-response-cost", "-request-cost", "-total-cost", "-usage-cost", "-cost-usd")
 # Headers in which gateways name the provider that answered.
 UPSTREAM_HEADERS = (
@@ -250,6 +251,7 @@ UPSTREAM_HEADERS = (
     "cf-aig-provider",
     "x-upstream",
 )
+# xAI's ticks per USD.
 _TICKS_A_USD = 1e10
 _NO_HEADERS: Mapping[str, str] = {}
 
@@ -257,19 +259,17 @@ _NO_HEADERS: Mapping[str, str] = {}
 def stated_cost(reply: Mapping[str, Any], headers: Mapping[str, str] = _NO_HEADERS) -> float | None:
     """The cost stated in a reply's usage or in a gateway's header, in USD; None if there is none."""
     usage = object_of(reply.get("usage"))
-    cost = usage.get("cost", usage.get("estimated_cost"))  # OpenRouter's word, and DeepInfra's
+    cost = usage.get("cost", usage.get("estimated_cost"))  # OpenRouter's name, and DeepInfra's
     if isinstance(cost, Mapping):
-        cost = cost.get("total_cost")  # Perplexity's
+        cost = cost.get("total_cost")  # Perplexity
     if cost is None and isinstance(ticks := usage.get("cost_in_usd_ticks"), int):
-        cost = ticks / _TICKS_A_USD  # xAI's
+        cost = ticks / _TICKS_A_USD  # xAI
     if not isinstance(cost, (int, float)) or isinstance(cost, bool) or not 0 <= cost < 1e6:
         amounts = (_amount(value) for name, value in headers.items() if name.lower().endswith(COST_HEADERS))
-        return next(
-            (amount for amount in amounts if amount), None
-        )  # gateways say 0 of models whose price they do not know
-    # If the user's own key is used behind the router, the provider's charge is in addition to the router's fee.
-    behind = object_of(usage.get("cost_details")).get("upstream_inference_cost") if usage.get("is_byok") else None
-    return float(cost) + (float(behind) if isinstance(behind, (int, float)) else 0.0)
+        return next((amount for amount in amounts if amount), None)  # for gateways, 0 also means unknown
+    # If a router uses the user's own key, the provider charges its price in addition to the router's fee.
+    upstream = object_of(usage.get("cost_details")).get("upstream_inference_cost") if usage.get("is_byok") else None
+    return float(cost) + (float(upstream) if isinstance(upstream, (int, float)) else 0.0)
 
 
 def _amount(text: str) -> float | None:
@@ -292,7 +292,7 @@ def tier_of(reply: Mapping[str, Any]) -> str | None:
     return tier[:40] if isinstance(tier, str) and tier else None
 
 
-# What tokens cost.
+# Prices.
 
 _TABLE = "genai-prices"
 
@@ -306,7 +306,7 @@ class Price(Frozen):
         written: Prompt tokens written to it; None if the price is that of `input`.
         output: Tokens of the answer.
         source: Source of the prices.
-        as_of: When they were last checked, as the source says; None where it does not say.
+        as_of: When they were last checked, by the source; None if it gives no date.
     """
 
     input: float = Field(ge=0)
@@ -323,7 +323,7 @@ class Price(Frozen):
         return (fresh * self.input + usage.cached * self.cached + written + usage.completion * self.output) / 1e6
 
     def holds_in(self, tier: str | None) -> bool:
-        """Whether answers of a tier cost no more than this: the public table has the price of the standard tier alone."""
+        """Whether this price covers a service tier; the public table has the standard tier only, and `priority` costs more."""
         return tier != "priority" or not self.source.startswith(_TABLE)
 
     def halved(self) -> Price:
@@ -369,15 +369,15 @@ def _is_own_server(host: str | None) -> bool:
 
 
 def find_price(model: str, base_url: str | None) -> Price | None:
-    """Look a model's price up: in the override file, then in the table of genai-prices.
+    """Look up a model's price: in the override files, then in the table of genai-prices.
 
     Args:
         model: Name on the wire.
         base_url: Address of the API; None for OpenAI's own.
 
     Returns:
-        The price, or None where neither holds this model at this provider, or it has a fee for each request, which tokens do
-        not tell: then the cost is unknown, unless the provider states it.
+        The price. None if it is unknown, or if it includes a fee per request, which a price of tokens cannot express; the cost
+        is then unknown, unless the provider states it.
 
     Raises:
         DataError: The override file is malformed.
@@ -394,7 +394,7 @@ def find_price(model: str, base_url: str | None) -> Price | None:
         return None
 
     def usd(name: str, otherwise: float) -> float:
-        """A price of the table; of one in tiers, that of short prompts, as a labelling prompt is short."""
+        """A price from the table; if it depends on the prompt's length, the price for short prompts."""
         price: Any = getattr(calculation.model_price, name)
         return otherwise if price is None else float(getattr(price, "base", price))
 
@@ -410,7 +410,7 @@ def find_price(model: str, base_url: str | None) -> Price | None:
         cached=cached,
         written=written if written > fresh else None,
         output=usd("output_mtok", 0.0),
-        # The table carries no date of its own; its version is what dates it.
+        # The table has no date, but its version dates it.
         source=f"{_TABLE} {version('genai-prices')}, {calculation.provider.name} {calculation.model.name or calculation.model.id}",
     )
 

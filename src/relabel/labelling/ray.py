@@ -45,15 +45,17 @@ from relabel.redaction import masked, may_hold_secret
 from relabel.settings import settings
 
 RAY_EXTRA = "pip install 'relabel-exposure[ray]'"
-REACH_S, _AGAIN_S = 5.0, 0.25
-START_S = 60.0  # Seconds to wait for all workers before those that are up begin alone
-NOBODY_S = 30.0  # Seconds that a request waits for a worker when none is up
+# Timeout of a connection to the cluster, and pause between calls to a worker that is not up, in seconds.
+REACH_S, _RETRY_S = 5.0, 0.25
+START_S = 60.0  # Seconds to wait for all workers before the run begins with those that are up
+NO_WORKER_S = 30.0  # Seconds for which a request waits for a worker if none is up
 # Size of Ray's object store if the cluster is this machine alone; messages are too small to pass through it.
 _LOCAL_STORE_BYTES = 80 * 2**20
-_QUIET = {
+# Environment variables for Ray, unless the user has set them.
+_VARIABLES = {
     "RAY_USAGE_STATS_ENABLED": "0",  # Ray sends no usage reports
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_NUM_REDIS_GET_RETRIES": "2",  # by default Ray tries for ten minutes if the server there is not a cluster
+    "RAY_NUM_REDIS_GET_RETRIES": "2",  # by default, Ray tries for ten minutes to join a server that is not a cluster
 }
 
 
@@ -94,7 +96,7 @@ class ClusterOptions:
 
 
 class Cluster(NamedTuple):
-    """A joined cluster: the `ray` module, and a function that ends everything started for the run and nothing else."""
+    """A joined cluster: the `ray` module, and a function that ends everything that was started for the run, and nothing else."""
 
     ray: Any
     leave: Callable[[], None]
@@ -115,12 +117,12 @@ def join(options: ClusterOptions) -> Cluster:
     options.check()
     address = options.where
     with ExitStack() as opened:
-        variables, init = dict(_QUIET), {"address": address}
+        variables, init = dict(_VARIABLES), {"address": address}
         if address is None or address == "local":
-            made = opened.enter_context(tempfile.TemporaryDirectory(prefix="relabel-", ignore_cleanup_errors=True))
-            folder, token = Path(made) / "ray", Path(made) / "token"
+            parent = opened.enter_context(tempfile.TemporaryDirectory(prefix="relabel-", ignore_cleanup_errors=True))
+            folder, token = Path(parent) / "ray", Path(parent) / "token"
             folder.mkdir()  # Ray makes its folder accessible to all users; the private parent keeps them out
-            # Its own token, so that no other user of this machine can submit work to the cluster.
+            # A token of its own, so that no other user of this machine can submit work to the cluster.
             token.touch(mode=0o600)
             token.write_text(secrets.token_hex(32), encoding="utf-8")
             variables |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
@@ -149,12 +151,12 @@ def _load() -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             import ray
-            import ray._private.worker as inside
+            import ray._private.worker as ray_worker
     except ImportError as error:
         raise UsageError(f"Ray cannot be loaded ({error}); {RAY_EXTRA}") from error
     # Only relabel writes to standard output and error; problems of workers reach it as exceptions.
     logging.getLogger("ray").setLevel(logging.CRITICAL)
-    inside.print_to_stdstream = lambda *_, **__: None
+    ray_worker.print_to_stdstream = lambda *_, **__: None
     return ray
 
 
@@ -162,18 +164,18 @@ def _load() -> Any:
 def _native_stderr_silenced() -> Generator[None]:
     """Discard everything written to standard error in the block, by native code too; problems are raised as exceptions."""
     sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    os.close(nowhere)
+    original, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    os.close(null)
     try:
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(original, 2)
+        os.close(original)
 
 
 def keep_signals() -> None:
-    """Restore this process's own signal handlers, because joining a cluster replaces the one for SIGTERM. For the main thread."""
+    """Restore this process's signal handlers, because joining a cluster replaces that of SIGTERM. Works in the main thread only."""
     for number in (signal.SIGINT, signal.SIGTERM):
         with suppress(TypeError, ValueError):  # the handler was not set from Python, or this is another thread
             signal.signal(number, signal.getsignal(number))
@@ -181,10 +183,10 @@ def keep_signals() -> None:
 
 
 def _reach(address: str) -> None:
-    """Check within seconds whether something listens at an address: Ray itself would try for more than a minute.
+    """Check within seconds that something listens at an address; Ray itself would try for more than a minute.
 
     Raises:
-        ProviderError: Nothing does.
+        ProviderError: Nothing listens there.
     """
     host, _, port = address.rpartition(":")
     try:
@@ -209,9 +211,9 @@ class Sender:
     """An actor that posts what the driver gives it, with the online engine's HTTP code. It does not use Ray itself.
 
     Args:
-        model: The model as the user named it, if each worker runs its own server for it; else empty.
-        alias: Its name in requests, which says which weights are meant.
-        threads: Processor threads of that server; None takes the node's `idle_threads`.
+        model: The model as the user named it, if each worker runs its own server for it; otherwise empty.
+        alias: The model's name in requests, which identifies its weights.
+        threads: Processor threads of that server; None for the node's `idle_threads`.
     """
 
     def __init__(self, model: str = "", alias: str = "", threads: int | None = None) -> None:
@@ -245,18 +247,18 @@ class Sender:
         node's own is used, which does not leave the node.
         """
         if self._transport is None:
-            own = None if connection.secret else key_for(connection.provider, settings())
-            secret = own.get_secret_value() if own else connection.secret
+            node_key = None if connection.secret else key_for(connection.provider, settings())
+            secret = node_key.get_secret_value() if node_key else connection.secret
             self._transport = Http(connection.base_url, secret, connection.provider, connection.headers)
         try:
-            # The driver gives up earlier; this limit is for when the driver no longer exists.
+            # The driver gives up earlier; this timeout is for the case that the driver has died.
             async with asyncio.timeout(connection.timeouts.attempt_s + 5):
                 reply = await self._transport.send(api, content)
         except (TransportError, TimeoutError) as error:
             if self._model and isinstance(error, UnreachableError):
-                os._exit(1)  # its own server is gone: the cluster restarts this worker with a new one
+                os._exit(1)  # its own server has died: the cluster restarts this worker, which starts a new one
             return error
-        # A key from this node's environment must not leave the node; errors are masked where they are raised.
+        # A key from this node's environment must not leave the node. Errors are masked where they are raised.
         text = reply.content.decode("utf-8", "replace")
         return reply._replace(content=masked(text).encode()) if may_hold_secret(text) else reply
 
@@ -266,7 +268,7 @@ class WorkerLostError(Exception):
 
 
 class WorkerGoneError(WorkerLostError):
-    """A worker is lost for good: the cluster does not restart it."""
+    """A worker is lost permanently: the cluster does not restart it."""
 
 
 Call = Callable[..., Awaitable[Any]]  # Calls a worker's method by name, with its arguments
@@ -296,10 +298,10 @@ class RayTransport:
         """Wait until every worker is up; those that take longer join later.
 
         Args:
-            wait_s: Most seconds to wait for all workers; if none is up by then, as long again for the first.
+            wait_s: Maximum number of seconds to wait for all workers; if none is up by then, as long again for the first.
 
         Raises:
-            ProviderError: No worker came up, or one has another version of relabel.
+            ProviderError: No worker came up, or one has a different version of relabel.
             DataError: A worker lacks the model's file.
         """
         if not (await self._wait(len(self._workers), wait_s) or await self._wait(1, wait_s)):
@@ -309,12 +311,12 @@ class RayTransport:
 
     async def send(self, api: Api, content: bytes) -> HttpReply:
         """Post a document; see `Transport.send`."""
-        if not await self._wait(1, NOBODY_S):
+        if not await self._wait(1, NO_WORKER_S):
             raise UnreachableError("no worker of the cluster is up")
         worker = min((worker for worker in self._workers if worker.up), key=lambda worker: worker.in_flight)
         worker.in_flight += 1
         try:
-            back: HttpReply | Exception = await worker.call("post", api, content, self._connection)
+            reply: HttpReply | Exception = await worker.call("post", api, content, self._connection)
         except WorkerLostError as error:
             self._mark_lost(worker, error)
             if self._fatal is not None:
@@ -322,21 +324,21 @@ class RayTransport:
             raise BrokenError(str(error)) from error
         finally:
             worker.in_flight -= 1
-        if isinstance(back, Exception):
-            raise back
-        return back
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
 
     def leave_connections(self) -> None:
         """See `Transport.leave_connections`; does nothing, because each worker manages its own."""
 
     async def close(self) -> None:
-        """Stop watching for workers to come up; the workers themselves go on."""
+        """Stop waiting for workers to come up; the workers themselves go on."""
         for worker in self._workers:
             worker.reviving.cancel()
         await asyncio.gather(*(worker.reviving for worker in self._workers), return_exceptions=True)
 
     async def _wait(self, workers: int, seconds: float) -> bool:
-        """Wait until so many workers are up; returns whether they are within so many seconds."""
+        """Wait until this number of workers is up; returns whether that happened within the time."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while self._fatal is None and sum(worker.up for worker in self._workers) < workers:
@@ -359,7 +361,7 @@ class RayTransport:
         self._changed.set()
 
     async def _wait_until_up(self, worker: _Worker) -> None:
-        """Call a worker again and again until it answers, after its start or its restart by the cluster."""
+        """Call a worker until it answers, after its start or its restart by the cluster."""
         while not worker.up and not worker.lost_reason and self._fatal is None:
             try:
                 node, version = await worker.call("hello")
@@ -369,7 +371,7 @@ class RayTransport:
                     )
             except WorkerLostError as error:
                 self._mark_lost(worker, error)
-                await asyncio.sleep(_AGAIN_S)
+                await asyncio.sleep(_RETRY_S)
             except RelabelError as error:
                 self._fatal = self._fatal or error
             else:
@@ -378,7 +380,7 @@ class RayTransport:
 
 
 class RayEngine(OnlineEngine):
-    """Sends requests through a cluster, which is joined at the first request: a run that the store answers needs none.
+    """Sends requests through a cluster. It joins at the first request, so a run answered by the store needs no cluster.
 
     Args:
         connection: The model's server, with the key.
@@ -407,7 +409,7 @@ class RayEngine(OnlineEngine):
         except BaseException:
             await transport.close()
             raise
-        if local:  # each worker has its own server: together they take as many requests as they have slots
+        if local:  # each worker has a server of its own, with `SLOTS` slots
             self.limiter.limit = min(self.limiter.limit, SLOTS * len(handles))
         return transport
 
@@ -425,11 +427,11 @@ class RayEngine(OnlineEngine):
         connection = self.connection
         model = (connection.model, connection.endpoint.model, cpus) if local else ()
         actor = cluster.ray.remote(Sender)
-        usual = {"num_cpus": cpus or 0, "max_restarts": -1, "max_concurrency": 4096}
-        # On one node after the other, or wherever the cores to reserve are free; the workers of a lost node move to others.
+        options = {"num_cpus": cpus or 0, "max_restarts": -1, "max_concurrency": 4096}
+        # On the nodes in turn or, if cores are reserved, wherever they are free; workers of a lost node move to others.
         affinity = cluster.ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
         places = ["SPREAD" if cpus else affinity(nodes[n % len(nodes)]["NodeID"], soft=True) for n in range(wanted)]
-        return [actor.options(**usual, scheduling_strategy=place).remote(*model) for place in places]
+        return [actor.options(**options, scheduling_strategy=place).remote(*model) for place in places]
 
 
 def _kill_worker(cluster: Cluster, handle: Any) -> None:
@@ -441,8 +443,8 @@ async def _call(cluster: Cluster, handle: Any, method: str, *arguments: Any) -> 
     """Call a worker's method, and translate Ray's errors.
 
     Raises:
-        WorkerLostError: It cannot be reached; `WorkerGoneError` if it never will be again.
-        RelabelError: The method raised it; `ProviderError` for any other error in it.
+        WorkerLostError: The worker cannot be reached; `WorkerGoneError` if it is lost permanently.
+        RelabelError: The method raised it; a `ProviderError` stands for any other error of the method.
     """
     errors = cluster.ray.exceptions
     try:

@@ -1,4 +1,4 @@
-"""The two API dialects, Chat Completions and Responses: builds request bodies and parses replies."""
+"""The two API dialects, Chat Completions and Responses: their request bodies, and the parsing of their replies."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PATHS: Mapping[Api, str] = {"chat": "/chat/completions", "responses": "/response
 
 
 class NotAReplyError(Exception):
-    """The document is not a reply in this dialect. `kind` is `content-filter` if there is no choice, as for blocked questions."""
+    """The document is not a reply in this dialect. `kind` is `content-filter` if it has no choices, as for blocked questions."""
 
     kind: FailureKind = "provider"
 
@@ -61,11 +61,11 @@ def body(
     """
     strict = {"name": "answer", "strict": True, "schema": dict(schema)} if form == "json_schema" else {}
     if api == "responses":
-        shape = {"format": {"type": form, **strict}, **object_of(params.get("text"))}
-        response_format = {} if form == "text" else {"text": shape}
+        text = {"format": {"type": form, **strict}, **object_of(params.get("text"))}
+        response_format = {} if form == "text" else {"text": text}
         return {"model": model, "input": [dict(m) for m in messages], **params, **response_format}
-    shape = {"type": form, "json_schema": strict} if strict else {"type": form}
-    response_format = {} if form == "text" else {"response_format": shape}
+    format_type = {"type": form, "json_schema": strict} if strict else {"type": form}
+    response_format = {} if form == "text" else {"response_format": format_type}
     return {"model": model, "messages": [dict(m) for m in messages], **response_format, **params}
 
 
@@ -86,9 +86,9 @@ def object_of(value: Any) -> Mapping[str, Any]:
 
 def output_bound(document: Mapping[str, Any]) -> int | None:
     """The maximum number of output tokens in a posted document; None if it sets none."""
-    given = [document.get(name) for name in ("max_completion_tokens", "max_output_tokens", "max_tokens")]
-    # If several are given, servers differ in which one they apply: the largest may be charged.
-    return max((bound for bound in given if type(bound) is int), default=None)
+    bounds = [document.get(name) for name in ("max_completion_tokens", "max_output_tokens", "max_tokens")]
+    # If there are several, servers differ in which one they apply: the largest may be charged.
+    return max((bound for bound in bounds if type(bound) is int), default=None)
 
 
 def read(api: Api, raw: Any) -> Reply:
@@ -103,7 +103,7 @@ def read(api: Api, raw: Any) -> Reply:
         raise NotAReplyError(str(error)) from error
 
 
-# OpenAI's finish reasons by other providers' words for them, in lower case.
+# OpenAI's finish reasons, by other providers' words for them in lower case.
 _FINISH: Mapping[str, str] = {
     **dict.fromkeys(("eos", "end_turn", "stop_sequence", "complete"), "stop"),
     **dict.fromkeys(("max_tokens", "model_length", "max_output_tokens", "model_context_window_exceeded"), "length"),
@@ -144,7 +144,7 @@ def _read_chat(raw: Any) -> Reply:
 
 
 def _content(value: Any) -> str | None:
-    """A message's text; of a list of parts those that are text, without what was thought; of an answer parsed already its JSON."""
+    """A message's text: of a list, only the parts with text, without any thinking; of an answer that is an object, its JSON."""
     if isinstance(value, Mapping):
         return _text(json.dumps(value, ensure_ascii=False))
     if isinstance(value, list):
@@ -176,19 +176,20 @@ def _read_responses(raw: Any) -> Reply:
     )
 
 
+# Names for the number of cached tokens, if it is not in the details.
 _CACHED = ("prompt_cache_hit_tokens", "cached_tokens", "num_cached_tokens", "cache_read_input_tokens")
 
 
 def _usage(usage: Any, *, wrote: bool = False) -> Usage:
-    """Token counts; none at all, which means unknown, where one of them cannot be true: what an answer cost is not guessed.
+    """Token counts; all 0, which means unknown, if one of them is missing or impossible, because costs are never guessed.
 
     Args:
         usage: The counts, by the names of either dialect.
-        wrote: Whether there is an answer, which takes tokens to ask for and to write.
+        wrote: Whether there is an answer, so that neither the prompt nor the answer can have 0 tokens.
     """
     usage = object_of(usage)
     prompt, completion = ("prompt", "completion") if "prompt_tokens" in usage else ("input", "output")
-    details, more = (object_of(usage.get(f"{name}_tokens_details")) for name in (prompt, completion))
+    details, output_details = (object_of(usage.get(f"{name}_tokens_details")) for name in (prompt, completion))
     cached = details.get("cached_tokens") or next(filter(None, map(usage.get, _CACHED)), None)
     written = details.get("cache_write_tokens") or usage.get("cache_creation_input_tokens")
     counts = (
@@ -196,15 +197,15 @@ def _usage(usage: Any, *, wrote: bool = False) -> Usage:
         cached,
         written,
         usage.get(f"{completion}_tokens"),
-        more.get("reasoning_tokens"),
+        output_details.get("reasoning_tokens"),
         usage.get("total_tokens"),
     )
     if counts[0] is None or counts[3] is None or not all(count is None or _is_count(count) for count in counts):
         return Usage()
     asked, read, stored, answered, reasoning, total = (int(count or 0) for count in counts)
-    if read + stored > asked:  # Anthropic counts apart what its cache has
+    if read + stored > asked:  # Anthropic counts tokens of its cache separately
         asked += read + stored
-    # Thinking that some providers bill as output stands in the total alone, or is more than the whole output is said to be.
+    # Some providers bill thinking as output, but count it only in the total, or beside the output instead of within it.
     hidden = max(0, total - asked - answered, reasoning if reasoning > answered else 0) if asked or answered else 0
     if wrote and not (asked and answered + hidden):
         return Usage()
@@ -221,12 +222,11 @@ def _logprobs(tokens: Any) -> tuple[tuple[str, float, Mapping[str, float]], ...]
     logprobs: list[tuple[str, float, Mapping[str, float]]] = []
     try:
         for token in tokens or ():
-            others = [
-                other for other in token.get("top_logprobs") or () if other["logprob"] is not None
-            ]  # minus infinity
+            # A log probability of None means minus infinity.
+            others = [other for other in token.get("top_logprobs") or () if other["logprob"] is not None]
             likely = {str(other["token"]): _logprob(other["logprob"]) for other in others}
             logprobs.append((str(token["token"]), _logprob(token["logprob"]), likely))
-    except (KeyError, TypeError, AttributeError, ValueError):  # an answer is not lost for want of them
+    except (KeyError, TypeError, AttributeError, ValueError):  # the answer is usable without them
         return None
     return tuple(logprobs) or None
 
