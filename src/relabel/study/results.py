@@ -165,7 +165,7 @@ def _agreement(study: Study, runs: Mapping[str, Run], golds: Sequence[Gold], vot
         labelled = int((votes.given[:, column] >= 0).sum())
         row: list[Cell] = [name, run.manifest.model, labelled]
         for gold, counts in zip(golds, compared, strict=True):
-            pair = None if gold.name == run.ref else _agreement_with_gold(study, run, gold, votes)
+            pair = _agreement_with_gold(study, run, gold, votes)
             row += [None, None, None] if pair is None else _kappa_and_accuracy(pair)[:3]
             if pair is not None and len(pair) < labelled:
                 counts[name] = len(pair)
@@ -180,7 +180,9 @@ def _agreement(study: Study, runs: Mapping[str, Run], golds: Sequence[Gold], vot
 
 
 def _agreement_with_gold(study: Study, run: Run, gold: Gold, votes: Votes) -> Pair | None:
-    """Labels of a rater and a gold; None if they have no tasks in common."""
+    """Labels of a rater and a gold; None if the gold is the rater itself, or if they have no tasks in common."""
+    if gold.run is not None and gold.run.ref == run.ref:
+        return None
     try:
         aligned = match(run, gold).with_draws(study.draws, study.seed)
     except DataError:
@@ -205,10 +207,8 @@ def kappa_by_rater(opened: OpenStudy, runs: Mapping[str, Run]) -> dict[str, floa
     votes, quick = collect_votes(runs), study.model_copy(update={"draws": 0})
     if study.golds:
         gold = load_gold(opened.path(study.golds[0]))
-        pairs = {n: _agreement_with_gold(quick, run, gold, votes) for n, run in runs.items() if run.ref != gold.name}
-        return {
-            name: known(pair.figure("kappa").value) for name, pair in pairs.items() if pair is not None and len(pair)
-        }
+        pairs = {name: _agreement_with_gold(quick, run, gold, votes) for name, run in runs.items()}
+        return {name: known(pair.figure("kappa").value) for name, pair in pairs.items() if pair}
     rows = zip(itertools.combinations(runs, 2), _pairs(quick, votes).rows, strict=True)
     kappas = [(pair, row[2]) for pair, row in rows if isinstance(row[2], float)]
     by_rater = {name: [kappa for pair, kappa in kappas if name in pair] for name in runs}
