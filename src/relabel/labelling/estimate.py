@@ -21,20 +21,22 @@ _PIECE = re.compile(r"[^\W\d_]+|\d{1,3}|[^\w\s]{1,3}|_+|\s{2,}|\n")
 _LONG_WORD = re.compile(r"[^\W\d_]{10,}")
 _FOREIGN = re.compile(r"[^\x00-\x7f]")
 # Tokens around a system and a user message: roles, separators, and the start of the answer.
-_CHAT_MARKS = 11
+_CHAT_TOKENS = 11
 # Tokens of an answer per word that the rubric allows for a rationale, low and high.
-_WORDS_TO_TOKENS = (0.5, 3.0)
+_TOKENS_A_WORD = (0.5, 3.0)
+# Minimum and maximum number of stored answers that the estimate for a setting uses.
 _FEWEST_ANSWERS = 10
-# Most stored answers that the estimate for a setting uses.
 _MOST_ANSWERS = 500
+# Number of stored answers to search for such answers.
 _NEWEST_ROWS = 3_000
+# Share by which an estimate from stored answers may be wrong.
 _SPREAD_FROM_ANSWERS = 0.02
-# Hours within which a batch is answered; batches run in parallel.
+# Maximum hours that a batch takes; batches run in parallel.
 BATCH_WINDOW_H = 24.0
 # Answers per second that one process plans, validates and stores, measured on two shared cores with `bench/scale.py`.
 DRIVER_ANSWERS_A_SECOND = 1200.0
-# Tasks that `cost_at_a_glance` samples at least, if there are so many.
-_A_FEW = 50
+# Minimum number of tasks that `cost_at_a_glance` samples, if there are as many.
+_GLANCE_TASKS = 50
 
 
 class Prefix(Frozen):
@@ -43,7 +45,7 @@ class Prefix(Frozen):
     Attributes:
         tokens: Its estimated length.
         requests: Number of requests to send that begin with it.
-        passes: Whether it is long enough for the model's prefix cache; None if no cache or no minimum is known.
+        passes: Whether it is long enough for the model's prefix cache; None if no cache, or no minimum, is known.
     """
 
     setting: str
@@ -57,15 +59,15 @@ class Estimate(Frozen):
 
     Attributes:
         requests: Number of requests in the plan; one may ask about several tasks.
-        in_store: Number that the store answers.
-        to_ask: Number that would be sent, without repairs and retries.
-        basis: Where the token figures come from.
+        in_store: Number of requests that the store answers.
+        to_ask: Number of requests that would be sent, without repairs and retries.
+        basis: What the numbers of tokens are estimated from.
         cost_usd: Cost without cache hits; None if no price is known.
-        cost_cached_usd: Cost if all requests of a setting but the first hit the prefix cache; None if no cache applies or its price
-            is unknown.
+        cost_cached_usd: Cost if all requests of a setting but the first hit the prefix cache; None if no cache applies, or if its
+            price is unknown.
         prefixes: The part of the prompt that the requests of each setting share.
-        cache_least: Fewest tokens that the model's prefix cache works for; None if unknown.
-        cache_source: Source of what is known of the cache, with its date.
+        cache_least: Minimum length of a prefix for the model's prefix cache, in tokens; None if unknown.
+        cache_source: Source of the properties of the cache, with its date.
     """
 
     labels: int
@@ -125,23 +127,24 @@ def limits(job_estimate: Estimate, engine: str, *, rpm: float | None = None, tpm
 
 
 def pieces(text: str) -> float:
-    """Words, numbers and marks in a text, about one token each in English; a long word or a non-ASCII character adds a half."""
+    """Number of words, numbers and marks in a text, about one token each in English; long words and non-ASCII characters add a half."""
     foreign = 0 if text.isascii() else len(_FOREIGN.findall(text))
     return len(_PIECE.findall(text)) + len(_LONG_WORD.findall(text)) / 2 + foreign / 2
 
 
 @dataclass
 class _Asked:
-    """Totals of the requests to send in one setting, and the tokens of stored answers to the same prompt about any task."""
+    """Totals of the requests to send in one setting, and of stored answers to the same prompt about any task."""
 
+    # Of the requests to send: their number, tasks, pieces (see `pieces`) of their prompts, and maximum tokens of an answer.
     requests: int = 0
     tasks: int = 0
-    # Pieces (see `pieces`) of the prompts to send.
     size: float = 0.0
     bound: int | None = None
+    # Of the stored answers: tokens and pieces of their prompts.
     prompt: float = 0.0
     pieces: float = 0.0
-    # Tokens of the answer per task, by the key of the stored request.
+    # Of the stored answers: tokens of the answer per task, by request key.
     completion: dict[str, float] = field(default_factory=dict[str, float])
 
     @property
@@ -161,12 +164,12 @@ class _Asked:
 
 @dataclass
 class _Shared:
-    """The fixed part of some requests: all messages but the last, and the parameters."""
+    """The part that some requests have in common: all messages but the last, and the parameters."""
 
     setting: str
     pieces: float
     parameters: Mapping[str, Any]
-    # Number of them to send.
+    # Number of such requests to send.
     requests: int = 0
 
 
@@ -178,25 +181,25 @@ def _walk(job: Job, store: Store | None, *, afresh: bool) -> tuple[int, dict[str
     """
     requests, prefixes, settings = 0, dict[str, _Shared](), dict[str, _Asked]()
     last: tuple[Any, float] = (None, 0.0)
-    for planned in job.plan():
+    for item in job.plan():
         requests += 1
-        body, key = planned.request.body, planned.request.key
+        body, key = item.request.body, item.request.key
         *fixed, user = messages_of(body)
         text = "\n".join(message["content"] for message in fixed)
         if (shared := prefixes.get(text)) is None:
-            shared = prefixes[text] = _Shared(planned.setting, pieces(text), _parameters(body))
-        asked = settings.setdefault(planned.setting, _Asked())
+            shared = prefixes[text] = _Shared(item.setting, pieces(text), _parameters(body))
+        asked = settings.setdefault(item.setting, _Asked())
         if last[0] is not body:  # all samples of a question have the same body
             last = body, pieces(user["content"])
         size = shared.pieces + last[1]
         if store is not None and store.has(key):
             if asked.wants_more and (answer := store.get(key)):
-                asked.add(key, answer.usage, size, len(planned.tasks))
+                asked.add(key, answer.usage, size, len(item.tasks))
             if not afresh:
                 continue
         shared.requests += 1
         asked.requests += 1
-        asked.tasks += len(planned.tasks)
+        asked.tasks += len(item.tasks)
         asked.bound = output_bound(body)
         asked.size += size
     if store is not None and job.pack == 1:
@@ -207,9 +210,10 @@ def _walk(job: Job, store: Store | None, *, afresh: bool) -> tuple[int, dict[str
 def _read_about_other_tasks(
     store: Store, endpoint: Endpoint, prefixes: Mapping[str, _Shared], settings: Mapping[str, _Asked]
 ) -> None:
-    wanting = [asked for asked in settings.values() if asked.requests and not asked.from_answers]
+    """Add stored answers about tasks outside the plan to settings that have too few answers."""
+    lacking = [asked for asked in settings.values() if asked.requests and not asked.from_answers]
     by_hash = {sha256_of(text): shared for text, shared in prefixes.items()}
-    for key, row in store.newest(_NEWEST_ROWS) if wanting else ():
+    for key, row in store.newest(_NEWEST_ROWS) if lacking else ():
         body = row.request.body
         if (row.request.host, body.get("model")) != (endpoint.host, endpoint.model):
             continue
@@ -220,12 +224,12 @@ def _read_about_other_tasks(
         if _parameters(body) == shared.parameters:
             size = shared.pieces + pieces(messages[1]["content"])
             settings[shared.setting].add(key, row.answer.usage, size, 1)
-            if not any(asked.wants_more for asked in wanting):
+            if not any(asked.wants_more for asked in lacking):
                 break
 
 
 def _parameters(body: Mapping[str, Any]) -> dict[str, Any]:
-    """All that is sent except the messages; requests that differ in it may take different numbers of tokens."""
+    """All fields of a request except the messages; requests that differ in these may take different numbers of tokens."""
     return {name: value for name, value in body.items() if name not in {"messages", "input"}}
 
 
@@ -235,7 +239,7 @@ def estimate(job: Job, store: Store | None, *, afresh: bool = False) -> Estimate
     Args:
         job: The job.
         store: The store; None if there is none yet.
-        afresh: Whether to count requests that the store answers as if they were sent again.
+        afresh: Whether to count requests that the store answers as requests to send.
     """
     job = job if store is None else with_known_format(job, store)
     requests, shared, settings = _walk(job, store, afresh=afresh)
@@ -243,10 +247,10 @@ def estimate(job: Job, store: Store | None, *, afresh: bool = False) -> Estimate
     model, factors = job.endpoint.model, dict[str, float]()
     prompt, completion = (0.0, 0.0), (0, 0)
     for setting, asked in settings.items():
-        factors[setting], of_prompts = _prompt(job, asked)
-        prompt = prompt[0] + of_prompts[0], prompt[1] + of_prompts[1]
-        of_answers = _completion(job, asked)
-        completion = completion[0] + of_answers[0], completion[1] + of_answers[1]
+        factors[setting], (low, high) = _prompt(job, asked)
+        prompt = prompt[0] + low, prompt[1] + high
+        least, most = _completion(job, asked)
+        completion = completion[0] + least, completion[1] + most
     prompt = int(prompt[0]), int(prompt[1])
     price, cache = job.price, job.provider.prefix_cache(model)
     prefixes = tuple(
@@ -254,7 +258,7 @@ def estimate(job: Job, store: Store | None, *, afresh: bool = False) -> Estimate
             setting=prefix.setting,
             tokens=round(
                 prefix.pieces * (factor := factors[prefix.setting])
-                + (0 if settings[prefix.setting].from_answers else _CHAT_MARKS / 2)
+                + (0 if settings[prefix.setting].from_answers else _CHAT_TOKENS / 2)
             ),
             requests=prefix.requests,
             passes=None if cache is None or cache.least is None else prefix.pieces * factor >= cache.least,
@@ -293,7 +297,7 @@ def _prompt(job: Job, asked: _Asked) -> tuple[float, tuple[float, float]]:
     ratio = token_ratio(job.endpoint.model)
     strict = job.decide == "json" and job.endpoint.form == "json_schema"
     schema = ratio.factor * pieces(canonical_json(answer_schema(job.rubric)).decode()) if strict else 0.0
-    tokens = asked.size * ratio.factor + asked.requests * _CHAT_MARKS
+    tokens = asked.size * ratio.factor + asked.requests * _CHAT_TOKENS
     return ratio.factor, (tokens * (1 - ratio.spread), (tokens + asked.requests * schema) * (1 + ratio.spread))
 
 
@@ -307,7 +311,7 @@ def _completion(job: Job, asked: _Asked) -> tuple[int, int]:
         least, most = int(asked.tasks * max(0.0, mean - 2 * error)), int(asked.tasks * (mean + 2 * error))
     else:
         words = job.rubric.rationale.max_words
-        least, most = (int(asked.tasks * (words * factor + 15)) for factor in _WORDS_TO_TOKENS)
+        least, most = (int(asked.tasks * (words * factor + 15)) for factor in _TOKENS_A_WORD)
     if asked.bound:
         most = min(most, asked.requests * asked.bound)
     return min(least, most), most
@@ -317,19 +321,19 @@ def _basis(model: str, settings: Mapping[str, _Asked]) -> str:
     stored = {name: asked for name, asked in settings.items() if asked.from_answers}
     if stored and len(stored) == len(settings):
         return f"from {sum(len(asked.completion) for asked in stored.values()):,} stored answers to the same prompts"
-    words = "from the words of the prompts and the words allowed for a rationale"
+    basis = "from the words of the prompts and the words allowed for a rationale"
     if stored:
         parts = [
             f"{name}: from {len(asked.completion):,} stored answers to the same prompt"
             for name, asked in stored.items()
         ]
-        words = "; ".join([*parts, f"{', '.join(name for name in settings if name not in stored)}: {words}"])
+        basis = "; ".join([*parts, f"{', '.join(name for name in settings if name not in stored)}: {basis}"])
     if reasons(model):
-        words += (
+        basis += (
             f"; {model} thinks before it answers: hidden tokens, billed as output, are not included; a pilot "
             "(--sample 50) shows how many"
         )
-    return words
+    return basis
 
 
 def _with_hits(
@@ -340,11 +344,11 @@ def _with_hits(
     completion: tuple[int, int],
 ) -> tuple[float, float] | None:
     """The cost in USD (low, high) if the first request of each setting fills the cache and all others hit it."""
-    acting = [prefix for prefix in prefixes if prefix.passes is not False]
-    if price is None or cache is None or not acting or price.cached >= price.input:
+    cached = [prefix for prefix in prefixes if prefix.passes is not False]
+    if price is None or cache is None or not cached or price.cached >= price.input:
         return None
-    hits = sum(prefix.tokens * (prefix.requests - 1) for prefix in acting)
-    written = sum(prefix.tokens for prefix in acting)
+    hits = sum(prefix.tokens * (prefix.requests - 1) for prefix in cached)
+    written = sum(prefix.tokens for prefix in cached)
     low, high = (
         price.cost(Usage(prompt=p, cached=min(hits, p), written=min(written, max(0, p - hits)), completion=c))
         for p, c in zip(prompt, completion, strict=True)
@@ -353,12 +357,12 @@ def _with_hits(
 
 
 def cost_at_a_glance(job: Job, store: Store | None) -> float | None:
-    """The most that a job may cost in USD, projected from a few of its tasks; None without a price.
+    """Upper estimate of a job's cost in USD, projected from a few of its tasks; None without a price.
 
-    It is the higher of two estimates: one from the words of the prompts, one that also uses stored answers.
+    The higher of two estimates: one from the words of the prompts, and one that also uses stored answers.
     """
-    few = job.tasks[:: max(1, len(job.tasks) // _A_FEW)]
-    sample = replace(job, tasks=few, samples=1, orders=())
+    tasks = job.tasks[:: max(1, len(job.tasks) // _GLANCE_TASKS)]
+    sample = replace(job, tasks=tasks, samples=1, orders=())
     costs = [estimate(sample, source, afresh=True).cost_usd for source in ((None,) if store is None else (None, store))]
     most = max((cost[1] for cost in costs if cost is not None), default=None)
-    return None if most is None else most * len(job.tasks) / len(few) * job.repeats
+    return None if most is None else most * len(job.tasks) / len(tasks) * job.repeats

@@ -1,12 +1,12 @@
-"""Maintenance of a store: packing it into one portable file, setting damaged data aside, and removing answers no longer wanted.
+"""Maintenance of a store: packing it into one portable file, setting damaged data aside, and removing unwanted answers.
 
-A packed store is a gzipped text file. The first line says what it is; each further line is one row of the store as JSON with its
+A packed store is a gzipped text file. The first line describes the file; each further line is one row of the store as JSON with its
 key. Shared messages come before the answers that refer to them. The same rows give the same bytes. A reader of a paper can unpack
 the file and rebuild every table without an API key.
 
-If SQLite can no longer read a database, its rows are read page by page. The rows of a table lie in leaf pages, and the other pages
-only lead to them, so every intact leaf page gives its rows, whatever has happened to the header, the schema, an index or the other
-pages. The file format is described in https://www.sqlite.org/fileformat2.html.
+If SQLite can no longer read a database, its rows are read page by page. A table's rows are in its leaf pages, and the other pages
+only lead to these, so the rows of every intact leaf page can be read, even if the header, the schema, an index or other pages are
+damaged. The file format is described in https://www.sqlite.org/fileformat2.html.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from relabel.run import Run
 
 _DATABASE = "cache.db"
+# Suffixes of the files that SQLite keeps beside a database.
 _BESIDE = ("-wal", "-shm")
 
 
@@ -60,7 +61,7 @@ def set_damage_aside(folder: Path) -> Iterator[str]:
     try:
         for name in ("leases.db", _DATABASE):
             path = folder / name
-            if path.exists() and not _is_whole(path):
+            if path.exists() and not _is_intact(path):
                 aside = folder / f"damaged-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
                 make_private_dir(aside)
                 files = [file for beside in ("", *_BESIDE) if (file := path.with_name(name + beside)).exists()]
@@ -88,13 +89,14 @@ def set_damage_aside(folder: Path) -> Iterator[str]:
 
 
 def _require_alone(folder: Path) -> None:
+    """Check that no process uses a store, and remove the lock files of dead ones."""
     busy = f"another process is using the store {folder}; wait until it ends, or stop it"
     for path in (folder / "processes").glob("*.lock"):
         with locked(path, busy, refuse=StoreError):
             path.unlink()
 
 
-def _is_whole(path: Path) -> bool:
+def _is_intact(path: Path) -> bool:
     if not path.stat().st_size:
         return path.name != _DATABASE  # an empty lease file was never used
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
@@ -111,7 +113,7 @@ def _rebuild(folder: Path, aside: Path) -> str:
     saved: set[str] = set()
     with Store(work) as new, new.writing_at_once():
         for key, text in readable_rows(aside / _DATABASE):
-            with suppress(rows.DamagedRowError):  # a truncated row; another copy of it may be intact
+            with suppress(rows.DamagedRowError):  # a truncated row, of which another copy may be intact
                 rows.document_of(key, text)
                 if key not in saved:
                     new.put_text(key, text)
@@ -124,7 +126,7 @@ def _rebuild(folder: Path, aside: Path) -> str:
 
 
 def _delete_unread(folder: Path) -> int:
-    """Delete rows that are pickled or name a file, because reading one could run code. Returns how many."""
+    """Delete rows that are pickled or that name a file, because reading one could run code. Returns their number."""
     with closing(sqlite3.connect(folder / _DATABASE, timeout=60)) as db, db:
         unread = "DELETE FROM Cache WHERE raw = 0 OR mode = ? OR filename IS NOT NULL OR typeof(value) = 'blob'"
         return db.execute(unread, (MODE_PICKLE,)).rowcount
@@ -160,9 +162,9 @@ def prune(store: Store, unwanted: Callable[[str, rows.AnswerRow], bool], *, dry_
     Raises:
         StoreError: Another process uses the store.
     """
-    if not dry_run:  # a running process writes a shared message once, and relies on finding it later
+    if not dry_run:  # a running process writes each shared message once, and expects to find it later
         _require_alone(store.folder)
-    going: list[str] = []
+    keys: list[str] = []
     by_model: Counter[str] = Counter()
     rejected, cost = 0, 0.0
     needed: set[str] = set()
@@ -170,19 +172,19 @@ def prune(store: Store, unwanted: Callable[[str, rows.AnswerRow], bool], *, dry_
         if not unwanted(key, row):
             needed.update(rows.digests_of({"request": {"body": row.request.body}}))
             continue
-        going.append(key)
+        keys.append(key)
         rejected += row.rejected is not None
         by_model[row.answer.model_returned or "unknown"] += 1
         cost += row.answer.cost_usd or 0.0
-    answers = len(going) - rejected
-    going += [key for key in store.keys(rows.TEXT) if going and key.removeprefix(rows.TEXT) not in needed]
-    size = store.size_of(going)
+    answers = len(keys) - rejected
+    keys += [key for key in store.keys(rows.TEXT) if keys and key.removeprefix(rows.TEXT) not in needed]
+    size = store.size_of(keys)
     if not dry_run:
         with store.writing_at_once():
-            for key in going:
+            for key in keys:
                 store.delete(key)
         with suppress(sqlite3.Error), closing(sqlite3.connect(store.folder / _DATABASE, timeout=60)) as db:
-            db.execute("VACUUM")  # if the disk is too full for this, the next answers use the freed space
+            db.execute("VACUUM")  # may fail on a full disk; later answers then use the freed space
     return Pruned(answers, rejected, dict(by_model), cost, size)
 
 
@@ -195,7 +197,7 @@ def selection(
         model: Name of the model, as requested or as returned.
         messages: System messages; the request must have one of them.
         run: Only answers to requests of this run.
-        before: Only answers that came before this day, ISO 8601, UTC.
+        before: Only answers from before this day, ISO 8601, UTC.
         rejected: Only rejected answers.
 
     Returns:
@@ -211,7 +213,7 @@ def selection(
     except ValueError as error:
         raise UsageError(f"--before {before!r} is not a date such as 2026-01-31") from error
     digests = None if messages is None else {rows.sha256_of(text) for text in messages}
-    keys = None if run is None else {*map(str, run.labels["request_key"]), *(one.request_key for one in run.failures())}
+    keys = None if run is None else {*map(str, run.labels["request_key"]), *(x.request_key for x in run.failures())}
 
     def unwanted(key: str, row: rows.AnswerRow) -> bool:
         return (
@@ -229,12 +231,13 @@ def selection(
 
 FORMAT = "relabel store"
 VERSION = 1
-# Rows written in one transaction; other processes wait meanwhile.
+# Number of rows written in one transaction, during which other processes wait.
 _AT_ONCE = 500
-_PLAIN = re.compile(r"[^\w.-]")
-# Most characters of a line, a few times those of the longest answer.
+# Characters that are replaced in the name of a pack.
+_SPECIAL = re.compile(r"[^\w.-]")
+# Maximum number of characters of a line: a few times those of the longest answer.
 _LONGEST = 32_000_000
-# Most characters of all shared messages together.
+# Maximum number of characters of all shared messages together.
 _MOST_TEXT = 64_000_000
 
 
@@ -288,12 +291,12 @@ def unpack(store: Store, source: Path) -> tuple[int, int]:
     deque(_checked(source), maxlen=0)
     with source.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    origin = f"{_PLAIN.sub('_', source.name)[:80]} (sha256 {digest[:16]})"
+    origin = f"{_SPECIAL.sub('_', source.name)[:80]} (sha256 {digest[:16]})"
     added = existing = 0
     packed = _checked(source)
-    while some := list(itertools.islice(packed, _AT_ONCE)):
+    while group := list(itertools.islice(packed, _AT_ONCE)):
         with store.writing_at_once():
-            for key, row in some:
+            for key, row in group:
                 new = store.add_row(key, row if key.startswith((rows.TEXT, rows.NOTE)) else row | {"origin": origin})
                 if rows.is_answer(key):
                     added, existing = (added + 1, existing) if new else (added, existing + 1)
@@ -312,7 +315,8 @@ def _keys_of(run: Run, store: Store) -> set[str]:
 
 def _chosen(store: Store, wanted: set[str] | None) -> Iterator[tuple[str, dict[str, Any]]]:
     """Rows in the order of their keys, each shared message before the first row that needs it; damaged rows are left out."""
-    for key in store.keys(rows.NOTE) if wanted is None else ():  # notes name server addresses, and are valid for a day
+    # A run is packed without notes, which contain server addresses and are valid for a day only.
+    for key in store.keys(rows.NOTE) if wanted is None else ():
         if (value := store.note(key.removeprefix(rows.NOTE))) is not None:
             yield key, {"value": value}
     seen_digests: set[str] = set()
@@ -384,16 +388,16 @@ _LEAF = 0x0D
 # Columns of diskcache's table: row id, key, raw, ..., mode, file name and value.
 _COLUMNS = 12
 _KEY, _RAW, _FILE, _VALUE = 1, 2, 10, 11
-# Most bytes of a row that fits into its leaf page as a whole.
+# Maximum size of a row that is in its leaf page as a whole, and minimum size of what a larger row has there, in bytes.
 _MOST = PAGE - 35
 _LEAST = (PAGE - 12) * 32 // 255 - 23
 
 
 def readable_rows(database: Path) -> Iterator[tuple[str, str]]:
-    """Key and text of every text row that can be read, remains of replaced or deleted rows included: a key may come twice.
+    """Key and text of every text row that can be read. A key may come twice, because replaced and deleted rows may be among them.
 
     Args:
-        database: The database file; a write-ahead log beside it is read too.
+        database: The database file; the write-ahead log beside it is read too, if there is one.
     """
     log = _logged(database.with_name(database.name + "-wal"))
     with database.open("rb") as file:
@@ -419,17 +423,18 @@ def readable_rows(database: Path) -> Iterator[tuple[str, str]]:
 
 
 def _logged(log: Path) -> dict[int, bytes]:
-    """Pages in a write-ahead log by number, each as it was last written."""
+    """The pages in a write-ahead log, by number, each as it was last written."""
     content = log.read_bytes() if log.exists() else b""
     pages: dict[int, bytes] = {}
     for offset in range(32, len(content) - PAGE - 23, PAGE + 24):
-        if content[offset + 8 : offset + 16] != content[16:24]:  # the rest was written before the log was restarted
+        if content[offset + 8 : offset + 16] != content[16:24]:  # from here on, pages from before the log was restarted
             break
         pages[_number(">I", content, offset)] = content[offset + 24 : offset + 24 + PAGE]
     return pages
 
 
 def _row(leaf: bytes, offset: int, page: Callable[[int], bytes]) -> tuple[str, str] | None:
+    """Key and text of the row at an offset of a leaf page; None if it is not a text row of the store."""
     size, offset = _varint(leaf, offset)
     _, offset = _varint(leaf, offset)
     if size <= _MOST:
@@ -437,13 +442,13 @@ def _row(leaf: bytes, offset: int, page: Callable[[int], bytes]) -> tuple[str, s
     else:
         local_size = _LEAST + (size - _LEAST) % (PAGE - 4)
         local_size = local_size if local_size <= _MOST else _LEAST
-        payload, follows = leaf[offset : offset + local_size], _number(">I", leaf, offset + local_size)
+        payload, next_page = leaf[offset : offset + local_size], _number(">I", leaf, offset + local_size)
         while len(payload) < size:
-            more = page(follows)
-            if len(more) < PAGE:
+            overflow = page(next_page)
+            if len(overflow) < PAGE:
                 raise ValueError
-            payload += more[4 : 4 + size - len(payload)]
-            follows = _number(">I", more, 0)
+            payload += overflow[4 : 4 + size - len(payload)]
+            next_page = _number(">I", overflow, 0)
     end, offset = _varint(payload, 0)
     sizes: list[int] = []
     while offset < end:
