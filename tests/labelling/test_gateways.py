@@ -257,6 +257,8 @@ async def test_a_cap_leaves_no_room_for_a_second_request(store: Store, tmp_path:
         ({"estimated_cost": 0.25}, 0.25),
         ({"cost": {"input_tokens_cost": 0.1, "total_cost": 0.3}}, 0.3),
         ({"cost_in_usd_ticks": 5_000_000_000}, 0.5),
+        ({"cost": "0.0125"}, 0.0125),
+        ({"cost": {"total_cost": "$0.3"}}, 0.3),
         ({"cost": True}, None),
         ({"cost": -1}, None),
         ({"cost": "much"}, None),

@@ -161,13 +161,14 @@ def test_what_went_wrong_in_passing_is_asked_for_again_by_the_same_command(
 
 
 def test_each_part_of_what_is_missing_has_its_own_way() -> None:
-    failed = Counter[FailureKind]({"budget": 2, "provider": 4, "timeout": 1})
+    failed = Counter[FailureKind]({"budget": 2, "length": 2, "provider": 4, "timeout": 1})
     progress = Progress(
-        8, failed=failed, unasked=Counter[FailureKind]({"provider": 3}), held_by_run=Counter({"b-1": 3})
+        10, failed=failed, unasked=Counter[FailureKind]({"provider": 3}), held_by_run=Counter({"b-1": 3})
     )
-    said = still_missing(an_outcome(1, 0, 4, progress=progress), Path("r"))
+    said = still_missing(an_outcome(1, 0, 5, progress=progress), Path("r"))
     assert said == (
-        "7 of 8 labels are missing (see r/failures.jsonl); batch job b-1 is still processing 3 of them: "
+        "9 of 10 labels are missing (see r/failures.jsonl); batch job b-1 is still processing 3 of them: "
         "`relabel batch resume b-1` collects their answers, `relabel batch cancel b-1` releases them; the cap is reached: "
-        "raise --max-cost to label the remaining tasks; run the same command again to request the others"
+        "raise --max-cost to label the remaining tasks; 2 answers were cut, as they may be again: raise --max-tokens, and give "
+        "another --out; run the same command again to request the others"
     )

@@ -366,7 +366,7 @@ def still_missing(outcome: Outcome, folder: Path, elsewhere: str = "") -> str:
     """The final message of an incomplete run: what is missing, and how to get each part."""
     manifest, missing, progress = outcome.manifest, outcome.missing, outcome.progress
     advice: list[str] = []
-    others = missing - progress.failed["budget"] - progress.held_by_run.total()
+    others = missing - progress.failed["budget"] - progress.failed["length"] - progress.held_by_run.total()
     for run, count in sorted(progress.held_by_run.items()):
         advice.append(
             f"batch job {run} is still processing {'all' if count == missing else f'{count:,}'} of them: `relabel batch resume {run}` "
@@ -375,6 +375,8 @@ def still_missing(outcome: Outcome, folder: Path, elsewhere: str = "") -> str:
     if progress.failed["budget"]:
         reason = next((x.message for x in outcome.failures if x.kind == "budget"), "the cap is reached")
         advice.append(f"{reason}: raise --max-cost to label the remaining tasks")
+    if cut := progress.failed["length"]:
+        advice.append(f"{cut:,} answers were cut, as they may be again: raise --max-tokens, and give another --out")
     if elsewhere:
         advice.append(elsewhere)
     elif others and manifest.engine == "replay":

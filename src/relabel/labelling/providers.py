@@ -262,6 +262,7 @@ def stated_cost(reply: Mapping[str, Any], headers: Mapping[str, str] = _NO_HEADE
     cost = usage.get("cost", usage.get("estimated_cost"))  # OpenRouter's name, and DeepInfra's
     if isinstance(cost, Mapping):
         cost = cost.get("total_cost")  # Perplexity
+    cost = _amount(cost) if isinstance(cost, str) else cost
     if cost is None and isinstance(ticks := usage.get("cost_in_usd_ticks"), int):
         cost = ticks / _TICKS_A_USD  # xAI
     if not isinstance(cost, (int, float)) or isinstance(cost, bool) or not 0 <= cost < 1e6:
