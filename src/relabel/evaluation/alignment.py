@@ -23,11 +23,11 @@ from relabel.run import Run, measures_of
 from relabel.sources.tables import is_table_file
 from relabel.task import TASK_KEY, local_tasks, replaced, task_table, text_similarity
 
-# Column of the gold, always the last; runs have the columns 0, 1, ... in the order given.
+# Column of the gold, which is always the last; the columns 0, 1, ... are the runs in the order given.
 GOLD = -1
 # Settings, most informative first.
 MAIN: tuple[SettingName, ...] = ("three-way", "automation", "with-tools", "strict")
-# Setting that is needed to compare a measure.
+# The setting that must be available to compare a measure.
 _NEEDS: Mapping[Measure, SettingName] = {"alpha": "strict", "beta": "three-way", "gamma": "with-tools"}
 
 
@@ -58,8 +58,8 @@ class Pair:
     def sums(self) -> Sums:
         """The terms that figures are computed from, by task.
 
-        For labels, a confusion matrix of one task that holds its weight (rows gold, columns run), shape (n, k, k); for
-        values, their moments, shape (n, 7).
+        For labels, shape (n, k, k): for each task, a confusion matrix (rows gold, columns run) whose only entry is the
+        task's weight. For values, shape (n, 7): their weighted moments.
         """
         if not self.scale:
             ends = metrics.task_values([0, 0, 1, 1], [0, 1, 0, 1])
@@ -84,7 +84,7 @@ class Pair:
         return metrics.stated({name: self.figure(name) for name in names}, self.draws)
 
     def stated_by(self, group: Places, groups: int, names: Iterable[str]) -> list[tuple[int, dict[str, Any]]]:
-        """Number of tasks and figures by group of tasks; not for `pearson`.
+        """Number of tasks and figures of each group of tasks; `pearson` is not supported.
 
         Args:
             group: Group of each task, shape (n,).
@@ -126,11 +126,11 @@ class AlignedLabels:
         labels: By setting that all runs have: labels as positions on the setting's scale, shape (n, raters), -1 if missing;
             the gold is the last column.
         values: By measure: values (0-1), shape (n, raters), NaN if missing.
-        only: By run, number of tasks that are not in all other runs.
-        unmatched: Number of tasks of the first run and the gold that are not compared, by reason.
+        only: For each run, the number of its tasks that are not compared.
+        unmatched: Number of tasks of the first run or the gold that are not compared, by reason.
         warnings: Warnings about the alignment with the gold, to be shown first.
         text_changed: Number of tasks whose text differs between run and gold; None if the texts are unknown.
-        texts_replaced: Tasks left out because their id belongs to another task in the gold.
+        texts_replaced: Tasks left out because the same id stands for another task in the gold or another run.
         draws: Bootstrap draws for the tasks; None for no intervals.
         weights: With several golds, the weight of each task for each rater, shape (n, raters); otherwise None.
     """
@@ -248,7 +248,7 @@ def align(runs: Sequence[Run], gold: Gold | None = None) -> AlignedLabels:
     """Align runs on the tasks that are in all of them, by occupation code and task id.
 
     A gold without occupation codes is matched by task id alone. The code of a task is used only if both settings are known:
-    strict exposed alone already means E1, so the codes of half-labelled tasks would all be E1.
+    `strict` alone can only determine the code E1, so the codes of half-labelled tasks would be biased towards E1.
 
     Args:
         runs: One or more runs; for several samples of a task, the most frequent label is used.
@@ -302,7 +302,7 @@ def align(runs: Sequence[Run], gold: Gold | None = None) -> AlignedLabels:
         rubrics.append(runs[0].rubric)
     design = theirs[["weight", "stratum"]].assign(weight=theirs["weight"].astype("float64").fillna(1.0))
     sides = [*(table.reindex(index) for table in tables), *([theirs] if gold is not None else [])]
-    # Both readings as nullable booleans, also where a side lacks one throughout.
+    # Both readings must be nullable booleans, even if a side has no values at all in one of them.
     sides = [side.astype({"strict": "boolean", "with_tools": "boolean"}) for side in sides]
     values: dict[Measure, Array] = {}
     worth = [measures_of(rubric, side[["strict", "with_tools"]]) for rubric, side in zip(rubrics, sides, strict=True)]
@@ -337,7 +337,7 @@ def match(run: Run, gold: Gold) -> AlignedLabels:
 
 
 def align_all(runs: Mapping[str, Run], golds: Sequence[Gold] = ()) -> AlignedLabels:
-    """Align runs and golds on all tasks that any run labelled; one column each, runs first; without values."""
+    """Align runs and golds on all tasks that any run labelled. Runs come first; measures are not computed."""
     tables = [coded_table(run) for run in runs.values()]
     tasks = reduce(pd.Index.union, (table.index for table in tables)).sort_values().to_frame(index=False)
     sides = [*tables, *(gold_on_tasks(gold, tasks) for gold in golds)]
@@ -400,7 +400,7 @@ class TaskTexts:
 
 
 def rationales(run: Run, tasks: pd.Index, name: str = "") -> pd.Series:
-    """A run's rationales for some tasks, by code and id: one line per setting, starting with `name` and the setting."""
+    """A run's rationales for some tasks, by code and id: one line per setting, which starts with `name` and the setting."""
     labels = run.labels.reindex(columns=[*TASK_KEY, "setting", "sample", "rationale"])
     labels = labels[(labels["sample"] == 0) & labels["rationale"].notna()]
     labels = labels[pd.MultiIndex.from_frame(labels[TASK_KEY]).isin(tasks)]
@@ -416,10 +416,10 @@ def mean_one(weight: Array) -> Array:
 
 
 def gold_on_tasks(gold: Gold, tasks: pd.DataFrame) -> pd.DataFrame:
-    """The gold's table by code and id; missing codes are taken from `tasks` (`TASK_KEY`) with the same id.
+    """The gold's table by code and id; a gold without codes gets those of the `tasks` (`TASK_KEY`) with the same ids.
 
     Raises:
-        DataError: One of its ids belongs to several of these tasks.
+        DataError: The gold has no codes, and one of its ids belongs to several of these tasks.
     """
     theirs = gold.table.assign(code=full_codes(gold.table))
     if theirs["onet_soc_code"].notna().any():
@@ -436,7 +436,7 @@ def gold_on_tasks(gold: Gold, tasks: pd.DataFrame) -> pd.DataFrame:
 def _changed_texts(
     index: pd.Index, first: str, second: str, own: pd.Series | None
 ) -> tuple[int | None, tuple[ReplacedText, ...]]:
-    """Number of tasks whose text differs between two lists, and those whose text is that of another task.
+    """Number of tasks whose text differs between two lists, and the tasks whose id was given to another task.
 
     Args:
         index: Code and id of the tasks.
@@ -480,7 +480,7 @@ def _refuse_other_ids(others: Sequence[ReplacedText], tasks: int, run: Run, gold
 
 
 def _other_codes(ours: pd.DataFrame, theirs: pd.Index, gold: Gold) -> tuple[str, ...]:
-    """A warning about tasks whose id the gold has under another occupation: codes of another taxonomy, or truncated ones."""
+    """A warning about tasks whose id has another occupation code in the gold, from another taxonomy or truncated."""
     alone = ours[~pd.MultiIndex.from_frame(ours).isin(theirs)]
     free = theirs[~theirs.isin(pd.MultiIndex.from_frame(ours))]
     under = pd.Series(free.get_level_values(0), index=free.get_level_values(1))
@@ -503,7 +503,7 @@ def _unmatched(run: Run, ours: pd.DataFrame, theirs: pd.DataFrame, gold: Gold) -
         DataError: No task can be compared.
     """
     mine = asked_tasks(run, ours.index)
-    if theirs.index.has_duplicates:  # one row a task, also of several annotators
+    if theirs.index.has_duplicates:  # a gold with several annotators has several rows per task
         theirs = theirs.groupby(level=TASK_KEY, sort=False, dropna=False).first()
     shared = mine.intersection(theirs.index)
     if not len(shared):
@@ -525,7 +525,7 @@ def _unmatched(run: Run, ours: pd.DataFrame, theirs: pd.DataFrame, gold: Gold) -
         "not-in-gold": len(mine) - len(shared),
         "not-in-run": len(theirs) - len(shared),
         "no-label-in-run": int((~usable & ~has_run).sum()),
-        # The rest: the gold has no label, or none in a setting that the run has one in.
+        # All other shared tasks: the gold has no label in any setting in which the run has one.
         "no-label-in-gold": int((~usable & has_run).sum()),
     }
     if not usable.any():
@@ -537,7 +537,7 @@ def _unmatched(run: Run, ours: pd.DataFrame, theirs: pd.DataFrame, gold: Gold) -
 
 
 def _drawn(run: Run) -> str:
-    """The list of a run's tasks, with the options that chose among them."""
+    """The name of a run's task list, with the options that selected tasks from it."""
     options = run.manifest.parameters
     parts = [f"--occupation {code}" for code in options.get("occupations") or ()]
     parts += [f"--sample {options['sample']} --seed {options.get('seed') or 0}"] if options.get("sample") else []

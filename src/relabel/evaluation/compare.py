@@ -191,8 +191,8 @@ class Majority(Frozen):
     Attributes:
         labels, tied: Number of tasks by majority label, and of tasks without one.
         unanimous: Share of tasks on which all runs agree.
-        gold_accuracy: Accuracy of the majority against the gold, tied tasks counting as wrong; same tasks and weights as
-            the runs'.
+        gold_accuracy: Accuracy of the majority against the gold, on the same tasks and with the same weights as that of the
+            runs; a tie counts as wrong.
     """
 
     labels: Mapping[str, int]
@@ -304,7 +304,7 @@ def _common_fields(
 
 
 def _difference(first: Figure, second: Figure, occupations: int) -> Difference:
-    """Both figures and their paired change with its interval; arguments as for `statistics.change`."""
+    """A figure of both runs, and its paired change with an interval; arguments as for `statistics.change`."""
     moved = change(first, second, occupations)
     return Difference(
         first=known(first.value), second=known(second.value), difference=known(moved.value), ci95=moved.interval()
@@ -312,7 +312,7 @@ def _difference(first: Figure, second: Figure, occupations: int) -> Difference:
 
 
 def _bounded(pair: Pair, *names: str) -> dict[str, Any]:
-    """Figures by their names in a document, with intervals except for `kappa_quadratic`."""
+    """Figures by their names in the document; all except `kappa_quadratic` have an interval."""
     figures = {"agreement" if name == "accuracy" else name: pair.figure(name) for name in names}
     bounds = {f"{name}_ci95": figure.interval() for name, figure in figures.items() if name != "kappa_quadratic"}
     return {name: known(figure.value) for name, figure in figures.items()} | bounds
@@ -359,7 +359,7 @@ def _against_gold(aligned: AlignedLabels) -> dict[SettingName, GoldComparison]:
 
 
 def flips_of(aligned: AlignedLabels, first: int, second: int, texts: TaskTexts) -> tuple[Flip, ...]:
-    """Tasks whose value differs between two raters in any measure, largest effect first; none without a main measure."""
+    """Tasks whose value differs between two raters in any measure, largest effect first; empty without a main measure."""
     if aligned.main_measure is None:
         return ()
     once = aligned.unique_tasks

@@ -39,7 +39,7 @@ _STRENGTH = ((0.2, "slight"), (0.4, "fair"), (0.6, "moderate"), (0.8, "substanti
 RATED_BY = "onet-30.2"
 _IMPORTANCE = (3.0, 3.5, 4.0, 4.5)
 _LENGTH = (60, 100, 150)
-# Fewest matched tasks to judge by agreement whether a gold's ids are the run's.
+# Minimum number of matched tasks to judge from their agreement whether the gold uses the run's ids.
 _FEW_IDS = 20
 # Number of blocks in which draws are ranked, so that each fits in the processor's cache.
 _BLOCKS = 8
@@ -118,13 +118,13 @@ def evaluate(
 
 
 def refuse_worked_examples(run: Run, gold: Gold) -> None:
-    """Make sure that no task of the gold is a worked example of the run's rubric: the model was shown its label.
+    """Refuse a gold with a task that is a worked example of the run's rubric, because the model was shown its label.
 
-    Tasks are compared by text, blanks, case and punctuation aside: that of the gold's file, or of the task list that its
-    ids belong to.
+    Tasks are compared by their texts, ignoring blanks, case and punctuation. A gold without texts has those of the task
+    list that its ids belong to.
 
     Raises:
-        DataError: One is.
+        DataError: A task of the gold is a worked example.
     """
     examples = {plain_name(example.task) for example in run.rubric.examples if example.task}
     if not examples:
@@ -143,7 +143,7 @@ def refuse_worked_examples(run: Run, gold: Gold) -> None:
 
 
 def _doubtful_ids(gold: Gold, aligned: AlignedLabels) -> list[str]:
-    """A warning about ids that were matched without codes and agree by chance only: they may be row numbers."""
+    """A warning if ids were matched without codes and the labels agree only by chance: the ids may be row numbers."""
     main = aligned.pair(aligned.main)
     if len(main) < _FEW_IDS or gold.table[["onet_soc_code", "text"]].notna().any(axis=None):
         return []
@@ -180,7 +180,7 @@ def _occupation_agreement(tasks: pd.Index, pair: Pair) -> doc.OccupationAgreemen
     # The gold may have several labels of a task; each task counts once in the mean of its occupation.
     means = values.groupby(level=TASK_KEY, sort=False).mean().groupby(level=0).mean()
     gold, run = means["gold"].to_numpy(), means["run"].to_numpy()
-    # Occupations that a measure knows nothing of drop out; the codes of the rest are sorted as in `means`.
+    # The draws of the occupations in `means` only, which has those with values; both are in the order of codes.
     draws = None if pair.draws is None else replace(pair.draws, place=np.unique(pair.draws.place))
     figures = {"pearson": Sums(metrics.task_values(gold, run), draws).figure(metrics.correlation, CORRELATION)}
     ranks = means.rank() - (len(means) + 1) / 2
@@ -202,11 +202,11 @@ def _occupation_agreement(tasks: pd.Index, pair: Pair) -> doc.OccupationAgreemen
 
 
 def task_facts(run: Run, gold: Gold, aligned: AlignedLabels) -> pd.DataFrame:
-    """What is known of the compared tasks without fetching anything.
+    """Facts about the compared tasks, from files on this machine.
 
     Returns:
         Columns `onet_soc_code` and `major_group`, and where a task list is on this machine `text`, `task_type` and
-        `importance` (1-5; of `RATED_BY` where the list itself has no ratings); rows as in the alignment.
+        `importance` (1-5; from `RATED_BY` if the list has no ratings); rows as in the alignment.
     """
     codes = aligned.tasks["onet_soc_code"]
     facts = pd.DataFrame({"onet_soc_code": codes, "major_group": codes.str[:2]})
@@ -222,7 +222,7 @@ def task_facts(run: Run, gold: Gold, aligned: AlignedLabels) -> pd.DataFrame:
 def slices(
     facts: pd.DataFrame, settings: Mapping[SettingName, Pair], values: Mapping[Measure, Pair]
 ) -> dict[doc.SliceBy, tuple[doc.Slice, ...]]:
-    """Figures by parts of the tasks, each way of slicing in its own order; a way that `task_facts` does not give is absent."""
+    """Figures by slice, for each way of slicing for which `task_facts` has a column."""
     groups: dict[doc.SliceBy, tuple[pd.Series, Mapping[str, str]]] = {
         "major-group": (facts["major_group"], doc.MAJOR_GROUPS),
     }
@@ -262,7 +262,7 @@ def slices(
 def _banded(
     numbers: pd.Series, bounds: tuple[float, ...], words: str, without: str
 ) -> tuple[pd.Series, Mapping[str, str]]:
-    """Each number's band, and the bands' titles in order; a bound belongs to the band above it."""
+    """The band of each number, and the titles of the bands in order; a number equal to a bound is in the band above it."""
     names = [f"under-{bounds[0]:g}", *(f"{low:g}-{high:g}" for low, high in pairwise(bounds))]
     names.append(f"from-{bounds[-1]:g}")
     band = pd.cut(numbers, [-np.inf, *bounds, np.inf], right=False, labels=names).astype("object")
@@ -309,7 +309,7 @@ def verdict(document: doc.EvalDocument, *, is_gold: bool = False) -> str:
 
 
 def _yardstick_sentences(settings: Mapping[SettingName, doc.SettingMetrics], yardsticks: doc.Yardsticks) -> list[str]:
-    """Sentences on the run among the yardsticks, for the main setting."""
+    """Sentences that compare the run with the yardsticks, in the main setting."""
     main: SettingName = next(name for name in MAIN if name in settings)
     sentences: list[str] = []
     classifier = yardsticks.text_classifier
@@ -334,9 +334,9 @@ def _yardstick_sentences(settings: Mapping[SettingName, doc.SettingMetrics], yar
 
 
 def _yardstick_sentence(setting: SettingName, words: str, yardstick: doc.Yardstick, *, floor: int = 0) -> str:
-    """One sentence on the difference in kappa: what its interval says, and what to make of it.
+    """One sentence on the difference in kappa, judged by its interval.
 
-    `floor` is the number of labels behind a yardstick that a run must beat; 0 for one that it is only compared with.
+    `floor` is the number of training labels of a yardstick that a run must beat; 0 for a yardstick for comparison only.
     """
     reached = f"kappa {figure(yardstick.kappa)}, accuracy {figure(yardstick.accuracy)}"
     difference = yardstick.kappa_difference

@@ -39,7 +39,7 @@ SWAPS = 4999
 POWER = 0.8
 # The fall in accuracy, and the power to detect it, for the size of the gold that a suite reports.
 DROP = 0.03
-# Minimum share of labels assumed to change from right to wrong or back.
+# Minimum share of labels that is assumed to change from right to wrong or back.
 _USUAL_CHURN = 0.05
 # Assumed design effect (tasks of one occupation change together), if too few labels changed to estimate it.
 _USUAL_CLUSTERING = 1.5
@@ -135,7 +135,7 @@ def against_baseline(
 
 
 def family_in_words(suite: Suite, drops: int) -> str:
-    """What a suite does about the number of its gates against the baseline, of which there are `drops`."""
+    """How a suite corrects for the number of its gates against the baseline, which is `drops`."""
     if not drops:
         return "No gate is against a baseline; gates that ask for evidence need no adjustment for their number."
     noise = f"in at most {100 * (1 - suite.level) / 2:.3g}% of runs."
@@ -151,9 +151,9 @@ class Swaps:
     """Run and baseline, to be swapped occupation by occupation.
 
     Attributes:
-        baseline: Sums by occupation that make the baseline's figure, shape (n_occupations, ...).
-        run: The same of the run.
-        formula: Makes the figure of sums.
+        baseline: Sums by occupation from which the baseline's figure is computed, shape (n_occupations, ...).
+        run: The same for the run.
+        formula: Computes the figure from the total of the sums.
         share: Share of the tasks in each occupation, shape (n_occupations,).
         allowed: The fall that is allowed, 0 or more.
     """
@@ -172,11 +172,11 @@ class Swaps:
         return np.abs(self.run - self.baseline).reshape(len(self.run), -1).max(axis=1, initial=0) > 0
 
     def falls(self, signs: Array, moves: npt.NDArray[np.bool_]) -> Array:
-        """The run's figure less the baseline's and the allowed fall, shape (swaps,).
+        """The run's figure minus the baseline's, plus the allowed fall, after each swap, shape (swaps,).
 
         Args:
-            signs: -1 where an occupation is swapped, else 1, shape (swaps, count).
-            moves: The occupations they are for, at least all of `moves`, shape (n_occupations,).
+            signs: -1 for each occupation that is swapped, otherwise 1, shape (swaps, count).
+            moves: Mask of the occupations that `signs` are for, at least all of `self.moves`, shape (n_occupations,).
         """
         shape, flat = self.baseline.shape[1:], [side.reshape(len(side), -1) for side in (self.baseline, self.run)]
         fixed, shift = (flat[0] + flat[1]).sum(axis=0) / 2, signs @ ((flat[1] - flat[0]) / 2)[moves]
@@ -227,7 +227,7 @@ def joint_p(gates: Sequence[Swaps], seed: int = 0) -> list[float]:
 
 
 def size_needed(aligned: AlignedLabels, suite: Suite) -> str | None:
-    """A sentence on the size of gold that detects a fall of 3 points in accuracy in four of five runs; None without such gates."""
+    """A sentence on the size of gold that detects a fall of 3 points in accuracy in four of five runs; None without gates on falls."""
     setting = aligned.main
     keep = aligned.labelled(setting)
     pairs = [aligned.pair(setting, rater, keep=keep, weighted=False) for rater in (0, 1)]
@@ -381,7 +381,7 @@ class _Fall:
             return _unjudged(self.gate, "max_drop", moved, level)
         bounds = moved.interval(level)
         if bounds is not None and fell != (bounds[1] < -allowed):
-            bounds = None  # the test decides; over few occupations the interval may say otherwise, and is left out
+            bounds = None  # the test decides; over few occupations the interval may contradict it, and is left out
         interval = "" if bounds is None else f"{_percent(level)} interval {bounds[0]:+.3f} to {bounds[1]:+.3f}, "
         alone, together = ("under .001" if p < 0.001 else shown(p) for p in (self.p, adjusted))
         outcome = (

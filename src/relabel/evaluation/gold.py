@@ -127,7 +127,7 @@ class Gold:
         return bool(self.table["weight"].notna().any())
 
     def is_run(self, run: Run) -> bool:
-        """Whether a run is this same published label set, so that full agreement is meaningless."""
+        """Whether a run is this same published label set; full agreement is then meaningless."""
         return run.folder is None and run.ref == self.name
 
     @property
@@ -275,7 +275,7 @@ def asked_tasks(run: Run, done: pd.Index) -> pd.Index:
 
 
 def full_codes(table: pd.DataFrame) -> pd.Series:
-    """The codes of tasks, missing unless both readings are known."""
+    """The codes of tasks; missing unless both readings are known."""
     return table["code"].where(table["strict"].notna() & table["with_tools"].notna())
 
 
@@ -285,18 +285,18 @@ def make_gold(
     """Make a gold from a table.
 
     Args:
-        name: How it is named.
-        table: One row a task, columns as in `LABELLED`; others are dropped.
-        source: The file that it comes from.
+        name: Name of the gold.
+        table: One row per task, columns as in `LABELLED`; others are dropped.
+        source: The source file.
         made_by: Who made the labels.
-        selected: Whether its tasks were chosen because they were doubtful.
+        selected: Whether its tasks were selected because they were doubtful.
     """
     table = labelled(table)
     return Gold(name, table, labels_hash(table), source, made_by, selected)
 
 
 def _combined(votes: pd.DataFrame, rule: GoldRule) -> tuple[pd.DataFrame, int]:
-    """The labels of several annotators, one row per task and annotator, by a rule; and the number of tasks that tie."""
+    """Combine the labels of several annotators, one row per task and annotator; also returns the number of ties."""
     labels = [*_LABEL_COLUMNS, AUTOMATION]
     task = votes.groupby(TASK_KEY, sort=False, dropna=False).ngroup()
     by_task = votes.groupby(task, sort=False)
@@ -327,44 +327,44 @@ def _majority(column: pd.Series, task: pd.Series) -> pd.Series:
 
 
 def labelled(table: pd.DataFrame) -> pd.DataFrame:
-    """A table of labelled tasks in the columns of `LABELLED`, those that it lacks missing throughout."""
+    """A table of labelled tasks with exactly the columns of `LABELLED`; absent columns become missing values."""
     return table.reindex(columns=list(LABELLED)).astype(LABELLED).reset_index(drop=True)
 
 
 def read_gold_csv(path: Path, rule: GoldRule = "majority") -> Gold:
     """Read a gold of the user's own.
 
-    The file is a table as for `relabel.sources.tables.read_table`: `task_id` (or `id`, or O*NET's `Task ID`); `onet_soc_code`
-    (or `O*NET-SOC Code`), if ids are not unique over occupations; and `code` or `label` (E0, E1, E2), or `strict` and/or `with_tools` (exposed,
-    not-exposed), or all of these; or labels of automation (T0 to T4) as `automation` or `label`. An empty cell means that
-    the gold has no label there. `weight` (a number above 0) counts in all estimates; tasks of one `stratum` were drawn
-    together; a `text` is the task statement. A `priority` in a row with a label says that the gold's tasks were chosen for
-    their doubt, as `relabel review` does without `--random`. Other columns are left alone.
+    The file is a table as for `relabel.sources.tables.read_table`, with these columns:
 
-    With a column `reviewer`, as `relabel review` writes it, rows without a label are not filled in yet: they are left out,
-    and the gold's source says how many there are, who filled the others, and when (`reviewed_at`).
-
-    With a column `annotator` a task may have several rows, one an annotator; `rule` says what they become.
-
-    A column `made_by` says who labelled: `people` or `model`. Without it, the labels of a filled review are people's, and
-    those of any other file are by an unknown maker.
+    - `task_id` (or `id`, or O*NET's `Task ID`), and `onet_soc_code` (or `O*NET-SOC Code`) if ids are not unique over
+      occupations.
+    - `code` or `label` (E0, E1, E2), `strict`, `with_tools` (exposed, not-exposed), or several of these; or levels of
+      automation (T0 to T4) as `automation` or `label`. An empty cell means that the gold has no label there.
+    - Optionally `weight` (a number above 0, used in all estimates), `stratum` (of the sample) and `text` (the statement).
+    - `reviewer` and `reviewed_at` of a file from `relabel review`. Rows without a label are not reviewed yet: they are left
+      out, and the gold's source gives their number, the reviewers and the dates. A `priority` in a row with a label means
+      that tasks were selected because they were doubtful, as `relabel review` does without `--random`.
+    - `annotator`, if several annotators labelled a task, each in a row of its own.
+    - `made_by`: `people` or `model`. Without it, people made the labels of a review, and the maker of any other file is
+      unknown.
 
     Args:
         path: The file.
-        rule: What several annotators' labels of a task become; see `Gold.rule`.
+        rule: How labels of several annotators are combined; see `Gold.rule`.
 
     Returns:
-        The gold. `code` follows from the other two and they from it; with one of the two alone it stays missing.
+        The gold. `code` is derived from `strict` and `with_tools`, or these from `code`; `code` is missing if only one of
+        the two is known.
 
     Raises:
-        DataError: The file cannot be read, or a row is bad; the message names the line and what is wrong.
+        DataError: The file cannot be read, or a row is invalid; the message names the line and what is wrong.
         ColumnError: A column is missing.
     """
     advice = f"give the path of a CSV or Excel file, or one of {', '.join(GOLD_NAMES)}"
     file = read_table(path, rows_are="each labelled task", advice=advice)
     header = _columns(file)
     coded, several = "onet_soc_code" in header, "annotator" in header
-    # A column `label` says by its first cell which question it answers.
+    # The first filled cell of the column `label` shows whether it holds codes of exposure or levels of automation.
     codes = [cells[header["code"]].strip() for _, cells in file.rows] if "code" in header else []
     levels = next((cell for cell in codes if cell), "") in LEVELS
     advice = "ids must be unique" + (" within an occupation" if coded else ", or the file needs a column onet_soc_code")
@@ -395,7 +395,7 @@ def read_gold_csv(path: Path, rule: GoldRule = "majority") -> Gold:
         file.refuse_row_numbers([task for _, task, _ in seen], "add a column onet_soc_code, or O*NET's own Task ID")
     table = pd.DataFrame(rows, columns=[*LABELLED, "annotator"]).astype({"task_id": "str", "onet_soc_code": "str"})
     if "weight" in header and (gaps := table["weight"].isna()).any():
-        # Not of the file's rows: those that a reviewer has not filled in are left out of the table.
+        # `seen` has the line of each row of the table; the file also has rows that a reviewer has not filled in.
         line = list(seen.values())[int(gaps.to_numpy().argmax())]
         raise DataError(f"{path} line {line} has no weight, other lines do; fill it, or remove the column")
     source = file_use(path, "file")
@@ -410,7 +410,7 @@ def read_gold_csv(path: Path, rule: GoldRule = "majority") -> Gold:
 
 
 def _declared_maker(file: Table, header: Mapping[str, str]) -> Maker | None:
-    """Who made the labels, by the column `made_by`; None where it says nothing."""
+    """Who made the labels, from the column `made_by`; None if it is absent or empty."""
     column = header.get(_MADE_BY)
     lines = {} if column is None else {cells[column].strip().lower(): line for line, cells in reversed(file.rows)}
     makers: dict[Maker | None, int] = {_MAKERS.get(word): line for word, line in lines.items() if word}
@@ -456,7 +456,7 @@ def _columns(file: Table) -> dict[str, str]:
 
     values = {column: {cells[column].strip() for _, cells in file.rows} - {""} for column in file.header}
     if AUTOMATION in header and not values[header[AUTOMATION]] & set(LEVELS):
-        del header[AUTOMATION]  # the set of 2023 has a column of this name with other things in it
+        del header[AUTOMATION]  # the file of 2023 has a column of this name that holds no levels
     if "task_id" not in header:
         raise ColumnError(file.path, "task_id", file.header)
     if not header.keys() & {*_LABEL_COLUMNS, AUTOMATION}:

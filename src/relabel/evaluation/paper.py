@@ -1,8 +1,8 @@
 """Replication of the figures printed in the paper of 2023, from its published labels.
 
-Each printed figure stands beside ours, with the rule of comparison, the weights, and the tolerance: half a unit of the last
-printed digit, or one percentage point where the paper says "around". A figure that is not reproduced has a reason. Only figures
-that were seen in print count as printed; for the others, the printed value is left empty and only ours is computed.
+Each printed figure is compared with ours, under a stated rule, weights and tolerance: half a unit of the last printed digit, or
+one percentage point where the paper says "around". A figure that is not reproduced has a reason. Only figures that were seen in
+print count as printed; for the others, the printed value is left empty and only ours is computed.
 
 Printed figures: Eloundou, Manning, Mishkin and Rock, "GPTs are GPTs", arXiv:2303.10130 (v5, August 2023), tables 2 and 4,
 section 4 and abstract; and the abstract in Science 384 (2024) 1306-1308. They were taken from public transcripts, because the paper
@@ -185,7 +185,7 @@ def _top(equal: pd.DataFrame, core: pd.DataFrame) -> Iterator[PaperFigure]:
         printed = [(title, float(value)) for title, _, value in named] or [(str(title), None) for title in ours_first]
         for place, (title, value) in enumerate(printed, 1):
             ours, weighted = float(scores.loc[title]), float(other.loc[title])
-            # The paper's order of ties is not known: place n is right if fewer than n occupations have a higher score.
+            # The paper's order of ties is unknown: place n is reproduced if fewer than n occupations have a higher score.
             ahead = int((scores > ours + 1e-9).sum())
             figure, rule = f"top {place}, {_NAMES[rater]}, {measure}: {title}", f"fewer than {place} occupations above"
             cell = _cell("4", figure, value, ours, rule, _WITHIN, tolerance=0.05, core_weighted=weighted)

@@ -122,7 +122,7 @@ class _Design:
         weight: Weight of each unit, shape (n,).
         place: Index of each unit's cluster, shape (n,).
         stratum: Index of each unit's stratum, shape (n,).
-        lone: Whether the unit's stratum has only one cluster, and therefore no variance of its own, shape (n,).
+        lone: Whether the unit's stratum has only one cluster, so that its variance cannot be estimated, shape (n,).
         growth: G / (G - 1) for the G clusters of each unit's stratum, shape (n,).
         chancy: Whether the unit's inclusion was random, shape (n,).
     """
@@ -147,7 +147,7 @@ class _Design:
 
     @property
     def degrees(self) -> int:
-        """Number of random clusters minus that of their strata; lone clusters together form one stratum."""
+        """Number of randomly included clusters minus number of their strata; lone clusters together form one stratum."""
         clusters = len(np.unique(self.place[self.chancy]))
         strata = len(np.unique(self.stratum[self.chancy & ~self.lone])) + bool((self.chancy & self.lone).any())
         return clusters - strata
@@ -159,7 +159,7 @@ class _Design:
         return values - np.where(self.lone, np.average(values, weights=self.weight), middle)
 
     def squares(self, pull: Array, error: Array) -> Array:
-        """Contribution of each random cluster to the variance, shape (clusters,)."""
+        """Contribution of each randomly included cluster to the variance, shape (clusters,)."""
         summed = np.bincount(self.place, weights=pull * np.sqrt(self.growth) * self.centred(error))
         return np.square(summed[np.unique(self.place[self.chancy])], dtype=np.float64)
 
@@ -177,7 +177,7 @@ def _least_variance(
     if own <= 0 or variance <= 0:
         return 0.0
     slope = float((pull**2 * actual * guessed).sum()) / own
-    # Use the known variance of all predictions instead of that in the gold, as in PPI++.
+    # As in PPI++, replace the variance of the predictions in the gold by that of all predictions, which is known.
     seen = float(np.average((predicted - np.average(predicted, weights=weights)) ** 2, weights=weights))
     return float(np.clip(slope * seen / variance, 0, 1))
 
@@ -188,7 +188,7 @@ def debiased(run: Run, gold: Gold, aligned: AlignedLabels) -> Debiased | None:
     Args:
         run: The run.
         gold: The gold.
-        aligned: The two.
+        aligned: Both, aligned.
 
     Returns:
         The estimates; None if a model made the gold, or its tasks were selected as doubtful.

@@ -42,7 +42,7 @@ _AXIS: Mapping[str, Any] = {
 _ID = re.compile(r'(\bid="|url\(#|href="#)([\w-]+)')
 _SPOKEN = re.compile(r' (?:role|aria-[a-z]+)="[^"]*"')
 
-# Pixels allowed for a character of a label: the reader's font is unknown, so its width cannot be measured.
+# Pixels reserved for each character of a label; the reader's font is unknown, so its real width cannot be measured.
 _WIDEST = 7.2
 
 
@@ -172,7 +172,7 @@ def compare_page(
 def _flip_table(
     flips: Sequence[Flip], names: tuple[str, str], runs: Mapping[str, Run], measure: Measure | None
 ) -> Table:
-    """The first `SHOWN` of `flips` with their statements, and rationales from `runs`, whose keys are the names to show."""
+    """A table of the first `SHOWN` flips with their statements, and with rationales from `runs` (by the name to show)."""
     most = flips[:SHOWN]
     index = pd.MultiIndex.from_tuples([(flip.onet_soc_code, flip.task_id) for flip in most], names=TASK_KEY)
     reasons, rows = [rationales(run, index, name) for name, run in runs.items()], list[Sequence[Cell]]()
@@ -209,7 +209,7 @@ _PAINT = re.compile(r'(fill|stroke)="#([0-9a-f]{6})"')
 
 
 def _opaque(tag: str) -> str:
-    """A tag with colours mixed with white instead of transparency, which a PDF file would store in a different order each time."""
+    """A tag with colours mixed with white instead of transparency, which a PDF would store in a different order each time."""
     parts = {"": 1.0, "fill": 1.0, "stroke": 1.0} | {kind: float(part) for kind, part in _OPACITY.findall(tag)}
 
     def mixed(paint: re.Match[str]) -> str:
@@ -335,5 +335,5 @@ class Charts:
         drawn = _SPOKEN.sub("", vl_convert.vegalite_to_svg(spec))
         mark = f"c{len(self._drawn)}-"
         drawn = _ID.sub(lambda occurrence: f"{occurrence[1]}{mark}{occurrence[2]}", drawn)
-        # Screen readers skip the inside of the chart: the page gives it a name as a picture, and tables have its figures.
+        # Hide the inside of the chart from screen readers: the page names the picture, and tables hold its figures.
         return Markup(drawn.replace("<svg ", '<svg aria-hidden="true" focusable="false" ', 1))  # noqa: S704  made here

@@ -147,8 +147,8 @@ def random_review(run: Run, count: int, *, details: pd.DataFrame | None = None, 
 def labels_for(run: Run, width: float, gold: Gold | None = None) -> int:
     """Number of random tasks needed for a 95% interval of a given full width, for the mean of the main measure (0-1).
 
-    Without a gold, the largest possible variance of labels is assumed. With a small random gold, its variance given the run's
-    labels is estimated, and fewer tasks may be enough (for the prediction-powered mean in `relabel eval`).
+    Without a gold, labels are assumed to have the largest possible variance. From a small random gold, their residual variance
+    given the run's labels is estimated, which determines the interval of the prediction-powered mean in `relabel eval`.
 
     Args:
         run: The run.
@@ -221,7 +221,7 @@ def _repeats(run: Run, index: pd.Index) -> tuple[pd.Series, pd.Series]:
 def _unsure(run: Run, index: pd.Index) -> tuple[pd.Series, pd.Series]:
     """Doubt from a low probability: .5 is full doubt, 1 is none."""
     sure = run.labels.groupby(TASK_KEY)["probability"].min().astype(float).reindex(index)
-    # Ignore doubts up to 0.1, which confident answers have too.
+    # Ignore doubts up to 0.1: confident answers have them too.
     doubt = (2 * (1 - sure)).clip(0, 1).where(sure < 0.95, 0.0).fillna(0.0)
     return doubt, "probability " + sure.round(2).astype("string")
 

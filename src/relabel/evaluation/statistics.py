@@ -84,7 +84,7 @@ def krippendorff_nominal(counts: Array) -> Array:
 def krippendorff_ordinal(counts: Array) -> Array:
     """Krippendorff's alpha for ordinal data; shapes and source as for `krippendorff_nominal`.
 
-    The distance of two labels is the number of values between them, computed from the label shares of each matrix.
+    The distance of two labels is the number of values between their middle ranks, from the label counts of each matrix.
     """
     used = counts.sum(axis=-1) + counts.sum(axis=-2)
     middle = np.cumsum(used, axis=-1) - used / 2
@@ -116,7 +116,7 @@ def _beyond_chance(counts: Array, cost: Array, *, pooled: bool = False) -> Array
     rows, columns = counts.sum(axis=-1), counts.sum(axis=-2)
     size = rows.sum(axis=-1)
     if pooled:
-        # The coincidence table has each pair in both orders.
+        # Krippendorff's coincidence table counts each pair in both orders.
         rows = columns = rows + columns
         size = 2 * (2 * size - 1)
     by_chance = (rows[..., :, None] * columns[..., None, :] * cost).sum(axis=(-2, -1))

@@ -91,8 +91,8 @@ class Gate(Frozen):
         metric: The figure; for a setting also `f1:LABEL`, `precision:LABEL` and `recall:LABEL`.
         min: The lower bound of the figure's interval must be at least this.
         max: The upper bound of the figure's interval must be at most this.
-        max_drop: The figure may fall below the baseline's by this; fails if a permutation test shows a larger fall, see
-            `gates.joint_p`.
+        max_drop: By how much the figure may fall below the baseline's; the gate fails if a permutation test shows a larger
+            fall, see `gates.joint_p`.
         slice: Name of a slice of the suite; by default all tasks.
         why: An explanation, shown when the gate fails.
     """
@@ -311,7 +311,7 @@ def gate_error(failures: Iterable[GateResult]) -> str:
     return f"gate {first.id} failed{more}: {first.message}{reason}"
 
 
-# Control characters that XML 1.0 cannot hold, in whatever escape.
+# Control characters that XML 1.0 does not allow, not even escaped.
 _ILLEGAL = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -320,16 +320,16 @@ def markdown(result: SuiteResult, verdict: str = "") -> str:
 
     Args:
         result: The outcome.
-        verdict: The eval's verdict, one sentence a line.
+        verdict: The eval's verdict, one sentence per line.
 
     Returns:
-        GitHub-flavoured Markdown. Names and words from outside stand in it as text, never as markup.
+        GitHub-flavoured Markdown, in which names and texts from outside are escaped.
     """
     return re.sub(r"\n{3,}", "\n\n", render("gates.md.jinja", result=result, verdict=verdict))
 
 
 def render(template: str, **context: Any) -> str:
-    """Fill in a template from `templates/`; a page escapes all texts, Markdown those with the filter `text`."""
+    """Fill in a template from `templates/`: HTML templates escape all texts, Markdown templates those with the filter `text`."""
     environment = Environment(
         loader=PackageLoader("relabel.evaluation", "templates"),
         autoescape=select_autoescape(["html.jinja"]),
@@ -342,7 +342,7 @@ def render(template: str, **context: Any) -> str:
 
 
 def github_annotations(result: SuiteResult) -> list[str]:
-    """GitHub's workflow commands: one error a gate that does not hold, and a notice when all hold."""
+    """GitHub's workflow commands: one error per failed condition, or one notice if all passed."""
     if result.passed:
         count = len(result.results)
         message = f"{count} gate{'' if count == 1 else 's'} passed for {result.run}"
@@ -362,13 +362,13 @@ def _property(text: str) -> str:
 
 
 def junit_xml(result: SuiteResult) -> str:
-    """Write a suite's outcome as JUnit XML: one test case a threshold.
+    """Write a suite's outcome as JUnit XML: one test case per threshold.
 
     Args:
-        result: The outcome. A gate that could not be judged is an error, one that does not hold a failure.
+        result: The outcome. A gate that could not be judged becomes an error, one that did not hold a failure.
 
     Returns:
-        The document, with its declaration. It holds no time, so that the same outcome is the same text.
+        The document, with its declaration. It contains no times, so that the same outcome gives the same text.
     """
     errors = sum(not r.judged for r in result.results)
     failures = len(result.failures) - errors

@@ -27,11 +27,11 @@ _GOLDS: Mapping[str, str] = {"eloundou-2023:human": "people", "eloundou-2023:gpt
 
 
 def half_of(task_id: str) -> Half:
-    """The fixed half of a task: wordings are tuned on one half, and tested once on the other."""
+    """The half that a task always belongs to: wordings are tuned on one half, and tested once on the other."""
     return "development" if hashlib.sha256(f"rubric-try|{task_id}".encode()).digest()[0] < 128 else "final"
 
 
-# Minimum share of common tasks, in the smaller of two sets, for a paired comparison on these tasks only.
+# Minimum share of common tasks, in the smaller of two sets, for a paired comparison on the common tasks only.
 _MOSTLY = 0.5
 
 
@@ -229,9 +229,9 @@ def trial(
 ) -> TrialDocument:
     """Compare labels under one or several rubrics with reference labels and with each other.
 
-    Kappa decides who is closer, in the setting that says most of those that both rubrics and the gold have: the three codes
-    where there are. Intervals draw whole occupations. Two rubrics are compared on the tasks that both have labelled; where
-    these are few, each on its own tasks, with the same draws.
+    Two rubrics are compared by their kappa with each gold, in each setting that both rubrics and the gold have: on the tasks
+    that both rubrics labelled or, if these are few, each on its own tasks. Intervals resample whole occupations, with the same
+    draws for all figures.
 
     Args:
         runs: Labels by the name of their rubric.
@@ -241,9 +241,9 @@ def trial(
         half: The half that the tasks were drawn from.
         sample: Number of tasks drawn.
         seed: Seed of the draw and of the intervals.
-        draws: Bootstrap draws.
-        rejected: What answers that are not labels took, by the name of the rubric.
-        look: Which look at the final half this is.
+        draws: Number of bootstrap draws.
+        rejected: Cost and tokens of rejected answers, by the name of the rubric.
+        look: How often the rubrics have been tested on the final half.
 
     Raises:
         DataError: A rubric and the golds share no task with a label on both sides.
@@ -291,13 +291,13 @@ def trial(
 
 
 def variance(run: Run) -> dict[str, Variance]:
-    """How much of the variance of labels lies between tasks, between orders, and between repeats.
+    """Shares of the variance of labels between tasks, between orders, and between repeats.
 
-    A balanced analysis of variance over the tasks that have a label in each order and repeat: task and order crossed, repeats
-    within both. What orders do to all tasks and to some of them counts as order.
+    A balanced analysis of variance over the tasks that have a label in each order and repeat: task and order are crossed, and
+    repeats are nested in both. The interaction of task and order counts as order.
 
     Returns:
-        By setting; empty where each task has one label, or fewer than two tasks have all of theirs.
+        Shares by setting. A setting is left out if each task has one label, or fewer than two tasks have all their labels.
     """
     place = {label: rank for rank, label in enumerate(reversed(list(run.rubric.labels)))}
     components: dict[str, Variance] = {}
@@ -315,7 +315,7 @@ def variance(run: Run) -> dict[str, Variance]:
 
 
 def _components(y: npt.NDArray[np.float64]) -> Variance:
-    """Variance components from the mean squares of a table of tasks x orders x repeats; none below 0."""
+    """Variance components from the mean squares of a table of tasks x orders x repeats; negative ones become 0."""
     tasks, orders, repeats = y.shape
     mean, by_task, by_order, cell = y.mean(), y.mean(axis=(1, 2)), y.mean(axis=(0, 2)), y.mean(axis=2)
     of_task = orders * repeats * ((by_task - mean) ** 2).sum() / (tasks - 1)
@@ -540,7 +540,7 @@ def _cost_in_words(rubric: TriedRubric) -> str:
 
 
 def rate_in_words(value: float | None) -> str:
-    """Three decimals; a half goes to the even digit, as in most published tables."""
+    """A share in words, with three decimals; a half is rounded to the even digit, as in most published tables."""
     return shown(_round(value))
 
 

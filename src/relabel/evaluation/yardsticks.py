@@ -121,7 +121,7 @@ def text_classifier(
         gold: The gold.
         aligned: Run and gold.
         settings: Labels of both sides by setting.
-        seed: Seed of groups and training sets.
+        seed: Seed of folds and training sets.
 
     Returns:
         The baseline; with a note and no figures if the texts are unknown or the gold is too small.
@@ -164,7 +164,7 @@ def text_classifier(
 
 
 def kept_predictions(pool: pd.DataFrame, labels: Mapping[SettingName, Places], seed: int) -> dict[SettingName, Places]:
-    """Labels of all texts by `_predict`, by setting; kept in the cache under the hash of all that they depend on."""
+    """The labels that `_predict` gives to all texts, by setting; cached under a hash of everything that they depend on."""
     about = [pool["text"].tolist(), pool["fold"].tolist(), {s: places.tolist() for s, places in labels.items()}]
     method = [1, version("scikit-learn"), seed, FOLDS, TRAINED_ON, FEWEST_TRAINED_ON]
     key = hashlib.sha256(json.dumps([method, *about]).encode()).hexdigest()
@@ -175,7 +175,7 @@ def kept_predictions(pool: pd.DataFrame, labels: Mapping[SettingName, Places], s
 
 
 def raters(run: Run, gold: Gold, aligned: AlignedLabels, settings: Mapping[SettingName, Pair]) -> doc.Raters:
-    """Agreement of the annotators of 2023 with GPT-4's labels of 2023 on the compared tasks; arguments as above."""
+    """Agreement of the annotators of 2023 with GPT-4's labels of 2023; arguments as for `text_classifier`."""
     if {run.ref, gold.name} == set(RATERS):
         return doc.Raters(settings={}, note="the run and the gold are the two themselves")
     if not is_local("eloundou-2023"):
@@ -241,7 +241,7 @@ def annotators(run: Run, gold: Gold, votes: pd.DataFrame, draws: Draws | None) -
 
 
 def consistency(texts: pd.Series, settings: Mapping[SettingName, Pair]) -> doc.Consistency:
-    """How often tasks with the same text have the same label; draws are of texts, because each is in several occupations.
+    """How often tasks with the same text have the same label; draws resample texts, which occur in several occupations.
 
     Args:
         texts: Text of each compared task, missing if unknown; indexed by position.
@@ -301,12 +301,12 @@ def _pair_agreement(
 def _predict(
     texts: npt.NDArray[np.object_], folds: Places, labels: Mapping[SettingName, Places], seed: int
 ) -> dict[SettingName, Places]:
-    """Labels of the texts, each by a classifier trained on labels of the other folds; none where one cannot be trained.
+    """Predict the label of each text by a classifier trained on the other folds; settings with too few labels are left out.
 
     Args:
         texts: Texts, shape (n,).
-        folds: Group of each, shape (n,).
-        labels: By setting the place of each label on the scale, -1 where there is none.
+        folds: Fold of each text, shape (n,).
+        labels: By setting, the position of each label on the scale; -1 if missing.
         seed: Seed of the training sets.
     """
     usable = {s: [np.flatnonzero((gold >= 0) & (folds != fold)) for fold in range(FOLDS)] for s, gold in labels.items()}
@@ -347,7 +347,7 @@ def calibration(run: Run, aligned: AlignedLabels) -> dict[SettingName, doc.Calib
         aligned: The run and its gold.
 
     Returns:
-        Figures by setting that the rubric asks about; None when the run has no probabilities for compared tasks.
+        Figures by setting that the rubric asks about; None if the run has no probabilities for compared tasks.
 
     Source: Brier 1950; expected calibration error as in Naeini, Cooper and Hauskrecht 2015, with bins of equal width.
     """
@@ -375,16 +375,16 @@ def reliability(probability: Array, right: np.ndarray, weight: Array, draws: Dra
         probability: Probability of each label, 0-1, shape (n,), n at least 1.
         right: Whether it is right, shape (n,).
         weight: Weight of each label, shape (n,).
-        draws: Draws for the labels; None leaves the intervals out.
+        draws: Draws for the labels; None for no intervals.
     """
     weight, hit = mean_one(weight), right.astype(np.float64)
-    # The upper bound belongs to a bin, so that a probability of 1 falls into the last one.
+    # A bin includes its upper bound, so that a probability of 1 is in the last bin.
     bin_of = np.clip(np.ceil(probability * BINS).astype(int) - 1, 0, BINS - 1)
 
     shares = {"brier": (probability - hit) ** 2, "probability": probability, "accuracy": hit}
     terms = {name: np.stack([weight * values, weight], axis=1) for name, values in shares.items()}
     figures = {name: Sums(term, draws).figure(mean_of) for name, term in terms.items()}
-    # By task: what probability exceeds the hit by, in its bin, and the weight.
+    # For each label, in the column of its bin, probability minus outcome; in the last column, the weight.
     gaps = np.zeros((len(hit), BINS + 1))
     gaps[np.arange(len(hit)), bin_of], gaps[:, BINS] = weight * (probability - hit), weight
     figures["ece"] = Sums(gaps, draws).figure(
