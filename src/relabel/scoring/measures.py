@@ -18,6 +18,7 @@ from relabel.rubric import MEASURES, Measure, Rubric
 from relabel.run import Run, coded, measures_of
 from relabel.scoring.options import SAMPLE, Repeats, Taxonomy, Unrated, Weights
 from relabel.sources import onet
+from relabel.tabular import records
 from relabel.task import TASK_KEY, is_onet_release, other_statements, replaced, task_table
 
 Floats = npt.NDArray[np.float64]
@@ -162,10 +163,8 @@ def replaced_texts(tasks: pd.DataFrame) -> list[dict[str, Any]]:
         Dicts with code, id, `similarity` (0-1), and the statements `labelled` and `scored`.
     """
     rows = tasks[tasks["replaced"]].sort_values("similarity", kind="stable")
-    texts = rows[[*TASK_KEY, "similarity", "text_labelled", "text"]].rename(
-        columns={"text_labelled": "labelled", "text": "scored"}
-    )
-    return [{str(name): value for name, value in row.items()} for row in texts.to_dict("records")]
+    texts = rows[[*TASK_KEY, "similarity", "text_labelled", "text"]]
+    return records(texts.set_axis([*TASK_KEY, "similarity", "labelled", "scored"], axis=1))
 
 
 def _readings(run: Run) -> tuple[str, ...]:

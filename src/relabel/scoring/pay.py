@@ -163,13 +163,12 @@ def _newer_medians(source: Source) -> tuple[pd.DataFrame, int | None]:
 
 def _reasons(by_figure: dict[str, pd.Series]) -> pd.Series:
     """Missing figures with the reason, such as `jobs: withheld as unreliable; median pay: withheld as disclosive`."""
-    rows = zip(*by_figure.values(), strict=True)
+    frame = pd.DataFrame(by_figure)
     texts = [
-        "; ".join(f"{n}: {reason}" for n, reason in zip(by_figure, row, strict=True) if isinstance(reason, str))
-        for row in rows
+        "; ".join(f"{figure}: {reason}" for figure, reason in row.items() if isinstance(reason, str)) or None
+        for row in frame.to_dict("records")
     ]
-    first = next(iter(by_figure.values()))
-    return pd.Series([text or None for text in texts], index=first.index, dtype="str")
+    return pd.Series(texts, index=frame.index, dtype="str")
 
 
 def _read_file(path: Path, codes: Collection[str], origin: str) -> pd.DataFrame:

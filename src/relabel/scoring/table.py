@@ -543,12 +543,12 @@ def _frame(
     frame["coverage"] = np.minimum(covered, 1.0).round(CLEAN)
     with_tasks = np.divide(covered, linked, out=np.full(len(codes), np.nan), where=linked > 0)
     frame["weight_labelled"] = np.minimum(with_tasks, 1.0).round(CLEAN)
-    known = set(listed)
+    groups = zip(codes_of(frame), reached.tolist(), covered.tolist(), linked.tolist(), strict=True)
     statuses = [
-        _status(*parts, published=published) if done and parts[1] else bridge.status_without(code, known, borrowed=done)
-        for code, done, parts in zip(
-            codes_of(frame), reached.tolist(), zip(covered.tolist(), linked.tolist(), strict=True), strict=True
-        )
+        _status(*parts, published=published)
+        if has_score and parts[1]
+        else bridge.status_without(code, listed, borrowed=has_score)
+        for code, has_score, *parts in groups
     ]
     frame["status"] = pd.Series(statuses, index=frame.index, dtype="str")
     scored = frame["status"] == "scored"
