@@ -447,7 +447,7 @@ def of_occupations(samples: int = 300) -> Iterator[str]:
             chosen = np.isin(place, rng.choice(len(codes), size, replace=False))
             part = whole.part(chosen).with_draws(400, draw)
             of = part.pair("three-way")
-            found = of.stated(labels)["ci95"] | part.pair("beta").stated(values)["ci95"]
+            found = of.with_ci95(labels)["ci95"] | part.pair("beta").with_ci95(values)["ci95"]
             wide.append(of.figure("accuracy").is_uninformative())
             for name, bounds in found.items():
                 held[name].append(bounds is None or bounds[0] <= truth[name] <= bounds[1])

@@ -15,7 +15,7 @@ from relabel.errors import DataError
 from relabel.evaluation.document import EvalDocument, SettingName
 from relabel.evaluation.evaluate import evaluate
 from relabel.evaluation.gold import load_gold, read_gold_csv
-from relabel.evaluation.yardsticks import FOLDS, kept_predictions, reliability, self_agreement
+from relabel.evaluation.yardsticks import FOLDS, cached_predictions, reliability, self_agreement
 from relabel.rubric import Rubric, load_rubric
 from relabel.run import open_run
 from relabel.task import task_table
@@ -235,12 +235,12 @@ def test_labels_of_the_word_count_are_kept_and_made_anew_where_they_cannot_be_re
     texts = [f"{'write code' if n % 2 else 'lift boxes'} number {n}" for n in range(300)]
     pool = pd.DataFrame({"text": texts, "fold": [n % FOLDS for n in range(300)]})
     labels: dict[SettingName, np.ndarray] = {"strict": np.arange(300) % 2}
-    made = kept_predictions(pool, labels, 0)["strict"]
+    made = cached_predictions(pool, labels, 0)["strict"]
     assert made.tolist() == labels["strict"].tolist()
     (kept,) = (tmp_path / "data" / "word-counts").iterdir()
-    again = kept_predictions(pool, labels, 0)["strict"]
+    again = cached_predictions(pool, labels, 0)["strict"]
     assert again.tolist() == made.tolist()
     kept.write_bytes(b"not a table")
-    assert kept_predictions(pool, labels, 0)["strict"].tolist() == made.tolist()
-    kept_predictions(pool, labels, 1)
+    assert cached_predictions(pool, labels, 0)["strict"].tolist() == made.tolist()
+    cached_predictions(pool, labels, 1)
     assert len(list(kept.parent.iterdir())) == 2

@@ -33,7 +33,7 @@ def few() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def rows_of(draws: intervals.Draws, draw: int) -> np.ndarray:
     """Tasks of a draw by index, each as often as the draw holds its occupation."""
-    held = draws.counts[draw].astype(int)[draws.place]
+    held = draws.counts[draw].astype(int)[draws.occupation]
     return np.repeat(np.arange(len(held)), held)
 
 
@@ -69,7 +69,7 @@ def test_draws_depend_on_the_seed_and_the_occupations_not_on_the_order_of_tasks(
     codes = np.array(["b", "a", "c", "a"])
     first, turned = occupation_draws(codes, 50, 1), occupation_draws(codes[::-1], 50, 1)
     assert (first.counts == turned.counts).all()
-    assert (first.place == turned.place[::-1]).all()
+    assert (first.occupation == turned.occupation[::-1]).all()
     assert (first.counts != occupation_draws(codes, 50, 2).counts).any()
 
 
@@ -176,7 +176,7 @@ def test_every_named_interval_covers_the_truth_about_as_often_as_it_says(occupat
             [np.arange(int(firsts[o]), int(ends[o])) for o in rng.choice(len(firsts), occupations, replace=False)]
         )
         sample = aligned_labels(codes[at], gold[at], run[at]).with_draws(400, trial)
-        found = sample.pair("three-way").stated(NAMED)["ci95"] | sample.pair("beta").stated(MEASURE)["ci95"]
+        found = sample.pair("three-way").with_ci95(NAMED)["ci95"] | sample.pair("beta").with_ci95(MEASURE)["ci95"]
         for name, bounds in found.items():
             # Where there is no interval nothing wrong is said.
             covered[name] += bounds is None or bounds[0] <= truth[name] <= bounds[1]

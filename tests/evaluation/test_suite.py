@@ -121,8 +121,8 @@ def test_an_unknown_suite_names_those_that_ship() -> None:
 def test_paths_are_taken_beside_the_suite_first(write: Write, tmp_path: Path) -> None:
     suite = load_suite(str(write(f"name: s\ngates: [{GATE}]")))
     (tmp_path / "gold.csv").write_text("task_id,code\n")
-    assert suite.beside("gold.csv") == str(tmp_path / "gold.csv")
-    assert suite.beside("eloundou-2023:gpt4") == "eloundou-2023:gpt4"
+    assert suite.resolve("gold.csv") == str(tmp_path / "gold.csv")
+    assert suite.resolve("eloundou-2023:gpt4") == "eloundou-2023:gpt4"
 
 
 @pytest.mark.parametrize("path", sorted(asset_dir("evals").glob("*.yaml")), ids=lambda path: path.stem)

@@ -122,7 +122,7 @@ def evaluate_run(
     with doing("reading labels and gold"):
         opened = relabel.open_run(run)
         if gold is None and judged_by is not None and judged_by.gold is not None:
-            gold = judged_by.beside(judged_by.gold)
+            gold = judged_by.resolve(judged_by.gold)
         truth = relabel.load_gold(gold or default_gold(opened), gold_rule, gold_by)
     with doing("evaluating: agreement, intervals, yardsticks"):
         document = relabel.evaluate(opened, truth, draws=0 if no_intervals else draws, seed=seed, by_model=by_model)
@@ -134,7 +134,7 @@ def evaluate_run(
 
         with doing(f"judging by the suite {judged_by.name}"):
             if judged_by.baseline is not None:
-                baseline = relabel.open_run(judged_by.beside(judged_by.baseline.run))
+                baseline = relabel.open_run(judged_by.resolve(judged_by.baseline.run))
             outcome = judge(judged_by, opened, truth, baseline, details)
         document = _with_suite_warnings(document, outcome.warnings)
 

@@ -16,8 +16,8 @@ import pandas as pd
 from relabel.errors import DataError
 from relabel.evaluation import statistics as metrics
 from relabel.evaluation.document import SCALES, ReplacedText, SettingName, UnmatchedReason
-from relabel.evaluation.gold import COLUMNS, Gold, asked_tasks, coded_table, full_codes, places, run_settings
-from relabel.evaluation.statistics import Array, Draws, Figure, Places, Sums
+from relabel.evaluation.gold import COLUMNS, Gold, asked_tasks, coded_table, full_codes, positions, run_settings
+from relabel.evaluation.statistics import Array, Draws, Figure, Ints, Sums
 from relabel.rubric import MEASURES, Measure
 from relabel.run import Run, measures_of
 from relabel.sources.tables import is_table_file
@@ -44,7 +44,7 @@ class Pair:
         scale: The k labels, in order of exposure; empty for values.
     """
 
-    tasks: Places
+    tasks: Ints
     gold: npt.NDArray[Any]
     run: npt.NDArray[Any]
     weight: Array
@@ -79,11 +79,11 @@ class Pair:
         share = kind in {"accuracy", "macro_f1", "agreement", "mean", "gold_mean", *metrics.BY_LABEL}
         return sums.figures(metrics.figure_formula(name, self.scale), metrics.SHARE if share else metrics.CORRELATION)
 
-    def stated(self, names: Iterable[str]) -> dict[str, Any]:
-        """Figures with their 95% intervals, for a document; see `statistics.stated`."""
-        return metrics.stated({name: self.figure(name) for name in names}, self.draws)
+    def with_ci95(self, names: Iterable[str]) -> dict[str, Any]:
+        """Figures with their 95% intervals, for a document; see `statistics.with_ci95`."""
+        return metrics.with_ci95({name: self.figure(name) for name in names}, self.draws)
 
-    def stated_by(self, group: Places, groups: int, names: Iterable[str]) -> list[tuple[int, dict[str, Any]]]:
+    def with_ci95_by_group(self, group: Ints, groups: int, names: Iterable[str]) -> list[tuple[int, dict[str, Any]]]:
         """Number of tasks and figures of each group of tasks; `pearson` is not supported.
 
         Args:
@@ -94,9 +94,9 @@ class Pair:
         weight = np.bincount(group, self.weight, groups) / np.maximum(np.bincount(group, minlength=groups), 1)
         terms = (self.sums.terms.T / weight[group]).T
         sums = replace(self.sums, terms=terms, group=group, groups=groups)
-        figures_by_name = {name: self._figures(sums, name) for name in names}
+        by_name = {name: self._figures(sums, name) for name in names}
         return [
-            (n, metrics.stated({name: figures[index] for name, figures in figures_by_name.items()}, self.draws))
+            (n, metrics.with_ci95({name: figures[index] for name, figures in by_name.items()}, self.draws))
             for index, (n, _) in enumerate(sums.sizes)
         ]
 
@@ -113,7 +113,7 @@ class Pair:
 
     def occupations(self, mask: npt.NDArray[np.bool_]) -> int:
         """Number of occupations of some of the tasks, by a mask, shape (n,); 0 without draws."""
-        return 0 if self.draws is None else len(np.unique(self.draws.place[mask]))
+        return 0 if self.draws is None else len(np.unique(self.draws.occupation[mask]))
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class AlignedLabels:
 
     names: tuple[str, ...]
     tasks: pd.DataFrame
-    labels: Mapping[SettingName, Places]
+    labels: Mapping[SettingName, Ints]
     values: Mapping[Measure, Array]
     only: tuple[int, ...] = ()
     unmatched: Mapping[UnmatchedReason, int] | None = None
@@ -224,8 +224,8 @@ class AlignedLabels:
         tasks = np.flatnonzero(self.labelled(about, run, other) if keep is None else keep)
         table = self.table(about)
         scale = SCALES.get(about, ())  # pyright: ignore[reportArgumentType,reportCallIssue]  a measure has no scale
-        given = self.weight if self.weights is None else self.weights[:, other]
-        weight = mean_one(given[tasks]) if weighted else np.ones(len(tasks))
+        weights = self.weight if self.weights is None else self.weights[:, other]
+        weight = mean_one(weights[tasks]) if weighted else np.ones(len(tasks))
         draws = self.draws and self.draws.of(tasks)
         return Pair(tasks, table[tasks, other], table[tasks, run], weight, draws, scale=scale)
 
@@ -260,17 +260,17 @@ def align(runs: Sequence[Run], gold: Gold | None = None) -> AlignedLabels:
     """
     tables = [coded_table(run) for run in runs]
     index = tables[0].index
-    changed, others = None, ()
+    changed, replaced_texts = None, ()
     for run, table in zip(runs[1:], tables[1:], strict=True):
         index = index.intersection(table.index, sort=False)
         if not len(index):
             raise DataError(
-                f"{runs[0].ref} (tasks {_drawn(runs[0])}) and {run.ref} (tasks {_drawn(run)}) share no task; compare runs "
+                f"{runs[0].ref} (tasks {_task_selection(runs[0])}) and {run.ref} (tasks {_task_selection(run)}) share no task; compare runs "
                 "of the same list, --sample, --seed and --occupation"
             )
         _, other = _changed_texts(index, runs[0].manifest.tasks, run.manifest.tasks, None)
-        index = index.difference(_keys(other), sort=False)
-        others += other
+        index = index.difference(_task_index(other), sort=False)
+        replaced_texts += other
     only = tuple(len(table) - len(index) for table in tables)
     settings: list[SettingName] = [s for s in SCALES if all(s in run_settings(run) for run in runs)]
     if not settings:
@@ -279,47 +279,47 @@ def align(runs: Sequence[Run], gold: Gold | None = None) -> AlignedLabels:
     rubrics = [run.rubric for run in runs]
     unmatched: Mapping[UnmatchedReason, int] | None = None
     warnings: tuple[str, ...] = ()
-    theirs = pd.DataFrame(index=index, columns=["weight", "stratum"], dtype="string")
+    gold_rows = pd.DataFrame(index=index, columns=["weight", "stratum"], dtype="string")
     if gold is not None:
         asked = asked_tasks(runs[0], tables[0].index).to_frame(index=False)
-        whole = gold_on_tasks(gold, asked)
+        gold_table = gold_on_tasks(gold, asked)
         changed, other = _changed_texts(
-            tables[0].index.intersection(whole.index, sort=False),
+            tables[0].index.intersection(gold_table.index, sort=False),
             runs[0].manifest.tasks,
             gold.tasks,
-            whole["text"],
+            gold_table["text"],
         )
-        _refuse_other_ids(other, len(whole), runs[0], gold)
-        whole = whole[~whole.index.isin(_keys(other))].drop(columns="text")
-        unmatched = _unmatched(runs[0], tables[0], whole, gold)
-        warnings = _other_codes(asked, whole.index, gold)
+        _refuse_other_ids(other, len(gold_table), runs[0], gold)
+        gold_table = gold_table[~gold_table.index.isin(_task_index(other))].drop(columns="text")
+        unmatched = _unmatched(runs[0], tables[0], gold_table, gold)
+        warnings = _other_codes(asked, gold_table.index, gold)
         if other:
             unmatched |= {"other-text": len(other), "not-in-gold": unmatched["not-in-gold"] - len(other)}
-        others += other
+        replaced_texts += other
         # A gold that keeps several labels of a task has one row for each.
-        theirs = pd.DataFrame(index=index).join(whole)
-        index = theirs.index
+        gold_rows = pd.DataFrame(index=index).join(gold_table)
+        index = gold_rows.index
         rubrics.append(runs[0].rubric)
-    design = theirs[["weight", "stratum"]].assign(weight=theirs["weight"].astype("float64").fillna(1.0))
-    sides = [*(table.reindex(index) for table in tables), *([theirs] if gold is not None else [])]
+    design = gold_rows[["weight", "stratum"]].assign(weight=gold_rows["weight"].astype("float64").fillna(1.0))
+    sides = [*(table.reindex(index) for table in tables), *([gold_rows] if gold is not None else [])]
     # Both readings must be nullable booleans, even if a side has no values at all in one of them.
     sides = [side.astype({"strict": "boolean", "with_tools": "boolean"}) for side in sides]
     values: dict[Measure, Array] = {}
-    worth = [measures_of(rubric, side[["strict", "with_tools"]]) for rubric, side in zip(rubrics, sides, strict=True)]
+    measures = [measures_of(r, side[["strict", "with_tools"]]) for r, side in zip(rubrics, sides, strict=True)]
     for measure in MEASURES:
-        table = np.stack([side[measure].to_numpy(dtype=np.float64) for side in worth], axis=1)
+        table = np.stack([side[measure].to_numpy(dtype=np.float64) for side in measures], axis=1)
         if _NEEDS[measure] in settings and np.isfinite(table[:, : len(runs)]).any(axis=0).all():
             values[measure] = table
     return AlignedLabels(
         names=tuple(run.ref for run in runs),
         tasks=design.reset_index(),
-        labels={s: np.stack([places(side[COLUMNS[s]], s) for side in sides], axis=1) for s in settings},
+        labels={s: np.stack([positions(side[COLUMNS[s]], s) for side in sides], axis=1) for s in settings},
         values=values,
         only=only,
         unmatched=unmatched,
         warnings=warnings,
         text_changed=changed,
-        texts_replaced=others,
+        texts_replaced=replaced_texts,
     )
 
 
@@ -330,7 +330,7 @@ def match(run: Run, gold: Gold) -> AlignedLabels:
         DataError: As for `align`; or they share no setting or no task with a label on both sides.
     """
     aligned = align([run], gold)
-    settings: dict[SettingName, Places] = {s: table for s, table in aligned.labels.items() if aligned.labelled(s).any()}
+    settings: dict[SettingName, Ints] = {s: table for s, table in aligned.labels.items() if aligned.labelled(s).any()}
     usable = np.any([aligned.labelled(s) for s in settings], axis=0)
     values = {m: table for m, table in aligned.values.items() if _NEEDS[m] in settings}
     return replace(aligned, labels=settings, values=values).part(usable)
@@ -346,7 +346,7 @@ def align_all(runs: Mapping[str, Run], golds: Sequence[Gold] = ()) -> AlignedLab
     return AlignedLabels(
         names=(*runs, *(gold.name for gold in golds)),
         tasks=tasks.assign(weight=1.0, stratum=None),
-        labels={s: np.stack([places(side[column], s) for side in sides], axis=1) for s, column in COLUMNS.items()},
+        labels={s: np.stack([positions(side[column], s) for side in sides], axis=1) for s, column in COLUMNS.items()},
         values={},
         weights=np.stack(weights, axis=1),
     )
@@ -421,16 +421,16 @@ def gold_on_tasks(gold: Gold, tasks: pd.DataFrame) -> pd.DataFrame:
     Raises:
         DataError: The gold has no codes, and one of its ids belongs to several of these tasks.
     """
-    theirs = gold.table.assign(code=full_codes(gold.table))
-    if theirs["onet_soc_code"].notna().any():
-        return theirs.set_index(TASK_KEY)
-    doubled = tasks[tasks["task_id"].duplicated() & tasks["task_id"].isin(theirs["task_id"])]
-    if len(doubled):
+    table = gold.table.assign(code=full_codes(gold.table))
+    if table["onet_soc_code"].notna().any():
+        return table.set_index(TASK_KEY)
+    ambiguous = tasks[tasks["task_id"].duplicated() & tasks["task_id"].isin(table["task_id"])]
+    if len(ambiguous):
         raise DataError(
-            f"the task id {doubled['task_id'].iloc[0]!r} stands for several occupations of the run; "
+            f"the task id {ambiguous['task_id'].iloc[0]!r} stands for several occupations of the run; "
             f"add a column onet_soc_code to the gold {gold.name}"
         )
-    return theirs.drop(columns="onet_soc_code").merge(tasks, on="task_id", how="left").set_index(TASK_KEY)
+    return table.drop(columns="onet_soc_code").merge(tasks, on="task_id", how="left").set_index(TASK_KEY)
 
 
 def _changed_texts(
@@ -447,24 +447,24 @@ def _changed_texts(
     Returns:
         None and no tasks if a list is not on this machine; nothing is downloaded.
     """
-    brought = [own] if own is not None and own.notna().any() else []
-    if first == second and not brought:
+    own_texts = [own] if own is not None and own.notna().any() else []
+    if first == second and not own_texts:
         return 0, ()
-    lists = [local_tasks(name) for name in ([first] if brought else [first, second])]
-    sides = [*(table.set_index(TASK_KEY)["text"] for table in lists if table is not None), *brought]
+    lists = [local_tasks(name) for name in ([first] if own_texts else [first, second])]
+    sides = [*(table.set_index(TASK_KEY)["text"] for table in lists if table is not None), *own_texts]
     if len(sides) < 2:
         return None, ()
-    texts, theirs = (side[~side.index.duplicated()].reindex(index) for side in sides)
-    alike = text_similarity(theirs, texts)
+    texts, others = (side[~side.index.duplicated()].reindex(index) for side in sides)
+    alike = text_similarity(others, texts)
     scores = alike[replaced(alike)].sort_values(kind="stable")
     rows = tuple(
-        ReplacedText(task_id=task, onet_soc_code=code, similarity=score, run=texts[code, task], gold=theirs[code, task])
+        ReplacedText(task_id=task, onet_soc_code=code, similarity=score, run=texts[code, task], gold=others[code, task])
         for (code, task), score in cast("Iterable[tuple[tuple[str, str], float]]", scores.items())
     )
     return int((alike < 1).sum()), rows
 
 
-def _keys(rows: Iterable[ReplacedText]) -> pd.MultiIndex:
+def _task_index(rows: Iterable[ReplacedText]) -> pd.MultiIndex:
     return pd.MultiIndex.from_tuples([(row.onet_soc_code, row.task_id) for row in rows], names=TASK_KEY)
 
 
@@ -479,51 +479,51 @@ def _refuse_other_ids(others: Sequence[ReplacedText], tasks: int, run: Run, gold
         )
 
 
-def _other_codes(ours: pd.DataFrame, theirs: pd.Index, gold: Gold) -> tuple[str, ...]:
+def _other_codes(asked: pd.DataFrame, gold_tasks: pd.Index, gold: Gold) -> tuple[str, ...]:
     """A warning about tasks whose id has another occupation code in the gold, from another taxonomy or truncated."""
-    alone = ours[~pd.MultiIndex.from_frame(ours).isin(theirs)]
-    free = theirs[~theirs.isin(pd.MultiIndex.from_frame(ours))]
-    under = pd.Series(free.get_level_values(0), index=free.get_level_values(1))
-    under = under[~under.index.duplicated()]
-    tasks = alone[alone["task_id"].isin(under.index)]
+    unmatched = asked[~pd.MultiIndex.from_frame(asked).isin(gold_tasks)]
+    unused = gold_tasks[~gold_tasks.isin(pd.MultiIndex.from_frame(asked))]
+    gold_code = pd.Series(unused.get_level_values(0), index=unused.get_level_values(1))
+    gold_code = gold_code[~gold_code.index.duplicated()]
+    tasks = unmatched[unmatched["task_id"].isin(gold_code.index)]
     if tasks.empty:
         return ()
     code, task = tasks.iloc[0]
     return (
-        f"{len(tasks):,} of {len(ours):,} tasks of the run have the id of a task of the gold {gold.name}, but another "
-        f"occupation code ({task} is of {code} in the run, of {under[task]} in the gold): they are not compared. Use "
+        f"{len(tasks):,} of {len(asked):,} tasks of the run have the id of a task of the gold {gold.name}, but another "
+        f"occupation code ({task} is of {code} in the run, of {gold_code[task]} in the gold): they are not compared. Use "
         "O*NET-SOC 2019 codes in both.",
     )
 
 
-def _unmatched(run: Run, ours: pd.DataFrame, theirs: pd.DataFrame, gold: Gold) -> dict[UnmatchedReason, int]:
+def _unmatched(run: Run, run_table: pd.DataFrame, gold_table: pd.DataFrame, gold: Gold) -> dict[UnmatchedReason, int]:
     """Tasks that are not compared, by reason.
 
     Raises:
         DataError: No task can be compared.
     """
-    mine = asked_tasks(run, ours.index)
-    if theirs.index.has_duplicates:  # a gold with several annotators has several rows per task
-        theirs = theirs.groupby(level=TASK_KEY, sort=False, dropna=False).first()
-    shared = mine.intersection(theirs.index)
+    asked = asked_tasks(run, run_table.index)
+    if gold_table.index.has_duplicates:  # a gold with several annotators has several rows per task
+        gold_table = gold_table.groupby(level=TASK_KEY, sort=False, dropna=False).first()
+    shared = asked.intersection(gold_table.index)
     if not len(shared):
         raise DataError(
             f"no task of the run is in the gold {gold.name}: these tasks are {run.manifest.tasks} "
-            f"({_example(ours.reset_index())}), the gold has others ({_example(gold.table)}); "
+            f"({_example(run_table.reset_index())}), the gold has others ({_example(gold.table)}); "
             "use a gold for these tasks with --gold"
         )
-    settings: list[SettingName] = [s for s in run_settings(run) if theirs[COLUMNS[s]].notna().any()]
+    settings: list[SettingName] = [s for s in run_settings(run) if gold_table[COLUMNS[s]].notna().any()]
     if not settings:
         raise DataError(
             f"the gold {gold.name} has no label for the settings of the run ({', '.join(run_settings(run))}); use another "
             "--gold, or label in a setting that it has"
         )
     columns = [COLUMNS[s] for s in settings]
-    first, second = (side.reindex(shared)[columns].notna().to_numpy() for side in (ours, theirs))
+    first, second = (side.reindex(shared)[columns].notna().to_numpy() for side in (run_table, gold_table))
     usable, has_run = (first & second).any(axis=1), first.any(axis=1)
     unmatched: dict[UnmatchedReason, int] = {
-        "not-in-gold": len(mine) - len(shared),
-        "not-in-run": len(theirs) - len(shared),
+        "not-in-gold": len(asked) - len(shared),
+        "not-in-run": len(gold_table) - len(shared),
         "no-label-in-run": int((~usable & ~has_run).sum()),
         # All other shared tasks: the gold has no label in any setting in which the run has one.
         "no-label-in-gold": int((~usable & has_run).sum()),
@@ -536,7 +536,7 @@ def _unmatched(run: Run, ours: pd.DataFrame, theirs: pd.DataFrame, gold: Gold) -
     return unmatched
 
 
-def _drawn(run: Run) -> str:
+def _task_selection(run: Run) -> str:
     """The name of a run's task list, with the options that selected tasks from it."""
     options = run.manifest.parameters
     parts = [f"--occupation {code}" for code in options.get("occupations") or ()]

@@ -17,7 +17,7 @@ from relabel.evaluation import statistics as metrics
 from relabel.evaluation.alignment import GOLD, AlignedLabels, Pair, TaskTexts, align
 from relabel.evaluation.document import SCALES, Bootstrap, Bounds, NamedTask, SettingName
 from relabel.evaluation.gold import Gold
-from relabel.evaluation.statistics import DRAWS, Figure, Places, change, known
+from relabel.evaluation.statistics import DRAWS, Figure, Ints, change, or_none
 from relabel.rubric import Measure
 from relabel.run import Run, changed_rubrics
 from relabel.settings import Frozen
@@ -307,7 +307,7 @@ def _difference(first: Figure, second: Figure, occupations: int) -> Difference:
     """A figure of both runs, and its paired change with an interval; arguments as for `statistics.change`."""
     moved = change(first, second, occupations)
     return Difference(
-        first=known(first.value), second=known(second.value), difference=known(moved.value), ci95=moved.interval()
+        first=or_none(first.value), second=or_none(second.value), difference=or_none(moved.value), ci95=moved.interval()
     )
 
 
@@ -315,7 +315,7 @@ def _bounded(pair: Pair, *names: str) -> dict[str, Any]:
     """Figures by their names in the document; all except `kappa_quadratic` have an interval."""
     figures = {"agreement" if name == "accuracy" else name: pair.figure(name) for name in names}
     bounds = {f"{name}_ci95": figure.interval() for name, figure in figures.items() if name != "kappa_quadratic"}
-    return {name: known(figure.value) for name, figure in figures.items()} | bounds
+    return {name: or_none(figure.value) for name, figure in figures.items()} | bounds
 
 
 def _setting(aligned: AlignedLabels, setting: SettingName) -> SettingComparison:
@@ -348,12 +348,12 @@ def _against_gold(aligned: AlignedLabels) -> dict[SettingName, GoldComparison]:
         first, second = (aligned.pair(setting, rater, GOLD, keep=keep) for rater in (0, 1))
         moved = first.differ(second)
         names = (*metrics.FIGURES, *(f"f1:{label}" for label in first.scale))
-        lead = (second.run == second.gold).astype(int) - (first.run == first.gold)
+        advantage = (second.run == second.gold).astype(int) - (first.run == first.gold)
         comparisons[setting] = GoldComparison(
             n=len(first),
             metrics={name: _difference(first.figure(name), second.figure(name), moved) for name in names},
-            better=int((lead > 0).sum()),
-            worse=int((lead < 0).sum()),
+            better=int((advantage > 0).sum()),
+            worse=int((advantage < 0).sum()),
         )
     return comparisons
 
@@ -426,7 +426,7 @@ def _slice(aligned: AlignedLabels, mask: npt.NDArray[np.bool_]) -> SliceAgreemen
         n=len(pair),
         occupations=pair.figure("accuracy").occupations,
         **_bounded(pair, "accuracy"),
-        kappa=known(pair.figure("kappa").value),
+        kappa=or_none(pair.figure("kappa").value),
         difference=None if moved is None else moved.difference,
         difference_ci95=None if moved is None else moved.ci95,
     )
@@ -503,9 +503,8 @@ def _pairs(aligned: AlignedLabels, setting: SettingName, count: int) -> SettingP
     scale, raters = SCALES[setting], range(count)
     once = aligned.unique_tasks
     keep = once.labelled(setting, *raters)
-    ranks = once.labels[setting][keep]
-    one_hot = _one_hot(ranks[:, :count], len(scale))
-    votes = one_hot.sum(axis=1)
+    ranks = once.labels[setting][keep, :count]
+    votes = _votes(ranks, len(scale))
     # Tasks with a label of all runs and the gold; none without a gold.
     judged = aligned.labelled(setting) & (aligned.labels[setting].shape[1] > count)
     judged_ranks, weight = aligned.labels[setting][judged], aligned.weight[judged]
@@ -513,19 +512,19 @@ def _pairs(aligned: AlignedLabels, setting: SettingName, count: int) -> SettingP
 
     def ranked(rater: int) -> RankedRun:
         own = ranks[:, rater]
-        label, tied = _most(votes - one_hot[:, rater])
-        shares = one_hot[:, rater].sum(axis=0) / max(len(own), 1)
+        label, tied = _most_votes(_votes(np.delete(ranks, rater, axis=1), len(scale)))
+        shares = np.bincount(own, minlength=len(scale)) / max(len(own), 1)
         confusion = metrics.pairs(gold, judged_ranks[:, rater], len(scale)) * weight[:, None, None]
         return RankedRun(
             prevalence=dict(zip(scale, shares.tolist(), strict=True)),
             with_others=float((own == label)[~tied].mean()) if (~tied).any() else None,
             with_others_n=int((~tied).sum()),
-            gold_accuracy=known(metrics.accuracy(confusion.sum(axis=0))),
-            gold_kappa=known(metrics.kappa(confusion.sum(axis=0))),
+            gold_accuracy=or_none(metrics.accuracy(confusion.sum(axis=0))),
+            gold_kappa=or_none(metrics.kappa(confusion.sum(axis=0))),
         )
 
-    label, tied = _most(votes)
-    gold_label, gold_tied = _most(_one_hot(judged_ranks[:, :count], len(scale)).sum(axis=1))
+    label, tied = _most_votes(votes)
+    gold_label, gold_tied = _most_votes(_votes(judged_ranks[:, :count], len(scale)))
     right = (gold_label == gold) & ~gold_tied
     return SettingPairs(
         n=len(ranks),
@@ -546,11 +545,12 @@ def _pairs(aligned: AlignedLabels, setting: SettingName, count: int) -> SettingP
     )
 
 
-def _one_hot(ranks: Places, size: int) -> Places:
-    return (ranks[:, :, None] == np.arange(size)).astype(np.intp)
+def _votes(ranks: Ints, size: int) -> Ints:
+    """Number of raters by task and label, shape (n, size), from their labels, shape (n, raters)."""
+    return (ranks[:, :, None] == np.arange(size)).sum(axis=1)
 
 
-def _most(votes: Places) -> tuple[Places, npt.NDArray[np.bool_]]:
+def _most_votes(votes: Ints) -> tuple[Ints, npt.NDArray[np.bool_]]:
     """The label with most votes for each task, and whether it is tied."""
     best = votes.max(axis=1, initial=0)
     return votes.argmax(axis=1), (votes == best[:, None]).sum(axis=1) > 1
@@ -579,9 +579,9 @@ def _several_verdict(
         f"{aligned.main}: {100 * main.majority.unanimous:.1f}% of {main.n:,} tasks have one label in all "
         f"{len(aligned.names)} runs; Krippendorff's alpha is {shown(main.krippendorff_nominal)}."
     ]
-    apart = [pair for pair in main.pairs if pair.kappa is not None]
-    if apart:
-        best, worst = (pick(apart, key=lambda pair: pair.kappa or 0.0) for pick in (max, min))
+    with_kappa = [pair for pair in main.pairs if pair.kappa is not None]
+    if with_kappa:
+        best, worst = (pick(with_kappa, key=lambda pair: pair.kappa or 0.0) for pick in (max, min))
         sentences.append(
             f"Closest are {aligned.names[best.first]} and {aligned.names[best.second]} (kappa {shown(best.kappa)}), "
             f"farthest {aligned.names[worst.first]} and {aligned.names[worst.second]} (kappa {shown(worst.kappa)})."

@@ -17,7 +17,7 @@ from relabel.evaluation.alignment import MAIN, AlignedLabels, Pair, match
 from relabel.evaluation.document import SettingName
 from relabel.evaluation.gold import Gold, asked, default_gold, incoherent_pairs, load_gold
 from relabel.evaluation.ppi import debiased
-from relabel.evaluation.statistics import CORRELATION, DRAWS, Sums, drawn_ranks, stated
+from relabel.evaluation.statistics import CORRELATION, DRAWS, Sums, drawn_ranks, with_ci95
 from relabel.evaluation.yardsticks import all_yardsticks, calibration, mean_of
 from relabel.rubric import Measure
 from relabel.run import Run, changed_rubrics
@@ -75,10 +75,10 @@ def evaluate(
     settings: dict[SettingName, doc.SettingMetrics] = {s: _setting_metrics(pair) for s, pair in pairs.items()}
     facts = task_facts(run, gold, aligned)
     texts = facts.get("text", pd.Series(dtype="str", index=facts.index))
-    beside = all_yardsticks(run, gold, aligned, pairs, texts, seed=seed, trivial=not yardsticks)
+    baselines = all_yardsticks(run, gold, aligned, pairs, texts, seed=seed, majority_only=not yardsticks)
     total, unanswered = asked(run)
     incoherent, answered = (0, 0) if run.rubric.incoherent is None else incoherent_pairs(run)
-    doubts = (*changed_rubrics(gold.run, run), *_doubtful_ids(gold, aligned))
+    caveats = (*changed_rubrics(gold.run, run), *_doubtful_ids(gold, aligned))
     document = doc.EvalDocument(
         run=run.ref,
         gold=gold.name,
@@ -91,13 +91,13 @@ def evaluate(
         text_changed=aligned.text_changed,
         texts_replaced=aligned.texts_replaced,
         settings=settings,
-        measures={m: doc.MeasureAgreement(**pair.stated(metrics.VALUE_FIGURES)) for m, pair in values.items()},
+        measures={m: doc.MeasureAgreement(**pair.with_ci95(metrics.VALUE_FIGURES)) for m, pair in values.items()},
         occupations=doc.Occupations.model_validate(
             {"n": aligned.occupations}
             | {m: _occupation_agreement(aligned.index()[pair.tasks], pair) for m, pair in values.items()}
         ),
         coherence=doc.Coherence(incoherent=incoherent, of=answered),
-        yardsticks=beside,
+        yardsticks=baselines,
         model=run.manifest.model,
         weighted=gold.weighted,
         selected=gold.selected,
@@ -108,7 +108,7 @@ def evaluate(
         debiased=debiased(run, gold, aligned),
         calibration=calibration(run, aligned),
         sources=doc.Sources(run=run.manifest.sources, gold=(gold.source,)),
-        warnings=(*gold.caveats, *doubts, *aligned.warnings, *run.warnings()),
+        warnings=(*gold.caveats, *caveats, *aligned.warnings, *run.warnings()),
         models=run.models(),
         by_model=_by_model(run, gold, draws, seed) if by_model else None,
         repeats_from_cache=run.repeats_from_cache,
@@ -164,7 +164,7 @@ def _by_model(run: Run, gold: Gold, draws: int, seed: int) -> dict[str, dict[Set
         except DataError:
             continue  # none of this model's labels has a counterpart in the gold
         pairs: dict[SettingName, Pair] = {s: aligned.pair(s) for s in aligned.labels}
-        figures[model] = {s: doc.SliceFigures(n=len(p), **p.stated(metrics.FIGURES)) for s, p in pairs.items()}
+        figures[model] = {s: doc.SliceFigures(n=len(p), **p.with_ci95(metrics.FIGURES)) for s, p in pairs.items()}
     return figures
 
 
@@ -172,7 +172,7 @@ def _setting_metrics(pair: Pair) -> doc.SettingMetrics:
     """Figures of one setting with their intervals."""
     names = [*metrics.FIGURES, *(f"{kind}:{label}" for kind in ("f1", "gold", "run") for label in pair.scale)]
     counts = metrics.pairs(pair.gold, pair.run, len(pair.scale)).sum(axis=0)
-    return metrics.setting_metrics(counts, pair.scale, weighted=pair.sums.total[0], ci95=pair.stated(names)["ci95"])
+    return metrics.setting_metrics(counts, pair.scale, weighted=pair.sums.total[0], ci95=pair.with_ci95(names)["ci95"])
 
 
 def _occupation_agreement(tasks: pd.Index, pair: Pair) -> doc.OccupationAgreement:
@@ -181,13 +181,13 @@ def _occupation_agreement(tasks: pd.Index, pair: Pair) -> doc.OccupationAgreemen
     means = values.groupby(level=TASK_KEY, sort=False).mean().groupby(level=0).mean()
     gold, run = means["gold"].to_numpy(), means["run"].to_numpy()
     # The draws of the occupations in `means` only, which has those with values; both are in the order of codes.
-    draws = None if pair.draws is None else replace(pair.draws, place=np.unique(pair.draws.place))
+    draws = None if pair.draws is None else replace(pair.draws, occupation=np.unique(pair.draws.occupation))
     figures = {"pearson": Sums(metrics.task_values(gold, run), draws).figure(metrics.correlation, CORRELATION)}
     ranks = means.rank() - (len(means) + 1) / 2
     spearman = Sums(metrics.moments(ranks["gold"], ranks["run"]), draws).figure(metrics.correlation, CORRELATION)
     if draws is not None:
         parts: list[np.ndarray] = []
-        for counts in np.array_split(draws.counts.T[draws.place], _BLOCKS, axis=1):
+        for counts in np.array_split(draws.counts.T[draws.occupation], _BLOCKS, axis=1):
             x, y = (drawn_ranks(counts.T, side).T for side in (gold, run))
             # Each draw has ranks of its own, whose mean is 0.
             products = [np.einsum("id,id,id->d", counts, *sides) for sides in ((x, x), (y, y), (x, y))]
@@ -198,7 +198,7 @@ def _occupation_agreement(tasks: pd.Index, pair: Pair) -> doc.OccupationAgreemen
     figures["mean_abs_difference"] = Sums(apart, draws).figure(mean_of)
     if len(means) < 3:
         figures |= {name: replace(figures[name], value=math.nan) for name in ("pearson", "spearman")}
-    return doc.OccupationAgreement(**stated(figures, draws))
+    return doc.OccupationAgreement(**with_ci95(figures, draws))
 
 
 def task_facts(run: Run, gold: Gold, aligned: AlignedLabels) -> pd.DataFrame:
@@ -238,7 +238,7 @@ def slices(
         order = [*(value for value in titles if value in present), *sorted(present - set(titles))]
         group = pd.Categorical(band, order).codes.astype(np.intp)
         figures = {
-            about: pair.stated_by(
+            about: pair.with_ci95_by_group(
                 group[pair.tasks], len(order), metrics.FIGURES if pair.scale else ("mean", "gold_mean")
             )
             for about, pair in {**settings, **values}.items()
@@ -260,14 +260,14 @@ def slices(
 
 
 def _banded(
-    numbers: pd.Series, bounds: tuple[float, ...], words: str, without: str
+    numbers: pd.Series, bounds: tuple[float, ...], title: str, missing_title: str
 ) -> tuple[pd.Series, Mapping[str, str]]:
     """The band of each number, and the titles of the bands in order; a number equal to a bound is in the band above it."""
     names = [f"under-{bounds[0]:g}", *(f"{low:g}-{high:g}" for low, high in pairwise(bounds))]
     names.append(f"from-{bounds[-1]:g}")
     band = pd.cut(numbers, [-np.inf, *bounds, np.inf], right=False, labels=names).astype("object")
-    titles = {name: words.format(name.replace("-", " ") if name[0] in "uf" else name) for name in names}
-    return band.fillna("none"), {name: t[0].upper() + t[1:] for name, t in titles.items()} | {"none": without}
+    titles = {name: title.format(name.replace("-", " ") if name[0] in "uf" else name) for name in names}
+    return band.fillna("none"), {name: t[0].upper() + t[1:] for name, t in titles.items()} | {"none": missing_title}
 
 
 def strength(kappa: float) -> str:
@@ -302,9 +302,9 @@ def verdict(document: doc.EvalDocument, *, is_gold: bool = False) -> str:
         lines.append(
             f"The two settings contradict each other on {count:,} tasks ({100 * count / document.coherence.of:.1f}%)."
         )
-    few = min(figures.n for figures in settings.values())
-    if few < FEW_TASKS:
-        lines.append(f"The figures are rough: they rest on {few} task{'' if few == 1 else 's'}.")
+    fewest = min(figures.n for figures in settings.values())
+    if fewest < FEW_TASKS:
+        lines.append(f"The figures are rough: they rest on {fewest} task{'' if fewest == 1 else 's'}.")
     return "\n".join(lines)
 
 
@@ -314,26 +314,26 @@ def _yardstick_sentences(settings: Mapping[SettingName, doc.SettingMetrics], yar
     sentences: list[str] = []
     classifier = yardsticks.text_classifier
     floor = 0 if classifier is None else classifier.trained_on
-    for group, words, labels in (
+    for group, labelling, labels in (
         (classifier, f"a word count trained on {floor:,} gold labels of other occupations", floor),
         (yardsticks.raters, "the annotators and GPT-4 of 2023 are to each other", 0),
         (yardsticks.annotators, "the gold's annotators are to each other", 0),
     ):
         if group is not None and main in group.settings:
-            sentences.append(_yardstick_sentence(main, words, group.settings[main], floor=labels))
-    repeats = yardsticks.consistency.settings.get(main) if yardsticks.consistency is not None else None
-    if repeats is not None and repeats.run is not None:
-        gold = "" if repeats.gold is None else f", in the gold {100 * repeats.gold:.0f}%"
-        pairs = f"{repeats.pairs:,} pair{'' if repeats.pairs == 1 else 's'}"
-        sentences.append(f"Tasks with one text get one label in {100 * repeats.run:.0f}% of {pairs}{gold}.")
-    again = {} if yardsticks.self_agreement is None else yardsticks.self_agreement.settings
-    shares = [f"{100 * x.run:.0f}% ({s})" for s, x in again.items() if x.run is not None]
+            sentences.append(_yardstick_sentence(main, labelling, group.settings[main], floor=labels))
+    same_text = yardsticks.consistency.settings.get(main) if yardsticks.consistency is not None else None
+    if same_text is not None and same_text.run is not None:
+        gold = "" if same_text.gold is None else f", in the gold {100 * same_text.gold:.0f}%"
+        pairs = f"{same_text.pairs:,} pair{'' if same_text.pairs == 1 else 's'}"
+        sentences.append(f"Tasks with one text get one label in {100 * same_text.run:.0f}% of {pairs}{gold}.")
+    repeated_questions = {} if yardsticks.self_agreement is None else yardsticks.self_agreement.settings
+    shares = [f"{100 * x.run:.0f}% ({s})" for s, x in repeated_questions.items() if x.run is not None]
     if shares:
         sentences.append(f"Asked again, the model gives the same label in {', '.join(shares)} of pairs of answers.")
     return sentences
 
 
-def _yardstick_sentence(setting: SettingName, words: str, yardstick: doc.Yardstick, *, floor: int = 0) -> str:
+def _yardstick_sentence(setting: SettingName, labelling: str, yardstick: doc.Yardstick, *, floor: int = 0) -> str:
     """One sentence on the difference in kappa, judged by its interval.
 
     `floor` is the number of training labels of a yardstick that a run must beat; 0 for a yardstick for comparison only.
@@ -342,19 +342,19 @@ def _yardstick_sentence(setting: SettingName, words: str, yardstick: doc.Yardsti
     difference = yardstick.kappa_difference
     nothing = ": it is not shown to add anything" if floor else ""
     if difference == yardstick.accuracy_difference == 0:
-        return f"{setting}: exactly as close to the gold as {words} ({reached}){nothing}."
+        return f"{setting}: exactly as close to the gold as {labelling} ({reached}){nothing}."
     bounds = yardstick.ci95.get("kappa_difference")
     if bounds is None or difference is None:
         reason = "kappa is undefined where one label only is used" if difference is None else "it has no interval"
-        return f"{setting}: whether it is closer to the gold than {words} ({reached}) cannot be said: {reason}."
-    place, (low, high) = "about as close to the gold as", bounds
+        return f"{setting}: whether it is closer to the gold than {labelling} ({reached}) cannot be said: {reason}."
+    closeness, (low, high) = "about as close to the gold as", bounds
     if low > 0:
-        place, nothing = "closer to the gold than", ""
+        closeness, nothing = "closer to the gold than", ""
     elif high < 0:
-        place = "further from the gold than"
+        closeness = "further from the gold than"
         nothing = f": by this gold, the run adds nothing to {floor:,} gold labels and a word count" if floor else ""
-    apart = f"difference in kappa {figure(difference)}, 95% {figure(low)} to {figure(high)}"
-    return f"{setting}: {place} {words} ({reached}; {apart}){nothing}."
+    difference_words = f"difference in kappa {figure(difference)}, 95% {figure(low)} to {figure(high)}"
+    return f"{setting}: {closeness} {labelling} ({reached}; {difference_words}){nothing}."
 
 
 def _setting(figures: doc.SettingMetrics, majority: doc.MajorityClass) -> str:
@@ -369,8 +369,8 @@ def _setting(figures: doc.SettingMetrics, majority: doc.MajorityClass) -> str:
         beyond = f"agreement beyond chance is {strength(kappa)} (kappa {figure(kappa)}, {n})"
     bounds = majority.ci95.get("difference")
     if bounds is None and majority.difference_se is not None:  # no intervals were asked for
-        reach = CLEAR * majority.difference_se
-        bounds = majority.difference - reach, majority.difference + reach
+        margin = CLEAR * majority.difference_se
+        bounds = majority.difference - margin, majority.difference + margin
     if bounds is not None and bounds[0] > 0:
         return f"better than {always} (accuracy {against}); {beyond}"
     if bounds is not None and bounds[1] < 0:

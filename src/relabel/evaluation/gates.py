@@ -259,10 +259,10 @@ def gold_size(level: float, churn: float, clustering: float = _USUAL_CLUSTERING,
         clustering: Design effect, because tasks of one occupation change together; at least 1.
         drop: The fall, 0-1; None returns the number of tasks times the squared fall, for small falls.
     """
-    reach = NormalDist().inv_cdf(1 - (1 - level) / 2) + NormalDist().inv_cdf(POWER)
+    quantiles = NormalDist().inv_cdf(1 - (1 - level) / 2) + NormalDist().inv_cdf(POWER)
     if drop is None:
-        return reach**2 * churn * clustering
-    return reach**2 * (max(churn, drop) - drop**2) * clustering / drop**2
+        return quantiles**2 * churn * clustering
+    return quantiles**2 * (max(churn, drop) - drop**2) * clustering / drop**2
 
 
 def _pair(gate: Gate, suite: Suite, aligned: AlignedLabels, rater: int, details: pd.DataFrame | None) -> Pair | None:
@@ -420,7 +420,7 @@ def _unjudged(gate: Gate, kind: Kind, figure: Figure | None, level: float) -> Ga
     n, value, bounds = 0, None, None
     reason = "no task has this figure"
     if figure is not None:
-        n, value, bounds = figure.n, metrics.known(figure.value), figure.interval(level)
+        n, value, bounds = figure.n, metrics.or_none(figure.value), figure.interval(level)
         over = f"{n:,} tasks of {figure.occupations} occupation{'' if figure.occupations == 1 else 's'}"
         reason = f"{over} give it no interval"
         if value is None:

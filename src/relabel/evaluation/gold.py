@@ -13,7 +13,7 @@ import pandas as pd
 
 from relabel.errors import ColumnError, DataError, UsageError
 from relabel.evaluation.document import SCALES, GoldRule, Maker, SettingName
-from relabel.evaluation.statistics import Places
+from relabel.evaluation.statistics import Ints
 from relabel.manifest import PUBLISHED
 from relabel.rubric import AUTOMATION, CODES
 from relabel.run import Run, open_run
@@ -165,7 +165,7 @@ def load_gold(ref: str, rule: GoldRule = "majority", made_by: Maker | None = Non
         DataError: There is no such gold, or its file is missing or malformed.
         UsageError: `made_by` contradicts what is known about the gold.
     """
-    gold = _loaded(ref, rule)
+    gold = _load(ref, rule)
     if made_by in (None, gold.made_by):
         return gold
     if gold.made_by != "unknown":
@@ -174,7 +174,7 @@ def load_gold(ref: str, rule: GoldRule = "majority", made_by: Maker | None = Non
     return replace(gold, made_by=made_by)
 
 
-def _loaded(ref: str, rule: GoldRule) -> Gold:
+def _load(ref: str, rule: GoldRule) -> Gold:
     is_run = any((folder / "manifest.json").is_file() for folder in (Path(ref), Path("runs") / ref))
     if ref in GOLD_NAMES or is_run:
         run = open_run(ref)
@@ -240,7 +240,7 @@ def coded_table(run: Run) -> pd.DataFrame:
     return table.assign(code=full_codes(table)).set_index(TASK_KEY)
 
 
-def places(column: pd.Series, setting: SettingName) -> Places:
+def positions(column: pd.Series, setting: SettingName) -> Ints:
     """A column of labels as positions on the setting's scale; -1 if missing."""
     scale = SCALES[setting]
     labels = pd.Index((False, True) if len(scale) == 2 else scale, dtype=object)
@@ -295,7 +295,7 @@ def make_gold(
     return Gold(name, table, labels_hash(table), source, made_by, selected)
 
 
-def _combined(votes: pd.DataFrame, rule: GoldRule) -> tuple[pd.DataFrame, int]:
+def _combine_votes(votes: pd.DataFrame, rule: GoldRule) -> tuple[pd.DataFrame, int]:
     """Combine the labels of several annotators, one row per task and annotator; also returns the number of ties."""
     labels = [*_LABEL_COLUMNS, AUTOMATION]
     task = votes.groupby(TASK_KEY, sort=False, dropna=False).ngroup()
@@ -363,7 +363,7 @@ def read_gold_csv(path: Path, rule: GoldRule = "majority") -> Gold:
     advice = f"give the path of a CSV or Excel file, or one of {', '.join(GOLD_NAMES)}"
     file = read_table(path, rows_are="each labelled task", advice=advice)
     header = _columns(file)
-    coded, several = "onet_soc_code" in header, "annotator" in header
+    coded, has_annotators = "onet_soc_code" in header, "annotator" in header
     # The first filled cell of the column `label` shows whether it holds codes of exposure or levels of automation.
     codes = [cells[header["code"]].strip() for _, cells in file.rows] if "code" in header else []
     levels = next((cell for cell in codes if cell), "") in LEVELS
@@ -373,7 +373,7 @@ def read_gold_csv(path: Path, rule: GoldRule = "majority") -> Gold:
     reviewed: list[Mapping[str, str]] = []
     selected = False
     for number, cells in file.rows:
-        row = {holds: cells[column].strip() for holds, column in header.items()}
+        row = {content: cells[column].strip() for content, column in header.items()}
         has_label = any(row.get(name) for name in (*_LABEL_COLUMNS, AUTOMATION))
         selected |= has_label and bool(row.get(_PRIORITY))
         if _REVIEWER in header:
@@ -382,13 +382,13 @@ def read_gold_csv(path: Path, rule: GoldRule = "majority") -> Gold:
             reviewed.append(row)
         code = file.onet_soc_code(number, row["onet_soc_code"]) if coded else ""
         key = (code, file.task_id(number, row["task_id"]), row.get("annotator", ""))
-        if several and not key[2]:
+        if has_annotators and not key[2]:
             raise DataError(f"{path} line {number} has no annotator; fill it or remove the line")
         if key in seen:
-            same = f" by {key[2]!r}" if several else ""
+            same = f" by {key[2]!r}" if has_annotators else ""
             raise DataError(f"{path} line {number} repeats the task id {key[1]!r}{same} of line {seen[key]}; {advice}")
         seen[key] = number
-        level = _level(path, number, row.pop("code", "") if levels else "", row.get(AUTOMATION, ""))
+        level = _automation_level(path, number, row.pop("code", "") if levels else "", row.get(AUTOMATION, ""))
         fields = _labels(path, number, row) | _design(file, number, row) | {AUTOMATION: level, "annotator": key[2]}
         rows.append({"onet_soc_code": code or None, "task_id": key[1], "text": row.get("text") or None, **fields})
     if not coded and "text" not in header:
@@ -402,9 +402,9 @@ def read_gold_csv(path: Path, rule: GoldRule = "majority") -> Gold:
     if _REVIEWER in header:
         source = _reviewed_source(path, source, reviewed, total=len(file.rows))
     made_by = _declared_maker(file, header) or ("people" if reviewed else "unknown")
-    if not several:
+    if not has_annotators:
         return make_gold(str(path), table, source, made_by=made_by, selected=selected)
-    combined, tied = _combined(table, rule)
+    combined, tied = _combine_votes(table, rule)
     made = make_gold(str(path), combined, source, made_by=made_by, selected=selected)
     return replace(made, votes=labelled(table).assign(annotator=table["annotator"]), rule=rule, tied=tied)
 
@@ -444,15 +444,15 @@ def _columns(file: Table) -> dict[str, str]:
     """
     names = {**COLUMN_NAMES, "code": ("code", "label"), "annotator": _ANNOTATOR}
     header: dict[str, str] = {}
-    for holds in ("task_id", "onet_soc_code", *_LABEL_COLUMNS, *_DESIGN, "text", "annotator", *_REVIEW, _MADE_BY):
-        accepted = {plain_name(name) for name in names.get(holds, (holds,))}
+    for content in ("task_id", "onet_soc_code", *_LABEL_COLUMNS, *_DESIGN, "text", "annotator", *_REVIEW, _MADE_BY):
+        accepted = {plain_name(name) for name in names.get(content, (content,))}
         columns = [column for column in file.header if plain_name(column) in accepted]
         if len(columns) > 1:
             raise DataError(
-                f"{file.path} has the column {holds!r} more than once ({' and '.join(columns)}); remove one"
+                f"{file.path} has the column {content!r} more than once ({' and '.join(columns)}); remove one"
             )
         if columns:
-            header[holds] = columns[0]
+            header[content] = columns[0]
 
     values = {column: {cells[column].strip() for _, cells in file.rows} - {""} for column in file.header}
     if AUTOMATION in header and not values[header[AUTOMATION]] & set(LEVELS):
@@ -467,7 +467,7 @@ def _columns(file: Table) -> dict[str, str]:
     return header
 
 
-def _level(path: Path, number: int, label: str, automation: str) -> str | None:
+def _automation_level(path: Path, number: int, label: str, automation: str) -> str | None:
     levels = {label, automation} - {""}
     if len(levels) > 1 or not levels <= {*LEVELS}:
         text = " and ".join(repr(word[:40]) for word in sorted(levels))
@@ -491,13 +491,13 @@ def _labels(path: Path, number: int, row: Mapping[str, str]) -> dict[str, object
         if row.get(setting, "") not in _EXPOSED:
             detail = f"{setting} is {row[setting][:40]!r}"
             raise DataError(f"{path} line {number}: {detail}; use exposed or not-exposed, or leave it empty")
-    given, implied = [_EXPOSED[row.get(setting, "")] for setting in settings], _BY_CODE.get(cell, (None, None))
-    read = tuple(own if answer is None else answer for answer, own in zip(given, implied, strict=True))
-    code = _CODE_OF.get(read)
+    stated, from_code = [_EXPOSED[row.get(setting, "")] for setting in settings], _BY_CODE.get(cell, (None, None))
+    pair = tuple(implied if answer is None else answer for answer, implied in zip(stated, from_code, strict=True))
+    code = _CODE_OF.get(pair)
     if cell and cell != code:
         clash = f"the code {cell} contradicts strict and with_tools, which give {code}"
         raise DataError(f"{path} line {number}: {clash}; correct one of them")
-    return {"code": code, **dict(zip(settings, read, strict=True))}
+    return {"code": code, **dict(zip(settings, pair, strict=True))}
 
 
 def labels_hash(table: pd.DataFrame) -> str:

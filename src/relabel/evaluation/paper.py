@@ -30,7 +30,7 @@ from relabel.sources.fetch import SourceUse
 EMPLOYMENT = "bls-oews-2023"
 
 # Value of each code by measure.
-_WORTH = pd.DataFrame({"alpha": [0.0, 0, 1], "beta": [0, 0.5, 1], "gamma": [0.0, 1, 1]}, index=["E0", "E2", "E1"])
+_VALUES = pd.DataFrame({"alpha": [0.0, 0, 1], "beta": [0, 0.5, 1], "gamma": [0.0, 1, 1]}, index=["E0", "E2", "E1"])
 _NAMES = {"gpt4": "GPT-4", "gpt4_alt": "GPT-4 alt", "human": "human"}
 _NOT_SEEN = "the printed figure was not available; recomputed only"
 _TASKS_EQUAL = "tasks equal"
@@ -43,7 +43,7 @@ _AGREEMENT: Mapping[tuple[str, str], tuple[tuple[float | None, float | None], ..
     ("gpt4", "gpt4_alt"): ((None, None),) * 3,
 }
 # Table 4: percent of exposed tasks, in the printed order; the list for GPT-4 under beta was not seen.
-_TOP = """
+_TOP_OCCUPATIONS = """
 human alpha: Interpreters and Translators 76.5; Survey Researchers 75.0; Poets, Lyricists and Creative Writers 68.8; Animal Scientists 66.7; Public Relations Specialists 66.7
 human beta: Survey Researchers 84.4; Writers and Authors 82.5; Interpreters and Translators 82.4; Public Relations Specialists 80.6; Animal Scientists 77.8
 human gamma: Mathematicians 100; Tax Preparers 100; Financial Quantitative Analysts 100; Writers and Authors 100; Web and Digital Interface Designers 100
@@ -123,7 +123,7 @@ def recompute() -> PaperDocument:
         DataError: The labels of 2023 cannot be read.
     """
     labels = eloundou.read_labels()
-    values = pd.DataFrame({(rater, m): labels[rater].map(_WORTH[m]) for rater in _NAMES for m in MEASURES})
+    values = pd.DataFrame({(rater, m): labels[rater].map(_VALUES[m]) for rater in _NAMES for m in MEASURES})
     equal, core = (_occupations(labels, values, core=core) for core in (1.0, 2.0))
     titles = labels.drop_duplicates("onet_soc_code").set_index("onet_soc_code")["title"]
     cells = (
@@ -175,7 +175,7 @@ def _summary(
 
 
 def _top(equal: pd.DataFrame, core: pd.DataFrame) -> Iterator[PaperFigure]:
-    for line in _TOP.strip().splitlines():
+    for line in _TOP_OCCUPATIONS.strip().splitlines():
         about, _, listed = line.partition(":")
         rater, measure = cast("tuple[str, Measure]", about.split())
         scores, other = equal[rater, measure] * 100, core[rater, measure] * 100
@@ -186,18 +186,18 @@ def _top(equal: pd.DataFrame, core: pd.DataFrame) -> Iterator[PaperFigure]:
         for place, (title, value) in enumerate(printed, 1):
             ours, weighted = float(scores.loc[title]), float(other.loc[title])
             # The paper's order of ties is unknown: place n is reproduced if fewer than n occupations have a higher score.
-            ahead = int((scores > ours + 1e-9).sum())
+            higher = int((scores > ours + 1e-9).sum())
             figure, rule = f"top {place}, {_NAMES[rater]}, {measure}: {title}", f"fewer than {place} occupations above"
             cell = _cell("4", figure, value, ours, rule, _WITHIN, tolerance=0.05, core_weighted=weighted)
-            if value is not None and ahead >= place:
-                cell = cell.model_copy(update={"reproduced": False, "reason": f"{ahead} occupations lie above it"})
+            if value is not None and higher >= place:
+                cell = cell.model_copy(update={"reproduced": False, "reason": f"{higher} occupations lie above it"})
             yield cell
     for rater, count in (("human", 15), ("gpt4", 86)):
         ours = float((equal[rater, "gamma"] >= 1 - 1e-12).sum())
         figure = f"occupations fully exposed, {_NAMES[rater]}, gamma"
         yield _cell("4", figure, count, ours, ">= 1", _WITHIN, unit="count")
-    none, figure = float((equal[["human", "gpt4"]] == 0).all(axis=1).sum()), "occupations without an exposed task"
-    yield _cell("appendix", figure, None, none, "= 0 in all six scores", _WITHIN, unit="count")
+    unexposed, figure = float((equal[["human", "gpt4"]] == 0).all(axis=1).sum()), "occupations without an exposed task"
+    yield _cell("appendix", figure, None, unexposed, "= 0 in all six scores", _WITHIN, unit="count")
 
 
 def _shares(values: pd.DataFrame, equal: pd.DataFrame, core: pd.DataFrame) -> Iterator[PaperFigure]:
@@ -206,9 +206,9 @@ def _shares(values: pd.DataFrame, equal: pd.DataFrame, core: pd.DataFrame) -> It
         ours = 100 * float(values[rater, measure].mean())
         yield _cell("abstract", figure, printed, ours, "mean of task values", tolerance=0.5)
     for rater, measure in product(("human", "gpt4"), MEASURES):
-        seen = {("human", "alpha"): 1.8, ("human", "gamma"): 46}.get((rater, measure))
+        printed_share = {("human", "alpha"): 1.8, ("human", "gamma"): 46}.get((rater, measure))
         for rule, word in ((">", "over"), (">=", "at least")):
-            printed = seen if rule == ">" else None
+            printed = printed_share if rule == ">" else None
             ours, other = (100 * float(_above(table[rater, measure], rule, 0.5).mean()) for table in (equal, core))
             figure = f"occupations with {word} half of their tasks, {_NAMES[rater]}, {measure}"
             table, weights = "-" if printed is None else "Science abstract", f"{_TASKS_EQUAL}, occupations equal"
@@ -234,12 +234,12 @@ def _workers(equal: pd.DataFrame) -> Iterator[PaperFigure]:
             soc = equal["human", measure].groupby(equal.index.str[:7]).mean()
             rows = pd.DataFrame({"score": soc.round(12), "jobs": jobs}).dropna()
             total, other = rows["jobs"].sum(), ">=" if rule == ">" else ">"
-            ours, instead = (
+            ours, other_share = (
                 100 * float(rows["jobs"][_above(rows["score"], sign, bound)].sum() / total) for sign in (rule, other)
             )
             reason = (
                 f"other jobs: those of {EMPLOYMENT}, {100 * total / jobs.sum():.0f}% of which have a score under the same "
-                f"code; the paper used jobs of 2020 and 2021; with {other} instead of {rule} it would be {instead:.1f}"
+                f"code; the paper used jobs of 2020 and 2021; with {other} instead of {rule} it would be {other_share:.1f}"
             )
         over = "over" if rule == ">" else "at least"
         figure = f"workers with {over} {100 * bound:.0f}% of their tasks, human, {measure}"

@@ -59,14 +59,14 @@ class Powered:
         """
         if self.variance is None or self.variance <= _NO_SPREAD:
             return None
-        reach = student_t(level, max(self.degrees, 1)) * math.sqrt(self.variance)
-        return on_scale(self.mean, reach, SHARE)
+        half_width = student_t(level, max(self.degrees, 1)) * math.sqrt(self.variance)
+        return on_scale(self.mean, half_width, SHARE)
 
 
 def powered_mean(
     gold: Array,
     predicted: Array,
-    everything: Array,
+    all_predictions: Array,
     *,
     weight: Array | None = None,
     clusters: npt.ArrayLike | None = None,
@@ -78,7 +78,7 @@ def powered_mean(
     Args:
         gold: Gold values, shape (n,), n at least 2.
         predicted: Predictions for the same units, shape (n,).
-        everything: Predictions for all units, those with a gold value among them, shape (N,).
+        all_predictions: Predictions for all units, those with a gold value among them, shape (N,).
         weight: Sampling weight of each gold unit, shape (n,): one over its inclusion probability, on any scale; by default all
             are equal.
         clusters: Cluster of each gold unit, shape (n,), within which errors may be correlated; by default each is its own.
@@ -97,15 +97,15 @@ def powered_mean(
     """
     n = len(gold)
     weights = np.ones(n) if weight is None else mean_one(np.asarray(weight, dtype=np.float64))
-    chance = np.minimum(n / (len(everything) * weights), 1)
+    chance = np.minimum(n / (len(all_predictions) * weights), 1)
     # Influence of each unit's error on the estimate; 0 for units that are included with certainty.
-    pull = weights * np.sqrt(1 - chance) / n
-    design = _Design.build(weights, pull, clusters, strata)
+    influence = weights * np.sqrt(1 - chance) / n
+    design = _Design.build(weights, influence, clusters, strata)
     if power is None:
-        power = _least_variance(gold, predicted, everything, weights, pull, design)
+        power = _least_variance(gold, predicted, all_predictions, weights, influence, design)
     error = gold - power * predicted
-    mean = float(power * everything.mean() + np.average(error, weights=weights))
-    squares = design.squares(pull, error)
+    mean = float(power * all_predictions.mean() + np.average(error, weights=weights))
+    squares = design.squares(influence, error)
     if len(squares) < 2:
         return Powered(mean, power, None, len(squares), 0)
     variance, spread = float(squares.sum()), float(((squares - squares.mean()) ** 2).sum())
@@ -120,36 +120,38 @@ class _Design:
 
     Attributes:
         weight: Weight of each unit, shape (n,).
-        place: Index of each unit's cluster, shape (n,).
+        cluster: Index of each unit's cluster, shape (n,).
         stratum: Index of each unit's stratum, shape (n,).
         lone: Whether the unit's stratum has only one cluster, so that its variance cannot be estimated, shape (n,).
         growth: G / (G - 1) for the G clusters of each unit's stratum, shape (n,).
-        chancy: Whether the unit's inclusion was random, shape (n,).
+        sampled: Whether the unit was included at random, and not with certainty, shape (n,).
     """
 
     weight: Array
-    place: npt.NDArray[np.intp]
+    cluster: npt.NDArray[np.intp]
     stratum: npt.NDArray[np.intp]
     lone: npt.NDArray[np.bool_]
     growth: Array
-    chancy: npt.NDArray[np.bool_]
+    sampled: npt.NDArray[np.bool_]
 
     @classmethod
-    def build(cls, weight: Array, pull: Array, clusters: npt.ArrayLike | None, strata: npt.ArrayLike | None) -> _Design:
+    def build(
+        cls, weight: Array, influence: Array, clusters: npt.ArrayLike | None, strata: npt.ArrayLike | None
+    ) -> _Design:
         n = len(weight)
-        place = np.arange(n) if clusters is None else _places(clusters)
+        cluster = np.arange(n) if clusters is None else _places(clusters)
         stratum = np.zeros(n, dtype=np.intp) if strata is None else _places(strata)
-        pairs = np.unique(np.stack([stratum, place]), axis=1)
+        pairs = np.unique(np.stack([stratum, cluster]), axis=1)
         within = np.bincount(pairs[0])[stratum]
         lone = (within < 2) & (strata is not None)
-        size = np.where(lone, len(np.unique(place)), within)
-        return cls(weight, place, stratum, lone, size / np.maximum(size - 1.0, 1.0), pull > 0)
+        size = np.where(lone, len(np.unique(cluster)), within)
+        return cls(weight, cluster, stratum, lone, size / np.maximum(size - 1.0, 1.0), influence > 0)
 
     @property
     def degrees(self) -> int:
         """Number of randomly included clusters minus number of their strata; lone clusters together form one stratum."""
-        clusters = len(np.unique(self.place[self.chancy]))
-        strata = len(np.unique(self.stratum[self.chancy & ~self.lone])) + bool((self.chancy & self.lone).any())
+        clusters = len(np.unique(self.cluster[self.sampled]))
+        strata = len(np.unique(self.stratum[self.sampled & ~self.lone])) + bool((self.sampled & self.lone).any())
         return clusters - strata
 
     def centred(self, values: Array) -> Array:
@@ -158,10 +160,10 @@ class _Design:
         middle = (by_stratum / np.bincount(self.stratum, weights=self.weight))[self.stratum]
         return values - np.where(self.lone, np.average(values, weights=self.weight), middle)
 
-    def squares(self, pull: Array, error: Array) -> Array:
+    def squares(self, influence: Array, error: Array) -> Array:
         """Contribution of each randomly included cluster to the variance, shape (clusters,)."""
-        summed = np.bincount(self.place, weights=pull * np.sqrt(self.growth) * self.centred(error))
-        return np.square(summed[np.unique(self.place[self.chancy])], dtype=np.float64)
+        summed = np.bincount(self.cluster, weights=influence * np.sqrt(self.growth) * self.centred(error))
+        return np.square(summed[np.unique(self.cluster[self.sampled])], dtype=np.float64)
 
 
 def _places(names: npt.ArrayLike) -> npt.NDArray[np.intp]:
@@ -169,17 +171,17 @@ def _places(names: npt.ArrayLike) -> npt.NDArray[np.intp]:
 
 
 def _least_variance(
-    gold: Array, predicted: Array, everything: Array, weights: Array, pull: Array, design: _Design
+    gold: Array, predicted: Array, all_predictions: Array, weights: Array, influence: Array, design: _Design
 ) -> float:
     """Lambda: the slope of gold on predictions, weighted as in the variance."""
     actual, guessed = design.centred(gold), design.centred(predicted)
-    own, variance = float((pull**2 * guessed**2).sum()), float(np.var(everything, ddof=1))
-    if own <= 0 or variance <= 0:
+    own_variance, variance = float((influence**2 * guessed**2).sum()), float(np.var(all_predictions, ddof=1))
+    if own_variance <= 0 or variance <= 0:
         return 0.0
-    slope = float((pull**2 * actual * guessed).sum()) / own
+    slope = float((influence**2 * actual * guessed).sum()) / own_variance
     # As in PPI++, replace the variance of the predictions in the gold by that of all predictions, which is known.
-    seen = float(np.average((predicted - np.average(predicted, weights=weights)) ** 2, weights=weights))
-    return float(np.clip(slope * seen / variance, 0, 1))
+    variance_in_gold = float(np.average((predicted - np.average(predicted, weights=weights)) ** 2, weights=weights))
+    return float(np.clip(slope * variance_in_gold / variance, 0, 1))
 
 
 def debiased(run: Run, gold: Gold, aligned: AlignedLabels) -> Debiased | None:

@@ -40,10 +40,10 @@ _AXIS: Mapping[str, Any] = {
     "titleFontWeight": "normal",
 }
 _ID = re.compile(r'(\bid="|url\(#|href="#)([\w-]+)')
-_SPOKEN = re.compile(r' (?:role|aria-[a-z]+)="[^"]*"')
+_ARIA = re.compile(r' (?:role|aria-[a-z]+)="[^"]*"')
 
 # Pixels reserved for each character of a label; the reader's font is unknown, so its real width cannot be measured.
-_WIDEST = 7.2
+_CHARACTER_WIDTH = 7.2
 
 
 def eval_page(
@@ -91,11 +91,11 @@ def eval_page(
         curve = Table(f"Reliability of the probabilities, {setting}", (), ())
         sections.append((f"calibration-{setting}", curve, charts.reliability(f"calibration-{setting}", figures.bins)))
     if comparison is not None:
-        moved = _flip_table(comparison.flips, ("baseline", "run"), {}, comparison.main_measure)
-        notes = [*comparison.verdict.splitlines(), *moved.notes]
+        flip_table = _flip_table(comparison.flips, ("baseline", "run"), {}, comparison.main_measure)
+        notes = [*comparison.verdict.splitlines(), *flip_table.notes]
         counts = comparison.settings[comparison.main_setting].transitions
         svg = charts.matrix("changes-against-baseline", counts, rows="baseline", columns="run")
-        sections.append(("flips", replace(moved, title="Changes against the baseline", notes=notes), svg))
+        sections.append(("flips", replace(flip_table, title="Changes against the baseline", notes=notes), svg))
     if differences := [flip for flip in flips_of(aligned, GOLD, 0, TaskTexts(details)) if flip.effect]:
         difference_table = _flip_table(differences, ("gold", "run"), {"run": run}, aligned.main_measure)
         sections.append(("differences", replace(difference_table, title="Where run and gold differ most"), None))
@@ -219,9 +219,9 @@ def _opaque(tag: str) -> str:
     return _PAINT.sub(mixed, _OPACITY.sub("", tag))
 
 
-def _names(order: Sequence[str]) -> alt.Axis:
+def _name_axis(order: Sequence[str]) -> alt.Axis:
     """An axis of names with room for the longest one."""
-    room = max((len(name) for name in order), default=0) * _WIDEST
+    room = max((len(name) for name in order), default=0) * _CHARACTER_WIDTH
     return alt.Axis(labelLimit=room, minExtent=room)
 
 
@@ -282,7 +282,7 @@ class Charts:
         spread = [(name, value, *(ci or (value, value))) for name, value, ci in rows]
         table = pd.DataFrame(spread, columns=["name", "value", "low", "high"])
         order = [name for name, *_ in rows]
-        y = alt.Y("name:N", sort=order, title=None, axis=_names(order))
+        y = alt.Y("name:N", sort=order, title=None, axis=_name_axis(order))
         x = alt.X("value:Q", title=title, scale=alt.Scale(zero=False, nice=True), axis=alt.Axis(tickCount=5))
         base = alt.Chart(table)
         lines = base.mark_rule(color=_ACCENT, strokeWidth=2).encode(x=alt.X("low:Q", title=title), x2="high:Q", y=y)
@@ -332,8 +332,8 @@ class Charts:
         view, axis = alt.ViewConfig(stroke=None), alt.AxisConfig(**_AXIS)
         whole = chart.configure(background="transparent", font=_FONT, padding=4, view=view, axis=axis)
         self._drawn[name] = spec = whole.to_json()
-        drawn = _SPOKEN.sub("", vl_convert.vegalite_to_svg(spec))
-        mark = f"c{len(self._drawn)}-"
-        drawn = _ID.sub(lambda occurrence: f"{occurrence[1]}{mark}{occurrence[2]}", drawn)
+        svg = _ARIA.sub("", vl_convert.vegalite_to_svg(spec))
+        prefix = f"c{len(self._drawn)}-"
+        svg = _ID.sub(lambda occurrence: f"{occurrence[1]}{prefix}{occurrence[2]}", svg)
         # Hide the inside of the chart from screen readers: the page names the picture, and tables hold its figures.
-        return Markup(drawn.replace("<svg ", '<svg aria-hidden="true" focusable="false" ', 1))  # noqa: S704  made here
+        return Markup(svg.replace("<svg ", '<svg aria-hidden="true" focusable="false" ', 1))  # noqa: S704  made here

@@ -30,9 +30,9 @@ from relabel.task import TASK_KEY
 
 _TASK = ("task_id", "onet_soc_code", "title", "text")
 _TO_FILL = ("label", "reviewer", "reviewed_at", "comment")
-_SAID = ("run_code", "run_strict", "run_with_tools", "gold_code", "rationale", "jobs")
+_RUN_COLUMNS = ("run_code", "run_strict", "run_with_tools", "gold_code", "rationale", "jobs")
 # Columns of the file; the last four are for the reviewer to fill.
-COLUMNS = ("priority", "reasons", *_TASK, *_SAID, *_TO_FILL)
+COLUMNS = ("priority", "reasons", *_TASK, *_RUN_COLUMNS, *_TO_FILL)
 
 # Columns of a file of random tasks; without the run's labels, so that they do not influence the reviewer.
 RANDOM_COLUMNS = ("drawn", "weight", *_TASK, *_TO_FILL)
@@ -97,19 +97,19 @@ def review(
         doubts.append(((ours.notna() & theirs.notna() & (ours != theirs)) * 0.5, words))
     if raters:
         doubts.append(_against_raters(run, raters, table.index))
-    trust = np.ones(len(table))
+    no_doubt = np.ones(len(table))
     reasons: list[list[str]] = [[] for _ in range(len(table))]
     for doubt, words in doubts:
-        trust *= 1 - np.clip(doubt.to_numpy(dtype=np.float64), 0, 1)
+        no_doubt *= 1 - np.clip(doubt.to_numpy(dtype=np.float64), 0, 1)
         for place in np.flatnonzero(doubt.to_numpy() > 0):
             reasons[place].append(str(words.iloc[place]))
-    table["doubt"] = 1 - trust
+    table["doubt"] = 1 - no_doubt
     jobs, jobs_from = _jobs(table.index)
     table["jobs"] = jobs
     size = _codes(table.index).groupby(level=0).transform("size")
     # An occupation with unknown jobs gets the median number.
-    heavy = jobs.fillna(jobs.median()) / jobs.median() if jobs.notna().any() else pd.Series(1.0, index=table.index)
-    table["priority"] = table["doubt"] * heavy / size
+    scale = jobs.fillna(jobs.median()) / jobs.median() if jobs.notna().any() else pd.Series(1.0, index=table.index)
+    table["priority"] = table["doubt"] * scale / size
     table["reasons"] = ["; ".join(texts) for texts in reasons]
     table = table[table["doubt"] > 0]
     if table.empty:
@@ -120,7 +120,7 @@ def review(
     doubtful = len(table)
     table = table.sort_values("priority", ascending=False, kind="stable").head(most or doubtful)
     table = table.assign(rationale=rationales(run, table.index).reindex(table.index))
-    return Review(_to_fill(table, details, COLUMNS), doubtful, jobs_from)
+    return Review(_review_rows(table, details, COLUMNS), doubtful, jobs_from)
 
 
 def random_review(run: Run, count: int, *, details: pd.DataFrame | None = None, seed: int = 0) -> Review:
@@ -141,7 +141,7 @@ def random_review(run: Run, count: int, *, details: pd.DataFrame | None = None, 
     # Text, so that it is not rounded.
     table["weight"] = f"{len(index) / len(drawn):.12g}"
     table["drawn"] = "at random"
-    return Review(_to_fill(table, details, RANDOM_COLUMNS), len(index))
+    return Review(_review_rows(table, details, RANDOM_COLUMNS), len(index))
 
 
 def labels_for(run: Run, width: float, gold: Gold | None = None) -> int:
@@ -184,7 +184,7 @@ def review_csv(review: Review) -> str:
     A cell that looks like a formula gets a leading apostrophe, which spreadsheets hide; the reader of golds removes it from
     ids.
     """
-    return review.table.map(_safe).to_csv(index=False, lineterminator="\r\n")
+    return review.table.map(_csv_cell).to_csv(index=False, lineterminator="\r\n")
 
 
 def _labels(run: Run) -> pd.DataFrame:
@@ -265,7 +265,7 @@ def _jobs(index: pd.Index) -> tuple[pd.Series, str | None]:
     return unknown, None
 
 
-def _to_fill(table: pd.DataFrame, details: pd.DataFrame | None, columns: Sequence[str]) -> pd.DataFrame:
+def _review_rows(table: pd.DataFrame, details: pd.DataFrame | None, columns: Sequence[str]) -> pd.DataFrame:
     """A table of tasks with titles, texts, and empty cells for the reviewer."""
     named = table.assign(title=None, text=None)
     if details is not None:
@@ -273,7 +273,7 @@ def _to_fill(table: pd.DataFrame, details: pd.DataFrame | None, columns: Sequenc
     return named.reset_index().assign(**dict.fromkeys(_TO_FILL, ""))[list(columns)]
 
 
-def _safe(value: object) -> str:
+def _csv_cell(value: object) -> str:
     if value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)):
         return ""
     if isinstance(value, float):

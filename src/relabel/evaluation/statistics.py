@@ -24,7 +24,7 @@ import numpy.typing as npt
 from relabel.evaluation.document import Bounds, Intervals95, SettingMetrics
 
 Array = npt.NDArray[np.float64]
-Places = npt.NDArray[np.intp]
+Ints = npt.NDArray[np.intp]
 # Computes a figure from sums: shape (..., m) or (..., k, k) to (...).
 Formula = Callable[[Array], Array]
 
@@ -225,13 +225,13 @@ def setting_metrics(
         ci95: Intervals of the figures by name.
     """
     used = counts if weighted is None else weighted
-    by_kind = {kind: dict(zip(scale, map(known, formula(used)), strict=True)) for kind, formula in BY_LABEL.items()}
+    by_kind = {kind: dict(zip(scale, map(or_none, formula(used)), strict=True)) for kind, formula in BY_LABEL.items()}
     support = dict(zip(scale, counts.sum(axis=1).astype(int).tolist(), strict=True))
     by_label = {
         n: {kind: by_kind[kind][n] for kind in ("precision", "recall", "f1")} | {"support": support[n]} for n in scale
     }
     shares = {side: {n: x for n, x in by_kind[side].items() if x is not None} for side in ("gold", "run")}
-    figures = {name: known(formula(used)) for name, formula in FIGURES.items()}
+    figures = {name: or_none(formula(used)) for name, formula in FIGURES.items()}
     about = {"labels": by_label, "confusion": cross_table(counts, scale), "prevalence": shares, "ci95": ci95 or {}}
     return SettingMetrics.model_validate({"n": int(counts.sum()), **figures, **about})
 
@@ -255,15 +255,15 @@ def clustered_se(values: Array, clusters: npt.ArrayLike) -> float | None:
 
     Source: Liang and Zeger 1986, doi:10.1093/biomet/73.1.13, with the factor G / (G - 1) for G clusters.
     """
-    names, places = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
+    names, cluster = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
     if len(names) < 2:
         return None
-    summed = np.bincount(places, weights=values - values.mean())
-    return known(np.sqrt(len(names) / (len(names) - 1) * (summed**2).sum()) / len(values))
+    summed = np.bincount(cluster, weights=values - values.mean())
+    return or_none(np.sqrt(len(names) / (len(names) - 1) * (summed**2).sum()) / len(values))
 
 
-def known(value: float | np.floating | Array) -> float | None:
-    """A figure for the eval document: None if it is NaN."""
+def or_none(value: float | np.floating | Array) -> float | None:
+    """A figure for the eval document: None if it is undefined (NaN)."""
     value = float(value)
     return value if math.isfinite(value) else None
 
@@ -300,43 +300,43 @@ class Draws:
 
     Attributes:
         counts: Number of times that each occupation is in each draw, shape (draws, n_occupations).
-        place: Index of each task's occupation, shape (n_tasks,).
+        occupation: Index of each task's occupation, shape (n_tasks,).
         seed: Seed of the draws.
     """
 
     counts: Array
-    place: Places
+    occupation: Ints
     seed: int
 
     @property
     def occupations(self) -> int:
         """Number of occupations of the tasks."""
-        return len(np.unique(self.place))
+        return len(np.unique(self.occupation))
 
     def of(self, tasks: npt.ArrayLike) -> Draws:
         """The same draws for some of the tasks, by mask or positions."""
-        return Draws(self.counts, self.place[np.asarray(tasks)], self.seed)
+        return Draws(self.counts, self.occupation[np.asarray(tasks)], self.seed)
 
     def by_occupation(self, values: npt.ArrayLike) -> Array:
         """Sums by occupation, shape (n_occupations, ...), of task values, shape (n_tasks, ...)."""
-        return summed(values, self.place, self.counts.shape[1])
+        return summed(values, self.occupation, self.counts.shape[1])
 
-    def sum(self, values: npt.ArrayLike, group: Places | int = 0, groups: int = 1) -> Array:
+    def sum(self, values: npt.ArrayLike, group: Ints | int = 0, groups: int = 1) -> Array:
         """Sums of task values by group of tasks and draw, shape (groups, draws, ...).
 
         With one-hot pairs of labels, this gives a confusion matrix for each draw.
         """
         size = self.counts.shape[1]
-        totals = summed(values, self.place * groups + group, size * groups)
+        totals = summed(values, self.occupation * groups + group, size * groups)
         drawn = totals.reshape(size, math.prod(totals.shape) // max(size, 1)).T @ self.counts.T
         return np.moveaxis(drawn.reshape(groups, *totals.shape[1:], len(self.counts)), -1, 1)
 
 
-def summed(values: npt.ArrayLike, place: Places, size: int) -> Array:
+def summed(values: npt.ArrayLike, group: Ints, size: int) -> Array:
     """Sums of values, shape (n, ...), by group, shape (n,) with numbers below `size`; shape (size, ...)."""
     values = np.asarray(values, dtype=np.float64)
     columns = values.reshape(len(values), math.prod(values.shape[1:])).T
-    sums = [np.bincount(place, weights=column, minlength=size) for column in columns]
+    sums = [np.bincount(group, weights=column, minlength=size) for column in columns]
     return np.stack(sums, axis=1, dtype=np.float64).reshape(size, *values.shape[1:])
 
 
@@ -348,12 +348,12 @@ def occupation_draws(codes: npt.ArrayLike, draws: int = DRAWS, seed: int = 0) ->
         draws: Number of draws.
         seed: Seed; the draws depend on it and on the set of codes, not on the order of the tasks.
     """
-    names, place = np.unique(np.asarray(codes, dtype=str), return_inverse=True)
+    names, occupation = np.unique(np.asarray(codes, dtype=str), return_inverse=True)
     if not len(names):
-        return Draws(np.zeros((draws, 0)), place, seed)
+        return Draws(np.zeros((draws, 0)), occupation, seed)
     counts = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)
     # Store draws contiguously, because computations run over draws.
-    return Draws(counts.T.astype(np.float64, order="C").T, place, seed)
+    return Draws(counts.T.astype(np.float64, order="C").T, occupation, seed)
 
 
 @dataclass(frozen=True)
@@ -366,7 +366,7 @@ class Figure:
         n: Number of tasks.
         occupations: Number of occupations that determine its variance: those with tasks; for a change, those with a change.
         span: Lowest and highest possible value of the figure.
-        extremes: For a tail probability, the lowest and highest value of the figure if the share `unseen` of the tasks were
+        extremes: For a tail probability, the lowest and highest value of the figure if the `unseen_share` of the tasks were
             different; None to use the span.
         change: Whether it is a paired change, which is exactly 0 where nothing changed.
     """
@@ -397,18 +397,18 @@ class Figure:
             return None
         if self.change and not self.occupations:
             return self.value, self.value
-        reach = self._reach(level)
-        if reach is None:
+        half_width = self._half_width(level)
+        if half_width is None:
             return None
-        return on_scale(self.value, reach, self.span) if reach else self._without_spread((1 - level) / 2)
+        return on_scale(self.value, half_width, self.span) if half_width else self._without_spread((1 - level) / 2)
 
     def is_uninformative(self, level: float = 0.95) -> bool:
         """Whether its interval, before transformation to the figure's range, is wider than that range."""
-        reach = self._reach(level) if math.isfinite(self.value) else None
+        half_width = self._half_width(level) if math.isfinite(self.value) else None
         width = (self.span[1] - self.span[0]) / (2 if self.change else 1)
-        return reach is not None and 2 * reach >= width
+        return half_width is not None and 2 * half_width >= width
 
-    def _reach(self, level: float) -> float | None:
+    def _half_width(self, level: float) -> float | None:
         """Half the width of the untransformed interval; 0 if all draws are equal, None if there is no interval."""
         defined = self.draws[np.isfinite(self.draws)]
         if not len(defined) or len(defined) < (1 - MOST_UNDEFINED) * len(self.draws):
@@ -429,11 +429,11 @@ class Figure:
             return None
         if self.extremes is not None:
             return self.extremes(tail)
-        share = unseen(tail, self.occupations)
+        share = unseen_share(tail, self.occupations)
         return tuple((1 - share) * self.value + share * end for end in self.span)  # pyright: ignore[reportReturnType]  two ends
 
 
-def unseen(tail: float, occupations: int) -> float:
+def unseen_share(tail: float, occupations: int) -> float:
     """Exact upper bound of the share of occupations that are different, if none of a given number is."""
     return 1 - tail ** (1 / occupations)
 
@@ -446,17 +446,17 @@ def student_t(level: float, degrees: float) -> float:
     return float(stdtrit(degrees, (1 + level) / 2))
 
 
-def on_scale(value: float, reach: float, span: Bounds) -> Bounds:
-    """Bounds at a distance `reach` from a value, computed on the logit of its position in a span, so that they stay inside.
+def on_scale(value: float, half_width: float, span: Bounds) -> Bounds:
+    """Bounds at the distance `half_width` from a value, on the logit of its position in a span, so that they stay inside.
 
     A value at or beyond an end of the span has no logit: its bounds are clipped.
     """
     low, high = span
-    place = (value - low) / (high - low)
-    if not 0 < place < 1:
-        return min(max(value - reach, low), high), max(min(value + reach, high), low)
-    middle, away = math.log(place / (1 - place)), reach / (high - low) / (place * (1 - place))
-    ends = (low + (high - low) / (1 + math.exp(-min(max(x, -700), 700))) for x in (middle - away, middle + away))
+    position = (value - low) / (high - low)
+    if not 0 < position < 1:
+        return min(max(value - half_width, low), high), max(min(value + half_width, high), low)
+    centre, step = math.log(position / (1 - position)), half_width / (high - low) / (position * (1 - position))
+    ends = (low + (high - low) / (1 + math.exp(-min(max(x, -700), 700))) for x in (centre - step, centre + step))
     below, above = ends
     return min(below, value), max(above, value)
 
@@ -469,9 +469,9 @@ def change(first: Figure, second: Figure, occupations: int) -> Figure:
         second: Figure of the second run.
         occupations: Number of occupations with a change. Counting others would make a few changes seem certain.
     """
-    reach = second.span[1] - second.span[0]
+    width = second.span[1] - second.span[0]
     draws = second.draws - first.draws
-    return Figure(second.value - first.value, draws, second.n, occupations, (-reach, reach), change=True)
+    return Figure(second.value - first.value, draws, second.n, occupations, (-width, width), change=True)
 
 
 @dataclass(frozen=True)
@@ -488,7 +488,7 @@ class Sums:
     terms: Array
     draws: Draws | None
     corners: Array | None = None
-    group: Places | None = None
+    group: Ints | None = None
     groups: int = 1
 
     @cached_property
@@ -507,30 +507,30 @@ class Sums:
     def sizes(self) -> list[tuple[int, int]]:
         """Number of tasks and of occupations in each group; 0 occupations without draws."""
         group = np.zeros(len(self.terms), dtype=np.intp) if self.group is None else self.group
-        place = np.zeros(0, dtype=np.intp) if self.draws is None else self.draws.place * self.groups + group
-        group_of, tasks = np.unique(place) % self.groups, np.bincount(group, minlength=self.groups)
-        return list(zip(tasks.tolist(), np.bincount(group_of, minlength=self.groups).tolist(), strict=True))
+        pair_index = np.zeros(0, dtype=np.intp) if self.draws is None else self.draws.occupation * self.groups + group
+        group_of_pair, tasks = np.unique(pair_index) % self.groups, np.bincount(group, minlength=self.groups)
+        return list(zip(tasks.tolist(), np.bincount(group_of_pair, minlength=self.groups).tolist(), strict=True))
 
     def figures(self, formula: Formula, span: Bounds = SHARE) -> list[Figure]:
         """A figure of each group; with draws it has an interval."""
         values, drawn = formula(self.total), formula(self.drawn)
 
         @cache
-        def ends(tail: float) -> tuple[Array, Array]:
+        def all_extremes(tail: float) -> tuple[Array, Array]:
             # Assign the whole unseen share to the corner that changes the figure most.
             assert self.corners is not None
-            tasks, shares = np.array([(n, unseen(tail, max(units, 1))) for n, units in self.sizes]).T
-            share, most = (x.reshape(-1, *[1] * self.corners.ndim) for x in (shares, shares * tasks))
-            figures = formula((1 - share) * self.total[:, None] + most * self.corners)
+            tasks, shares = np.array([(n, unseen_share(tail, max(units, 1))) for n, units in self.sizes]).T
+            share, weight = (x.reshape(-1, *[1] * self.corners.ndim) for x in (shares, shares * tasks))
+            figures = formula((1 - share) * self.total[:, None] + weight * self.corners)
             return np.fmin(values, np.fmin.reduce(figures, axis=1)), np.fmax(values, np.fmax.reduce(figures, axis=1))
 
         def extremes(index: int, tail: float) -> Bounds:
-            low, high = ends(tail)
+            low, high = all_extremes(tail)
             return float(low[index]), float(high[index])
 
-        bent = [None if self.corners is None else partial(extremes, index) for index in range(self.groups)]
+        extremes_by_group = [None if self.corners is None else partial(extremes, index) for index in range(self.groups)]
         return [
-            Figure(float(values[index]), drawn[index], n, units, span, bent[index])
+            Figure(float(values[index]), drawn[index], n, units, span, extremes_by_group[index])
             for index, (n, units) in enumerate(self.sizes)
         ]
 
@@ -539,14 +539,14 @@ class Sums:
         return self.figures(formula, span)[0]
 
 
-def stated(figures: Mapping[str, Figure], draws: Draws | None) -> dict[str, Any]:
+def with_ci95(figures: Mapping[str, Figure], draws: Draws | None) -> dict[str, Any]:
     """Figures for a document: their values, None if undefined, and their intervals as `ci95`."""
-    return {**{name: known(figure.value) for name, figure in figures.items()}, "ci95": ci95(figures, draws)}
+    return {**{name: or_none(figure.value) for name, figure in figures.items()}, "ci95": ci95(figures, draws)}
 
 
 def ci95(figures: Mapping[str, Figure], draws: Draws | None) -> dict[str, Bounds | None]:
     """95% intervals of figures; none without draws or tasks."""
-    if draws is None or not len(draws.place):
+    if draws is None or not len(draws.occupation):
         return {}
     return {name: figure.interval() for name, figure in figures.items()}
 

@@ -33,7 +33,7 @@ COUNTS = ("coverage", "incoherent")
 MEASURE_METRICS = ("agreement", "pearson", "mean", "mean_difference")
 
 # Error texts by pydantic's error type, where pydantic's own text is too technical.
-_PLAINLY: Mapping[str, str] = {
+_ERROR_TEXTS: Mapping[str, str] = {
     "extra_forbidden": "is not a known key here; correct or remove it",
     "too_short": "must not be empty",
     "float_parsing": "must be a number",
@@ -187,7 +187,7 @@ class Suite(Frozen):
                 raise ValueError(f"{where}: max_drop needs a baseline; name a run under baseline: run")
         return self
 
-    def beside(self, ref: str) -> str:
+    def resolve(self, ref: str) -> str:
         """Resolve a path in the suite: relative to its file if that exists, otherwise unchanged."""
         near = self.path.parent / ref
         return str(near) if near.exists() else ref
@@ -202,13 +202,13 @@ def load_suite(ref: str) -> Suite:
     Raises:
         DataError: There is no such file, or it is invalid; the message names file, key and reason.
     """
-    path = _path(ref)
+    path = _suite_path(ref)
     data, _ = read_user_yaml(path, "a suite is a mapping of keys such as name, gold and gates; this is not one")
-    with model_errors(f"{path}: ", words=_PLAINLY):
+    with model_errors(f"{path}: ", words=_ERROR_TEXTS):
         return Suite.model_validate({**data, "path": path})
 
 
-def _path(ref: str) -> Path:
+def _suite_path(ref: str) -> Path:
     path = Path(ref)
     if path.is_file():
         return path
@@ -312,7 +312,7 @@ def gate_error(failures: Iterable[GateResult]) -> str:
 
 
 # Control characters that XML 1.0 does not allow, not even escaped.
-_ILLEGAL = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_ILLEGAL_IN_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def markdown(result: SuiteResult, verdict: str = "") -> str:
@@ -346,19 +346,19 @@ def github_annotations(result: SuiteResult) -> list[str]:
     if result.passed:
         count = len(result.results)
         message = f"{count} gate{'' if count == 1 else 's'} passed for {result.run}"
-        return [f"::notice title={_property(f'relabel {result.suite}')}::{_message(message)}"]
+        return [f"::notice title={_escaped_property(f'relabel {result.suite}')}::{_escaped_message(message)}"]
     return [
-        f"::error title={_property(f'relabel {result.suite}: {gate.id}')}::{_message(gate.message)}"
+        f"::error title={_escaped_property(f'relabel {result.suite}: {gate.id}')}::{_escaped_message(gate.message)}"
         for gate in result.failures
     ]
 
 
-def _message(text: str) -> str:
+def _escaped_message(text: str) -> str:
     return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 
-def _property(text: str) -> str:
-    return _message(text).replace(":", "%3A").replace(",", "%2C")
+def _escaped_property(text: str) -> str:
+    return _escaped_message(text).replace(":", "%3A").replace(",", "%2C")
 
 
 def junit_xml(result: SuiteResult) -> str:
@@ -378,17 +378,17 @@ def junit_xml(result: SuiteResult) -> str:
     properties = ET.SubElement(suite, "properties")
     for name in ("run", "gold", "gold_sha256", "baseline", "baseline_sha256", "family"):
         if (value := getattr(result, name)) is not None:
-            ET.SubElement(properties, "property", {"name": name, "value": _legal(value)})
+            ET.SubElement(properties, "property", {"name": name, "value": _xml_text(value)})
     for outcome in result.results:
         case = ET.SubElement(suite, "testcase", {"classname": f"relabel.{result.suite}", "name": outcome.label})
         if not outcome.passed:
             kind = "failure" if outcome.judged else "error"
-            element = ET.SubElement(case, kind, {"message": _legal(outcome.message), "type": outcome.kind})
-            element.text = _legal(outcome.why or outcome.message)
-        ET.SubElement(case, "system-out").text = _legal(outcome.message)
+            element = ET.SubElement(case, kind, {"message": _xml_text(outcome.message), "type": outcome.kind})
+            element.text = _xml_text(outcome.why or outcome.message)
+        ET.SubElement(case, "system-out").text = _xml_text(outcome.message)
     ET.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
 
 
-def _legal(text: str) -> str:
-    return _ILLEGAL.sub("\N{REPLACEMENT CHARACTER}", text)
+def _xml_text(text: str) -> str:
+    return _ILLEGAL_IN_XML.sub("\N{REPLACEMENT CHARACTER}", text)

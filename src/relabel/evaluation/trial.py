@@ -15,7 +15,7 @@ from relabel.evaluation import statistics as metrics
 from relabel.evaluation.alignment import MAIN, AlignedLabels, align_all
 from relabel.evaluation.document import SCALES, Intervals95, Maker, SettingName
 from relabel.evaluation.gold import UNKNOWN_MAKER, Gold
-from relabel.evaluation.statistics import DRAWS, Figure, change, stated
+from relabel.evaluation.statistics import DRAWS, Figure, change, with_ci95
 from relabel.run import Run
 from relabel.settings import Frozen
 from relabel.tabular import figure as shown
@@ -23,7 +23,7 @@ from relabel.task import TASK_KEY
 
 Half = Literal["development", "final"]
 _IN_WORDS: Mapping[SettingName, str] = {"three-way": "three codes"}
-_GOLDS: Mapping[str, str] = {"eloundou-2023:human": "people", "eloundou-2023:gpt4": "GPT-4"}
+_GOLD_NAMES: Mapping[str, str] = {"eloundou-2023:human": "people", "eloundou-2023:gpt4": "GPT-4"}
 
 
 def half_of(task_id: str) -> Half:
@@ -35,7 +35,7 @@ def half_of(task_id: str) -> Half:
 _MOSTLY = 0.5
 
 
-_TOGETHER = "between orders and repeats together (--samples 2 tells them apart)"
+_ORDERS_AND_REPEATS = "between orders and repeats together (--samples 2 tells them apart)"
 
 
 class Variance(Frozen):
@@ -61,7 +61,7 @@ class Variance(Frozen):
 
     def in_words(self) -> str:
         """The shares in one line."""
-        orders = "between orders" if self.repeat is not None else _TOGETHER
+        orders = "between orders" if self.repeat is not None else _ORDERS_AND_REPEATS
         parts = [(self.task, "between tasks"), (self.order, orders), (self.repeat, "between repeats")]
         shares = ", ".join(f"{share:.1%} {words}" for share, words in parts if share is not None)
         asked = f"{self.tasks:,} tasks, {self.variants} order(s), {self.repeats} repeat(s) of each"
@@ -299,10 +299,10 @@ def variance(run: Run) -> dict[str, Variance]:
     Returns:
         Shares by setting. A setting is left out if each task has one label, or fewer than two tasks have all their labels.
     """
-    place = {label: rank for rank, label in enumerate(reversed(list(run.rubric.labels)))}
+    position_of = {label: rank for rank, label in enumerate(reversed(list(run.rubric.labels)))}
     components: dict[str, Variance] = {}
     for setting, part in run.labels.groupby("setting"):
-        wide = part.assign(y=part["label"].map(place).astype(float)).pivot_table(
+        wide = part.assign(y=part["label"].map(position_of).astype(float)).pivot_table(
             index=TASK_KEY, columns=["variant", "sample"], values="y"
         )
         variants = wide.columns.get_level_values(0).nunique()
@@ -317,16 +317,16 @@ def variance(run: Run) -> dict[str, Variance]:
 def _components(y: npt.NDArray[np.float64]) -> Variance:
     """Variance components from the mean squares of a table of tasks x orders x repeats; negative ones become 0."""
     tasks, orders, repeats = y.shape
-    mean, by_task, by_order, cell = y.mean(), y.mean(axis=(1, 2)), y.mean(axis=(0, 2)), y.mean(axis=2)
-    of_task = orders * repeats * ((by_task - mean) ** 2).sum() / (tasks - 1)
-    within = residual = ((y - cell[:, :, None]) ** 2).sum() / (tasks * orders * (repeats - 1)) if repeats > 1 else 0.0
+    mean, by_task, by_order, cells = y.mean(), y.mean(axis=(1, 2)), y.mean(axis=(0, 2)), y.mean(axis=2)
+    ms_task = orders * repeats * ((by_task - mean) ** 2).sum() / (tasks - 1)
+    within = residual = ((y - cells[:, :, None]) ** 2).sum() / (tasks * orders * (repeats - 1)) if repeats > 1 else 0.0
     order = 0.0
     if orders > 1:
-        rest = cell - by_task[:, None] - by_order[None, :] + mean
-        residual = repeats * (rest**2).sum() / ((tasks - 1) * (orders - 1))
-        of_order = tasks * repeats * ((by_order - mean) ** 2).sum() / (orders - 1)
-        order = max((of_order - residual) / (tasks * repeats), 0) + max((residual - within) / repeats, 0)
-    parts = {"task": max((of_task - residual) / (orders * repeats), 0), "order": order, "repeat": within}
+        interaction = cells - by_task[:, None] - by_order[None, :] + mean
+        residual = repeats * (interaction**2).sum() / ((tasks - 1) * (orders - 1))
+        ms_order = tasks * repeats * ((by_order - mean) ** 2).sum() / (orders - 1)
+        order = max((ms_order - residual) / (tasks * repeats), 0) + max((residual - within) / repeats, 0)
+    parts = {"task": max((ms_task - residual) / (orders * repeats), 0), "order": order, "repeat": within}
     total = sum(parts.values())
     shares = (
         {name: part / total for name, part in parts.items()} if total else {"task": 1.0, "order": 0.0, "repeat": 0.0}
@@ -353,7 +353,7 @@ def _agreements(aligned: AlignedLabels, rubrics: int) -> Iterator[Closeness]:
             figures |= {"first_rate": pair.figure("run:exposed"), "second_rate": pair.figure("gold:exposed")}
         names = {"first": aligned.names[first], "second": aligned.names[second], "on": aligned.names[rubric]}
         sizes = {"n": len(pair), "occupations": figures["kappa"].occupations}
-        yield Closeness(**names, setting=setting, **sizes, **stated(figures, pair.draws))
+        yield Closeness(**names, setting=setting, **sizes, **with_ci95(figures, pair.draws))
 
 
 def _difference(
@@ -381,8 +381,8 @@ def _difference(
         setting=setting,
         paired=paired,
         n=(int(masks[0].sum()), int(masks[1].sum())),
-        kappa=(metrics.known(kappas[0].value), metrics.known(kappas[1].value)),
-        difference=metrics.known(difference.value),
+        kappa=(metrics.or_none(kappas[0].value), metrics.or_none(kappas[1].value)),
+        difference=metrics.or_none(difference.value),
         ci95=bounds,
         closer=None if bounds is None else names[0] if bounds[1] < 0 else names[1] if bounds[0] > 0 else None,
     )
@@ -430,7 +430,7 @@ def _note(document: TrialDocument, look: Look) -> str | None:
             "these tasks belong to the half kept for the end: this is its only look, and a wording changed afterwards needs "
             "other tasks"
             if look.number == 1
-            else f"{_later(look)}: other wordings were tried on it {look.earlier}, so that its tasks are no longer unseen"
+            else f"{_look_in_words(look)}: other wordings were tried on it {look.earlier}, so that its tasks are no longer unseen"
         )
     if document.half is None and (kept := max(rubric.halves["final"] for rubric in document.rubrics)):
         notes.append(
@@ -440,7 +440,7 @@ def _note(document: TrialDocument, look: Look) -> str | None:
     return "; ".join(notes) or None
 
 
-def _later(look: Look) -> str:
+def _look_in_words(look: Look) -> str:
     return f"this is look {look.number} at the half kept for the end"
 
 
@@ -470,7 +470,7 @@ def _validity(rubric: TriedRubric, document: TrialDocument, look: Look) -> dict[
     counted = {a.setting: a.n for a in next(iter(by_gold.values()), ())}
     sizes = ", ".join(f"{setting} {n:,}" for setting, n in counted.items())
     uneven = f"tasks compared: {sizes}" if len(set(counted.values())) > 1 else ""
-    again = _later(look) if look.number > 1 else ""
+    again = _look_in_words(look) if look.number > 1 else ""
     limits = "; ".join(filter(None, (again, _missing_in_words(rubric), uneven)))
     drawn = {"development": ", the half for tuning", "final": ", the half kept for the end", None: ""}[document.half]
     when = document.started_at[:10]
@@ -521,14 +521,14 @@ def _closer_in_words(pair: TrialDifference) -> str:
         return f"{pair.first} and {pair.second} cannot be compared with {_name(pair.gold)} ({setting}): too few labels differ."
     basis = f"{pair.n[0]:,} tasks, paired" if pair.paired else "not paired: each on its own tasks"
     low, high = pair.ci95
-    (worse, least), (better, most) = zip((pair.first, pair.second), pair.kappa, strict=True)
+    (farther, low_kappa), (closer, high_kappa) = zip((pair.first, pair.second), pair.kappa, strict=True)
     if pair.difference < 0:
-        worse, least, better, most, low, high = better, most, worse, least, -high, -low
+        farther, low_kappa, closer, high_kappa, low, high = closer, high_kappa, farther, low_kappa, -high, -low
     difference = f"difference {abs(pair.difference):+.3f}, 95% interval {low:+.3f} to {high:+.3f}"
-    figures = f"kappa {shown(most)} against {shown(least)}, {difference}; {setting}, {basis}"
+    figures = f"kappa {shown(high_kappa)} against {shown(low_kappa)}, {difference}; {setting}, {basis}"
     if pair.closer is None:
-        return f"{better} and {worse} cannot be told apart by their distance to {_name(pair.gold)} ({figures})."
-    return f"{better} is closer to {_name(pair.gold)} than {worse} ({figures})."
+        return f"{closer} and {farther} cannot be told apart by their distance to {_name(pair.gold)} ({figures})."
+    return f"{closer} is closer to {_name(pair.gold)} than {farther} ({figures})."
 
 
 def _cost_in_words(rubric: TriedRubric) -> str:
@@ -545,4 +545,4 @@ def rate_in_words(value: float | None) -> str:
 
 
 def _name(name: str) -> str:
-    return _GOLDS.get(name, name)
+    return _GOLD_NAMES.get(name, name)

@@ -21,8 +21,8 @@ from relabel.evaluation import document as doc
 from relabel.evaluation import statistics as metrics
 from relabel.evaluation.alignment import GOLD, AlignedLabels, Pair, gold_on_tasks, match, mean_one
 from relabel.evaluation.document import SettingName
-from relabel.evaluation.gold import COLUMNS, Gold, load_gold, places
-from relabel.evaluation.statistics import Array, Draws, Figure, Places, Sums, change, ci95, occupation_draws, stated
+from relabel.evaluation.gold import COLUMNS, Gold, load_gold, positions
+from relabel.evaluation.statistics import Array, Draws, Figure, Ints, Sums, change, ci95, with_ci95
 from relabel.run import Run
 from relabel.settings import settings as app_settings
 from relabel.sources.frames import cached_frame
@@ -66,7 +66,7 @@ def majority_class(pair: Pair, codes: npt.ArrayLike) -> doc.MajorityClass:
     )
 
 
-def yardstick(pair: Pair, labels: Places, against: Places | None = None) -> doc.Yardstick:
+def yardstick(pair: Pair, labels: Ints, against: Ints | None = None) -> doc.Yardstick:
     """Agreement of other labels of the same tasks, and the run's lead over it.
 
     Args:
@@ -79,7 +79,7 @@ def yardstick(pair: Pair, labels: Places, against: Places | None = None) -> doc.
     for name in ("accuracy", "kappa"):
         figures[name] = other.figure(name)
         figures[f"{name}_difference"] = change(other.figure(name), pair.figure(name), pair.differ(other))
-    return doc.Yardstick(n=len(pair), **stated(figures, pair.draws))
+    return doc.Yardstick(n=len(pair), **with_ci95(figures, pair.draws))
 
 
 def all_yardsticks(
@@ -90,19 +90,19 @@ def all_yardsticks(
     texts: pd.Series,
     *,
     seed: int,
-    trivial: bool,
+    majority_only: bool,
 ) -> doc.Yardsticks:
-    """All baselines, or with `trivial` only the majority class; `texts` are those of the compared tasks, missing if unknown."""
+    """All baselines, or with `majority_only` only the majority class; `texts` are those of the compared tasks, missing if unknown."""
     parts: dict[str, Any] = {"majority": {s: majority_class(pair, aligned.codes) for s, pair in settings.items()}}
     # A comparison with the full agreement of a gold with itself is meaningless.
-    if not trivial and not gold.is_run(run):
+    if not majority_only and not gold.is_run(run):
         parts |= {
             "text_classifier": text_classifier(run, gold, aligned, settings, seed=seed),
             "raters": raters(run, gold, aligned, settings),
             "consistency": consistency(texts[~aligned.index().duplicated()], settings),
             "self_agreement": self_agreement(run, aligned.draws),
         }
-    if not trivial and gold.votes is not None:
+    if not majority_only and gold.votes is not None:
         parts["annotators"] = annotators(run, gold, gold.votes, aligned.draws)
     return doc.Yardsticks(**parts)
 
@@ -127,11 +127,11 @@ def text_classifier(
         The baseline; with a note and no figures if the texts are unknown or the gold is too small.
     """
 
-    def without(note: str) -> doc.TextClassifier:
+    def no_figures(note: str) -> doc.TextClassifier:
         return doc.TextClassifier(trained_on=0, folds=FOLDS, seed=seed, settings={}, note=note)
 
     if (tasks := local_tasks(gold.task_list(run))) is None:
-        return without("the texts of the tasks are not on this machine")
+        return no_figures("the texts of the tasks are not on this machine")
     tasks = tasks.set_index(TASK_KEY)
     texts = (tasks["title"] + ": " + tasks["text"]).rename("text")
     pool = gold_on_tasks(gold, aligned.tasks[TASK_KEY].drop_duplicates()).drop(columns="text")
@@ -139,16 +139,16 @@ def text_classifier(
     codes = sorted(set(pool["onet_soc_code"]))
     index = pd.MultiIndex.from_frame(pool[TASK_KEY])
     once = ~index.duplicated()
-    positions = index[once].get_indexer(aligned.index())
-    if len(codes) < FOLDS or (positions < 0).any():
-        return without(f"the gold has fewer than {FOLDS} occupations with texts")
+    row_of_task = index[once].get_indexer(aligned.index())
+    if len(codes) < FOLDS or (row_of_task < 0).any():
+        return no_figures(f"the gold has fewer than {FOLDS} occupations with texts")
     fold_of = dict(zip(np.random.default_rng(seed).permutation(codes), np.arange(len(codes)) % FOLDS, strict=True))
     pool = pool.assign(fold=pool["onet_soc_code"].map(fold_of))
     # Predict only the code, which determines both readings: separate models would be slower and could contradict each other.
-    asked: list[SettingName] = ["three-way"] if "three-way" in settings else list(settings)
-    places_of: dict[SettingName, Places] = {s: places(pool[COLUMNS[s]], s) for s in asked}
-    kept = kept_predictions(pool, places_of, seed)
-    predicted: dict[SettingName, Places] = {s: kept[s][once][positions] for s in asked if s in kept}
+    wanted: list[SettingName] = ["three-way"] if "three-way" in settings else list(settings)
+    labels: dict[SettingName, Ints] = {s: positions(pool[COLUMNS[s]], s) for s in wanted}
+    predictions = cached_predictions(pool, labels, seed)
+    predicted: dict[SettingName, Ints] = {s: predictions[s][once][row_of_task] for s in wanted if s in predictions}
     if "three-way" in predicted:
         codes_of = np.array(doc.SCALES["three-way"])[predicted["three-way"]]
         predicted["strict"] = (codes_of == "E1").astype(np.intp)
@@ -158,19 +158,19 @@ def text_classifier(
     }
     if not yardsticks:
         few = f"fewer than {FEWEST_TRAINED_ON} labels of other occupations, or only one kind of label"
-        return without(f"the gold has {few}")
+        return no_figures(f"the gold has {few}")
     least = min(TRAINED_ON, *(int((pool["fold"] != fold).sum()) for fold in range(FOLDS)))
     return doc.TextClassifier(trained_on=least, folds=FOLDS, seed=seed, settings=yardsticks)
 
 
-def kept_predictions(pool: pd.DataFrame, labels: Mapping[SettingName, Places], seed: int) -> dict[SettingName, Places]:
+def cached_predictions(pool: pd.DataFrame, labels: Mapping[SettingName, Ints], seed: int) -> dict[SettingName, Ints]:
     """The labels that `_predict` gives to all texts, by setting; cached under a hash of everything that they depend on."""
-    about = [pool["text"].tolist(), pool["fold"].tolist(), {s: places.tolist() for s, places in labels.items()}]
+    inputs = [pool["text"].tolist(), pool["fold"].tolist(), {s: ranks.tolist() for s, ranks in labels.items()}]
     method = [1, version("scikit-learn"), seed, FOLDS, TRAINED_ON, FEWEST_TRAINED_ON]
-    key = hashlib.sha256(json.dumps([method, *about]).encode()).hexdigest()
-    kept = app_settings().download_dir / "word-counts" / f"{key}.parquet"
+    key = hashlib.sha256(json.dumps([method, *inputs]).encode()).hexdigest()
+    path = app_settings().download_dir / "word-counts" / f"{key}.parquet"
     texts, folds = pool["text"].to_numpy(dtype=object), pool["fold"].to_numpy(dtype=np.intp)
-    frame = cached_frame(kept, lambda: pd.DataFrame(_predict(texts, folds, labels, seed)))
+    frame = cached_frame(path, lambda: pd.DataFrame(_predict(texts, folds, labels, seed)))
     return {s: frame[s].to_numpy(dtype=np.intp) for s in labels if s in frame}
 
 
@@ -184,7 +184,7 @@ def raters(run: Run, gold: Gold, aligned: AlignedLabels, settings: Mapping[Setti
     gpt4, human = (side.table.drop_duplicates(TASK_KEY).set_index(TASK_KEY).reindex(aligned.index()) for side in golds)
     yardsticks: dict[SettingName, doc.Yardstick] = {}
     for setting, pair in settings.items():
-        first, second = (places(rater[COLUMNS[setting]], setting)[pair.tasks] for rater in (human, gpt4))
+        first, second = (positions(rater[COLUMNS[setting]], setting)[pair.tasks] for rater in (human, gpt4))
         common = (first >= 0) & (second >= 0)
         if common.any():
             yardsticks[setting] = yardstick(pair.part(common), first[common], second[common])
@@ -207,28 +207,28 @@ def annotators(run: Run, gold: Gold, votes: pd.DataFrame, draws: Draws | None) -
     several = 0
     for setting in aligned.labels:
         scale = doc.SCALES[setting]
-        rows = votes.assign(label=places(votes[COLUMNS[setting]], setting)).query("label >= 0")
+        rows = votes.assign(label=positions(votes[COLUMNS[setting]], setting)).query("label >= 0")
         counts = np.zeros((len(aligned), len(scale)))
         np.add.at(counts, (rows["position"].to_numpy(dtype=np.intp), rows["label"].to_numpy(dtype=np.intp)), 1)
-        own = aligned.labels[setting][:, 0]
-        index = np.flatnonzero((counts.sum(axis=1) >= 2) & (own >= 0))
+        run_labels = aligned.labels[setting][:, 0]
+        index = np.flatnonzero((counts.sum(axis=1) >= 2) & (run_labels >= 0))
         if not len(index):
             continue
         several, votes_of, size = max(several, len(index)), counts[index], counts[index].sum(axis=1)[:, None, None]
         # All ordered pairs of different annotators of a task, with a total weight of 1.
         among = votes_of[:, :, None] * votes_of[:, None, :] - votes_of[:, :, None] * np.eye(len(scale))
         among = among / (size * (size - 1))
-        with_run = votes_of[:, :, None] / size * np.eye(len(scale))[own[index]][:, None, :]
+        with_run = votes_of[:, :, None] / size * np.eye(len(scale))[run_labels[index]][:, None, :]
         drawn = None if aligned.draws is None else aligned.draws.of(index)
         corners = np.eye(len(scale) ** 2).reshape(-1, len(scale), len(scale))
-        apart = (among != with_run).any(axis=(1, 2))
-        moved = 0 if drawn is None else len(np.unique(drawn.place[apart]))
+        differ = (among != with_run).any(axis=(1, 2))
+        moved = 0 if drawn is None else len(np.unique(drawn.occupation[differ]))
         figures: dict[str, Figure] = {}
         for name in ("accuracy", "kappa"):
             span = metrics.SHARE if name == "accuracy" else metrics.CORRELATION
-            theirs, mine = (Sums(x, drawn, corners).figure(metrics.FIGURES[name], span) for x in (among, with_run))
-            figures |= {name: theirs, f"{name}_difference": change(theirs, mine, moved)}
-        yardsticks[setting] = doc.Yardstick(n=len(index), **stated(figures, drawn))
+            peer, own = (Sums(x, drawn, corners).figure(metrics.FIGURES[name], span) for x in (among, with_run))
+            figures |= {name: peer, f"{name}_difference": change(peer, own, moved)}
+        yardsticks[setting] = doc.Yardstick(n=len(index), **with_ci95(figures, drawn))
         alphas[setting] = metrics.krippendorff_several(votes_of.astype(int), "nominal")
     return doc.Annotators(
         count=int(votes["annotator"].nunique()),
@@ -292,15 +292,15 @@ def _pair_agreement(
         counts = pd.crosstab(group, codes).to_numpy()
         equal[name] = (counts * (counts - 1) / 2).sum(axis=1)
     first = np.unique(group, return_index=True)[1]
-    drawn = draws and occupation_draws(np.asarray(clusters)[first], len(draws.counts), draws.seed)
+    drawn = draws and metrics.occupation_draws(np.asarray(clusters)[first], len(draws.counts), draws.seed)
 
     shares = {name: Sums(np.stack([x, pairs], axis=1), drawn).figure(mean_of) for name, x in equal.items()}
-    return doc.PairAgreement(pairs=int(total), **stated(shares, drawn))
+    return doc.PairAgreement(pairs=int(total), **with_ci95(shares, drawn))
 
 
 def _predict(
-    texts: npt.NDArray[np.object_], folds: Places, labels: Mapping[SettingName, Places], seed: int
-) -> dict[SettingName, Places]:
+    texts: npt.NDArray[np.object_], folds: Ints, labels: Mapping[SettingName, Ints], seed: int
+) -> dict[SettingName, Ints]:
     """Predict the label of each text by a classifier trained on the other folds; settings with too few labels are left out.
 
     Args:
@@ -316,7 +316,7 @@ def _predict(
     from sklearn.svm import LinearSVC
 
     counts: Any = CountVectorizer(ngram_range=(1, 2), stop_words="english").fit_transform(texts)
-    predicted: dict[SettingName, Places] = {}
+    predicted: dict[SettingName, Ints] = {}
     for setting, gold in labels.items():
         labelled = np.flatnonzero(gold >= 0)
         order = labelled[np.random.default_rng(seed).permutation(len(labelled))]
@@ -330,8 +330,8 @@ def _predict(
             weights = TfidfTransformer(sublinear_tf=True).fit(counts[rows][:, words])
             model = LinearSVC(class_weight="balanced", random_state=seed)
             model.fit(weights.transform(counts[rows][:, words]), gold[rows])
-            mine = folds == fold
-            predictions[mine] = model.predict(weights.transform(counts[mine][:, words]))
+            in_fold = folds == fold
+            predictions[in_fold] = model.predict(weights.transform(counts[in_fold][:, words]))
         else:
             predicted[setting] = predictions
     return predicted
@@ -363,7 +363,7 @@ def calibration(run: Run, aligned: AlignedLabels) -> dict[SettingName, doc.Calib
                 rows["probability"].to_numpy(dtype=np.float64),
                 (rows["label"] == rows["truth"]).to_numpy(),
                 rows["weight"].to_numpy(dtype=np.float64),
-                draws and occupation_draws(rows["onet_soc_code"].to_numpy(), len(draws.counts), draws.seed),
+                draws and metrics.occupation_draws(rows["onet_soc_code"].to_numpy(), len(draws.counts), draws.seed),
             )
     return calibrations or None
 
@@ -405,4 +405,4 @@ def reliability(probability: Array, right: np.ndarray, weight: Array, draws: Dra
         for place, (mean, share) in enumerate(zip(*binned, strict=True))
         if share.n
     )
-    return doc.Calibration(n=len(hit), bins=curve, **stated(figures, draws))
+    return doc.Calibration(n=len(hit), bins=curve, **with_ci95(figures, draws))

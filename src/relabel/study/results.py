@@ -18,7 +18,7 @@ from relabel.errors import DataError, RelabelError, UsageError
 from relabel.evaluation.alignment import GOLD, Pair, match
 from relabel.evaluation.gold import Gold, load_gold
 from relabel.evaluation.report import Charts, tables_page
-from relabel.evaluation.statistics import known, krippendorff_several
+from relabel.evaluation.statistics import krippendorff_several, or_none
 from relabel.files import os_errors, replacing
 from relabel.labels import Label
 from relabel.manifest import Counts, Manifest, write_run
@@ -197,7 +197,7 @@ def _kappa_and_accuracy(pair: Pair) -> list[Cell]:
     return [
         cell
         for figure in figures
-        for cell in ((None, None) if figure is None else (known(figure.value), figure.interval()))
+        for cell in ((None, None) if figure is None else (or_none(figure.value), figure.interval()))
     ]
 
 
@@ -208,7 +208,7 @@ def kappa_by_rater(opened: OpenStudy, runs: Mapping[str, Run]) -> dict[str, floa
     if study.golds:
         gold = load_gold(opened.path(study.golds[0]))
         pairs = {name: _agreement_with_gold(quick, run, gold, votes) for name, run in runs.items()}
-        return {name: known(pair.figure("kappa").value) for name, pair in pairs.items() if pair}
+        return {name: or_none(pair.figure("kappa").value) for name, pair in pairs.items() if pair}
     rows = zip(itertools.combinations(runs, 2), _pairs(quick, votes).rows, strict=True)
     kappas = [(pair, row[2]) for pair, row in rows if isinstance(row[2], float)]
     by_rater = {name: [kappa for pair, kappa in kappas if name in pair] for name in runs}
@@ -236,7 +236,7 @@ def _means(study: Study, votes: Votes, classes: LatentClasses | None) -> Table:
 
     def row(name: str, raters: Sequence[int]) -> list[Cell]:
         means = [pooling.pooled_mean(values[:, raters], votes.codes, **draws) for values in votes.values.values()]
-        return [name, means[0].tasks, *(cell for mean in means for cell in (known(mean.mean), mean.interval))]
+        return [name, means[0].tasks, *(cell for mean in means for cell in (or_none(mean.mean), mean.interval))]
 
     notes = ["Means over tasks, with equal weights.", *_intervals_note(study)]
     rows = [row(name, [index]) for index, name in enumerate(votes.names)]
@@ -253,7 +253,7 @@ def _means(study: Study, votes: Votes, classes: LatentClasses | None) -> Table:
         )
     if classes is not None:
         means = [float((classes.posterior @ votes.worth[measure]).mean()) for measure in votes.values]
-        rows.append(["latent class", len(votes), *(cell for mean in means for cell in (known(mean), None))])
+        rows.append(["latent class", len(votes), *(cell for mean in means for cell in (or_none(mean), None))])
         notes.append(
             "latent class: Dawid and Skene's model with shares by major group; it takes raters to err independently of one another, which "
             "models of one family may not do."
@@ -294,7 +294,7 @@ def _spread(votes: Votes, titles: Mapping[str, str]) -> Table:
     spread = (values.max(axis=1) - values.min(axis=1)).dropna().sort_values(ascending=False, kind="stable")
     widest = spread.head(_MAX_ROWS)
     rows: list[list[Cell]] = [
-        [str(code), titles.get(str(code), ""), gap, *map(known, by_rater)]
+        [str(code), titles.get(str(code), ""), gap, *map(or_none, by_rater)]
         for code, gap, by_rater in zip(widest.index, widest, values.loc[widest.index].to_numpy(), strict=True)
     ]
     columns = ["code", "title", "spread", *votes.names]
@@ -439,7 +439,7 @@ def _scores(
     rows: list[list[Cell]] = []
     for name, table in {"pooled": whole, **tables}.items():
         totals = [(table.totals or {}).get(key) for key in _TOTALS]
-        means = [known(table.frame.loc[common, m].mean()) for m in MEASURES]
+        means = [or_none(table.frame.loc[common, m].mean()) for m in MEASURES]
         rows.append([name, table.scored, *means, *(None if x is None else f"{float(x) / 1e9:.1f}" for x in totals)])
     columns = ["rater", "groups scored", *(f"mean {m}" for m in MEASURES), *_TOTALS.values()]
     return Table("Scores and totals by rater", columns, rows, notes=notes), whole.sources

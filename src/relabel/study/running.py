@@ -300,9 +300,9 @@ def require_golds(opened: OpenStudy) -> None:
     golds = [opened.path(ref) for ref in opened.study.golds]
     if opened.study.suite is not None:
         suite = load_suite(opened.path(opened.study.suite))
-        golds += [suite.beside(suite.gold)] if suite.gold else []
+        golds += [suite.resolve(suite.gold)] if suite.gold else []
         if suite.baseline is not None:
-            open_run(suite.beside(suite.baseline.run))
+            open_run(suite.resolve(suite.baseline.run))
     for ref in golds:
         load_gold(ref)
 
