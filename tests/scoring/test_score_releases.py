@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from relabel.errors import UsageError
+from relabel.errors import DataError, UsageError
 from relabel.importing import import_labels
 from relabel.publishing.export import export_run
 from relabel.rubric import load_rubric
@@ -18,6 +18,7 @@ from relabel.run import open_run
 from relabel.scoring.explain import explain
 from relabel.scoring.measures import with_labels_of
 from relabel.scoring.options import Choices
+from relabel.scoring.pay import read_pay
 from relabel.scoring.table import score_table
 from relabel.sources.registry import get_source
 from relabel.task import task_table
@@ -97,6 +98,33 @@ def test_pay_of_another_year_is_an_entry_and_every_row_names_its_year(register: 
     assert set(later.frame["pay_source"].dropna()) == {"ASHE 2026"}
     assert later.frame["employees_cv"].isna().all()
     assert later.frame["median_pay_gbp"].equals(table.frame["median_pay_gbp"])
+
+
+@pytest.mark.mirror
+@pytest.mark.parametrize(
+    ("groups", "said"),
+    [
+        ([("2135", 52_000), ("2134", 48_000)], None),
+        (
+            [("2135", 980.5), ("2134", 920.1)],
+            "has 950 pounds as the middle group's median pay, so it is not annual pay",
+        ),
+        ([("2135", 52_000), ("1116", 33_000)], "has the group 1116, so it is not annual pay by UK SOC 2020"),
+        ([("2135", 52_000), ("2135", 48_000)], "'2135' occurs more than once"),
+    ],
+)
+def test_an_ashe_table_of_other_pay_or_codes_is_refused(
+    register: Register, tmp_path: Path, groups: list[tuple[str, float]], said: str | None
+) -> None:
+    rows = [{"Description": "G", "Code": code, "(thousand)": 9, "Median": pay, "Mean": pay} for code, pay in groups]
+    pd.DataFrame(rows).to_excel(tmp_path / "t.xlsx", sheet_name="All", index=False)
+    source = f"ashe-{groups[0][1]:.0f}-{groups[1][0]}"  # of its own, because its first file is pinned
+    register(source, "2020", {"pay": "t.xlsx"}, {"pay": (tmp_path / "t.xlsx").read_bytes()})
+    if said is None:
+        assert read_pay(source, ()).frame["median_pay_gbp"].tolist() == [52_000, 48_000]
+        return
+    with pytest.raises(DataError, match=said):
+        read_pay(source, ())
 
 
 @pytest.mark.mirror

@@ -128,11 +128,21 @@ def _release(source: Source) -> str:
 
 
 def _ashe(source: Source) -> tuple[pd.DataFrame, int | None]:
-    """Pay by unit group, and the jobs of all employees."""
+    """Pay by unit group, and the jobs of all employees.
+
+    Raises:
+        DataError: The pay is not a year's, or by another classification, in which a code may mean another group.
+    """
     ashe = ons.read_ashe(source.id)
     everyone = ashe.loc[ashe["level"] == "all", "jobs"].dropna()
     workforce = None if everyone.empty else round(float(everyone.iloc[0]))
     frame = ashe[ashe["level"] == "unit"].rename(columns=_ASHE_COLUMNS)
+    unknown, middle = sorted({*frame["code"]} - {*ons.read_unit_groups()["soc2020"]}), frame["median_pay_gbp"].median()
+    if unknown or middle < _PAY.middle[0]:
+        odd = f"the group {unknown[0]}" if unknown else f"{middle:,.0f} pounds as the middle group's median pay"
+        raise DataError(
+            f"{source.id} has {odd}, so it is not annual pay by UK SOC 2020; register table 14.7a, of 2021 or later"
+        )
     frame["employees"] = frame["employees"].round().astype("Int64")
     reasons = {
         "jobs": frame["jobs_flag"].map(_FLAGS).where(frame["employees"].isna()),

@@ -39,7 +39,7 @@ _BANDS = ("precise", "reasonably precise", "acceptable", "unreliable")
 
 _FIGURE = Column(bounds=(0, math.inf), nullable=True)
 ASHE: Schema = {
-    "code": Column(r"^\d{1,4}$", nullable=True, gaps=("",)),
+    "code": Column(r"^\d{1,4}$", nullable=True, unique=True, gaps=("",)),
     "title": Column(r"\S"),
     "level": Column(among=("all", *_LEVELS.values(), "not-classified")),
 } | {
