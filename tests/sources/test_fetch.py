@@ -400,6 +400,7 @@ PAGE = b"<!doctype html><html><title>Access Denied</title></html>"
         ("t.xlsx", "wages", b"Error 503", "not xlsx by its first bytes"),
         ("t.txt", "tasks", b"Please enable cookies.\n", "not a table"),
         ("t.txt", "tasks", b"Code\tTitle\n1\t2\n", "not a table with the column 'Task ID'"),
+        ("t.txt", "tasks", b"Task ID\tTask\r\n1\tLead.\r\n2", "only a part of it"),
         ("t.json", "", b"Too many requests", "not json"),
     ],
 )

@@ -116,6 +116,10 @@ def test_a_missing_column_is_named(
         ({"occupations": OCCUPATIONS.replace("11-1011", "11-1012")}, r"column 'title': a value is missing in row 1"),
         ({"task_ratings": RATINGS.replace("4.52", "7.5")}, r"column 'importance': 7\.5 .* is not at most 5"),
         ({"task_ratings": RATINGS.replace("4.52", "high")}, r"column 'Data Value': 'high' is not a number"),
+        (
+            {"tasks": STATEMENTS.removesuffix("\n").rpartition("\t")[0]},
+            r"has a row of \d cells where the header has \d",
+        ),
         ({"tasks": ""}, r"tasks\.txt has no column 'Task ID' \(it has none\)"),
     ],
 )

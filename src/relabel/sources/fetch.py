@@ -456,6 +456,10 @@ def _check_content(entry: SourceFile, path: Path, came_from: str) -> None:
         elif len(columns) < 2 or lacks:
             missing = f" with the column {lacks[0]!r}" if lacks else ""
             problem = f"not a table{missing} (its first line is {line[:60]!r})"
+        elif suffix == ".txt" and path.read_bytes().rstrip(b"\r\n").rpartition(b"\n")[2].count(b"\t") < line.count(
+            "\t"
+        ):
+            problem = "only a part of it (its last line breaks off)"
     if problem:
         raise DataError(
             f"what {came_from} gave for {entry.name} is {problem}; nothing was kept or pinned: open the address in a browser, correct "
