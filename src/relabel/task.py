@@ -128,7 +128,9 @@ def _columns(ref: str, unit: Unit) -> Columns:
     if unit == "task":
         if ref == LABELS_OF_2023 or is_onet_release(ref):
             return task_columns(ref)
-        raise DataError(f"unknown task list {ref!r}; use one of {', '.join(TASK_LISTS)}, or the path of a CSV file")
+        raise DataError(
+            f"unknown task list {ref!r}; use one of {', '.join(TASK_LISTS)}, or the path of a .csv, .tsv, .txt or .xlsx file"
+        )
     if not is_onet_release(ref):
         problem = "has no descriptions of occupations" if ref in TASK_LISTS else "is unknown"
         files = f"sample, or a CSV file with the columns {', '.join(OCCUPATION_COLUMNS)}"

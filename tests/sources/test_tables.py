@@ -37,6 +37,8 @@ def test_columns_without_a_name_do_not_matter(tmp_path: Path) -> None:
         ("a,a\n1,2\n", "line 1 has the column 'a' more than once; remove one"),
         ("a,b \n1,2\n", "line 1: the column 'b ' has blanks around its name; remove them"),
         ("\n \n", "is empty; write a first line with the names of the columns, and one line for each thing"),
+        ("<!DOCTYPE html>\n<p>Sorry, not found", "begins with the single cell '<!DOCTYPE html>'; write a first line"),
+        ("Tasks of 2026\na,b\n1,2\n", "begins with the single cell 'Tasks of 2026'"),
         ("a,b\n", "has a header but no row below it; write one line for each thing"),
         ('a,b\n1,"2\n', "line 2 is not CSV"),
         ('a,b\n"1"x,2\n', "line 2 is not CSV"),
@@ -106,6 +108,20 @@ def test_separators_encodings_and_workbooks_give_the_same_table(tmp_path: Path) 
     assert read(tmp_path, text.encode("utf-16")).rows == wanted
     book = sheet(tmp_path / "mine.xlsx", ["Task ID", "label", None], [8823.0, "E2, so"], [None, None])
     assert read_table(book, rows_are="each thing", advice="give another").rows == wanted
+
+
+@pytest.mark.parametrize(("second", "refused"), [(["code", "jobs"], True), (["code", "title"], False), ([], False)])
+def test_rows_on_another_sheet_with_the_same_columns_are_not_left_out(
+    tmp_path: Path, second: list[object], refused: bool
+) -> None:
+    book = openpyxl.load_workbook(sheet(tmp_path / "mine.xlsx", ["code", "jobs"], ["1121", 5]))
+    book.create_sheet("2023").append(second)
+    book.save(tmp_path / "mine.xlsx")
+    if not refused:
+        assert len(read_table(tmp_path / "mine.xlsx", rows_are="each group", advice="").rows) == 1
+        return
+    with pytest.raises(DataError, match="has the sheets 'Sheet' and '2023' with the same columns"):
+        read_table(tmp_path / "mine.xlsx", rows_are="each group", advice="")
 
 
 def test_an_error_cell_of_a_workbook_stays_an_error(tmp_path: Path) -> None:

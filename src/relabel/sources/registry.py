@@ -111,9 +111,8 @@ class Source(Frozen):
         Raises:
             DataError: The source has no such file.
         """
-        for file in self.files:
-            if file.name == name:
-                return file
+        if (found := next((file for file in self.files if file.name == name), None)) is not None:
+            return found
         names = ", ".join(repr(file.name) for file in self.files)
         raise DataError(f"source {self.id!r} has no file {name!r}; it has {names}")
 

@@ -262,9 +262,10 @@ def read_table(path: Path, *, rows_are: str, advice: str) -> Table:
         separator = _separator(text)
         records = _records(path, text, separator)
     top, header = next(records, (1, []))
-    if not header:
+    if len(header) < 2:
+        problem = f"begins with the single cell {header[0].strip()[:60]!r}" if header else "is empty"
         raise DataError(
-            f"{path} is empty; write a first line with the names of the columns, and one line for {rows_are}"
+            f"{path} {problem}; write a first line with the names of the columns, and one line for {rows_are}"
         )
     for name in header:
         if name != name.strip():
@@ -331,17 +332,17 @@ def _sheet_records(path: Path) -> Iterator[tuple[int, list[str]]]:
         cells = [cell_text(cell) for cell in row]
         while cells and not cells[-1].strip():
             cells.pop()
-        if not cells:
-            continue
-        width = width or len(cells)
-        yield number, cells + [""] * (width - len(cells))
+        if cells:
+            width = width or len(cells)
+            yield number, cells + [""] * (width - len(cells))
 
 
 def read_rows(path: Path, sheet: str | None = None) -> Rows:
     """The stored cells of a worksheet, by default the first.
 
     Raises:
-        DataError: The file is not a workbook or has no such sheet.
+        DataError: The file is not a workbook, has no such sheet, or has another sheet that begins like the first, whose
+            rows would be left out.
     """
     import pandas as pd
 
@@ -349,11 +350,18 @@ def read_rows(path: Path, sheet: str | None = None) -> Rows:
         with warnings.catch_warnings():
             # openpyxl warns about styles and extensions in publishers' workbooks that it ignores.
             warnings.simplefilter("ignore")
-            which = 0 if sheet is None else sheet
-            frame = pd.read_excel(path, sheet_name=which, header=None, dtype="object", na_filter=False)
+            which = None if sheet is None else [sheet]
+            frames = pd.read_excel(path, sheet_name=which, header=None, dtype="object", na_filter=False)
     except Exception as error:  # openpyxl and xlrd raise many kinds for a damaged workbook
         raise DataError(f"{path} cannot be read as a workbook ({error}); check that it is the right file") from error
-    return frame.to_numpy().tolist()
+    (first, rows), *others = ((name, frame.to_numpy().tolist()) for name, frame in frames.items())
+    header = {*map(str, rows[0])} - {""} if rows else set()
+    if header and (same := [name for name, more in others if more and header <= {*map(str, more[0])}]):
+        raise DataError(
+            f"{path} has the sheets {first!r} and {same[0]!r} with the same columns, but only the first sheet is read; put all "
+            "rows into one sheet, or each sheet into a file of its own"
+        )
+    return rows
 
 
 def cell_text(cell: object) -> str:
@@ -398,9 +406,9 @@ def text_columns(path: Path, columns: Mapping[str, str], *, sheet: str | None = 
         return pick_columns(path, read_rows(path, sheet), columns)
     separator = "," if path.suffix.lower() == ".csv" else "\t"
     rows = [row for _, row in _records(path, _text(path, "check that it is the right file"), separator)]
-    if odd := next((row for row in rows if any(row[len(rows[0]) :])), None):
+    if odd := next((row for row in rows if len(row) < len(rows[0]) or any(row[len(rows[0]) :])), None):
         raise DataError(
-            f"{path} has a row of {len(odd)} cells where the header has {len(rows[0])}; check that it is the right file"
+            f"{path} has a row of {len(odd)} cells where the header has {len(rows[0])}; check that it is the right file, whole"
         )
     return pick_columns(path, rows, columns)
 
