@@ -11,7 +11,7 @@ from typing import Any
 
 from batch_server import FakeBatches
 from job_builders import KEY, make_job
-from relabel.labelling.batch.provider import WAYS
+from relabel.labelling.batch.provider import CLIENTS
 from relabel.labelling.batch.runner import run_batch
 from relabel.labelling.batch.state import BatchOptions
 from relabel.labelling.job import Job
@@ -57,7 +57,7 @@ async def batch(
 ) -> Outcome:
     given = {name: options.pop(name) for name in _OPTIONS & options.keys()}
     how = replace(BatchOptions(sleep=no_wait, poll_s=0.0), **given)
-    provider = WAYS[way](Http(base_url or job.base_url, key), job.endpoint.model, sleep=no_wait, jitter=lambda: 0.0)
+    provider = CLIENTS[way](Http(base_url or job.base_url, key), job.endpoint.model, sleep=no_wait, jitter=lambda: 0.0)
     try:
         return await run_batch(job, store, folder / out, provider, folder / "batches", options=how, **options)
     finally:

@@ -1,4 +1,4 @@
-"""The requests of a batch job that have no answer yet: sending them in chunks, polling their batches, taking the results."""
+"""Submits the chunks of a batch job, polls their batches, and collects the results."""
 
 from __future__ import annotations
 
@@ -36,25 +36,23 @@ from relabel.redaction import clean
 LONGEST_POLL_S = 60.0
 # Maximum number of consecutive failed polls: a temporary loss of the network must not end the job.
 MAX_FAILED_POLLS = 30
-# Number of polls of an ended batch after which its files must be complete.
+# Number of polls after the end of a batch until its files must be complete.
 FILE_LOOKS = 10
-# Number of consecutive polls after which a batch or file that is not found is gone; it may have been created just now.
+# Number of polls after which a batch or file that is not found counts as gone; before, it may be too new to be visible.
 FOUND_LOOKS = 4
-# Polls, half an hour of them, until an uploaded file must be processed.
+# Number of attempts, over half an hour, until an uploaded file must be processed.
 READY_LOOKS = 40
-# Batches tried, one every few minutes and so for about a day, while other jobs fill the provider's queue.
+# Number of attempts, over about a day, to create a batch while other jobs fill the provider's queue.
 QUEUE_TRIES = 300
 _QUEUE_FULL = re.compile(r"token_limit_exceeded|enqueued", re.IGNORECASE)
 _QUEUE_LIMIT = re.compile(r"limit:\s*([\d,]+)", re.IGNORECASE)
 _BYTES_A_TOKEN = 4
-# How far back a batch is looked for when the state is lost: the provider keeps results no longer.
+# Maximum age in seconds of batches to search for if the state is lost; the provider keeps results no longer.
 REMEMBERED_S = 30 * 86400.0
 # Number of requests or lines to process before yielding to the event loop, for the display and Ctrl-C.
 TURN = 64
-
-
 # Error codes of requests that were never processed.
-_NOT_ASKED = {"batch_expired", "batch_cancelled"}
+_NOT_PROCESSED = {"batch_expired", "batch_cancelled"}
 
 
 @dataclass
@@ -62,11 +60,11 @@ class OpenRequest:
     """A request without an answer.
 
     Attributes:
-        wanted: The labels that wait for it.
-        tries: Batches that it went into.
-        failed: Why it will have no answer: kind, message and number of requests sent.
-        unanswered: Why it was not answered, where it may be asked again.
-        elsewhere: The batch run that has it in flight, or "" for another process; None where no other has.
+        wanted: The work items that wait for its answer.
+        tries: Number of chunks that contained it.
+        failed: Why it will have no answer: kind of failure, message and number of requests sent.
+        unanswered: Why it was not answered; it may be sent again.
+        elsewhere: The batch run that has it in flight, or "" for another process; None if only this run may send it.
     """
 
     wanted: list[WorkItem] = field(default_factory=list[WorkItem])
@@ -80,71 +78,70 @@ class OpenRequests(dict[str, OpenRequest]):
     """All requests of a job that have no answer yet, by key.
 
     Args:
-        collector: Gets labels.
-        folder: Knows what was sent.
-        provider: Sends the results.
+        collector: Collects the labels.
+        provider: Interprets errors in the results.
 
     Attributes:
-        fatal: What the provider said that holds for all requests.
-        split: Why shared requests had no answer whose tasks are asked alone since, as in `OpenRequest.failed`.
+        fatal: An error of the provider that holds for all requests.
+        split: Shared requests whose tasks are now asked alone, by key: why they had no answer, as in `OpenRequest.failed`.
     """
 
-    def __init__(self, collector: LabelCollector, folder: BatchFolder, provider: BatchProvider) -> None:
+    def __init__(self, collector: LabelCollector, provider: BatchProvider) -> None:
         super().__init__()
         self.fatal: ProviderError | None = None
         self.split: dict[str, tuple[FailureKind, str, int]] = {}
         self._job, self._store = collector.job, collector.store
-        self._collector, self._folder, self._provider = collector, folder, provider
+        self._collector, self._provider = collector, provider
 
     def add(self, planned: WorkItem) -> None:
-        """Take an answer from the store, or note that it is wanted."""
+        """Take the labels of a work item from the store, and add requests for missing ones."""
         for item in self._collector.wanted(planned):
             bare = WorkItem(item.tasks, item.setting, item.sample)
             self.setdefault(item.request.key, OpenRequest()).wanted.append(bare)
 
     def planned(self, key: str) -> WorkItem:
-        """The plan entry of a request."""
+        """The work item of a request, as planned."""
         return self._job.planner.planned(self[key].wanted[0])
 
     def take_from_store(self, key: str) -> bool:
-        """Look again for an answer in the store, where another run may have put one; if so, it is taken."""
-        rest = self._collector.take(self.planned(key))
-        if rest is not None:
-            self._close(key, rest)
-        return rest is not None
+        """Take an answer that another run may have stored in the meantime; returns whether there was one."""
+        remaining = self._collector.take(self.planned(key))
+        if remaining is not None:
+            self._close(key, remaining)
+        return remaining is not None
 
-    def _close(self, key: str, rest: list[WorkItem]) -> None:
-        """Close an answered request: other labels that share it get the stored answer, and tasks that it left out are added."""
+    def _close(self, key: str, remaining: list[WorkItem]) -> None:
+        """Remove an answered request; its other work items get the stored answer, and work items to send separately are added."""
         for other in self.pop(key).wanted[1:]:
             self.add(self._job.planner.planned(other))
-        for single in rest:
+        for single in remaining:
             self.add(single)
 
     def fail(self, key: str, kind: FailureKind, message: str, tries: int = 0) -> None:
-        """Record that a request will have no answer; `tries` is the number of requests sent, where an earlier process sent them."""
+        """Record that a request will have no answer; `tries` is the number of requests sent, if an earlier process sent them."""
         if key not in self:
             return
         failed = kind, message, tries or max(1, self[key].tries)
-        if rest := self._collector.split(self.planned(key), kind):
+        if singles := self._collector.split(self.planned(key), kind):
             self.split[key] = failed
-            self._close(key, rest)
+            self._close(key, singles)
         else:
             self[key].failed = failed
 
     def enter(self, chunk: Chunk, result: Result, number: int) -> tuple[bool, float | None]:
-        """Enter one result of a chunk; the second time, that changes nothing.
+        """Enter one result of a chunk. Entering the same result again changes nothing.
 
         Args:
             chunk: The chunk.
             result: The result.
-            number: Of its line, from 1.
+            number: Number of its line, from 1.
 
         Returns:
-            Whether what was paid for is in the store; and the cost of the answer in USD, None where it is unknown.
+            Whether everything that was paid for is in the store; and the cost of the answer in USD, None if unknown.
         """
         key = result.key
         if result.error is not None:
-            self._no_answer(key, result.error)
+            self._enter_error(key, result.error)
             return True, 0.0
         try:
             answer = self._answer(chunk, result, number)
@@ -158,8 +155,8 @@ class OpenRequests(dict[str, OpenRequest]):
         return self._store.get(key) is not None, answer.cost_usd
 
     def _answer(self, chunk: Chunk, result: Result, number: int) -> Answer:
-        # Use the time at which the batch was seen to have ended, plus a microsecond per line: reading a line again gives the same
-        # answer, and all answers to a question have different times.
+        # As the time, use the end of the batch plus a microsecond per line: reading a line again then gives the same answer, and
+        # several answers to one request have different times.
         assert chunk.ended_at is not None
         ended = datetime.fromisoformat(chunk.ended_at)
         seconds = (ended - datetime.fromisoformat(chunk.submitted_at)).total_seconds() if chunk.submitted_at else 0.0
@@ -180,13 +177,13 @@ class OpenRequests(dict[str, OpenRequest]):
             if not self.take_from_store(key):  # another run may have bought one in the meantime
                 self.fail(key, error.kind, error.reason)
 
-    def _no_answer(self, key: str, error: RefusedError) -> None:
+    def _enter_error(self, key: str, error: RefusedError) -> None:
         message = f"HTTP {error.status}: {error.message}" if error.status else error.message
-        if error.code not in _NOT_ASKED and error.meaning not in {"passing", "wait", "quota"}:
+        if error.code not in _NOT_PROCESSED and error.meaning not in {"passing", "wait", "quota"}:
             self.fail(key, error.kind, message)
         elif key in self:
             self[key].unanswered = message
-        # A wait is said of this line alone, and a new batch takes longer.
+        # Transient errors concern this line only, and a new batch comes later than any wait that they ask for.
         if error.meaning not in {"passing", "wait"}:
             self.fatal = self.fatal or self._provider.fatal(error, PATHS[self._job.endpoint.api])
 
@@ -195,9 +192,9 @@ class BatchPoller:
     """Submits chunks to the provider, polls their batches, and stores their answers.
 
     Attributes:
-        lost: Whether the provider has batches of this run although the state is new: somebody has removed the state.
-        refused: Why a batch was refused.
-        spent_usd: What the run has cost, over all its starts, as far as it is known.
+        lost: Whether the state was lost: the provider has batches of this run, although the state is new.
+        refused: Why a batch was refused; empty if none was.
+        spent_usd: Known cost of the run in USD, over all its starts.
     """
 
     def __init__(
@@ -210,7 +207,7 @@ class BatchPoller:
         stop: Stop,
     ) -> None:
         self.lost, self.refused, self.spent_usd = False, "", session.spent_before
-        self._requests = OpenRequests(session.collector, folder, provider)
+        self._requests = OpenRequests(session.collector, provider)
         self._job, self._folder, self._state = session.collector.job, folder, state
         self._collector, self._leases, self._journal = session.collector, session.leases, session.journal
         self._provider, self._options, self._stop = provider, options, stop
@@ -218,32 +215,32 @@ class BatchPoller:
         self._failed_polls = 0
         self._file_looks: Counter[int] = Counter()
         self._not_found: Counter[int] = Counter()
-        # Chunks whose batches have ended, but whose results have no answer to take, and why. Asking again would be paid again.
-        self._useless: dict[int, str] = {}
-        # Of chunks that found the queue full: our other batches then, refusals, and polls to wait.
+        # For chunks whose batches have ended with unusable results: why. They are not sent again, which would have to be paid again.
+        self._unusable: dict[int, str] = {}
+        # For chunks that the full queue has refused: our other batches at that time, number of refusals, and polls still to wait.
         self._room: dict[int, tuple[int, int, int]] = {}
 
     async def settle(self) -> None:
-        """Send every open chunk, wait for its batch and take the results."""
+        """Send every open chunk, wait for its batch and collect the results."""
         wait_s = self._options.poll_s
         while True:
             for chunk in self._state.open:
                 if self._requests.fatal is None and chunk.batch_id is None:
                     await self._send(chunk)
             in_flight = self._state.at_provider
-            taken = sum([await self._poll(chunk) for chunk in in_flight])
-            if not self._state.open or (self._requests.fatal is not None and taken == len(in_flight)):
+            ended = sum([await self._poll(chunk) for chunk in in_flight])
+            if not self._state.open or (self._requests.fatal is not None and ended == len(in_flight)):
                 return
-            if all(chunk.number in self._useless for chunk in self._state.open):
+            if all(chunk.number in self._unusable for chunk in self._state.open):
                 first = self._state.open[0]
                 self._collector.progress.cost_usd = None
                 raise ProviderError(
-                    f"the batch {first.batch_id} has ended ({first.status}) and {self._useless[first.number]}; nothing is asked "
+                    f"the batch {first.batch_id} has ended ({first.status}) and {self._unusable[first.number]}; nothing is asked "
                     f"again: `relabel batch resume {self._state.run_id}` looks for its answers once more, `relabel batch cancel "
                     f"{self._state.run_id}` gives them up"
                 )
             await self.pause(wait_s)
-            wait_s = self._options.poll_s if taken else min(wait_s * 1.5, max(self._options.poll_s, LONGEST_POLL_S))
+            wait_s = self._options.poll_s if ended else min(wait_s * 1.5, max(self._options.poll_s, LONGEST_POLL_S))
 
     async def _send(self, chunk: Chunk) -> None:
         """Submit a chunk, unless it is submitted already or the queue is full."""
@@ -257,12 +254,12 @@ class BatchPoller:
             "relabel_sha256": chunk.sha256,
         }
         if not self._options.submit or not self._folder.path_of(chunk).exists() or not self._is_ours(chunk):
-            # The chunk will not be sent (any more): only search for a batch that may have been created from it.
+            # The chunk must not be sent, or not again: only search for a batch that may have been created from it.
             batch = None
             if chunk.creating_since is not None:
                 try:
                     batch = await self._provider.find(mark, chunk.file_id, chunk.creating_since)
-                except ProviderError as error:  # where there are no batches, there is none of ours
+                except ProviderError as error:  # a provider without a Batch API has no batch of ours
                     if self._options.submit or isinstance(error, UnavailableError):
                         raise
             if batch is None:
@@ -279,9 +276,9 @@ class BatchPoller:
         self.save("batch noted")
 
     async def _create(self, chunk: Chunk, mark: dict[str, str]) -> RemoteBatch | None:
-        """Upload a chunk and make a batch of it; None when the queue has no room."""
+        """Upload a chunk and create a batch from it; None if the provider has no room for it, or not yet."""
         for look in range(READY_LOOKS):
-            fresh = chunk.file_id is None
+            uploaded = chunk.file_id is None
             if chunk.file_id is None:
                 try:
                     chunk.file_id = await self._provider.upload(self._folder.path_of(chunk))
@@ -300,7 +297,7 @@ class BatchPoller:
                 chunk.adopted = attempted = True
                 since -= REMEMBERED_S
             try:
-                batch = await self._provider.create(chunk.file_id, self._job.endpoint.api, mark, since, look=attempted)
+                batch = await self._provider.create(chunk.file_id, self._job.endpoint.api, mark, since, find=attempted)
                 self._options.step("created")
                 return batch
             except UnavailableError as error:
@@ -312,8 +309,8 @@ class BatchPoller:
                 chunk.creating_since = None
                 full = _QUEUE_FULL.search(str(error)) is not None
                 not_ready = isinstance(error, FileNotReadyError) and look + 1 < READY_LOOKS
-                missing = not_ready and not fresh and look == 0 and "pending" not in str(error).lower()
-                # An earlier process uploaded it; or it may be what is refused.
+                missing = not_ready and not uploaded and look == 0 and "pending" not in str(error).lower()
+                # Upload the file again if an earlier process uploaded it and it is gone, or if it may be what is refused.
                 if missing or not (full or not_ready):
                     await self._forget_file(chunk)
                 self.save("refusal noted")
@@ -326,11 +323,12 @@ class BatchPoller:
         return None
 
     def _is_ours(self, chunk: Chunk) -> bool:
-        """Whether every request of a chunk is still needed, and none may have been sent by another run since it was written."""
+        """Whether every request of a chunk is still needed, and no other run may have sent one since the chunk was written."""
         keys = self._folder.keys(chunk) or set()
         return not self._leases.transfer(self._state.run_id, keys) and keys <= self._requests.keys()
 
     def _must_wait_for_room(self, chunk: Chunk) -> bool:
+        """Whether a chunk that the queue has refused must wait: for the end of one of our batches, or else for a few polls."""
         ours, refusals, polls = self._room.get(chunk.number, (0, 0, 0))
         if not refusals:
             return False
@@ -340,7 +338,7 @@ class BatchPoller:
         return not ours and polls > 0
 
     async def _wait_for_room(self, chunk: Chunk, message: str) -> None:
-        """Handle a full queue: full of our own batches, because of a chunk that is too large, or of others, which are waited for."""
+        """Handle a full queue: halve a chunk that is too large for it; otherwise wait until other batches have ended."""
         ours = len([c for c in self._state.at_provider if c is not chunk])
         limit = _QUEUE_LIMIT.search(message)
         tokens = int(limit[1].replace(",", "")) if limit else None
@@ -360,7 +358,7 @@ class BatchPoller:
         self.save("no room noted")
 
     async def _poll(self, chunk: Chunk) -> bool:
-        """Query a batch and, if it has ended, collect its results; returns whether it has ended."""
+        """Query a batch and, if it has ended, collect its results; returns whether the chunk is done."""
         assert chunk.batch_id is not None
         try:
             if chunk.ended_at is None or self._file_looks[chunk.number]:
@@ -375,9 +373,9 @@ class BatchPoller:
                 if chunk.status != before or chunk.ended_at is not None:
                     self.save("status noted")
             self._failed_polls = 0
-            taken = chunk.ended_at is not None and await self._take(chunk)
+            done = chunk.ended_at is not None and await self._collect(chunk)
             del self._not_found[chunk.number]
-            return taken
+            return done
         except GoneError as error:
             self._not_found[chunk.number] += 1
             if self._not_found[chunk.number] < FOUND_LOOKS:
@@ -408,10 +406,10 @@ class BatchPoller:
         _, since = self._in_flight.get(key, ("", time.monotonic()))
         self._in_flight[key] = (f"batch {chunk.number} {doing}", since)
 
-    # Taking results.
+    # Results.
 
-    async def _take(self, chunk: Chunk) -> bool:
-        """Take the results of a batch that has ended; False when its files are not complete yet."""
+    async def _collect(self, chunk: Chunk) -> bool:
+        """Collect the results of a batch that has ended; False if its files are incomplete or unusable."""
         remote = {"output": chunk.output_file_id, "errors": chunk.error_file_id}
         if chunk.status == "failed" and not any(remote.values()):
             await self._refuse(chunk)
@@ -421,46 +419,46 @@ class BatchPoller:
             if file_id is not None:
                 files.append(self._folder.path / f"{self._folder.path_of(chunk).stem}.{kind}.jsonl")
                 await self._provider.download(file_id, files[-1])
-        # Invalid lines count as complete: wait only for a truncated file.
-        whole = sum(line.endswith((b"\n", b"}")) for line in _lines(files))
-        if whole < min(chunk.answered, chunk.requests) or (not files and chunk.status == "completed"):
+        # Invalid lines count as complete: only a truncated file is waited for.
+        complete = sum(line.endswith((b"\n", b"}")) for line in _lines(files))
+        if complete < min(chunk.answered, chunk.requests) or (not files and chunk.status == "completed"):
             self._file_looks[chunk.number] += 1
             if not files and self._options.submit and self._file_looks[chunk.number] >= FILE_LOOKS:
-                self._useless[chunk.number] = "its results are not available yet"
-            if self._file_looks[chunk.number] < FILE_LOOKS or chunk.number in self._useless:
-                return False  # the provider says that there is more
-        if files and self._options.submit and not self._holds_ours(chunk, files):
-            where = " and ".join(file for file in remote.values() if file is not None)
-            self._useless[chunk.number] = f"none of the {whole:,} line(s) in {where} answers a request of this run"
+                self._unusable[chunk.number] = "its results are not available yet"
+            if self._file_looks[chunk.number] < FILE_LOOKS or chunk.number in self._unusable:
+                return False  # by the provider's count, there are more results
+        if files and self._options.submit and not self._has_our_results(chunk, files):
+            names = " and ".join(file_id for file_id in remote.values() if file_id is not None)
+            self._unusable[chunk.number] = f"none of the {complete:,} line(s) in {names} answers a request of this run"
             return False
         self._options.step("downloaded")
-        understood = await self._enter(chunk, files)
+        all_stored = await self._enter(chunk, files)
         chunk.taken = True
         self.save("taken")
         self._in_flight.pop(f"chunk {chunk.number}", None)
         self._folder.tidy(self._state)
         for file_id in (chunk.file_id, *remote.values()):
-            if understood and file_id is not None:
+            if all_stored and file_id is not None:
                 await self._provider.delete(file_id)
         self._options.step("forgotten")
         return True
 
-    def _holds_ours(self, chunk: Chunk, files: list[Path]) -> bool:
-        """Whether any line is a result of a request of a chunk, as far as is known what that asked."""
+    def _has_our_results(self, chunk: Chunk, files: list[Path]) -> bool:
+        """Whether any line is a result of a request of the chunk; also if the chunk's requests are unknown."""
         keys = self._folder.keys(chunk)
         results = map(self._provider.result, _lines(files))
         return keys is None or any(result is not None and result.key in keys for result in results)
 
     async def _enter(self, chunk: Chunk, files: list[Path]) -> bool:
-        """Enter all lines of a batch's results; whether all that was paid for is in the store."""
+        """Enter all lines of a batch's results; returns whether everything that was paid for is in the store."""
         keys = self._folder.keys(chunk)
         number, lost, costs, answered = 0, 0, list[float | None](), set[str]()
         for number, line in enumerate(_lines(files), 1):
             result = self._provider.result(line)
             if result is None or (keys is not None and result.key not in keys):
                 lost += 1
-            elif result.key not in answered:  # a line that comes twice was paid for once
-                if result.key in self._requests:  # should this process be killed, the next start counts what it bought
+            elif result.key not in answered:  # a request that is answered twice is paid for once
+                if result.key in self._requests:  # lets the next start count the answer if this process is killed
                     self._journal.note("<", result.key)
                 stored, cost_usd = self._requests.enter(chunk, result, number)
                 lost += not stored
@@ -481,16 +479,16 @@ class BatchPoller:
         chunk.cost_usd = None if None in costs or lost else sum(cost or 0.0 for cost in costs)
         self.spent_usd += chunk.cost_usd or 0.0
         if lost:
-            where = ", ".join(file for file in (chunk.output_file_id, chunk.error_file_id) if file is not None)
+            file_ids = ", ".join(x for x in (chunk.output_file_id, chunk.error_file_id) if x is not None)
             chunk.note = f"of the batch {chunk.batch_id} {lost} line(s) could not be parsed" + (
-                f"; the provider keeps them in {where}" if where else ""
+                f"; the provider keeps them in {file_ids}" if file_ids else ""
             )
             self._collector.notes.append(chunk.note)
-            self._collector.progress.cost_usd = None  # what cannot be understood may have cost something all the same
+            self._collector.progress.cost_usd = None  # the lines that could not be parsed may have cost something
         return not lost
 
     async def _refuse(self, chunk: Chunk) -> None:
-        """A batch failed before anything was asked: nothing was paid."""
+        """Handle a batch that failed before any request was processed, and therefore cost nothing."""
         code, _, message = (chunk.note or "").partition(": ")
         error = read_error(400, {}, json.dumps({"error": {"code": code, "message": message}}))
         if _QUEUE_FULL.search(chunk.note or ""):
@@ -505,14 +503,14 @@ class BatchPoller:
         await self._close(chunk, "refusal noted")
 
     async def _halve(self, chunk: Chunk, status: str) -> None:
-        """Drop a chunk that the provider cannot take; its requests, and all others, go into chunks of half the size."""
+        """Drop a chunk that the provider cannot take; from now on, chunks are half as large."""
         self._state.max_requests = max(1, chunk.requests // 2)
         await self._drop(chunk, status)
 
     async def _drop(self, chunk: Chunk, status: str) -> None:
-        """Drop a chunk whose batch will not answer; its requests may be sent in another one."""
+        """Drop a chunk that has no batch, or whose batch is gone; its requests may be sent in another chunk."""
         for key in self._folder.keys(chunk) or ():
-            if key in self._requests and self._requests[key].tries:  # an earlier process may have written it
+            if key in self._requests and self._requests[key].tries:  # 0 if an earlier process wrote the chunk
                 self._requests[key].tries -= 1
         chunk.status = status
         await self._close(chunk, "dropped")
@@ -536,7 +534,7 @@ class BatchPoller:
         self._options.step(step)
 
     async def pause(self, seconds: float) -> None:
-        """Wait, unless the job is told to stop."""
+        """Wait for some seconds, or until the job is stopped, which raises `CancelledError`."""
         await self._stop.supervise([asyncio.ensure_future(self._options.sleep(seconds))], drain=False)
         if self._stop.asked.is_set():
             raise asyncio.CancelledError

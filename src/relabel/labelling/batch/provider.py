@@ -1,7 +1,8 @@
 """Clients for Files and Batch APIs, with hooks for the differences between providers.
 
-All calls can be repeated safely, except for creating a batch: it costs money, and if the reply is lost, the batch may exist or
-not. Batches are therefore created with a unique mark in their metadata, and searched by that mark before a retry.
+All calls can be repeated safely, except for the creation of a batch: it costs money, and if the reply is lost, it is unknown
+whether the batch exists. Batches are therefore created with a unique mark in their metadata, by which they are searched for
+before a retry.
 """
 
 from __future__ import annotations
@@ -42,12 +43,13 @@ from relabel.settings import Settings
 TIMEOUT_S = 600.0
 # Maximum difference between the provider's clock and ours, in seconds, when searching for a batch.
 CLOCK_SKEW_S = 3600.0
-# Maximum number of pages of a listing; more are a fault of the server.
+# Maximum number of pages of a listing; a longer one is a fault of the server.
 MAX_PAGES = 100
+# Timestamps above this are in milliseconds.
 _LATEST_S = 1e11
 # OpenAI's states of a batch that will not change.
 FINAL = {"completed", "failed", "expired", "cancelled"}
-# OpenAI's states by those of Mistral and others; with an unknown state, polling would never end.
+# OpenAI's states by those of Mistral and others: with an unknown state, polling would never end.
 _STATUS = {
     "queued": "validating",
     "running": "in_progress",
@@ -57,7 +59,9 @@ _STATUS = {
     "canceled": "cancelled",
     **dict.fromkeys(("done", "ended", "finished", "succeeded", "complete"), "completed"),
 }
-_NOT_HERE = {404, 405, 501}
+# Statuses with which a server says that it has no such API.
+_NO_API = {404, 405, 501}
+# Words for an input file that is not processed yet, or not visible yet.
 _NOT_READY = re.compile(
     r"pending|not.{0,20}(ready|processed|valid state)|being processed|(cannot|not|no such).{0,20}(find|found|exist|file)",
     re.IGNORECASE,
@@ -65,7 +69,7 @@ _NOT_READY = re.compile(
 
 
 class GoneError(Exception):
-    """The provider does not know a batch or a file, or no longer."""
+    """The provider does not know a batch or a file, or has deleted it."""
 
 
 class FileNotReadyError(ProviderError):
@@ -93,8 +97,8 @@ class RemoteBatch:
 
     Attributes:
         mark: Its metadata.
-        answered: Number of finished requests, including failed ones.
-        error: Code and message if the whole batch failed.
+        answered: Number of finished requests, failed ones included.
+        error: Code and message, if the whole batch failed.
     """
 
     id: str
@@ -110,7 +114,7 @@ class RemoteBatch:
 
 @dataclass(frozen=True)
 class Result:
-    """One line of a batch's results: a reply or an error. An error of status 0 concerns the whole batch."""
+    """One line of a batch's results: a reply or an error. The status of an error is 0 if the line has none."""
 
     key: str
     body: Any
@@ -123,11 +127,11 @@ class BatchProvider:
     Args:
         http: The provider's address and key.
         model: The model, for messages.
-        known: The provider's entry in the table of providers.
+        provider: The provider's entry in the table of providers.
         policy: Fields of the retry policy: `sleep` and `jitter`.
 
     Attributes:
-        address: The provider's address without credentials, but with the API version, if given.
+        address: The provider's address without credentials, but with the API version, if it has one.
     """
 
     uploads, batches, version = "/files", "/batches", "/v1"
@@ -143,46 +147,46 @@ class BatchProvider:
             lambda error: (error.wait_s or 0.0) if isinstance(error, RefusedError) else 0.0, **policy
         )
 
-    # The hooks.
+    # Hooks.
 
     def line(self, request: Request) -> dict[str, Any]:
         """A request as a line of the input file; `custom_id`, its key, comes first."""
         url = self.version + PATHS[request.api]
         body = self._provider.posted(request.api, request.body)
-        whole = {"custom_id": request.key, "method": "POST", "url": url, "body": body}
-        return {name: whole[name] for name in self.line_fields}
+        fields = {"custom_id": request.key, "method": "POST", "url": url, "body": body}
+        return {name: fields[name] for name in self.line_fields}
 
     def creation(self, file_id: str, api: Api, mark: Mapping[str, str]) -> dict[str, Any]:
-        """What is posted to make a batch."""
-        about = {"endpoint": self.version + PATHS[api], "input_file_id": file_id, "metadata": dict(mark)}
-        return {"completion_window": "24h", **about}
+        """The document to post to create a batch."""
+        fields = {"endpoint": self.version + PATHS[api], "input_file_id": file_id, "metadata": dict(mark)}
+        return {"completion_window": "24h", **fields}
 
     def listing(self, page: int, last: str) -> str:
-        """The path of a page of the listing, counted from 0; `last` is the id that the page before ended with."""
+        """The path of a page of the listing, counted from 0; `last` is the last id on the previous page."""
         return f"{self.batches}?limit=100{f'&after={last}' if page else ''}"
 
     def read(self, raw: Mapping[str, Any]) -> RemoteBatch:
         """Parse a batch; providers have different names for its fields."""
         raw = raw.get("job") or raw  # Together's reply to a creation holds the batch inside
-        made, counts = raw.get("created_at") or 0, {**raw, **object_of(raw.get("request_counts"))}
-        made = datetime.fromisoformat(made).timestamp() if isinstance(made, str) else float(made)
+        created, counts = raw.get("created_at") or 0, {**raw, **object_of(raw.get("request_counts"))}
+        created = datetime.fromisoformat(created).timestamp() if isinstance(created, str) else float(created)
         status = str(raw["status"]).lower()
         counted = map(counts.get, ("completed", "failed", "succeeded_requests", "failed_requests"))
         errors, error = raw.get("errors") or raw.get("error") or [], None
         problems = object_of(errors).get("data", errors)
         if problems:
             first = problems[0] if isinstance(problems, list) else problems
-            about = object_of(first)
-            where = f" (line {about['line']})" if about.get("line") is not None else ""
-            error = str(about.get("code") or "error"), f"{about.get('message', first)}{where}"
+            details = object_of(first)
+            line = f" (line {details['line']})" if details.get("line") is not None else ""
+            error = str(details.get("code") or "error"), f"{details.get('message', first)}{line}"
         return RemoteBatch(
             id=raw["id"],
             status=_STATUS.get(status, status),
-            created_at=made / 1000 if made > _LATEST_S else made,  # some count milliseconds
+            created_at=created / 1000 if created > _LATEST_S else created,
             input_file_id=str(raw.get("input_file_id") or (raw.get("input_files") or [""])[0]),
             mark=object_of(raw.get("metadata")),
             answered=sum(count for count in counted if isinstance(count, int) and count > 0),
-            output_file_id=raw.get("output_file_id") or raw.get("output_file") or None,  # some send "" for no file
+            output_file_id=raw.get("output_file_id") or raw.get("output_file") or None,  # "" means no file, too
             error_file_id=raw.get("error_file_id") or raw.get("error_file") or None,
             error=error,
         )
@@ -200,10 +204,10 @@ class BatchProvider:
         status = str(response.get("status_code") or (200 if body and not failed else 0))
         status = int(status) if status.isdecimal() else 0
         problem = body if not failed else {"error": failed if isinstance(failed, Mapping) else {"message": str(failed)}}
-        well, error = 200 <= status < 300, None
-        if not well or object_of(body).get("error"):
+        succeeded, error = 200 <= status < 300, None
+        if not succeeded or object_of(body).get("error"):
             error = read_error(status, {}, json.dumps(problem))
-        if not well and error is None:
+        if not succeeded and error is None:
             error = RefusedError("request", status, clean(str(problem or "no answer"))[:300])
         return Result(key, body, error)
 
@@ -220,16 +224,16 @@ class BatchProvider:
         def form() -> aiohttp.FormData:
             with os_errors(f"cannot read {path}", "start the same run again"):
                 file = path.open("rb")
-            made = aiohttp.FormData({name: value.format(name=path.name) for name, value in self.form.items()})
-            made.add_field("file", file, filename=path.name, content_type="application/jsonl")
-            return made
+            data = aiohttp.FormData({name: value.format(name=path.name) for name, value in self.form.items()})
+            data.add_field("file", file, filename=path.name, content_type="application/jsonl")
+            return data
 
         reply = await self._call("POST", self.uploads, form)
         if not isinstance(reply.get("id"), str):
             raise ProviderError(f"an uploaded file was expected, not {str(reply)[:100]}; use --engine online")
         return reply["id"]
 
-    async def create(self, file_id: str, api: Api, mark: Mapping[str, str], since: float, *, look: bool) -> RemoteBatch:
+    async def create(self, file_id: str, api: Api, mark: Mapping[str, str], since: float, *, find: bool) -> RemoteBatch:
         """Create a batch exactly once.
 
         Args:
@@ -237,7 +241,7 @@ class BatchProvider:
             api: The dialect of its lines.
             mark: Unique metadata.
             since: Time (seconds since the epoch) before which no batch with this mark was created.
-            look: Whether the batch may exist already, and must be searched for first.
+            find: Whether the batch may already exist, and must be searched for first.
 
         Raises:
             FileNotReadyError: The input file is not processed yet, or not visible.
@@ -246,10 +250,10 @@ class BatchProvider:
         document = json.dumps(self.creation(file_id, api, mark)).encode()
 
         async def once() -> RemoteBatch:
-            nonlocal look
-            if look and (batch := await self._find(mark, file_id, since)) is not None:
+            nonlocal find
+            if find and (batch := await self._find(mark, file_id, since)) is not None:
                 return batch
-            look = True  # if the reply is lost, the next attempt searches before creating another
+            find = True  # if the reply is lost, the next attempt searches before creating another
             return self._batch(await self._once("POST", self.batches, lambda: document))
 
         try:
@@ -266,11 +270,11 @@ class BatchProvider:
             raise
 
     async def find(self, mark: Mapping[str, str], file_id: str | None, since: float) -> RemoteBatch | None:
-        """The batch with a mark, or of an input file, if one was made since some time (seconds since the epoch)."""
+        """The batch with a mark or an input file, if one was created since a time, given in seconds since the epoch."""
         return await self._retried(self.batches, lambda: self._find(mark, file_id, since))
 
     async def retrieve(self, batch_id: str) -> RemoteBatch:
-        """A batch as it is now.
+        """The present state of a batch.
 
         Raises:
             GoneError: The provider knows no such batch.
@@ -279,7 +283,7 @@ class BatchProvider:
         return self._batch(await self._call("GET", f"{self.batches}/{batch_id}"))
 
     async def cancel(self, batch_id: str) -> None:
-        """Cancel a batch. Finished answers are kept, and paid for; a batch that has ended is not changed.
+        """Cancel a batch. Answers so far are kept and must be paid for. A batch that has ended is not changed.
 
         Raises:
             GoneError: The provider knows no such batch.
@@ -302,7 +306,7 @@ class BatchProvider:
         await self._call("GET", f"/files/{file_id}/content", into=target)
 
     async def delete(self, file_id: str) -> None:
-        """Delete a file at the provider; failure is ignored."""
+        """Delete a file at the provider; errors are ignored."""
         with suppress(*_FAULTS):
             await self._once("DELETE", f"/files/{file_id}")
 
@@ -363,7 +367,7 @@ class BatchProvider:
         body = data()
         headers = CIMultiDict(self._http.headers)
         if not isinstance(body, bytes):
-            headers.pop("Content-Type", None)  # a form says its own
+            headers.pop("Content-Type", None)  # a multipart form sets its own
         async with asyncio.timeout(TIMEOUT_S):
             read = partial(_store, into) if into else None
             reply = await self._http.exchange(method, self._http.url(path), read=read, data=body, headers=headers)
@@ -397,9 +401,9 @@ class BatchProvider:
                 "existing batches continue",
                 sent=True,
             )
-        if error.meaning == "passing":  # closed for long, and what was asked may have been done all the same
+        if error.meaning == "passing":  # unavailable for long, although it may have processed this request
             return UnavailableError(str(self.fatal(error, path)), sent=True)
-        if status in _NOT_HERE and path in {self.uploads, self.batches}:
+        if status in _NO_API and path in {self.uploads, self.batches}:
             return ProviderError(
                 f"{address} has no Files or Batch API at {path} (HTTP {status}: {detail}); use --engine online, or check --base-url"
             )
@@ -415,7 +419,7 @@ async def _store(target: Path, reply: aiohttp.ClientResponse) -> bytes:
         with replacing(target) as temporary, temporary.open("wb") as file:
             async for piece in reply.content.iter_any():
                 file.write(piece)
-    except aiohttp.ClientError:  # one of them is an OSError
+    except aiohttp.ClientError:  # some of these are also OSErrors
         raise
     except OSError as error:
         raise DataError(
@@ -424,11 +428,11 @@ async def _store(target: Path, reply: aiohttp.ClientResponse) -> bytes:
     return b""
 
 
-# Where other providers differ from OpenAI, each after its public API reference.
+# Other providers, by their public API references.
 
 
 class MistralBatches(BatchProvider):
-    """Mistral's batch jobs: one model a job, pages by number.
+    """Mistral's batch jobs: each has one model, and pages of the listing have numbers.
 
     https://docs.mistral.ai/api/endpoint/batch
     """
@@ -436,14 +440,14 @@ class MistralBatches(BatchProvider):
     batches, line_fields = "/batch/jobs", ("custom_id", "body")
 
     def line(self, request: Request) -> dict[str, Any]:
-        """A line without address; the model is the job's."""
-        whole = super().line(request)
-        return whole | {"body": {name: value for name, value in whole["body"].items() if name != "model"}}
+        """A line without the address and without the model, which is given for the job."""
+        line = super().line(request)
+        return line | {"body": {name: value for name, value in line["body"].items() if name != "model"}}
 
     def creation(self, file_id: str, api: Api, mark: Mapping[str, str]) -> dict[str, Any]:
-        """What is posted to make a job."""
-        about = {"endpoint": "/v1" + PATHS[api], "model": self.model, "metadata": dict(mark)}
-        return {"input_files": [file_id], **about}
+        """The document to post to create a job."""
+        fields = {"endpoint": "/v1" + PATHS[api], "model": self.model, "metadata": dict(mark)}
+        return {"input_files": [file_id], **fields}
 
     def listing(self, page: int, last: str) -> str:
         """The path of a page of the listing, the newest first."""
@@ -460,26 +464,27 @@ class TogetherBatches(BatchProvider):
     form: Mapping[str, str] = {"purpose": "batch-api", "file_name": "{name}", "file_type": "jsonl"}
 
     def creation(self, file_id: str, api: Api, mark: Mapping[str, str]) -> dict[str, Any]:
-        """What is posted to make a batch."""
+        """The document to post to create a batch."""
         del mark
         return {"input_file_id": file_id, "endpoint": "/v1" + PATHS[api], "completion_window": "24h"}
 
 
 class AzureBatches(BatchProvider):
-    """Azure's batches: no deployment in the address.
+    """Azure's batches, which belong to the resource, so that their address has no deployment.
 
-    Both forms of the address: `/openai/v1`, and `/openai/deployments/NAME?api-version=...`, whose batches are of the resource.
+    Both forms of the API's address are supported: `/openai/v1` and `/openai/deployments/NAME?api-version=...`.
     https://learn.microsoft.com/en-us/azure/ai-services/openai/how-to/batch
     """
 
-    def __init__(self, http: Http, *given: Any, **policy: Any) -> None:
-        super().__init__(http, *given, **policy)
+    def __init__(self, http: Http, *args: Any, **policy: Any) -> None:
+        super().__init__(http, *args, **policy)
         http.address, deployments, _ = http.address.partition("/deployments/")
         if deployments:
             self.version = ""
 
 
-WAYS: Mapping[str, type[BatchProvider]] = {
+# Clients by the provider's property `batch`.
+CLIENTS: Mapping[str, type[BatchProvider]] = {
     "openai": BatchProvider,
     "azure": AzureBatches,
     "groq": BatchProvider,  # https://console.groq.com/docs/batch
@@ -503,7 +508,7 @@ def batch_provider(
         base_url: The provider's address.
         environment: Settings from the environment.
         key_env: Environment variable that holds the key; by default the provider's own.
-        headers: Headers that the user adds to each request; by default those that the job was started with, credentials left out.
+        headers: Headers that the user adds to each request; by default those of the job, which do not include credentials.
 
     Raises:
         ProviderError: The provider has no Batch API that relabel supports for this API, or the key is missing.
@@ -512,7 +517,7 @@ def batch_provider(
     key = key_for(provider, environment, key_env)
     http = Http(base_url, key.get_secret_value() if key else "", provider, headers or job.parameters.get("headers"))
     require_key(provider, key)
-    provider_class = WAYS.get(provider.batch or "openai")
+    provider_class = CLIENTS.get(provider.batch or "openai")
     if provider_class is None:
         raise ProviderError(f"relabel does not support batches at {provider.name}; use --engine online")
     if api != "chat" and provider.batch in _CHAT_ONLY:

@@ -26,7 +26,7 @@ from relabel.labelling.session import Outcome, RunSession
 from relabel.labelling.store import Store
 from relabel.labels import FailureKind
 
-# Maximum number of batches in which a request is sent, if batches end without an answer to it.
+# Maximum number of chunks for one request, if their batches end without an answer to it.
 MAX_TRIES = 3
 
 
@@ -52,13 +52,13 @@ async def run_batch(
         out: The run folder.
         provider: Client of the Batch API; closed at the end.
         batches: The folder of all batch jobs.
-        options: How the job is worked on.
+        options: How to work on the job.
         progress: Updated by the job; batches count as in flight.
         stop: Called to stop the job early.
 
     Raises:
         ProviderError: The provider refused all further requests or cannot be reached; answers so far are stored.
-        DataError: The run folder holds another run, the state cannot be read or written, or another process works on the job.
+        DataError: The run folder holds another run, the state cannot be read or written, or another process is working on the job.
         StoreError: The store failed.
     """
     options = options or BatchOptions()
@@ -69,7 +69,7 @@ async def run_batch(
         at_end.enter_context(folder.locked())
         before = folder.load()
         folder.save_job(job)
-        job = _settled(session.job, store, before)
+        job = _final_job(session.job, store, before)
         session.begin(job)
         state = _open_state(folder, before, job, out, provider.address, options)
         runner = BatchRunner(session, folder, state, provider, options, stop or Stop())
@@ -85,10 +85,10 @@ async def run_batch(
     return outcome
 
 
-def _settled(job: Job, store: Store, state: BatchState | None) -> Job:
-    """The job at half the price, in the response format that its server is known to accept, otherwise the strictest; no probe.
+def _final_job(job: Job, store: Store, state: BatchState | None) -> Job:
+    """The job at half the price and without a probe, in a known response format of the server, or else in the strictest one.
 
-    Batches in flight determine the response format: another one would make new requests, which would be paid for again.
+    The format of batches in flight is kept: with another format, their requests would have other keys and be paid for again.
     """
     settled = with_known_format(job, store)
     if job.probe and state is not None and state.open and state.form is not None:
@@ -113,14 +113,14 @@ def _open_state(
 
 
 class BatchRunner(BatchPoller):
-    """A running batch job: writes chunks, and has them sent, polled and collected.
+    """A running batch job: writes chunks, and has them submitted and collected.
 
     Attributes:
         interrupted: Whether it was stopped before its end.
     """
 
     interrupted = False
-    _no_money = ""
+    _budget_message = ""
 
     async def run(self, *, new: bool) -> ProviderError | None:
         """Run the job to its end; return the error that ended it early, if any.
@@ -146,16 +146,16 @@ class BatchRunner(BatchPoller):
                 f"the provider refused the batch: {self.refused}; correct that, then start the same run again"
             )
         self._in_flight.clear()
-        for turn, planned in enumerate(self._plan):  # what a stop has kept from being looked at
+        for turn, planned in enumerate(self._plan):  # those that the job did not reach before it was stopped
             self._requests.add(planned)
             if turn % TURN == 0:
                 await asyncio.sleep(0)
                 if self._stop.at_once.is_set():
                     break
         self._name_missing(fatal)
-        if left := self._job.size - self._collector.progress.done:
-            self._collector.leave_unnamed(left)
-        await self._let_go(fatal)
+        if unnamed := self._job.size - self._collector.progress.done:
+            self._collector.leave_unnamed(unnamed)
+        await self._release_unsent(fatal)
         return fatal
 
     async def _work(self, *, new: bool) -> None:
@@ -196,8 +196,8 @@ class BatchRunner(BatchPoller):
     async def _write(self) -> int:
         """Write chunks of all requests that are neither in flight nor failed.
 
-        A request is first leased, then looked up in the store, then written; it is held as soon as its chunk is saved. From the
-        lease on, no other run on the store can send it.
+        A request is first leased, then looked up in the store, then written; once its chunk is saved, the batch run holds it. From
+        the lease on, no other run on the store can send it.
 
         Returns:
             Number of requests that were written, or have been answered in the meantime.
@@ -210,11 +210,11 @@ class BatchRunner(BatchPoller):
             return 0  # the requests of a batch without its file are unknown until its results arrive
         limit = min(self._options.max_requests, self._state.max_requests or self._options.max_requests)
         self._folder.tidy(self._state)
-        # What the cap leaves, after all starts of the run, and when all that is in flight costs its worst.
-        cap, changed, self._no_money = self._options.max_cost, 0, ""
-        room = math.inf if cap is None else cap - self.spent_usd - self._state.unaccounted_usd
+        # The budget that is left after all starts of the run, if all requests in flight cost their maximum.
+        cap, changed, self._budget_message = self._options.max_cost, 0, ""
+        left_usd = math.inf if cap is None else cap - self.spent_usd - self._state.unaccounted_usd
         lines: dict[str, bytes] = {}
-        size, most = 0, 0.0
+        size, worst_usd = 0, 0.0
         for turn, key in enumerate(list(self._requests)):
             await self._take_turn(turn)
             if key in in_flight or not self._is_due(key):
@@ -229,44 +229,44 @@ class BatchRunner(BatchPoller):
                 continue
             request = self._requests.planned(key).request
             worst = self._budget.most(request.body) or 0.0
-            if worst > room:
+            if worst > left_usd:
                 self._leases.release(key)
-                self._no_money = (
-                    f"this request may cost up to {worst:.4f} USD, and only {max(0.0, room):.4f} USD "
+                self._budget_message = (
+                    f"this request may cost up to {worst:.4f} USD, and only {max(0.0, left_usd):.4f} USD "
                     f"of the cap of {cap:.4f} USD are left, after {self.spent_usd:.4f} USD spent so far"
                 )
                 break
-            room -= worst
+            left_usd -= worst
             self._requests[key].tries += 1
             changed += 1
-            # Not canonical JSON: keep the order of keys in the schema, which a model follows in its answer.
+            # Not canonical JSON, because a model follows the order of keys in the schema.
             line = json.dumps(self._provider.line(request), ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
             if len(lines) >= limit or (lines and size + len(line) > self._options.max_bytes):
-                self._save_chunk(lines, most)
-                size, most = 0, 0.0
+                self._save_chunk(lines, worst_usd)
+                size, worst_usd = 0, 0.0
             lines[key] = line
             size += len(line)
-            most += worst
+            worst_usd += worst
         if lines:
-            self._save_chunk(lines, most)
+            self._save_chunk(lines, worst_usd)
         return changed
 
     def _save_chunk(self, lines: dict[str, bytes], worst_usd: float) -> None:
-        """Save a chunk and hold its requests; whether all of them were still leased is checked before it is sent."""
+        """Save a chunk, and hold its requests. Before it is sent, `_is_ours` checks that they were all still leased."""
         self._folder.add(self._state, [*lines.values()], worst_usd)
         self._leases.transfer(self._state.run_id, lines)
         lines.clear()
         self._options.step("chunk")
 
     def _hold(self, *, leaving: bool = False) -> None:
-        """Hold all requests in batches, so that other runs on the store do not send them; on leaving, release unsent ones."""
+        """Hold the requests of all open chunks, so that other runs on the store do not send them; when leaving, release unsent ones."""
         asked, complete = self._folder.asked(self._state)
-        if complete:  # otherwise requests that are held already cannot be distinguished from dropped ones
+        if complete:  # otherwise, requests in the missing file could not be distinguished from dropped ones
             sent = {key for key, chunk in asked.items() if chunk.batch_id is not None}
             kept = {key for key, chunk in asked.items() if not leaving or chunk.creating_since is not None}
             self._leases.reserve(self._state.run_id, sent, still=kept)
 
-    async def _let_go(self, fatal: ProviderError | None) -> None:
+    async def _release_unsent(self, fatal: ProviderError | None) -> None:
         """Release requests that were never sent; after a refusal, delete files that were uploaded but not used."""
         self._hold(leaving=True)
         for chunk in self._state.open if fatal is not None and not isinstance(fatal, UnavailableError) else ():
@@ -274,12 +274,12 @@ class BatchRunner(BatchPoller):
                 await self._forget_file(chunk)
                 self.save("file deleted")
 
-    # What is left.
+    # Missing labels.
 
     def _name_missing(self, fatal: ProviderError | None) -> None:
         """Record all labels that are still wanted as missing, each with its reason."""
         for key in [key for key, request in self._requests.items() if request.elsewhere is not None]:
-            self._requests.take_from_store(key)  # its answer may be here by now
+            self._requests.take_from_store(key)  # the other run may have stored an answer by now
         in_flight, _ = self._folder.asked(self._state)
         for key, request in self._requests.items():
             kind: FailureKind = "provider"
@@ -288,7 +288,7 @@ class BatchRunner(BatchPoller):
                 kind, message, attempts = request.failed
             elif (chunk := in_flight.get(key)) is not None:
                 message = f"it is in the batch {chunk.batch_id or 'to come'}; `relabel batch resume {self._state.run_id}` continues"
-                # It counts once it is sent, and an earlier process may have sent it.
+                # A request counts once its batch exists, which an earlier process may have created.
                 attempts = max(1, attempts) if chunk.batch_id is not None else max(0, attempts - 1)
             elif request.unanswered:
                 message = request.unanswered
@@ -299,10 +299,10 @@ class BatchRunner(BatchPoller):
                     self._collector.progress.held_by_run[run] += sum(len(wanted.tasks) for wanted in request.wanted)
             elif fatal is not None:
                 message = str(fatal)
-            elif self._no_money and not self.interrupted:
-                kind, message = "budget", self._no_money
+            elif self._budget_message and not self.interrupted:
+                kind, message = "budget", self._budget_message
             else:
-                message, attempts = "the run was stopped before this was sent", 0  # written, perhaps, and not sent
+                message, attempts = "the run was stopped before this was sent", 0
             for wanted in request.wanted:
                 self._collector.fail(wanted, kind, message, attempts, key)
 

@@ -5,9 +5,9 @@
     HOME/batches/RUN_ID/chunk-0001.jsonl    the lines of a chunk, until its results are in the store
     HOME/batches/RUN_ID/lock                held by the process that works on the job
 
-A chunk is written to a file and uploaded, a batch is created from it, and the results are taken. Each step is recorded once it is
-done. Creating a batch, the one step that costs money, is also recorded beforehand: a process that finds the first record without the
-second looks for the batch at the provider instead of creating another.
+A chunk is written to a file and uploaded, a batch is created from it, and the results are collected. Each step is recorded once it
+is done. The creation of a batch, the only step that costs money, is also recorded beforehand: a process that finds this record, but
+no batch, searches for the batch at the provider instead of creating another.
 """
 
 from __future__ import annotations
@@ -33,13 +33,14 @@ from relabel.labels import FailureKind
 
 # Version of the state; version 1 did not store the job.
 FORMAT = 2
+# Maximum lines (by OpenAI's documentation) and bytes (by Together's, which allows the fewest) of an input file.
 MAX_REQUESTS = 50_000
-# Most lines and bytes of one input file by the documentation of OpenAI and Together; the latter takes the fewest bytes.
 MAX_BYTES = 100_000_000
 # Seconds before the first poll; later pauses are longer.
 POLL_S = 10.0
 _ID_LENGTH = 12
 T = TypeVar("T")
+# Position of the request key in a line of a chunk.
 _KEY = slice(len('{"custom_id":"'), len('{"custom_id":"') + 64)
 
 
@@ -48,15 +49,15 @@ class BatchOptions:
     """How to work on a batch job. None of it is part of a request.
 
     Attributes:
-        submit: False collects the results that batches have, cancels batches that are still running, and sends nothing new.
+        submit: Whether to send requests; otherwise running batches are cancelled, and only existing results are collected.
         max_cost: Cap on the cost of the run in USD, over all its starts, online ones included; needs answers of bounded length.
         key_env: Environment variable that holds the key, for a process that resumes the job.
         poll_s: Seconds before the first poll.
-        max_requests: Most lines of one input file.
-        max_bytes: Most bytes of one input file.
+        max_requests: Maximum number of lines of an input file.
+        max_bytes: Maximum size of an input file.
         sleep: Waits for a number of seconds.
         now: Returns the current time.
-        step: Called with the name of each step once it is done; tests kill the process there.
+        step: Called with the name of each step that is done; tests kill the process there.
     """
 
     submit: bool = True
@@ -71,28 +72,28 @@ class BatchOptions:
 
 
 class Chunk(BaseModel):
-    """One input file and the batch created from it. Other fields of version 1 are ignored, as in `BatchState`.
+    """One input file, and the batch created from it. Other fields of version 1 are ignored, as in `BatchState`.
 
     Attributes:
         number: Number of the chunk within the run, from 1.
         sha256: Hash of the file.
-        requests: Lines of the file.
+        requests: Number of lines of the file.
         bytes: Size of the file.
-        worst_usd: The most that its answers may cost in USD; 0 if unknown.
-        attempt: The attempt at the run that it belongs to.
+        worst_usd: Maximum cost of its answers in USD; 0 if unknown.
+        attempt: The attempt at the run to which it belongs.
         tries: Number of batches created from it.
-        creating_since: When a batch was about to be created, in seconds since the epoch; it may exist although its id is unknown.
+        creating_since: When the creation of a batch began, in seconds since the epoch; the batch may exist without a known id.
         file_id: The file at the provider.
         batch_id: The batch at the provider.
         adopted: Whether its batch was found at the provider after the state had been lost; its results may be gone.
-        status: The provider's status, or ours before there is a batch and after its results were taken without one.
-        answered: Requests that the provider counts as finished, failed ones included.
+        status: The provider's status of the batch; without a batch, our own.
+        answered: Number of requests that the provider counts as finished, failed ones included.
         submitted_at: When the batch was created, ISO 8601 in UTC; `checked_at` when it was last polled, and `ended_at` when it
-            was first seen to be final.
-        taken: Whether its results are in the store.
+            was first seen in a final state.
+        taken: Whether its results have been collected.
         cost_usd: Cost of its answers in USD; None if unknown.
         note: What went wrong with the batch as a whole.
-        failed: Requests that will have no answer: kind of failure, message and number of requests sent, by key. Kept until the
+        failed: Requests that will have no answer, by key: kind of failure, message and number of requests sent. Kept until the
             attempt ends, so that a process started after a kill does not send them again.
     """
 
@@ -126,14 +127,14 @@ class BatchState(BaseModel):
     Attributes:
         format_version: See `FORMAT`.
         run_id: Hash of what the job asks; see `run_id`.
-        command: The words after `relabel` in the command that created the job; only version 1 has them.
+        command: The arguments of the command that created the job; in version 1 only.
         out: The run folder.
         model: The model as the user named it; `base_url` is the provider's address without credentials.
         max_cost: Cap on the cost, in USD.
         key_env: Environment variable that holds the key; by default the provider's own.
-        attempt: Number of the present attempt at the run, from 1. An attempt ends when the run folder is written with nothing open.
-        max_requests: Most requests in a chunk, if the provider's queue has required a lower limit.
-        form: How the server is made to answer in the right format; part of what requests are hashed with.
+        attempt: Number of the present attempt at the run, from 1. It ends when the run folder is written and no chunk is open.
+        max_requests: Maximum number of requests in a chunk, if the provider could not take larger ones.
+        form: The response format, on which the keys of requests depend.
         started_at: When the attempt began, ISO 8601 in UTC; `ended_at` is None while it lasts.
     """
 
@@ -154,7 +155,7 @@ class BatchState(BaseModel):
 
     @property
     def open(self) -> list[Chunk]:
-        """Chunks whose results are not in the store yet."""
+        """Chunks whose results have not been collected yet."""
         return [chunk for chunk in self.chunks if not chunk.taken]
 
     @property
@@ -164,7 +165,7 @@ class BatchState(BaseModel):
 
     @property
     def unaccounted_usd(self) -> float:
-        """The most that batches cost, in USD, whose cost is not known, or not yet, and so is in no manifest."""
+        """Maximum cost, in USD, of batches whose actual cost is unknown so far, and therefore in no manifest."""
         return sum(chunk.worst_usd for chunk in self.chunks if not chunk.taken or chunk.cost_usd is None)
 
     @property
@@ -174,7 +175,7 @@ class BatchState(BaseModel):
 
 
 def run_id(job: Job) -> str:
-    """A name for what a job asks, 12 hexadecimal digits, independent of its run folder and its cap on cost."""
+    """An id for everything that a job asks: 12 hexadecimal digits, independent of its run folder and its cost cap."""
     endpoint, *others = job.identity
     digest = hashlib.sha256(canonical_json([endpoint, job.model, *others]))
     for task in job.tasks:
@@ -199,7 +200,7 @@ class BatchFolder:
         return self.path / f"chunk-{chunk.number:04}.jsonl"
 
     def load(self) -> BatchState | None:
-        """Read the state; None when there is none yet.
+        """Read the state; None if there is none yet.
 
         Raises:
             DataError: It is damaged, or a later version of relabel wrote it.
@@ -214,7 +215,7 @@ class BatchFolder:
         return state
 
     def load_job(self) -> Job | None:
-        """Read the job; None where an earlier version of relabel did not store it.
+        """Read the job; None if an earlier version of relabel did not store it.
 
         Raises:
             DataError: It is damaged.
@@ -228,7 +229,7 @@ class BatchFolder:
             temporary.write_bytes(job_to_json(job))
 
     def save(self, state: BatchState) -> None:
-        """Write the state. It is safely on disk when this returns.
+        """Write the state. It is safely on disk once this returns.
 
         Raises:
             DataError: It cannot be written.
@@ -238,7 +239,7 @@ class BatchFolder:
                 temporary.write_text(state.model_dump_json(indent=1) + "\n", encoding="utf-8")
             if os.name == "nt":
                 return
-            handle = os.open(self.path, os.O_RDONLY)  # a rename is safe only once its folder is synced
+            handle = os.open(self.path, os.O_RDONLY)  # a renamed file is safe only once its folder is synced
             try:
                 os.fsync(handle)
             finally:
@@ -264,19 +265,19 @@ class BatchFolder:
         return keys
 
     def asked(self, state: BatchState) -> tuple[dict[str, Chunk], bool]:
-        """The open chunk that sends each request, by request key; and whether all their files exist, so that none is missing."""
+        """The open chunk of each request, by request key; and whether the files of all open chunks exist, so that no key is missing."""
         pairs = [(chunk, self.keys(chunk)) for chunk in state.open]
         return {key: chunk for chunk, keys in pairs for key in keys or ()}, all(keys is not None for _, keys in pairs)
 
     def tidy(self, state: BatchState) -> None:
-        """Remove files of chunks that are not open, as their results are in the store, and half-written files of earlier processes."""
+        """Remove the files of chunks that are no longer open, and temporary files of killed processes."""
         open_paths = {self.path_of(chunk) for chunk in state.open}
         with self._writing():
             for path in {*self.path.glob("*chunk-*")} - open_paths:
                 path.unlink(missing_ok=True)
 
     def add(self, state: BatchState, lines: Sequence[bytes], worst_usd: float) -> None:
-        """Write a new chunk with these lines, and save the state with it.
+        """Write a new chunk with these lines, and save the state.
 
         Raises:
             DataError: They cannot be written.
@@ -297,10 +298,10 @@ class BatchFolder:
 
     @contextmanager
     def locked(self) -> Generator[None]:
-        """Lock the job for this process. A lock left by a process that has ended counts as free.
+        """Lock the job for this process. The lock of a process that has ended is free.
 
         Raises:
-            DataError: Another process works on the job.
+            DataError: Another process is working on the job.
         """
         with self._writing():
             make_private_dir(self.path)
@@ -328,7 +329,7 @@ def _read(subject: str, path: Path, read: Callable[[bytes], T], advice: str) -> 
 
 
 def unaccounted_usd(batches: Path, job: Job) -> float:
-    """The most that the batches of a job may cost, in USD, whose cost is in no manifest: mainly those in flight."""
+    """Maximum cost, in USD, of those batches of a job whose cost is in no manifest yet, mainly those in flight."""
     state = BatchFolder(batches, run_id(job)).load()
     return 0.0 if state is None else state.unaccounted_usd
 
@@ -349,7 +350,7 @@ def known_states(batches: Path) -> tuple[list[BatchState], dict[str, str]]:
 
 
 def find_state(batches: Path, ref: str) -> BatchState | None:
-    """The state of the job that a user names by run id, by the beginning of one, or by run folder; None if there is none.
+    """The state of the job that a user names by its run id, the beginning of that, or its run folder; None if there is none.
 
     Raises:
         DataError: Several jobs match, or only a damaged one does.
@@ -358,7 +359,7 @@ def find_state(batches: Path, ref: str) -> BatchState | None:
     matches = [state for state in states if state.run_id == ref] or [
         state for state in states if state.run_id.startswith(ref) or Path(state.out) == Path(ref).resolve()
     ]
-    # Two jobs may have used the same folder one after the other: the one that is still open is meant.
+    # Two jobs may have used the same folder, one after the other: prefer one that is still open.
     matches = [state for state in matches if state.open] or matches
     if len(matches) > 1:
         raise DataError(f"{ref} matches {', '.join(state.run_id for state in matches)}; give more of the run id")
