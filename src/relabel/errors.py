@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 from relabel.redaction import clean
 
+# What a value that breaks the pattern of a field must be.
 _PATTERNS = {
     r"^[a-z0-9][a-z0-9-]*$": "must consist of lower-case letters, digits and hyphens, without a hyphen in front",
     r"^[a-z0-9][a-z0-9._-]*$": "must consist of lower-case letters, digits and . _ -, with a letter or digit in front",

@@ -217,6 +217,7 @@ def measures_of(rubric: Rubric, table: pd.DataFrame) -> pd.DataFrame:
     no_yes_unknown = [table[name].astype("boolean").to_numpy(dtype=np.intp, na_value=2) for name in _READINGS]
     values: dict[str, np.ndarray] = {}
     for measure in MEASURES:
+        # Value by the strict reading and the reading with tools, each no, yes or unknown.
         grid = np.full((3, 3), np.nan)
         if _NEEDS[measure] <= set(rubric.codes):
             by_code = {str(code): float(rubric.measures[measure][code]) for code in rubric.codes}

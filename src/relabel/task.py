@@ -121,6 +121,7 @@ def task_table(ref: str, unit: Unit = "task") -> pd.DataFrame:
 
 
 def _columns(ref: str, unit: Unit) -> Columns:
+    """`task_table` without pandas, which is slow to import."""
     if ref == "sample":
         ref = str(asset_dir("data") / "sample" / ("tasks.csv" if unit == "task" else "occupations.csv"))
     if is_table_file(ref):

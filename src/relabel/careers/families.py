@@ -156,6 +156,7 @@ class FamilyFigures:
         self.codes = sorted(codes, key=lambda code: (-self._jobs.get(code, 0.0), code))
 
     def _own_part(self, code: str, figure: str, shared_by: str) -> float | None:
+        """A published figure divided by the number of O*NET-SOC codes that it covers; None if it is missing."""
         row = self._data.us_rows.get(code)
         if row is None or row[figure] is None:
             return None
@@ -180,6 +181,7 @@ class FamilyFigures:
 
     @cached_property
     def _scored(self) -> set[str]:
+        """Codes with enough labels to interpret their scores."""
         return {
             code
             for code in self.codes

@@ -99,7 +99,8 @@ def resilience(
         file: A TOML file of your own in the form of data/families.toml.
         cuts: Cut-points of your own in the form of data/resilience.toml.
         weights: How tasks weigh within their occupation.
-        tasks: Task list for texts, types and importance. By default what fits.
+        tasks: Task list for texts, types and importance. By default the run's own; onet-30.2 if that is outdated or has no
+            weights.
     """
     cut_points = family_pages.load_cut_points(cuts)
     chosen = _chosen(family_pages.load_families(file), family or [])

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from relabel.evaluation.report import Charts
     from relabel.scoring.decomposition import Decomposition
 
+# Rows of a table on a terminal, and tasks of a moved group in JSON.
 _TOP = 10
 _TASKS = 5
+# Characters of a task's text and of an occupation's title on a terminal.
 _TEXT = 58
 _TITLE = 34
 # Rows of tasks and of occupations on a page, and characters of a text there.

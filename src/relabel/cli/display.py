@@ -19,14 +19,18 @@ if TYPE_CHECKING:
 
 Look = Literal["people", "json", "quiet"]
 
+# Seconds between estimates, lines if something has changed, lines if nothing has, updates of the panel, and JSON events.
 _LOOK_EVERY_S = 1.0
 _PLAIN_EVERY_S = 10.0
 _AT_LEAST_EVERY_S = 60.0
 _LIVE_EVERY_S = 0.25
 _EVENT_EVERY_S = 2.0
+# Requests in flight that the panel names, and the seconds from which it does.
 _SLOWEST = 3
-_WORTH_SAYING_S = 2.0
 _SLOW_S = 5.0
+# Seconds from which a pause is shown.
+_WORTH_SAYING_S = 2.0
+# Columns of the progress bar.
 _BAR = 30
 
 

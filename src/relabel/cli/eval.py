@@ -58,6 +58,7 @@ _CALIBRATION = {
     "Brier score": "brier",
     "calibration error": "ece",
 }
+# Ids of replaced tasks that are listed.
 _LISTED = 10
 
 app = Commands()

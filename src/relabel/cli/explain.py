@@ -20,6 +20,7 @@ from relabel.tabular import Cell, json_bytes, listed_names
 if TYPE_CHECKING:
     from relabel.rubric import Measure
 
+# Other groups shown for an O*NET-SOC code.
 _ELSEWHERE = 3
 _BORROWED = "no task statements map to it; its score is borrowed from the other codes of the same SOC broad group"
 _MEASURES = ("alpha", "beta", "gamma")

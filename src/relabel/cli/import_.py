@@ -20,6 +20,7 @@ from relabel.sources import eloundou
 app = Commands()
 tasks_app = Commands(name="tasks", no_args_is_help=True, help="Compare task lists; carry a run from one to another.")
 app.add_typer(tasks_app)
+# Examples shown of each kind of change.
 _SHOWN = 5
 
 

@@ -224,7 +224,7 @@ def view(
 
     Args:
         runs (RUN...): A run folder, a name under runs/, or a published set such as eloundou-2023:gpt4.
-        gold (G): Show the labels of this gold too; repeatable. By default the one that fits.
+        gold (G): Show the labels of this gold too; repeatable. By default that of `relabel eval`.
         review (F.csv): Where reviews are kept. An existing file is continued, also one written by `relabel review`.
         tasks (REF): Where titles and texts come from. By default the list that the run was made from.
         browser: Open the page in the browser.

@@ -412,12 +412,12 @@ def _label_runs(
         runs[name] = relabel.open_run(str(folder / name))
         keys = {row.request_key for row in (*outcome.labels, *outcome.failures)}
         with Store(environment.store_dir, read_only=True) as store:
-            lost = [store.get(key) for key in store.rejected_keys(keys)]
-        read = [answer for answer in lost if answer is not None]
-        costs = [answer.cost_usd for answer in read if answer.cost_usd is not None]
-        cost = sum(costs) if len(costs) == len(lost) else None  # the cost of a damaged row is unknown
-        used = [answer.usage for answer in read]
-        rejected[name] = Spent(cost, sum(usage.prompt for usage in used), sum(usage.completion for usage in used))
+            stored = [store.get(key) for key in store.rejected_keys(keys)]
+        answers = [answer for answer in stored if answer is not None]
+        costs = [answer.cost_usd for answer in answers if answer.cost_usd is not None]
+        cost = sum(costs) if len(costs) == len(stored) else None  # the cost of a damaged row is unknown
+        usages = [answer.usage for answer in answers]
+        rejected[name] = Spent(cost, sum(usage.prompt for usage in usages), sum(usage.completion for usage in usages))
     return runs, rejected
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+# Rows shown: groups at each end of the scores, replaced task texts, and groups with the widest range.
 _SHOWN = 5
 _LISTED = 3
 _MOST = 10

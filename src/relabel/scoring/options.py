@@ -68,7 +68,8 @@ class ScoringOptions:
         links: How the bridge weighs the sources of a code. By default index. employment takes the latest US jobs
             (OEWS), or those of RELABEL_US_RELEASES.
         unrated: How to weigh tasks that lack an importance rating: one (1.0), mean (of their occupation), or drop.
-        tasks: Task list for types and importance: onet-30.2, eloundou-2023 or FILE.csv. By default what fits.
+        tasks: Task list for types and importance: onet-30.2, eloundou-2023 or FILE.csv. By default the run's own; onet-30.2
+            if that is outdated or has no weights.
         pay: ons-ashe-2024 (the default), ons-ashe-2025-medians, a source of your own with the role pay, or
             FILE.csv; uk-soc2020 only.
         bridge (FILE): Your own mapping of O*NET-SOC to UK SOC 2020 (CSV or Excel: codes, perhaps weights).
