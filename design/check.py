@@ -1,7 +1,7 @@
-"""Checks of the house: `python design/check.py` prints code lines a room, and fails over the limits or on banned phrases.
+"""Checks of size, wording and names: `python design/check.py` prints the code lines of each package, and fails on a problem.
 
 A code line is one that is neither blank nor a comment nor part of a docstring. The design wants at most 18,000 of them in 95
-modules. The tree is far above that, so the limits here are what it has: they go down as it shrinks.
+modules. There are far more, so the limits below are the present size; they are lowered as the code shrinks.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LONG_FUNCTIONS = {
     "cli/run.py:run",
     "cli/score.py:score",
 }
-"""Commands, whose signatures have an option a line; nothing else may be long."""
+"""Commands, whose signatures have one line per option; no other function may be so long."""
 
 BANNED = (
     r"(?<!there )\bis no (?!longer|more|less)",
@@ -84,22 +84,22 @@ def code_lines(text: str, tree: ast.AST) -> int:
 
 
 def check_size() -> Iterator[str]:
-    """Print the figures of each room; yield what is too large."""
+    """Print the size of each package; yield what is too large."""
     lines, modules = Counter[str](), Counter[str]()
     for path in sorted(SOURCE.rglob("*.py")):
         name = path.relative_to(SOURCE)
-        room = "/".join(name.parts[:-1][:2]) or "root"
+        package = "/".join(name.parts[:-1][:2]) or "root"
         text = path.read_text(encoding="utf-8")
         tree = ast.parse(text)
-        lines[room] += code_lines(text, tree)
-        modules[room] += 1
+        lines[package] += code_lines(text, tree)
+        modules[package] += 1
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 length = (node.end_lineno or 0) - node.lineno + 1
                 if length > MOST_FUNCTION_LINES and f"{name}:{node.name}" not in LONG_FUNCTIONS:
-                    yield f"{name}:{node.lineno} {node.name} has {length} lines; the most are {MOST_FUNCTION_LINES}"
-    for room in sorted(lines):
-        print(f"{room:28}{modules[room]:4} modules{lines[room]:8,} code lines")
+                    yield f"{name}:{node.lineno} {node.name} has {length} lines; the limit is {MOST_FUNCTION_LINES}"
+    for package in sorted(lines):
+        print(f"{package:28}{modules[package]:4} modules{lines[package]:8,} code lines")
     print(f"{'together':28}{modules.total():4} modules{lines.total():8,} code lines")
     if lines.total() > MOST_LINES or modules.total() > MOST_MODULES:
         yield f"src/relabel is over its limits of {MOST_LINES:,} code lines or {MOST_MODULES} modules"
@@ -112,10 +112,10 @@ def check_words() -> Iterator[str]:
     banned = re.compile("|".join(BANNED), re.IGNORECASE)
     for path in sorted(texts):
         if path.name == "CHANGELOG.md" or path.suffix not in (".py", ".html", ".jinja", ".md", ".yaml"):
-            continue  # the changelog says what was
+            continue  # the changelog may quote former texts
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-            for found in banned.finditer(line):
-                yield f"{path.relative_to(ROOT)}:{number} has {found[0].strip()!r}: write it in current English"
+            for phrase in banned.finditer(line):
+                yield f"{path.relative_to(ROOT)}:{number} has {phrase[0].strip()!r}: write it in current English"
 
 
 def check_names() -> Iterator[str]:
