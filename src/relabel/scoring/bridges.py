@@ -5,9 +5,9 @@ scored sources. Chained means are linear in the scores of the O*NET-SOC codes, s
 shares (`Bridge.shares`): how much each O*NET-SOC code contributes to a target. Scores, coverage and the occupation pages
 are all computed from these shares.
 
-Links have equal weights, or are weighted by jobs: a SOC 2018 code starts with its US jobs, and at each step the jobs of a
-code are split evenly among its targets, because no crosswalk says how they divide. A code with many targets therefore
-counts little in each, and no job is counted twice.
+Links have equal weights, or are weighted by entries of the ONS coding index or by US jobs, see `options.Links`. With weights
+by jobs, the jobs of a code are split evenly among its targets at each step, because no crosswalk says how they divide: a code
+with many targets counts little in each, and no job is counted twice.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Step:
         target: Classification of the target codes.
         links: Table of schema `LINKS`.
         origin: Where the links come from and how they are weighted, in words.
-        note: A remark on the source codes, added when a status explains why a code has no score; may be empty.
+        note: A remark on the source codes for statuses that explain why a code has no score; may be empty.
     """
 
     source: System
@@ -85,8 +85,8 @@ class Bridge:
         steps: The steps in order; empty if the taxonomy is O*NET-SOC itself.
         titles: All codes of the taxonomy with their titles: columns `code, title`, sorted by code.
         files: Source files, as pairs of source id and role.
-        donors: O*NET-SOC codes with task statements. A target that none of them is linked to borrows the shares of donors
-            in the same SOC broad group, see `same_broad_group`. Without donors, no target borrows.
+        donors: O*NET-SOC codes with task statements. A target without a link from any of them borrows the shares of donors
+            in the same SOC broad group, see `same_broad_group`. If empty, no target borrows.
     """
 
     name: str
@@ -100,8 +100,8 @@ class Bridge:
     def shares(self, scored: Collection[str]) -> pd.DataFrame:
         """The share of each O*NET-SOC code in each target, when only these codes have a score.
 
-        At every step, weights are relative to the sources that have a score. A target without any code that has task
-        statements borrows the shares of its donors.
+        At every step, weights are relative to the sources that have a score. Targets without a link from a code with task
+        statements borrow shares, see `donors`.
 
         Args:
             scored: O*NET-SOC codes with a score.
@@ -142,7 +142,7 @@ class Bridge:
         if asked not in self._cache:
             shares = _initial_shares(codes)
             for number, step in enumerate(self.steps):
-                # The first step ignores codes without task statements: there is nothing to label in them.
+                # The first step ignores codes without task statements, because they have nothing to label.
                 shares = _next_shares(shares, step.links, relative_to_reached=relative_to_reached or number == 0)
             if relative_to_reached and self.donors:
                 shares = pd.concat([shares, self._borrowed(codes)])
@@ -151,12 +151,12 @@ class Bridge:
         return self._cache[asked]
 
     def _borrowed(self, scored: Collection[str]) -> pd.DataFrame:
-        """Shares, taken from donors, of the targets without any code that has task statements."""
+        """Shares of the targets without a link from a code with task statements, borrowed from donors."""
         titles = self.titles["code"]
         lacking = titles[~_isin(titles, self.reach(self.donors)["code"])]
         first, *others = [step.links for step in self.steps]
         first = pd.concat([first, same_broad_group(first, self.donors)])
-        # Keep only links towards these targets, and all links of a target, because weights are relative within it.
+        # Keep only links that lead to these targets, but all links of a kept target: their weights are relative to each other.
         needed = [lacking]
         for links in reversed(others):
             needed.append(links.loc[_isin(links["target"], needed[-1]), "source"])
@@ -388,8 +388,8 @@ def _uk_titles() -> pd.DataFrame:
 def _without_military_links(crosswalk: pd.DataFrame) -> pd.DataFrame:
     """The crosswalk without links between military and civilian codes.
 
-    SOC 2018 moved radar and sonar technicians (55-3017) into a civilian residual group, 17-3029. No military code has task
-    statements, so that single link would score the whole armed forces as engineering technologists.
+    SOC 2018 moved radar and sonar technicians (55-3017) into a civilian residual group, 17-3029. Because no military code has
+    task statements, that single link would give the whole armed forces the score of engineering technologists.
     """
     military = [crosswalk[column].str.startswith(_MILITARY) for column in ("soc2010", "soc2018")]
     return crosswalk[military[0] == military[1]]
@@ -484,7 +484,7 @@ def weight_by_jobs(links: pd.DataFrame, jobs: pd.Series) -> pd.DataFrame:
 
 
 def same_broad_group(links: pd.DataFrame, listed: Collection[str]) -> pd.DataFrame:
-    """Links to SOC 2018 codes without task statements, from O*NET-SOC codes with some in the same broad group.
+    """Links to SOC 2018 codes without task statements, from O*NET-SOC codes of the same broad group with task statements.
 
     Codes without task statements are mostly those named "All Other", which O*NET does not survey. The codes of a broad
     group share their first five digits.
@@ -530,7 +530,7 @@ def us_jobs(codes: Collection[str], release: str) -> pd.Series:
     jobs = detailed.reindex(all_codes)
     combined = detailed[~detailed.index.isin(all_codes)]
     lacking = all_codes[jobs.isna()]
-    # OEWS has at most one combined row in a broad group, so all codes without a row of their own share it.
+    # OEWS has at most one combined row per broad group, which all codes of the group without their own row share.
     shared = pd.Series(lacking.str[:_BROAD_GROUP], index=lacking)
     whole = shared.map(combined.groupby(combined.index.str[:_BROAD_GROUP]).sum())
     jobs = jobs.fillna(whole / shared.map(shared.value_counts()))

@@ -2,18 +2,18 @@
 
 Two tables may differ in all four factors. Switching the factors one by one from the first table to the second changes the
 score step by step, and each step depends on the order; the part of a factor is its mean over all 24 orders (the Shapley
-value). The parts add up to the change. The 14 states between the two tables (hybrids) are defined so:
+value). The parts add up to the change. In the 14 states between the two tables (hybrids), each factor is taken from one table:
 
-`labels`: which labels the tasks have. A task in both lists has its label from the table that this factor selects, or none.
-    A task in one list only keeps its label from there: its effect belongs to the task list.
+`labels`: the labels of the tasks. A task in both lists has its label, if any, from the table that this factor selects. A task
+    in only one list keeps its label from there: its effect belongs to the task list.
 `tasks`: which tasks are listed, with their types and importance ratings.
 `weights`: the rule that turns types and ratings into weights, including the rule for tasks without a rating. In a list
     without any ratings, importance gives all tasks the same weight (or none, if unrated tasks are dropped).
 `bridge`: the links and their weights. As in any table, only labelled occupations count.
 
 A group may lack a score in a hybrid, if all labelled tasks have no weight there. The mean is then over the orders that
-avoid such hybrids. If none does, the change cannot be separated and is reported whole as `undivided`. Scores of the method
-`site-2026` are rounded: the exact scores are decomposed, and the effect of rounding is a separate part.
+avoid such hybrids. If there is no such order, the change cannot be separated and is reported whole as `undivided`. Scores of
+the method `site-2026` are rounded: the exact scores are decomposed, and the effect of rounding is a separate part.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from relabel.scoring.measures import Floats, ScoreMap, score_map, scored_codes, 
 from relabel.scoring.table import ScoreTable
 from relabel.task import TASK_KEY
 
-# For each factor, the table that it is taken from: 0 before, 1 after. Four numbers, in the order of `FACTORS`.
+# The table that each factor is taken from, in the order of `FACTORS`: 0 before, 1 after.
 State = tuple[int, ...]
 
 FACTORS = ("labels", "tasks", "weights", "bridge")
@@ -119,7 +119,7 @@ class _Hybrids:
         self.codes = pd.Index(sorted(set(before.frame["code"]) | set(after.frame["code"])))
         first, second = (self._side(table) for table in self._tables)
         self._text = first["text"].where(first["listed"], second["text"])
-        # A task in one list only has its label from there.
+        # A task in only one list has its label from there.
         self._sides = [
             own.assign(**{name: own[name].where(own["listed"], other[name]) for name in _OF_LABELS})
             for own, other in ((first, second), (second, first))
@@ -128,7 +128,7 @@ class _Hybrids:
         self._map = cache(self._map_of)
 
     def _side(self, table: ScoreTable) -> pd.DataFrame:
-        """The tasks of both tables with the values of one, and whether that table lists them."""
+        """The tasks of both tables with the values from one of them, and whether that table lists them."""
         own = self._keys.merge(table.task_values, how="left", on=TASK_KEY)
         code = own["code"].astype(object).where(own["code"].notna(), None)
         return own.assign(listed=own["weight"].notna(), labelled=own["labelled"].eq(True), code=code)
@@ -144,7 +144,7 @@ class _Hybrids:
         return score_map(own, self._tables[bridge].bridge.shares(scored_codes(own)), self.codes)
 
     def _scores(self, state: State) -> Floats:
-        """Exact scores of one state, groups x measures; NaN where there is none."""
+        """Exact scores in one state, groups x measures; NaN without a score."""
         return self._map(*state).scores(self._sides[state[0]]).T
 
     def task_contributions(self, code: str, measure: Measure) -> pd.DataFrame:
@@ -179,10 +179,10 @@ def split_by_order(values: Mapping[State, Floats]) -> Floats:
     """Split the change from the first state to the last among the factors, by averaging over orders.
 
     Args:
-        values: Values by state, all of one shape; NaN where a state has none.
+        values: Values by state, all of one shape; NaN if missing.
 
     Returns:
-        Factors x shape of the values: the mean over the orders without a missing value; NaN where there is none.
+        Factors x shape of the values: means over the orders without a missing value; NaN if there is no such order.
     """
     total = np.zeros((len(FACTORS), *values[_BEFORE].shape))
     orders = np.zeros(values[_BEFORE].shape)

@@ -119,7 +119,7 @@ class Explanation(Frozen):
         score: Row of the score table.
         exact: Scores before rounding.
         intervals: Low and high by figure, which contain the figure; empty if the table has no intervals.
-        estimates: Estimate, low and high for the labels of others, by figure; empty where there is none.
+        estimates: Estimate, low and high by the labels of a gold or of several raters, by figure; may be empty.
         estimates_of: Whose labels these are: a gold, or several raters.
         estimates_name: Their name in a heading: `people`, `gold`, or `mean` (of raters).
         borrowed: Whether the group has no task statements of its own, and borrows from its broad group.

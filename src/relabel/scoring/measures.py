@@ -81,8 +81,8 @@ def default_tasks(run: Run, weights: Weights, taxonomy: Taxonomy) -> str:
 def coded_tasks(run: Run, repeats: Repeats = "mean") -> pd.DataFrame:
     """The fully labelled tasks of a run, with their codes, readings and measures.
 
-    A task with one of two readings has a known value only if that reading settles it, which would bias every mean; such
-    tasks are left out, unless the whole run has only one reading.
+    A task with only one of two readings would have a known value only if that reading determines it, which would bias every
+    mean. Such tasks are left out, unless the whole run has only one reading.
 
     Returns:
         The columns of `Run.coded` (majority over samples), and `alpha, beta, gamma`. Under `mean` these are means over
@@ -200,7 +200,7 @@ class Classes:
 
 
 def classes_of(run: Run) -> Classes:
-    """The classes of a run: E0, E2 and E1; for a run with one reading, not exposed and exposed."""
+    """The classes of a run: E0, E2 and E1; for a run with only one reading, not exposed and exposed."""
     readings = _readings(run)
     return Classes(readings, class_values(run.rubric, readings))
 

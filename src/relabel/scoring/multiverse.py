@@ -5,9 +5,9 @@ rating, the bridge with its links, and whether "above one half" includes one hal
 source of pay.
 
 First-order shares show which choice matters most: the variance of the mean outcome given the choice, as a share of the
-total variance over universes. If choices are fully crossed, the shares sum to at most 1, and the rest are interactions.
-Rater and rubric are seldom crossed (raters rarely answer every rubric), so their shares can overlap; that of `labels`, the
-two combined, cannot.
+total variance over universes. If choices are fully crossed, the shares sum to at most 1; interactions make up the rest.
+Rater and rubric are seldom crossed (raters rarely answer every rubric), so their shares can overlap. The choice `labels`
+combines the two, and its share overlaps with no other.
 """
 
 from __future__ import annotations

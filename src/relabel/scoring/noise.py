@@ -3,12 +3,12 @@
 Each model states what it estimates (`estimand`); an interval means nothing without that.
 
 `ResponseNoise` estimates the score itself: its expected value if the run asked all tasks of the list again and again.
-`Confusion` and `Raters` estimate other figures: the score that the labels of a gold would give, learned from tasks that
-both labelled, and the mean score over all raters of which several runs are a sample.
+`Confusion` estimates the score that the labels of a gold would give, learned from tasks that both labelled. `Raters`
+estimates the mean score over all raters, of which several runs are a sample.
 
-A task without a label is drawn from the distribution of labels in its occupation, and in all others. This is right if the
-labelled tasks were drawn at random, and otherwise assumes that the unlabelled ones are similar. No model covers errors in
-weights, bridges and pay: `relabel.scoring.multiverse` shows the effect of those choices.
+Labels of unlabelled tasks are drawn from the distribution of labels in their occupation, shrunk towards related ones. This is
+right if the labelled tasks were drawn at random, and otherwise assumes that the unlabelled tasks are similar. No model covers
+errors in weights, bridges and pay: `relabel.scoring.multiverse` shows the effect of those choices.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _FAMILY_LENGTH = 2
 # Characters of an O*NET-SOC code that name its SOC code, its broad, minor and major group, and all occupations.
 _LEVEL_LENGTHS = (7, 6, 4, 2, 0)
 _MIN_SHARE = 0.02
-# Number of tasks that the class shares of all occupations count as, beside the tasks of a group.
+# Weight of the class shares over all occupations, as a number of tasks that is added to those of a group.
 _PRIOR_TASKS = 10.0
 # Prior standard deviation of a coefficient, in log odds.
 _COEFFICIENT_SD = 2.5
@@ -135,12 +135,12 @@ class _ClassStep:
         for length in _LEVEL_LENGTHS:
             above, codes = pd.factorize(codes.str[:length])
             parent = np.asarray(above, dtype=np.intp)
-            # Leave-one-out: including its own labels would make occupations seem more alike than they are.
+            # Leave-one-out: if a unit's own labels were included, units would seem more alike than they are.
             every = _PRIOR_TASKS * (seen.sum(axis=0) + 0.5) / (seen.sum() + 1)
             others = _sum_rows(parent, seen, len(codes))[parent] - seen + every
             concentration = _concentration(others / others.sum(axis=1, keepdims=True), seen)
             self._levels.append((parent, concentration, seen))
-            # Effective number of labels for the level above: larger if the units of a level are more alike.
+            # Effective number of labels for the level above: larger if the units of this level are more alike.
             worth = (1 + concentration) / (seen.sum(axis=1, keepdims=True) + concentration)
             seen = _sum_rows(parent, seen * worth, len(codes))
         self._top = seen + 0.5
@@ -183,7 +183,7 @@ def _sum_rows(where: Ints, rows: Floats, number: int) -> Floats:
 
 
 def _clip_shares(shares: Floats) -> Floats:
-    """Keep shares away from 0 and 1: neither is certain, however many others have it."""
+    """Keep shares away from 0 and 1, which would make a class impossible or certain."""
     return np.clip(shares, _MIN_SHARE, 1 - _MIN_SHARE)
 
 
@@ -200,8 +200,8 @@ class _Calibration:
     of each occupation, because errors are not independent: a rater that misjudges one task of an occupation tends to
     misjudge its others.
 
-    The class shares matter: where nearly all tasks are labelled E0, another E0 is more often right. With the label alone,
-    every occupation would have average errors, and extreme occupations would shrink to the middle.
+    The class shares matter: where nearly all tasks are labelled E0, another E0 is more often right. From the label alone,
+    every occupation would get average errors, and the scores of extreme occupations would shrink to the middle.
 
     Args:
         labels: Number of tasks by label of the run; occupations x classes, lowest class first.
@@ -255,7 +255,7 @@ class _Calibration:
 
 
 class _Regression:
-    """One step: a logistic regression with random intercepts of families and of the occupations within them.
+    """One step of `_Calibration`: a logistic regression with random intercepts of families and of occupations within them.
 
     The effects of occupations, some with only one or two tasks, are integrated out by Gauss-Hermite quadrature; those of
     families, together with the coefficients, by Laplace's method, because the posterior of a large family is too narrow
@@ -299,7 +299,7 @@ class _Regression:
         return np.append(self._mode[:size], spread), covariance
 
     def _loss(self, log_spread: Floats) -> float:
-        """Negative log posterior density of the log standard deviations, all else integrated out."""
+        """Negative log posterior density of the log standard deviations, with all other parameters integrated out."""
         spread = np.exp(log_spread)
         density, slope, information = self._log_density(self._mode, spread)
         for _ in range(_MAX_NEWTON_STEPS):
@@ -362,8 +362,8 @@ def _inverse(curvature: Floats, *, least: float) -> Floats:
 class Confusion(_TaskNoise):
     """Label errors measured against a gold.
 
-    Draws are of the score that the gold's labels would give, predicted from the run's labels alone: gold labels train the
-    model but do not replace its predictions. Draws are centred on the bias-corrected score.
+    It draws the score that the gold's labels would give, predicted from the run's labels alone: gold labels train the model
+    but do not replace its predictions. Draws are centred on the bias-corrected score.
 
     Args:
         run: The run.
@@ -435,12 +435,12 @@ class Confusion(_TaskNoise):
 class ResponseNoise(_TaskNoise):
     """The expected score of the run itself, if it asked all tasks of the list again and again.
 
-    Each task has its own distribution over classes, of which its samples are draws. It is drawn from its posterior:
-    Dirichlet around the class shares of the occupation. How much samples of a task, and occupations, agree is estimated
-    from the run; if its samples mostly agree, five equal answers leave little room for another.
+    Each task has its own distribution over classes, and its samples are draws of that distribution. The distribution is drawn
+    from its posterior, a Dirichlet distribution around the class shares of the occupation, whose concentration is estimated
+    from the run: if samples of a task mostly agree, five equal answers leave little room for another.
 
-    With one answer per task, its variation is unknown and set to its largest value, as if tasks of an occupation differed
-    by chance alone. Such an interval is too wide rather than too narrow.
+    With one answer per task, the variation of answers is unknown and set to its largest value, as if tasks of an occupation
+    differed by chance alone. Such an interval is too wide rather than too narrow.
 
     Args:
         run: The run.
@@ -468,7 +468,7 @@ class ResponseNoise(_TaskNoise):
         has, size = repeats > 0, np.maximum(repeats, 1)[:, None]
         if self.repeated:
             expected = (self._within * expected + self._counts) / (self._within + repeats[:, None])
-            # A task's own labels vary more than their shrunken mean.
+            # Widen the draws: the mean of a task's own labels varies more than its shrunken posterior.
             stretch[has] = np.sqrt((repeats[has] + self._within) / repeats[has])
         shift = np.where(has[:, None], self._counts / size - expected * stretch[:, None], 0.0)
         self._stretch = stretch.astype(np.float32)[:, None, None]
@@ -538,7 +538,7 @@ class Raters:
     fewer than raters, jointly for all groups; clipped to 0-1.
 
     A few raters can agree on a group by chance, especially where exposure is low. The variance of a group is therefore the
-    mean of its own variance between raters and of that typical for its score: `usual` times score x (1 - score).
+    mean of two: its own variance between raters, and the one typical for its score, `typical` times score x (1 - score).
 
     Args:
         names: Names of the raters.
@@ -568,18 +568,20 @@ class Raters:
     def draw(self, mapped: ScoreMap | None, draws: int, seed: int) -> Floats:
         """Draw scores, as the other models do; the map is not used."""
         rng, count = np.random.default_rng(seed), len(self.names)
-        apart = self.scores - self.pooled
-        # Raters who all agree on 0 or 1 still leave some variance.
+        deviation = self.scores - self.pooled
+        # Keep some variance even if all raters agree on 0 or 1.
         centre = np.clip(self.pooled, _MIN_SCORE, 1 - _MIN_SCORE)
         spread = centre * (1 - centre)
-        own = (apart**2).sum(axis=0) / (count - 1)
-        usual = np.nansum(own, axis=1) / np.maximum(np.nansum(np.where(np.isnan(own), np.nan, spread), axis=1), 1e-12)
+        own = (deviation**2).sum(axis=0) / (count - 1)
+        typical = np.nansum(own, axis=1) / np.maximum(np.nansum(np.where(np.isnan(own), np.nan, spread), axis=1), 1e-12)
         # The sum over raters of (score - pooled) x normal has the covariance of the raters' scores times (count - 1).
         normal = rng.standard_normal((count, draws))
         scale = np.sqrt(count - 1) / np.sqrt(rng.chisquare(count - 1, size=draws))
-        between = np.einsum("rmg,rd->mgd", apart, normal) / np.sqrt(2 * count * (count - 1))
-        extra = rng.standard_normal((*own.shape, draws)) * np.sqrt(usual[:, None] * spread / (2 * count))[:, :, None]
-        drawn = self.pooled[:, :, None] + scale * (between + extra)
+        between = np.einsum("rmg,rd->mgd", deviation, normal) / np.sqrt(2 * count * (count - 1))
+        typical_part = (
+            rng.standard_normal((*own.shape, draws)) * np.sqrt(typical[:, None] * spread / (2 * count))[:, :, None]
+        )
+        drawn = self.pooled[:, :, None] + scale * (between + typical_part)
         if self.error is not None:
             drawn += self.error[:, :, None] * rng.standard_normal(drawn.shape)
         return np.clip(drawn, 0, 1)

@@ -21,8 +21,8 @@ from relabel.sources.tables import Table, is_table_file, plain_id, read_table
 from relabel.tabular import listed_names
 
 # Jobs (persons), median and mean gross pay (pounds a year) by UK unit group. Suppressed or unknown figures are missing;
-# `pay_status` says why for jobs and median pay. `..._cv` is the publisher's coefficient of variation in percent, `..._quality`
-# its quality rating; both are missing where the publisher gives none.
+# `pay_status` gives the reason for jobs and median pay. `..._cv` is the publisher's coefficient of variation in percent,
+# `..._quality` its quality rating; both are missing if the publisher gives none.
 PAY = pa.DataFrameSchema(
     {
         "code": pa.Column("str", pa.Check.str_matches(r"^\d{4}$"), unique=True),
@@ -165,7 +165,7 @@ def _newer_medians(source: Source) -> tuple[pd.DataFrame, int | None]:
     frame["median_pay_cv"] = frame["median_pay_cv"].mask(renewed)
     frame["median_pay_quality"] = frame["median_pay_quality"].mask(renewed)
     frame["pay_source"] = frame["pay_source"].mask(renewed, origin)
-    # A newer median may replace one that was withheld; drop that reason. Jobs are still those of the older release.
+    # Drop the reason for a withheld median that a newer one replaces; the reason for jobs, of the older release, stays.
     only_jobs = frame["pay_status"].str.replace(r"(^|; )median pay: .*$", "", regex=True)
     frame["pay_status"] = frame["pay_status"].mask(renewed, only_jobs.where(only_jobs != ""))
     return frame, workforce

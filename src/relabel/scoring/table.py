@@ -563,7 +563,7 @@ def _frame(
 def covered_parts(
     bridge: Bridge, codes: pd.Index, listed: Collection[str], coverage: pd.Series
 ) -> tuple[Floats, Floats]:
-    """Of all that is linked to each group, the part that has labels and the part that has task statements (0-1).
+    """The shares (0-1) of everything linked to each group that have labels, and that have task statements.
 
     Args:
         bridge: The bridge.
@@ -584,7 +584,7 @@ def _status(covered: float, linked: float, *, published: bool) -> str:
     Args:
         covered: Labelled share (0-1) of what is linked to the group.
         linked: Share (0-1) of what is linked to the group that has task statements.
-        published: Judge as the site of 2026 did: by the labelled share of what its bridge reaches.
+        published: Whether to judge as the site of 2026 did, by the labelled share of what its bridge reaches.
     """
     part = covered / linked if published else covered
     if round(part, CLEAN) >= MIN_COVERAGE:

@@ -361,7 +361,7 @@ def _derived_figures(table: ScoreTable, share: Mapping[Measure, Floats]) -> dict
 def _own_bounds(table: ScoreTable, drawn: Floats, error: Floats | None) -> tuple[dict[str, pd.Series], _Totals]:
     """Bounds of all figures, widened to contain them, and of the totals.
 
-    Draws are centred on a shrunken score, which is slightly further from 0 or 1 than the score itself.
+    Widening is needed because draws are centred on a shrunken score, slightly further from 0 or 1 than the score itself.
     """
     share: dict[Measure, Floats] = {}
     for number, measure in enumerate(MEASURES):
@@ -401,7 +401,7 @@ def _widen_to_contain(bounds: Floats, shown: Floats) -> Floats:
 
 
 def _estimates(table: ScoreTable, drawn: Floats, centre: Floats, suffix: str) -> tuple[dict[str, pd.Series], _Totals]:
-    """Estimates with bounds, as columns with a suffix, and those of the totals."""
+    """Estimates with their bounds, as columns with a suffix, and the totals with theirs."""
     share: dict[Measure, Floats] = {
         measure: np.stack([centre[number], *_widen_to_contain(_quantiles(drawn[number]), centre[number])])
         for number, measure in enumerate(MEASURES)

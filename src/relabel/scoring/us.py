@@ -1,8 +1,8 @@
 """US figures by occupation: jobs and pay from OEWS, projections from the BLS, joined to O*NET-SOC or SOC 2018 codes.
 
-The BLS publishes some SOC 2018 codes only as part of a combined code. Such a code gets the figures of the combined one; a
-status column says so, and another how many rows of the table have the same figures, so that a sum over rows can count each
-job once: `(frame.employment_us / frame.wage_shared_by).sum()`.
+The BLS publishes some SOC 2018 codes only as part of a combined code. Such a code gets the figures of the combined code, and
+a status column says so. Another column gives the number of rows of the table with the same figures, so that a sum over rows
+can count each job once: `(frame.employment_us / frame.wage_shared_by).sum()`.
 """
 
 from __future__ import annotations
