@@ -43,7 +43,7 @@ LINKS = pa.DataFrameSchema(
 _MAX_CODES_SHOWN = 4
 _BROAD_GROUP = 6  # characters of a SOC code that name its broad group, such as 13-102
 _MILITARY = "55-"  # prefix of military SOC codes
-_THREE_DIGITS = "its rows for the three-digit ISCO-08 groups 211 and 315 lead to no group"
+_THREE_DIGIT_NOTE = "its rows for the three-digit ISCO-08 groups 211 and 315 lead to no group"
 _ISCO_UNIT = 4  # digits of an ISCO-08 unit group
 _FILES = (
     ("onet-taxonomy", "2019-to-soc2018"),
@@ -138,8 +138,8 @@ class Bridge:
         return levels
 
     def _multiply_out(self, codes: Collection[str], *, relative_to_reached: bool) -> pd.DataFrame:
-        asked = (frozenset(codes), relative_to_reached)
-        if asked not in self._cache:
+        key = (frozenset(codes), relative_to_reached)
+        if key not in self._cache:
             shares = _initial_shares(codes)
             for number, step in enumerate(self.steps):
                 # The first step ignores codes without task statements, because they have nothing to label.
@@ -147,8 +147,8 @@ class Bridge:
             if relative_to_reached and self.donors:
                 shares = pd.concat([shares, self._borrowed(codes)])
             shares = shares[_isin(shares["code"], self.titles["code"])]
-            self._cache[asked] = shares.sort_values(["code", "onet_soc_code"], ignore_index=True)
-        return self._cache[asked]
+            self._cache[key] = shares.sort_values(["code", "onet_soc_code"], ignore_index=True)
+        return self._cache[key]
 
     def _borrowed(self, scored: Collection[str]) -> pd.DataFrame:
         """Shares of the targets without a link from a code with task statements, borrowed from donors."""
@@ -263,12 +263,12 @@ def make_bridge(
     titles = _titles(crosswalk, "soc2018", "soc2018_title")
     if taxonomy == "soc2018":
         return Bridge(method, taxonomy, (first,), titles, _FILES[:1])
-    isco, lenders = bls.read_isco08_soc2010(), frozenset[str]() if published else frozenset(donors)
+    isco, bridge_donors = bls.read_isco08_soc2010(), frozenset[str]() if published else frozenset(donors)
     steps, files = _site_steps(isco) if published else _steps(isco, codes_of(titles), links)
     if taxonomy == "isco08":
         # Two rows of the crosswalk name a three-digit group, which cannot have a score.
         units = isco[isco["isco08"].str.len() == _ISCO_UNIT]
-        return Bridge(method, taxonomy, (first, *steps), _titles(units, "isco08", "isco08_title"), files, lenders)
+        return Bridge(method, taxonomy, (first, *steps), _titles(units, "isco08", "isco08_title"), files, bridge_donors)
     entries = index_entries(ons.read_coding_index())
     if published:
         entries = most_frequent(entries)
@@ -280,7 +280,7 @@ def make_bridge(
         weighting = "all alike" if links == "equal" else "weighted by index entries"
         origin = f"all ISCO-08 codes of the group in the ONS coding index, {weighting}"
     last = Step("isco08", "uk-soc2020", entries, origin)
-    return Bridge(method, taxonomy, (first, *steps, last), _uk_titles(), files + _UK_FILES, lenders)
+    return Bridge(method, taxonomy, (first, *steps, last), _uk_titles(), files + _UK_FILES, bridge_donors)
 
 
 def _site_steps(isco: pd.DataFrame) -> tuple[tuple[Step, ...], tuple[tuple[str, str], ...]]:
@@ -290,7 +290,7 @@ def _site_steps(isco: pd.DataFrame) -> tuple[tuple[Step, ...], tuple[tuple[str, 
         "isco08",
         equal_links(isco, "soc2010", "isco08"),
         "BLS crosswalk of ISCO-08 and SOC 2010, its SOC 2010 codes read as SOC 2018; plain mean over the codes of an "
-        f"ISCO-08 code; {_THREE_DIGITS}",
+        f"ISCO-08 code; {_THREE_DIGIT_NOTE}",
         note="SOC 2010 codes are read as SOC 2018",
     )
     return (step,), _FILES[:2]
@@ -325,7 +325,7 @@ def _steps(
             "soc2010",
             "isco08",
             to_isco,
-            f"BLS crosswalk of ISCO-08 and SOC 2010; {mean} over the SOC 2010 codes of an ISCO-08 code; {_THREE_DIGITS}",
+            f"BLS crosswalk of ISCO-08 and SOC 2010; {mean} over the SOC 2010 codes of an ISCO-08 code; {_THREE_DIGIT_NOTE}",
         ),
     )
     return steps, files
@@ -529,9 +529,9 @@ def us_jobs(codes: Collection[str], release: str) -> pd.Series:
     all_codes = pd.Index(sorted(codes), dtype="str")
     jobs = detailed.reindex(all_codes)
     combined = detailed[~detailed.index.isin(all_codes)]
-    lacking = all_codes[jobs.isna()]
+    without_row = all_codes[jobs.isna()]
     # OEWS has at most one combined row per broad group, which all codes of the group without their own row share.
-    shared = pd.Series(lacking.str[:_BROAD_GROUP], index=lacking)
-    whole = shared.map(combined.groupby(combined.index.str[:_BROAD_GROUP]).sum())
-    jobs = jobs.fillna(whole / shared.map(shared.value_counts()))
+    broad_group = pd.Series(without_row.str[:_BROAD_GROUP], index=without_row)
+    combined_jobs = broad_group.map(combined.groupby(combined.index.str[:_BROAD_GROUP]).sum())
+    jobs = jobs.fillna(combined_jobs / broad_group.map(broad_group.value_counts()))
     return jobs.fillna(float(detailed.min())).rename("jobs")

@@ -63,7 +63,7 @@ CHANGES = pa.DataFrameSchema(
     ordered=True,
 )
 
-_OF_LABELS = ("labelled", *MEASURES, "code")
+_LABEL_COLUMNS = ("labelled", *MEASURES, "code")
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class _Hybrids:
         self._text = first["text"].where(first["listed"], second["text"])
         # A task in only one list has its label from there.
         self._sides = [
-            own.assign(**{name: own[name].where(own["listed"], other[name]) for name in _OF_LABELS})
+            own.assign(**{name: own[name].where(own["listed"], other[name]) for name in _LABEL_COLUMNS})
             for own, other in ((first, second), (second, first))
         ]
         self.scores = cache(self._scores)
@@ -152,20 +152,20 @@ class _Hybrids:
         states = list(itertools.product((0, 1), repeat=len(FACTORS)))
         parts: dict[State, Floats] = {state: self._map(*state).task_parts(code) for state in states}
         # Only tasks with weight in some state can contribute.
-        positions = np.flatnonzero(np.any([part > 0 for part in parts.values()], axis=0))
+        weighted = np.flatnonzero(np.any([part > 0 for part in parts.values()], axis=0))
         reference = np.mean([self.scores(state)[row, column] for state in (_BEFORE, _AFTER)])
         contributions: dict[State, Floats] = {}
         for state in states:
-            values = self._sides[state[0]][measure].to_numpy(dtype="float64")[positions]
-            worth = parts[state][positions] * (np.nan_to_num(values) - reference)
-            contributions[state] = np.where(np.isnan(self.scores(state)[row, column]), np.nan, worth)
+            values = self._sides[state[0]][measure].to_numpy(dtype="float64")[weighted]
+            contribution = parts[state][weighted] * (np.nan_to_num(values) - reference)
+            contributions[state] = np.where(np.isnan(self.scores(state)[row, column]), np.nan, contribution)
         before, after = self._sides
-        frame = self._keys.iloc[positions].assign(
+        frame = self._keys.iloc[weighted].assign(
             text=self._text,
             label_before=before["code"].where(before["listed"]),
             label_after=after["code"].where(after["listed"]),
-            part_before=parts[_BEFORE][positions],
-            part_after=parts[_AFTER][positions],
+            part_before=parts[_BEFORE][weighted],
+            part_after=parts[_AFTER][weighted],
             change=contributions[_AFTER] - contributions[_BEFORE],
             **dict(zip(FACTORS, split_by_order(contributions), strict=True)),
         )
@@ -190,12 +190,12 @@ def split_by_order(values: Mapping[State, Floats]) -> Floats:
         state = list(_BEFORE)
         steps = np.zeros_like(total)
         for factor in order:
-            last = values[tuple(state)]
+            before = values[tuple(state)]
             state[factor] = 1
-            steps[factor] = values[tuple(state)] - last
-        whole = ~np.isnan(steps).any(axis=0)
-        orders += whole
-        total += np.where(whole, steps, 0.0)
+            steps[factor] = values[tuple(state)] - before
+        complete = ~np.isnan(steps).any(axis=0)
+        orders += complete
+        total += np.where(complete, steps, 0.0)
     return np.divide(total, orders, out=np.full_like(total, np.nan), where=orders > 0)
 
 
@@ -232,25 +232,25 @@ def decompose(before: ScoreTable, after: ScoreTable) -> Decomposition:
     for column, measure in enumerate(MEASURES):
         if measure in missing:
             continue
-        shown = [
+        scores = [
             table.frame.set_index("code")[measure].reindex(codes).to_numpy(dtype="float64") for table in (before, after)
         ]
         exact = [states[state][:, column] for state in (_BEFORE, _AFTER)]
         separable = ~np.isnan(split[:, :, column]).any(axis=0)
-        rounding = (shown[1] - exact[1]) - (shown[0] - exact[0])
+        rounding = (scores[1] - exact[1]) - (scores[0] - exact[0])
         changes = {
             "code": codes.astype("str"),
             "title": titles.to_numpy(),
             "measure": measure,
-            "before": shown[0],
-            "after": shown[1],
-            "change": shown[1] - shown[0],
+            "before": scores[0],
+            "after": scores[1],
+            "change": scores[1] - scores[0],
             **{factor: np.where(separable, split[number, :, column], 0.0) for number, factor in enumerate(FACTORS)},
             # Differences this small are floating-point noise.
             "rounding": np.where(np.abs(rounding) > _CLOSE / 1000, rounding, 0.0),
             "undivided": np.where(separable, 0.0, exact[1] - exact[0]),
         }
-        parts.append(pd.DataFrame(changes)[np.isfinite(shown[0]) & np.isfinite(shown[1])])
+        parts.append(pd.DataFrame(changes)[np.isfinite(scores[0]) & np.isfinite(scores[1])])
     frame = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(CHANGES.columns))
     frame = frame.astype({"code": "str", "title": "str", "measure": "str"})
     return Decomposition(

@@ -222,8 +222,8 @@ def _estimates(other: Estimate | None, row: Mapping[str, Any]) -> dict[str, tupl
 def _unknown_code_message(table: ScoreTable, code: str) -> str:
     titles = dict(zip(codes_of(table.frame), codes_of(table.frame, "title"), strict=True))
     near = difflib.get_close_matches(code, list(titles), n=_MAX_SUGGESTIONS, cutoff=0.5)
-    words = code.casefold()
-    near = near or [other for other, title in titles.items() if words in title.casefold()][:_MAX_SUGGESTIONS]
+    folded = code.casefold()
+    near = near or [other for other, title in titles.items() if folded in title.casefold()][:_MAX_SUGGESTIONS]
     shown = near or list(titles)[:1]
     kind = "near codes are" if near else "codes look like"
     listed = ", ".join(f"{other} ({titles[other]})" for other in shown)
@@ -365,10 +365,10 @@ def find_path(
         back, borrowed, _ = _trace_back(bridge, code, listed, titles)
         return CodePath(taxonomy, code, titles[taxonomy][code], bridge, borrowed, back, forward)
     if code in titles["onet-soc"]:
-        mine = pd.concat([level.assign(system=system) for system, level in bridge.levels(listed)])
-        mine = mine[mine["onet_soc_code"] == code]
+        onwards = pd.concat([level.assign(system=system) for system, level in bridge.levels(listed)])
+        onwards = onwards[onwards["onet_soc_code"] == code]
         title = titles["onet-soc"][code]
-        return CodePath("onet-soc", code, title, bridge, False, _NO_LINKS, _forward(mine, titles))
+        return CodePath("onet-soc", code, title, bridge, False, _NO_LINKS, _forward(onwards, titles))
     raise DataError(
         f"{code!r} is not a code of {SYSTEM_NAMES[taxonomy]} or O*NET-SOC 2019; codes look like "
         f"{bridge.titles['code'].iloc[0]} and {occupations['onet_soc_code'].iloc[0]}"
@@ -388,21 +388,21 @@ def _trace_back(
     borrows = bool(bridge.donors) and code not in _codes_with_tasks(tables, bridge.donors)[-1]
     if borrows:
         tables[0] = pd.concat([tables[0], same_broad_group(tables[0], bridge.donors)], ignore_index=True)
-    alive = _codes_with_tasks(tables, listed)
-    owed = {code: 1.0}
+    reached = _codes_with_tasks(tables, listed)
+    shares = {code: 1.0}
     rows: list[pd.DataFrame] = []
-    for step, links, with_tasks in reversed(list(zip(bridge.steps, tables, alive[:-1], strict=True))):
-        step_links = links[links["target"].isin(owed)].copy()
+    for step, links, with_tasks in reversed(list(zip(bridge.steps, tables, reached[:-1], strict=True))):
+        step_links = links[links["target"].isin(shares)].copy()
         step_links["with_tasks"] = step_links["source"].isin(with_tasks)
         counted = step_links["weight"].where(step_links["with_tasks"])
         step_links["part"] = counted / counted.groupby(step_links["target"]).transform("sum")
-        step_links["share"] = step_links["part"] * step_links["target"].map(owed).astype("float64")
+        step_links["share"] = step_links["part"] * step_links["target"].map(shares).astype("float64")
         step_links = step_links.assign(system=step.source, target_system=step.target, code=step_links["source"])
         step_links["title"] = step_links["code"].map(titles[step.source])
         rows.append(step_links.sort_values(["share", "code"], ascending=[False, True])[list(_NO_LINKS.columns)])
-        owed = {str(source): float(share) for source, share in step_links.groupby("source")["share"].sum().items()}
+        shares = {str(source): float(share) for source, share in step_links.groupby("source")["share"].sum().items()}
     links = pd.concat(rows, ignore_index=True) if rows else _NO_LINKS
-    return links, borrows and code in alive[-1], set(owed) & alive[0]
+    return links, borrows and code in reached[-1], set(shares) & reached[0]
 
 
 def _codes_with_tasks(tables: Sequence[pd.DataFrame], listed: Collection[str]) -> list[set[str]]:

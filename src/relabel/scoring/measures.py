@@ -74,8 +74,8 @@ def default_tasks(run: Run, weights: Weights, taxonomy: Taxonomy) -> str:
         return own if weights == "core" and taxonomy == "onet-soc" else _RATED_LIST
     if own is None or own == SAMPLE:
         return own or _RATED_LIST
-    lacks = WEIGHT_COLUMNS.get(weights)
-    return _RATED_LIST if lacks is not None and task_table(own)[lacks].isna().all() else own
+    needed = WEIGHT_COLUMNS.get(weights)
+    return _RATED_LIST if needed is not None and task_table(own)[needed].isna().all() else own
 
 
 def coded_tasks(run: Run, repeats: Repeats = "mean") -> pd.DataFrame:
@@ -105,8 +105,8 @@ def by_sample(run: Run) -> pd.DataFrame:
     """One row per sample of a task: the columns of `Run.coded`, the measures, and `sample`."""
     # Code each sample as if it were a task of its own.
     answers = run.answers()
-    apart = answers["task_id"] + "\n" + answers["sample"].astype("str")
-    table = coded(run.rubric, answers.assign(task_id=apart, sample=0))
+    sample_ids = answers["task_id"] + "\n" + answers["sample"].astype("str")
+    table = coded(run.rubric, answers.assign(task_id=sample_ids, sample=0))
     ids = table["task_id"].str.rpartition("\n")
     table = table.assign(task_id=ids[0], sample=ids[2].astype("int64"))
     return table.join(measures_of(run.rubric, table))
@@ -192,11 +192,11 @@ class Classes:
 
     def numbers(self, coded: pd.DataFrame) -> Ints:
         """Class number of each task; -1 if a reading is missing. An incoherent pair is in the highest class."""
-        given = coded[list(self.readings)].astype("boolean")
-        number = np.where(given.iloc[:, 0].fillna(False), len(self.values) - 1, 0)
+        readings = coded[list(self.readings)].astype("boolean")
+        number = np.where(readings.iloc[:, 0].fillna(False), len(self.values) - 1, 0)
         if len(self.readings) > 1:
-            number = np.where((number == 0) & given["with_tools"].fillna(False), 1, number)
-        return np.where(given.notna().all(axis=1), number, -1).astype(np.intp)
+            number = np.where((number == 0) & readings["with_tools"].fillna(False), 1, number)
+        return np.where(readings.notna().all(axis=1), number, -1).astype(np.intp)
 
 
 def classes_of(run: Run) -> Classes:
@@ -207,8 +207,8 @@ def classes_of(run: Run) -> Classes:
 
 def class_values(rubric: Rubric, readings: tuple[str, ...]) -> Floats:
     """Values (0-1), classes x measures; NaN where the readings do not determine the measure."""
-    one = {name: [False, True] if name in readings else [None, None] for name in _READING_PAIRS}
-    pairs = _READING_PAIRS if len(readings) > 1 else pd.DataFrame(one)
+    single = {name: [False, True] if name in readings else [None, None] for name in _READING_PAIRS}
+    pairs = _READING_PAIRS if len(readings) > 1 else pd.DataFrame(single)
     return measures_of(rubric, pairs.astype("boolean"))[list(MEASURES)].to_numpy()
 
 
@@ -333,9 +333,9 @@ class ScoreMap:
     @cached_property
     def shares(self) -> Floats:
         """Shares as a matrix; groups x occupations."""
-        made = np.zeros((len(self.codes), len(self.occupations)))
-        made[self.group, self.source] = self.share
-        return made
+        matrix = np.zeros((len(self.codes), len(self.occupations)))
+        matrix[self.group, self.source] = self.share
+        return matrix
 
     def means(self, values: Floats) -> Floats:
         """Scores of the occupations; occupations. NaN without a labelled task."""

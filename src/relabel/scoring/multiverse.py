@@ -135,17 +135,17 @@ def multiverse(table: ScoreTable, run: Run, raters: Sequence[Run]) -> Multiverse
     )
 
 
-def _name(method: Method, links: Links | None) -> str:
+def _bridge_name(method: Method, links: Links | None) -> str:
     return method if links is None else f"{method}, {links}"
 
 
 def _bridges(table: ScoreTable) -> dict[str, Bridge]:
     """The bridges to the table's taxonomy by name, its own first."""
-    bridges = {_name(table.method, table.links): table.bridge}
+    bridges = {_bridge_name(table.method, table.links): table.bridge}
     if table.sample or table.taxonomy in UNWEIGHTED:
         return bridges  # there is only one bridge
-    others = (which for which in _BRIDGES if _name(*which) not in bridges)
-    return bridges | {_name(*which): _bridge(table, *which) for which in others}
+    others = (which for which in _BRIDGES if _bridge_name(*which) not in bridges)
+    return bridges | {_bridge_name(*which): _bridge(table, *which) for which in others}
 
 
 def _bridge(table: ScoreTable, method: Method, links: Links | None) -> Bridge:
@@ -153,7 +153,7 @@ def _bridge(table: ScoreTable, method: Method, links: Links | None) -> Bridge:
     return make_bridge(method, table.taxonomy, table.tasks, titles, links=links, donors=table.occupations.index)
 
 
-_SPREAD: Sequence[Links] = ("index", "employment", "equal", "split")
+_SPREAD_LINKS: Sequence[Links] = ("index", "employment", "equal", "split")
 
 
 def with_spread(table: ScoreTable) -> ScoreTable:
@@ -174,7 +174,7 @@ def with_spread(table: ScoreTable) -> ScoreTable:
             "--spread needs several bridges: give --method bridge and --taxonomy uk-soc2020 or isco08, or remove it"
         )
     bridges = {table.links or table.bridge.name: table.bridge} | {
-        links: _bridge(table, "bridge", links) for links in _SPREAD if links != table.links
+        links: _bridge(table, "bridge", links) for links in _SPREAD_LINKS if links != table.links
     }
     parts: list[pd.DataFrame] = []
     for name, bridge in bridges.items():
@@ -208,11 +208,11 @@ def spread_summary(table: ScoreTable) -> pd.DataFrame:
     own, *others = table.spread["bridge"].unique()
     rows: list[dict[str, object]] = []
     for other, measure in itertools.product(others, MEASURES):
-        apart = (scores[measure, other] - scores[measure, own]).abs().dropna()
-        if len(apart):
-            moved = int((apart > 0.1).sum())
+        gaps = (scores[measure, other] - scores[measure, own]).abs().dropna()
+        if len(gaps):
+            moved = int((gaps > 0.1).sum())
             rows.append(
-                {"bridge": other, "measure": measure, "moved": moved, "most": apart.max(), "code": apart.idxmax()}
+                {"bridge": other, "measure": measure, "moved": moved, "most": gaps.max(), "code": gaps.idxmax()}
             )
     return pd.DataFrame(rows, columns=["bridge", "measure", "moved", "most", "code"])
 
@@ -253,15 +253,15 @@ def _sums_of_squares(values: Floats, levels: pd.Series) -> tuple[Floats, Floats]
         values: Universes x anything.
         levels: The choice of each universe.
     """
-    given = ~np.isnan(values)
+    present = ~np.isnan(values)
     filled = np.nan_to_num(values)
-    grand = _safe_divide(filled.sum(axis=0), given.sum(axis=0).astype("float64"))
-    total = (np.where(given, values - grand, 0.0) ** 2).sum(axis=0)
+    grand = _safe_divide(filled.sum(axis=0), present.sum(axis=0).astype("float64"))
+    total = (np.where(present, values - grand, 0.0) ** 2).sum(axis=0)
     between = np.zeros_like(total)
     for level in levels.unique():
-        mine = (levels == level).to_numpy()
-        count = given[mine].sum(axis=0).astype("float64")
-        mean = _safe_divide(filled[mine].sum(axis=0), count)
+        in_level = (levels == level).to_numpy()
+        count = present[in_level].sum(axis=0).astype("float64")
+        mean = _safe_divide(filled[in_level].sum(axis=0), count)
         between += count * np.nan_to_num(mean - grand) ** 2
     return between, total
 
@@ -300,7 +300,7 @@ def _is_own_universe(universes: pd.DataFrame, table: ScoreTable, name: str) -> p
         "labels": name,
         "weights": table.weights,
         "unrated": table.unrated or _UNRATED[0],
-        "bridge": _name(table.method, table.links),
+        "bridge": _bridge_name(table.method, table.links),
         "comparison": ">",
     }
     return (universes[list(own)] == pd.Series(own)).all(axis=1)
@@ -310,8 +310,8 @@ def _headline(universes: pd.DataFrame, effects: pd.DataFrame, own: pd.Series) ->
     rows: list[dict[str, object]] = []
     for outcome in OUTCOMES:
         values = universes[outcome]
-        mine = effects[(effects["outcome"] == outcome) & effects["choice"].isin(CHOICES)].dropna()
-        most = "" if mine.empty else str(mine.sort_values("first_order", ascending=False)["choice"].iloc[0])
+        shares = effects[(effects["outcome"] == outcome) & effects["choice"].isin(CHOICES)].dropna()
+        most = "" if shares.empty else str(shares.sort_values("first_order", ascending=False)["choice"].iloc[0])
         chosen = values[own].iloc[0] if own.any() else float("nan")
         rows.append({"outcome": outcome, "chosen": chosen, "min": values.min(), "max": values.max(), "most": most})
     return pd.DataFrame(rows)

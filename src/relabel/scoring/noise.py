@@ -167,13 +167,13 @@ class _ClassStep:
         return mix
 
 
-def _combine_steps(above: Sequence[Floats]) -> Floats:
+def _combine_steps(shares_above: Sequence[Floats]) -> Floats:
     """Class shares from the shares above each class except the highest; classes become axis 1."""
-    left, parts = np.ones_like(above[0]), list[Floats]()
-    for share in above:
-        parts.append(left * (1 - share))
-        left = left * share
-    return np.stack([*parts, left], axis=1)
+    remaining, parts = np.ones_like(shares_above[0]), list[Floats]()
+    for share in shares_above:
+        parts.append(remaining * (1 - share))
+        remaining = remaining * share
+    return np.stack([*parts, remaining], axis=1)
 
 
 def _sum_rows(where: Ints, rows: Floats, number: int) -> Floats:
@@ -241,16 +241,16 @@ class _Calibration:
         """
         occupations, classes = len(self._families), len(self._steps) + 1
         drawn = np.empty((draws, occupations, classes, classes), dtype=np.float32)
-        left = np.ones((draws, occupations, classes))
+        remaining = np.ones((draws, occupations, classes))
         for number, (mode, covariance) in enumerate(self._steps):
             parameters = rng.multivariate_normal(mode, covariance, size=draws, method="eigh")
             spread = np.exp(parameters[:, -2:])
             shift = rng.standard_normal((draws, occupations)) * spread[:, 1:]
             shift += (rng.standard_normal((draws, int(self._families.max()) + 1)) * spread[:, :1])[:, self._families]
             above = expit(np.einsum("olp,dp->dol", self._design, parameters[:, :-2]) + shift[:, :, None])
-            drawn[..., number] = left * (1 - above)
-            left *= above
-        drawn[..., classes - 1] = left
+            drawn[..., number] = remaining * (1 - above)
+            remaining *= above
+        drawn[..., classes - 1] = remaining
         return drawn
 
 
@@ -303,20 +303,20 @@ class _Regression:
         spread = np.exp(log_spread)
         density, slope, information = self._log_density(self._mode, spread)
         for _ in range(_MAX_NEWTON_STEPS):
-            move = np.linalg.solve(information, slope)
+            step = np.linalg.solve(information, slope)
             scale = 1.0
-            trial = self._log_density(self._mode + move, spread)
+            trial = self._log_density(self._mode + step, spread)
             while trial[0] < density - 1e-9 and scale > 1e-3:
                 scale /= 2
-                trial = self._log_density(self._mode + scale * move, spread)
-            self._mode = self._mode + scale * move
+                trial = self._log_density(self._mode + scale * step, spread)
+            self._mode = self._mode + scale * step
             (density, slope, information), before = trial, density
             if abs(density - before) < 1e-6:
                 break
-        away = log_spread - np.log(_PRIOR_SD)
+        deviation = log_spread - np.log(_PRIOR_SD)
         determinant = np.linalg.slogdet(information)[1]
         families = float(np.full(self._family.shape[1], log_spread[0]).sum())
-        return -(density - determinant / 2 - families - float(away @ away) / 2)
+        return -(density - determinant / 2 - families - float(deviation @ deviation) / 2)
 
     def _log_density(self, point: Floats, spread: Floats) -> tuple[float, Floats, Floats]:
         """Log density of coefficients and family effects, its gradient, and its negative Hessian."""
@@ -327,13 +327,13 @@ class _Regression:
         by_node = (self._hits[..., None] * odds - trials * np.logaddexp(0, odds)).sum(axis=1) + self._weights
         by_occupation: Floats = np.asarray(logsumexp(by_node, axis=1))
         weight = np.exp(by_node - by_occupation[:, None])[:, None, :]
-        chance = expit(odds)
-        residual = self._hits[..., None] - trials * chance
+        probability = expit(odds)
+        residual = self._hits[..., None] - trials * probability
         mean = (residual * weight).sum(axis=2)
         # Negative Hessian of each occupation's log density in the log odds of its cells.
-        bend = -np.einsum("ocu,odu->ocd", residual * weight, residual) + mean[:, :, None] * mean[:, None, :]
+        curvature = -np.einsum("ocu,odu->ocd", residual * weight, residual) + mean[:, :, None] * mean[:, None, :]
         cells = range(mean.shape[1])
-        bend[:, cells, cells] += (trials * chance * (1 - chance) * weight).sum(axis=2)
+        curvature[:, cells, cells] += (trials * probability * (1 - probability) * weight).sum(axis=2)
         value = float(by_occupation.sum()) - float(coefficients @ coefficients) / (2 * _COEFFICIENT_SD**2)
         precision = np.full(len(effects), 1 / spread[0] ** 2)
         value -= float(precision @ effects**2) / 2
@@ -344,12 +344,12 @@ class _Regression:
             ]
         )
         information = np.zeros((len(point), len(point)))
-        bent = bend @ self._design
-        information[:size, :size] = np.einsum("ocp,ocq->pq", self._design, bent) + np.eye(size) / _COEFFICIENT_SD**2
-        crossed = self._family.T @ bent.sum(axis=1)
+        curved = curvature @ self._design
+        information[:size, :size] = np.einsum("ocp,ocq->pq", self._design, curved) + np.eye(size) / _COEFFICIENT_SD**2
+        crossed = self._family.T @ curved.sum(axis=1)
         information[size:, :size], information[:size, size:] = crossed, crossed.T
-        weighted = self._family * bend.sum(axis=(1, 2))[:, None]
-        information[size:, size:] = self._family.T @ weighted + np.diag(precision)
+        by_family = self._family * curvature.sum(axis=(1, 2))[:, None]
+        information[size:, size:] = self._family.T @ by_family + np.diag(precision)
         return value, slope, information
 
 
@@ -378,23 +378,23 @@ class Confusion(_TaskNoise):
 
     def __init__(self, run: Run, gold: Run, tasks: pd.DataFrame) -> None:
         self.classes = classes_of(run)
-        own, theirs = run.coded(), gold.coded()
-        if theirs[list(self.classes.readings)].isna().all().any():
+        run_labels, gold_labels = run.coded(), gold.coded()
+        if gold_labels[list(self.classes.readings)].isna().all().any():
             raise DataError(
                 f"the gold {gold.name} lacks a reading that {run.name} has; give a gold with both with --gold"
             )
-        own = own.assign(label=self.classes.numbers(own))[[*TASK_KEY, "label"]].query("label >= 0")
-        theirs = theirs.assign(gold=self.classes.numbers(theirs))[[*TASK_KEY, "gold"]].query("gold >= 0")
-        joint = own.merge(theirs, on=TASK_KEY)
+        run_labels = run_labels.assign(label=self.classes.numbers(run_labels))[[*TASK_KEY, "label"]].query("label >= 0")
+        gold_labels = gold_labels.assign(gold=self.classes.numbers(gold_labels))[[*TASK_KEY, "gold"]].query("gold >= 0")
+        joint = run_labels.merge(gold_labels, on=TASK_KEY)
         if len(joint) < MIN_PAIRS:
             raise DataError(
                 f"the gold {gold.name} shares {len(joint):,} labelled tasks with {run.name}, and it takes at least "
                 f"{MIN_PAIRS} to learn how labels err; give another with --gold, or other noise with --noise"
             )
-        occupations = pd.Index(sorted(set(own["onet_soc_code"]) | set(tasks["onet_soc_code"])))
+        occupations = pd.Index(sorted(set(run_labels["onet_soc_code"]) | set(tasks["onet_soc_code"])))
         count = len(self.classes.values)
         labels, pairs = np.zeros((len(occupations), count)), np.zeros((len(occupations), count, count))
-        np.add.at(labels, (occupations.get_indexer(pd.Index(own["onet_soc_code"])), own["label"]), 1)
+        np.add.at(labels, (occupations.get_indexer(pd.Index(run_labels["onet_soc_code"])), run_labels["label"]), 1)
         where = occupations.get_indexer(pd.Index(joint["onet_soc_code"]))
         np.add.at(pairs, (where, joint["label"], joint["gold"]), 1)
         families = pd.factorize(occupations.str[:_FAMILY_LENGTH])[0]
@@ -412,23 +412,23 @@ class Confusion(_TaskNoise):
         lacking = np.flatnonzero(self._label < 0)
         classes = len(self.classes.values)
         cell = self._occupation * classes + self._label
-        without, mixed_at = np.unique(self._mixes.occupation[lacking], return_inverse=True)
+        occupations, row_of_task = np.unique(self._mixes.occupation[lacking], return_inverse=True)
         for start in range(0, draws, _CHUNK):
             chunk = chances[start : start + _CHUNK].cumsum(axis=3)
             number = len(chunk)
-            mixed = self._mixes.draw(number, rng, without).cumsum(axis=1)[mixed_at]
-            guessed = (rng.random((len(lacking), 1, number)) >= mixed[:, :-1]).sum(axis=1)
+            shares = self._mixes.draw(number, rng, occupations).cumsum(axis=1)[row_of_task]
+            guessed = (rng.random((len(lacking), 1, number)) >= shares[:, :-1]).sum(axis=1)
             chance = rng.random((len(self._label), number), dtype=np.float32)
             # Inverse transform sampling: class c if the random number is between the cumulative probabilities of c-1 and c.
-            over: list[npt.NDArray[np.bool_]] = []
+            passed_by_class: list[npt.NDArray[np.bool_]] = []
             for below in range(classes - 1):
                 cells = np.ascontiguousarray(chunk[..., below].reshape(number, -1).T)
                 bound = cells[np.maximum(cell, 0)]
                 bound[lacking] = chunk[np.arange(number), self._occupation[lacking][:, None], guessed, below]
-                over.append(chance >= bound)
+                passed_by_class.append(chance >= bound)
             yield [
-                (passed & ~over[step + 1] if step + 1 < len(over) else passed).astype(np.float32)
-                for step, passed in enumerate(over)
+                (above & ~passed_by_class[step + 1] if step + 1 < len(passed_by_class) else above).astype(np.float32)
+                for step, above in enumerate(passed_by_class)
             ]
 
 
@@ -578,10 +578,8 @@ class Raters:
         normal = rng.standard_normal((count, draws))
         scale = np.sqrt(count - 1) / np.sqrt(rng.chisquare(count - 1, size=draws))
         between = np.einsum("rmg,rd->mgd", deviation, normal) / np.sqrt(2 * count * (count - 1))
-        typical_part = (
-            rng.standard_normal((*own.shape, draws)) * np.sqrt(typical[:, None] * spread / (2 * count))[:, :, None]
-        )
-        drawn = self.pooled[:, :, None] + scale * (between + typical_part)
+        extra = rng.standard_normal((*own.shape, draws)) * np.sqrt(typical[:, None] * spread / (2 * count))[:, :, None]
+        drawn = self.pooled[:, :, None] + scale * (between + extra)
         if self.error is not None:
             drawn += self.error[:, :, None] * rng.standard_normal(drawn.shape)
         return np.clip(drawn, 0, 1)

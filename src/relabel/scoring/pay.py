@@ -114,9 +114,9 @@ def read_pay(ref: str, codes: Collection[str]) -> Pay:
         return Pay(ref, _read_file(path, codes, "SAMPLE: invented"), (file_use(path, SAMPLE),))
     path = Path(ref)
     if not is_table_file(path):
-        able = [s.id for s in known_sources.values() if s.find_role("pay") or s.find_role("quartiles")]
+        pay_sources = [s.id for s in known_sources.values() if s.find_role("pay") or s.find_role("quartiles")]
         raise UsageError(
-            f"unknown source of pay {ref!r}; use one of {', '.join(able)}, or the path of a CSV or Excel file; another year of "
+            f"unknown source of pay {ref!r}; use one of {', '.join(pay_sources)}, or the path of a CSV or Excel file; another year of "
             "ASHE table 14.7 is an entry with the roles pay and pay-quality in your RELABEL_SOURCES file"
         )
     return Pay(path.name, _read_file(path, codes, f"file {path.name}"), (file_use(path, "pay-file"),))
@@ -337,12 +337,12 @@ def _require_plausible(path: Path, column: str, figures: pd.Series, limits: _Pla
     lowest = pd.Series(low, index=figures.index)
     if limits is _PAY:
         lowest[figures.index.isin(_FEW_HOURS)] = _FEW_HOURS_LOW
-    odd = figures[(figures > high) | ((figures > 0) & (figures < lowest) & (not declared))]
+    implausible = figures[(figures > high) | ((figures > 0) & (figures < lowest) & (not declared))]
     middle, total = float(figures.median()), float(figures.sum())
     advice = limits.advice.format("mean" if column.casefold().startswith("mean") else "median")
     problem = ""
-    if len(odd):
-        named = listed_names([f"{code}: {figure:,.0f}" for code, figure in odd.items()], 3)
+    if len(implausible):
+        named = listed_names([f"{code}: {figure:,.0f}" for code, figure in implausible.items()], 3)
         problem = f"{named} cannot be {limits.unit} (plausible: {low:,} to {high:,} for each group)"
     elif not declared and len(figures) >= _MIN_GROUPS_FOR_MEDIAN and not limits.middle[0] <= middle <= limits.middle[1]:
         plausible = "{:,} to {:,}".format(*limits.middle)

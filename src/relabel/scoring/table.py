@@ -449,7 +449,7 @@ def score_by(run: Run, choices: options.Choices) -> ScoreTable:
         pay = read_pay(asked, frozenset(codes_of(bridge.titles)))
     frame = _with_pay(frame, pay, choices.wage)
     half, unmatched = measures.count_left_out(run, values)
-    worth = {m: [run.rubric.measures[m][code] for code in run.rubric.codes] for m in MEASURES}
+    values_by_code = {m: [run.rubric.measures[m][code] for code in run.rubric.codes] for m in MEASURES}
     partial = is_partial(run) or not bool(values["labelled"].all())
     if sample:
         frame["status"] += " (SAMPLE)"
@@ -480,7 +480,7 @@ def score_by(run: Run, choices: options.Choices) -> ScoreTable:
         occupations=by_occupation,
         task_values=values,
         occupation_titles=dict(zip(occupations["onet_soc_code"], occupations["title"], strict=True)),
-        value_range={m: (float(min(worth[m])), float(max(worth[m]))) for m in MEASURES},
+        value_range={m: (float(min(values_by_code[m])), float(max(values_by_code[m]))) for m in MEASURES},
         labels_unmatched=unmatched,
         labelled_list=run.manifest.tasks,
         sources=_sources(run, choices, task_list, bridge, pay),
@@ -603,10 +603,10 @@ def _percent(part: float) -> str:
 def _with_pay(frame: pd.DataFrame, pay: Pay | None, wage: options.Wage) -> pd.DataFrame:
     kinds = {name: str(kind) for name, kind in PAY.dtypes.items()}
     paid = pd.DataFrame(columns=list(kinds)).astype(kinds) if pay is None else pay.frame
-    given = frame["code"].isin(paid["code"])
+    has_row = frame["code"].isin(paid["code"])
     frame = frame.merge(paid, how="left", on="code", validate="1:1")
     if pay is not None:
-        frame["pay_status"] = frame["pay_status"].where(given, f"jobs and median pay: no row in {pay.name}")
+        frame["pay_status"] = frame["pay_status"].where(has_row, f"jobs and median pay: no row in {pay.name}")
         if wage == "mean" and frame["mean_pay_gbp"].isna().all():
             raise UsageError(f"{pay.name} has no mean pay; add a column mean_pay_gbp, or remove --wage mean")
     jobs = frame["employees"].astype("float64")

@@ -162,11 +162,11 @@ def with_intervals(
         raise UsageError(f"{draws} draws are too few for a 95% interval; give --draws {_MIN_DRAWS} or more")
     if seed < 0:
         raise UsageError(f"the seed {seed} is below 0; give a whole number of 0 or more with --seed")
-    others = [*filter(None, [gold]), *raters]
-    if not others and noise in ("auto", "confusion"):
+    other_runs = [*filter(None, [gold]), *raters]
+    if not other_runs and noise in ("auto", "confusion"):
         with contextlib.suppress(DataError, UsageError):  # `_simulate` says why there is none
-            others = [_default_gold(run)]
-    path = _cache_path(table, [run, *others], [noise, gold is not None, draws, seed])
+            other_runs = [_default_gold(run)]
+    path = _cache_path(table, [run, *other_runs], [noise, gold is not None, draws, seed])
 
     def make() -> pd.DataFrame:
         added, about = _simulate(table, run, noise, gold, raters, draws, seed)
@@ -468,7 +468,7 @@ def sampling_error(table: ScoreTable) -> Floats:
         return np.bincount(full.occupation, weights=weights, minlength=len(full.occupations)).astype("float64")
 
     labelled, mass = summed(drawn), np.maximum(summed(weight), 1e-12)
-    left = 1 - labelled / np.maximum(summed(full.weight > 0), 1)
+    fpc = 1 - labelled / np.maximum(summed(full.weight > 0), 1)
     rows: list[Floats] = []
     for measure in MEASURES:
         values = np.nan_to_num(tasks[measure].to_numpy(dtype="float64"))
@@ -481,7 +481,7 @@ def sampling_error(table: ScoreTable) -> Floats:
             np.bincount(of_major, weights=values[drawn] ** power, minlength=len(majors)) / count for power in (1, 2)
         )
         variance = np.where(labelled > 1, own, (second - first**2)[major])
-        rows.append(np.sqrt(full.shares**2 @ (left * variance)))
+        rows.append(np.sqrt(full.shares**2 @ (fpc * variance)))
     return np.stack(rows)
 
 
@@ -521,34 +521,34 @@ def major_groups(table: ScoreTable) -> pd.DataFrame:
     codes, reached = table.frame["code"].str[: _MAJOR_GROUP_LENGTH[table.taxonomy]].to_numpy(), full.reached
     tasks = table.task_values
     drawn = tasks["labelled"].to_numpy(dtype=bool)
-    left = 1 - drawn.mean()
+    fpc = 1 - drawn.mean()
     rows: list[dict[str, Any]] = []
     for name in [*sorted(set(codes[reached])), "all"]:
         inside = reached & ((codes == name) | (name == "all"))
-        part = (full.shares[inside].sum(axis=0)[full.occupation] * full.part)[drawn]
-        used = part > 0
+        weights = (full.shares[inside].sum(axis=0)[full.occupation] * full.part)[drawn]
+        used = weights > 0
         row: dict[str, Any] = {"major_group": name, "groups": int(inside.sum()), "tasks": int(used.sum())}
         for measure in MEASURES:
             values = tasks[measure].to_numpy(dtype="float64")[drawn]
-            for end, figure in zip(_MEAN_COLUMNS, _ratio(part[used], values[used], left), strict=True):
+            for end, figure in zip(_MEAN_COLUMNS, _ratio(weights[used], values[used], fpc), strict=True):
                 row[f"{measure}{end}"] = figure
         rows.append(row)
     return MAJOR_GROUPS.validate(pd.DataFrame(rows).astype({"major_group": "str"}))
 
 
-def _ratio(weight: Floats, values: Floats, left: float) -> tuple[float, float, float, float]:
-    """Weighted mean of a random sample, its standard error, and its interval."""
+def _ratio(weight: Floats, values: Floats, fpc: float) -> tuple[float, float, float, float]:
+    """Weighted mean of a random sample, its standard error and interval; `fpc` is the finite population correction."""
     from scipy.special import betaincinv
 
     number = len(values)
     if number < 2 or np.isnan(values).any():
         return float("nan"), float("nan"), float("nan"), float("nan")
     mean = min(1.0, float(weight @ values / weight.sum()))  # the sum of weights is rounded
-    apart = weight * (values - mean) / weight.sum()
-    variance = float(left * number / (number - 1) * (apart**2).sum())
+    residuals = weight * (values - mean) / weight.sum()
+    variance = float(fpc * number / (number - 1) * (residuals**2).sum())
     # Equal labels have no variance; use Kish's effective number, so that they do not seem certain.
     kish = float(weight.sum() ** 2 / (weight**2).sum())
-    effective = min(mean * (1 - mean) / variance, number / max(left, 1e-9)) if variance > 0 else kish / max(left, 1e-9)
+    effective = min(mean * (1 - mean) / variance, number / max(fpc, 1e-9)) if variance > 0 else kish / max(fpc, 1e-9)
     low = float(betaincinv(mean * effective, (1 - mean) * effective + 1, 0.025)) if mean > 0 else 0.0
     high = float(betaincinv(mean * effective + 1, (1 - mean) * effective, 0.975)) if mean < 1 else 1.0
     return mean, variance**0.5, low, high

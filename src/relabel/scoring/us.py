@@ -185,16 +185,16 @@ def _join_figures(
     """Join the figures of a BLS table to SOC 2018 codes, with the BLS code and the status of each."""
     matches = match_codes(codes.tolist(), dict(zip(figures["row"], figures["title"], strict=True)), soc2018)
     rows = codes.map({code: row for code, (row, _) in matches.items()}).astype("str")
-    out = figures.set_index("row").drop(columns="title").reindex(rows).set_axis(codes.index)
+    joined = figures.set_index("row").drop(columns="title").reindex(rows).set_axis(codes.index)
     # The O*NET-SOC codes of one SOC code share its figures, and so do the SOC codes of a combined code.
     shared = rows.map(rows.value_counts()).fillna(0).astype("int64")
-    words = codes.map({code: text for code, (_, text) in matches.items()}).astype("str")
-    words = words.mask(shared > 1, words + "; shared by " + shared.astype("str") + " rows of this table")
-    none = "none: no row for " + codes + f" in {name}, and none that combines it with others"
-    none = none.mask(codes.str.startswith(_MILITARY), f"none: the armed forces are outside of {name}")
-    gaps = out.pop("gaps").fillna("")
-    status = words.where(rows.notna(), none) + gaps.where(gaps == "", "; " + gaps)
-    return out.assign(**{f"{kind}_code": rows, f"{kind}_shared_by": shared, f"{kind}_status": status.astype("str")})
+    found = codes.map({code: text for code, (_, text) in matches.items()}).astype("str")
+    found = found.mask(shared > 1, found + "; shared by " + shared.astype("str") + " rows of this table")
+    missing = "none: no row for " + codes + f" in {name}, and none that combines it with others"
+    missing = missing.mask(codes.str.startswith(_MILITARY), f"none: the armed forces are outside of {name}")
+    gaps = joined.pop("gaps").fillna("")
+    status = found.where(rows.notna(), missing) + gaps.where(gaps == "", "; " + gaps)
+    return joined.assign(**{f"{kind}_code": rows, f"{kind}_shared_by": shared, f"{kind}_status": status.astype("str")})
 
 
 def _wages(release: bls.WageRelease) -> pd.DataFrame:
