@@ -22,6 +22,7 @@ from relabel.errors import StoreError
 from relabel.labelling.batch.state import run_id
 from relabel.labelling.job import Stop
 from relabel.labelling.leases import GONE_BEATS, STUCK_BEATS, Leases
+from relabel.labelling.maintenance import set_damage_aside
 from relabel.labelling.runner import in_a_batch
 from relabel.labelling.store import Store
 from relabel.run import open_run
@@ -80,6 +81,28 @@ def test_what_a_dead_process_had_is_free_after_a_few_heartbeats(folder: Path) ->
     assert leases.acquire("a")
     leases.close()
     assert list((folder / "processes").iterdir()) == []
+
+
+def test_a_dead_process_is_noticed_where_no_open_file_can_be_deleted(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "import sys, os; from pathlib import Path; from relabel.labelling.leases import Leases; assert Leases(Path(sys.argv[1])).acquire('a'); os._exit(0)"
+    subprocess.run([sys.executable, "-c", code, str(folder)], check=True)
+    delete = Path.unlink
+
+    def unlink(path: Path, *, missing_ok: bool = False) -> None:  # as on Windows
+        if path.suffix == ".lock" and path.name[:-5] != leases._id:  # pyright: ignore[reportPrivateUsage]  this one is closed
+            raise PermissionError(13, "used by another process")
+        delete(path, missing_ok=missing_ok)
+
+    leases = Leases(folder, beat_s=None)
+    monkeypatch.setattr(Path, "unlink", unlink)
+    for _ in range(GONE_BEATS):
+        assert not leases.acquire("a")
+        leases.beat()
+    assert leases.acquire("a")
+    leases.close()
+    assert list(set_damage_aside(folder)) == ["0 damaged rows set aside"]
 
 
 def test_what_version_0_1_held_for_batches_is_held_on(folder: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
+import os
 import pickle
 import sqlite3
 import stat
@@ -249,6 +252,22 @@ def test_an_odd_row_is_one_sentence_and_is_set_aside(text: str, store: Store) ->
         store.set_aside(key)
     assert list(store.verify()) == []
     assert store.stats().aside == 4
+
+
+def test_answers_are_synced_where_only_a_file_open_for_writing_can_be(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+
+    def fsync(file: int) -> None:  # as on Windows
+        if fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        synced.append(file)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    store.put(a_request(), an_answer(a_request()))
+    store.sync()
+    assert synced
 
 
 @pytest.mark.parametrize("value", [["json_schema"], {"form": "text"}, None, 1, "", "no such form", "text\x1b[0m"])
