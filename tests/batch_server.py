@@ -19,7 +19,7 @@ from typing import Any
 
 from server import Reply, Script, Seen
 
-_FINAL = {"completed", "failed", "expired", "cancelled", "done", "ended", "canceled"}
+_FINAL = {"completed", "failed", "expired", "cancelled", "done", "ended", "canceled", "finalized", "aborted"}
 
 
 @dataclass

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from batch_builders import batch, books_balance, by_number, no_wait
+from batch_builders import PRICE, batch, books_balance, by_number, no_wait
 from batch_server import Call, FakeBatches, Fate, batch_provider, refuse
 from job_builders import KEY, label_all, make_job
 from relabel.errors import ProviderError
 from relabel.labelling.batch import poller
 from relabel.labelling.batch.state import BatchFolder, run_id
 from relabel.labelling.providers import Price
+from relabel.labelling.request import Endpoint, host_of
 from relabel.labelling.store import Store
 from relabel.run import open_run
 from server import Reply, Seen, chat, judged, provider, refused
@@ -56,7 +57,10 @@ async def test_a_batch_that_is_not_found_now_and_then_is_not_gone(store: Store, 
         assert len(fake.batches) == 1
 
 
-@pytest.mark.parametrize(("status", "answered", "batches"), [("done", None, 1), ("ended", None, 1), ("canceled", 4, 2)])
+@pytest.mark.parametrize(
+    ("status", "answered", "batches"),
+    [("done", None, 1), ("ended", None, 1), ("canceled", 4, 2), ("finalized", None, 1), ("aborted", 4, 2)],
+)
 async def test_other_words_for_the_end_of_a_batch_are_known(
     status: str, answered: int | None, batches: int, store: Store, tmp_path: Path
 ) -> None:
@@ -147,6 +151,26 @@ async def test_output_that_stays_short_is_taken_as_it_is(store: Store, tmp_path:
         outcome = await batch(make_job(fake.base_url), store, tmp_path)
     assert outcome.complete
     assert len(fake.batches) == 2
+
+
+async def test_what_a_batch_cost_whose_results_are_gone_is_unknown_and_counts_for_a_cap(
+    store: Store, tmp_path: Path
+) -> None:
+    with batch_provider(by_number) as fake:
+        endpoint = Endpoint(host=host_of(fake.base_url), model="test-model", params={"max_completion_tokens": 100})
+        job = make_job(fake.base_url, price=PRICE, endpoint=endpoint)
+        fake.trouble = lambda call: refuse(404) if call.path.endswith("/content") else None
+        with pytest.raises(ProviderError, match="no results of it"):
+            await batch(job, store, tmp_path)
+        assert open_run(str(tmp_path / "run")).manifest.cost_usd is None
+        outcome = await batch(job, store, tmp_path, submit=False)
+        assert outcome.manifest.cost_usd is None
+        fake.trouble = lambda call: None
+        folder = BatchFolder(tmp_path / "batches", run_id(job))
+        state = folder.load()
+        assert state is not None
+        assert (state.open, state.unaccounted_usd > 0) == ([], True)
+        assert (await batch(job, store, tmp_path)).complete
 
 
 async def test_a_batch_whose_making_got_no_reply_is_found_and_not_made_again(store: Store, tmp_path: Path) -> None:
@@ -279,6 +303,19 @@ async def test_a_chunk_too_large_for_a_gateway_is_halved(store: Store, tmp_path:
         outcome = await batch(make_job(fake.base_url, 4), store, tmp_path)
         assert outcome.complete
         assert [len(body.splitlines()) for body in fake.bodies] == [4, 2, 2]  # the second was too large too
+        books_balance(fake, store)
+
+
+async def test_a_file_too_large_by_the_words_of_the_provider_is_halved(store: Store, tmp_path: Path) -> None:
+    too_many = Fate("failed", errors=[{"code": "too_many_tasks", "message": "The input file has too many requests."}])
+    with batch_provider(by_number, too_many, Fate()) as fake:
+        turns = iter(range(100))
+        large = refuse(400, "File is too large: 250000000 bytes. Maximum size is 209715200 bytes.")
+        fake.trouble = lambda call: (
+            large if (call.method, call.path) == ("POST", "/files") and next(turns) < 1 else None
+        )
+        assert (await batch(make_job(fake.base_url, 4), store, tmp_path)).complete
+        assert [len(body.splitlines()) for body in fake.bodies] == [4, 4, 2, 2]  # the first batch was too large too
         books_balance(fake, store)
 
 

@@ -45,6 +45,11 @@ READY_LOOKS = 40
 # Number of attempts, over about a day, to create a batch while other jobs fill the provider's queue.
 QUEUE_TRIES = 300
 _QUEUE_FULL = re.compile(r"token_limit_exceeded|enqueued", re.IGNORECASE)
+# Words of a refusal of an input file for its size.
+_TOO_LARGE = re.compile(
+    r"HTTP 413|too (large|big|many (lines|tasks))|too_many_tasks|file size|size limit|maximum (allowed )?(file )?size",
+    re.IGNORECASE,
+)
 _QUEUE_LIMIT = re.compile(r"limit:\s*([\d,]+)", re.IGNORECASE)
 _BYTES_A_TOKEN = 4
 # Maximum age in seconds of batches to search for if the state is lost; the provider keeps results no longer.
@@ -283,7 +288,7 @@ class BatchPoller:
                 try:
                     chunk.file_id = await self._provider.upload(self._folder.path_of(chunk))
                 except ProviderError as error:
-                    if getattr(error.__cause__, "status", 0) != 413 or chunk.requests == 1:
+                    if chunk.requests == 1 or not _TOO_LARGE.search(str(error)):
                         raise
                     await self._halve(chunk, "too large for an upload")
                     return None
@@ -380,12 +385,14 @@ class BatchPoller:
             self._not_found[chunk.number] += 1
             if self._not_found[chunk.number] < FOUND_LOOKS:
                 return False
+            if not chunk.adopted:
+                self._collector.progress.cost_usd = None  # its answers may have been made, and charged
             if self._options.submit and not chunk.adopted:
                 raise ProviderError(
                     f"the provider has no batch {chunk.batch_id} or no results of it ({error}); check that the key is of the project "
                     f"that made it, or give it up with `relabel batch cancel {self._state.run_id}`"
                 ) from error
-            await self._drop(chunk, "gone")
+            await self._drop(chunk, "gone", 0.0 if chunk.adopted else None)
             return True
         except UnavailableError:
             self._failed_polls += 1
@@ -494,6 +501,9 @@ class BatchPoller:
         if _QUEUE_FULL.search(chunk.note or ""):
             await self._wait_for_room(chunk, message)
             return
+        if chunk.requests > 1 and _TOO_LARGE.search(chunk.note or ""):
+            await self._halve(chunk, "too large for a batch")
+            return
         self.refused = chunk.note or "no reason given"
         for key in self._folder.keys(chunk) or ():
             if key in self._requests:
@@ -507,17 +517,17 @@ class BatchPoller:
         self._state.max_requests = max(1, chunk.requests // 2)
         await self._drop(chunk, status)
 
-    async def _drop(self, chunk: Chunk, status: str) -> None:
+    async def _drop(self, chunk: Chunk, status: str, cost_usd: float | None = 0.0) -> None:
         """Drop a chunk that has no batch, or whose batch is gone; its requests may be sent in another chunk."""
         for key in self._folder.keys(chunk) or ():
             if key in self._requests and self._requests[key].tries:  # 0 if an earlier process wrote the chunk
                 self._requests[key].tries -= 1
         chunk.status = status
-        await self._close(chunk, "dropped")
+        await self._close(chunk, "dropped", cost_usd)
 
-    async def _close(self, chunk: Chunk, step: str) -> None:
-        """Close a chunk that cost nothing."""
-        chunk.taken, chunk.cost_usd = True, 0.0
+    async def _close(self, chunk: Chunk, step: str, cost_usd: float | None = 0.0) -> None:
+        """Close a chunk without answers; its cost is None if it is unknown."""
+        chunk.taken, chunk.cost_usd = True, cost_usd
         self._in_flight.pop(f"chunk {chunk.number}", None)
         self.save(step)
         self._folder.tidy(self._state)

@@ -58,7 +58,9 @@ _STATUS = {
     "cancellation_requested": "cancelling",
     "canceled": "cancelled",
     **dict.fromkeys(("done", "ended", "finished", "succeeded", "complete"), "completed"),
+    **dict.fromkeys(("error", "errored", "rejected", "aborted"), "failed"),
 }
+_KNOWN = FINAL | {*_STATUS.values(), "finalizing"}
 # Statuses with which a server says that it has no such API.
 _NO_API = {404, 405, 501}
 # Words for an input file that is not processed yet, or not visible yet.
@@ -179,14 +181,19 @@ class BatchProvider:
             details = object_of(first)
             line = f" (line {details['line']})" if details.get("line") is not None else ""
             error = str(details.get("code") or "error"), f"{details.get('message', first)}{line}"
+        answered, total = sum(count for count in counted if isinstance(count, int) and count > 0), counts.get("total")
+        output = raw.get("output_file_id") or raw.get("output_file") or None  # "" means no file, too
+        status = _STATUS.get(status, status)
+        if status not in _KNOWN and output and isinstance(total, int) and answered >= total:  # another word for the end
+            status = "completed"
         return RemoteBatch(
             id=raw["id"],
-            status=_STATUS.get(status, status),
+            status=status,
             created_at=created / 1000 if created > _LATEST_S else created,
             input_file_id=str(raw.get("input_file_id") or (raw.get("input_files") or [""])[0]),
             mark=object_of(raw.get("metadata")),
-            answered=sum(count for count in counted if isinstance(count, int) and count > 0),
-            output_file_id=raw.get("output_file_id") or raw.get("output_file") or None,  # "" means no file, too
+            answered=answered,
+            output_file_id=output,
             error_file_id=raw.get("error_file_id") or raw.get("error_file") or None,
             error=error,
         )
