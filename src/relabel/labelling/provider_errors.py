@@ -150,20 +150,31 @@ def _error_object(document: Any, status: int) -> tuple[Mapping[str, Any] | None,
     if status < 300 and document.get("status") == "failed":
         error = object_of(error)
         return error, _status_of(error, 500)
+    otherwise = status
     if isinstance(error, str) and error:
-        return {"message": error}, status if status >= 300 else 404
+        error, otherwise = {"message": error}, 404 if _NO_PATH.search(error) else 400
     if isinstance(error, Mapping) and error:
-        return error, status if status >= 300 else _status_of(error, status)
+        return error, status if status >= 300 else _status_of(error, otherwise)
     if status < 300 and "choices" not in document and isinstance(document.get("message", document.get("detail")), str):
         return document, _status_of(document, status)  # some gateways send their own errors like this
     return (document if status >= 300 else None), status
+
+
+# Words of errors with a good status and without a code.
+_BUSY = re.compile(
+    r"overload|temporar|(again|try) later|(at|no|exceeded) capacity|\bbusy\b|(service|currently) unavailable|rate[ _-]?limit"
+    r"|too many requests|timed?[ -]?out|internal (server )?error",
+    re.IGNORECASE,
+)
+_NO_PATH = re.compile(r"endpoint|method|path|route|not found|no such", re.IGNORECASE)
 
 
 def _status_of(error: Mapping[str, Any], otherwise: int) -> int:
     code, kind = (str(error.get(name)) for name in ("code", "type"))
     if re.fullmatch("[45][0-9]{2}", code):
         return int(code)
-    return _STATUS_BY_CODE.get(code) or _STATUS_BY_CODE.get(kind, otherwise)
+    busy = otherwise < 500 and _BUSY.search(_message(error))
+    return _STATUS_BY_CODE.get(code) or _STATUS_BY_CODE.get(kind) or (503 if busy else otherwise)
 
 
 def _message(inner: Mapping[str, Any]) -> str:
@@ -178,17 +189,19 @@ def _message(inner: Mapping[str, Any]) -> str:
 _QUOTA_CODES = {
     "insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "access_terminated", "insufficient_balance",
     "insufficient_credits", "credit_balance_too_low", "exceeded_current_quota_error", "free_quota_exceeded", "arrearage",
-    "payment_required", "billing_error", "budget_exceeded", "1113",
+    "payment_required", "billing_error", "budget_exceeded", "1113", "insufficient_user_quota", "pre_consume_token_quota_failed",
+    "billing_disabled", "credit_limit", "insufficient_funds", "readonlydisabledsubscription",
 }  # fmt: skip
 _QUOTA_WORDS = re.compile(
     r"balance (is|was|has been) .{0,20}(low|negative|insufficient|zero)|negative balance|(no|insufficient) (account )?(balance|funds)"
-    r"|insufficient (credits?|quota)|not enough (credits?|balance)|out of (credits?|call volume quota)"
+    r"|insufficient (credits?|quota)|not enough (credits?|balance)|out of (credits?|funds|extra usage|call volume quota)"
     r"|no (remaining|more|available) credits?|no credits? (left|remaining|available)|have any credits"
     r"|(credits?|balance|quota|allowance) (has|have|is|are|was) (been )?(exhausted|depleted|used up|exceeded)"
     r"|key (usage )?limit exceeded|(quota|credits?) (used|exhausted|depleted)|add (more )?credits|purchase credits|more credits|billing (hard )?limit"
     r"|spend(ing)? (limit|cap)|(recharge|top[ -]?up) your|please (recharge|top[ -]?up)"
-    r"|(budget (has been )?|over |crossed |exceeded ?)(exceeded|budget)|account .{0,60}(is|was) suspended|free tier .{0,40}exhausted"
-    r"|overdue (balance|bill)|quota for the (day|month) was reached|exhausted its .{0,20}quota|reached the set .{0,20}limit",
+    r"|(budget (has been )?|over |crossed |exceeded ?(its )?)(exceeded|budget)|account .{0,60}(is|was) suspended|free tier .{0,40}exhausted"
+    r"|overdue (balance|bill)|quota for the (day|month) was reached|exhausted its .{0,20}quota|reached the set .{0,20}limit"
+    r"|credit limit exceeded|payment required|billing (is not|to be) enabled|enable billing|trial (has|is) (expired|over)|余额不足|额度(不足|已?用尽)",
     re.IGNORECASE,
 )
 _CURRENT_QUOTA = re.compile(
@@ -225,9 +238,10 @@ _NOT_THE_QUESTION = re.compile(
 _BAD_ANSWER_CODES = {"json_validate_failed", "tool_use_failed", "output_parse_failed"}
 _MODEL_CODES = {
     "model_not_found", "invalid_model", "unknown_model", "model_not_available", "deploymentnotfound", "model_not_supported",
+    "model_decommissioned",
 }  # fmt: skip
 _NO_MODEL = re.compile(
-    r"not a valid model|invalid model name|no models? loaded|models?\b.{0,80}\b(does not exist|not found|is not found|not available)|no such model"
+    r"not a valid model|invalid model name|no models? loaded|models?\b.{0,80}\b(does not exist|not found|is not found|not available|not exist|decommissioned)|no such model"
     r"|no endpoints found",
     re.IGNORECASE,
 )
