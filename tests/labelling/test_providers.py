@@ -27,6 +27,7 @@ from relabel.labelling.transport import Connection, key_for
 from relabel.labelling.wire import body
 from relabel.labels import Label
 from relabel.manifest import read_manifest
+from relabel.run import open_run
 from relabel.settings import Settings
 from server import Reply, Seen, chat, judged, provider
 
@@ -727,6 +728,25 @@ def test_an_address_from_a_variable_that_is_not_set_is_not_openai(
 ) -> None:
     assert run_app(["run", "--model", "m", option, "", "--tasks", "sample", "--dry-run"]) == 2
     assert "--base-url or --provider is empty" in capsys.readouterr().err
+
+
+def test_a_provider_without_one_address_for_all_is_not_openai(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", "https://api.openai.com/v1")
+    assert run_app(["run", "--model", "m", "--provider", "azure", "--tasks", "sample", "--dry-run"]) == 2
+    assert "Azure OpenAI has a different address for each user; give yours with --base-url" in capsys.readouterr().err
+
+
+def test_space_around_an_address_is_no_part_of_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with provider(lambda seen: judged()) as fake:
+        monkeypatch.setenv("OPENAI_BASE_URL", f" {fake.base_url} ")
+        words = ["run", "--model", "m", "--tasks", "sample", "--sample", "2", "--out", "r", "--quiet"]
+        assert run_app(words) == 0
+        assert {seen.path for seen in fake.seen} == {"/v1/chat/completions"}
+    assert open_run("r").manifest.base_url == fake.base_url
 
 
 def test_a_missing_key_is_one_sentence(

@@ -152,7 +152,8 @@ class RunOptions:
         if self.decide == "logprob" and (self.pack > 1 or self.api == "responses"):
             raise UsageError("--decide logprob asks one token about one task by chat; remove --pack and --api")
         named = provider_of("", self.provider) if self.provider else None
-        url = self.base_url or (named.base_url if named else environment.openai_base_url) or OPENAI_URL
+        usual = named.base_url if named else environment.openai_base_url or OPENAI_URL
+        url = (self.base_url or usual or "").strip()  # `set NAME=VALUE && relabel` on Windows leaves a space
         provider, local = named or provider_of(url), is_local(self.model)
         params = dict(self.params)
         if self.decide == "logprob":
@@ -165,6 +166,8 @@ class RunOptions:
             endpoint = local_endpoint(self.model)
             endpoint = endpoint.model_copy(update={"api": self.api, "params": {**endpoint.params, **params}})
             return Connection(None, price=FREE, timeouts=timeouts, model=self.model, endpoint=endpoint)
+        if not url:
+            raise UsageError(f"{provider.name} has a different address for each user; give yours with --base-url")
         guard_address(url)
         host = host_of(url, public_headers(self.headers))
         endpoint = Endpoint(host=host, model=self.model, api=self.api, params=params)
