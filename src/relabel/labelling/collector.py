@@ -242,14 +242,14 @@ class LabelCollector:
         # Plan these before entering labels: if the prompt fails for one task, no task gets both a label and a failure.
         left_out = [task for position, task in enumerate(item.tasks) if position not in reading.judged]
         remaining = self._one_by_one(item, left_out)
-        progress, many = self.progress, len(reading.judged)
-        usage, cost = answer.usage, None if answer.cost_usd is None else answer.cost_usd / many
+        progress, count = self.progress, len(reading.judged)
+        usage, cost = answer.usage, None if answer.cost_usd is None else answer.cost_usd / count
         copied: dict[str, Any] = {name: getattr(answer, name) for name in _COPIED_FIELDS} | {
             "cost_usd": cost,
             "answer_id": fingerprint(answer),
         }
         for number, (position, judgement) in enumerate(sorted(reading.judged.items())):
-            task, part = item.tasks[position], (number, many)
+            task, part = item.tasks[position], (number, count)
             self.labels.append(
                 Label(
                     task_id=task.task_id,
@@ -269,12 +269,12 @@ class LabelCollector:
                     **copied,
                 )
             )
-        progress.repaired += answer.repaired * many
-        progress.unwrapped += reading.unwrapped * many
-        progress.label_first += reading.label_first * many
-        progress.cut_prompts += _is_cut(item, answer) * many
-        progress.from_store += from_store * many
-        progress.fresh += (not from_store) * many
+        progress.repaired += answer.repaired * count
+        progress.unwrapped += reading.unwrapped * count
+        progress.label_first += reading.label_first * count
+        progress.cut_prompts += _is_cut(item, answer) * count
+        progress.from_store += from_store * count
+        progress.fresh += (not from_store) * count
         return remaining
 
     def _charge_once(self, key: str, answer: Answer, from_store: bool) -> tuple[Answer, bool]:
@@ -311,9 +311,9 @@ def shared_answers(labels: Iterable[Label]) -> int:
     return count
 
 
-def _sum(total: float | None, more: float | None) -> float | None:
+def _sum(total: float | None, cost: float | None) -> float | None:
     """A sum of costs; None if one is unknown."""
-    return None if total is None or more is None else total + more
+    return None if total is None or cost is None else total + cost
 
 
 def _share(total: int, part: tuple[int, int]) -> int:

@@ -134,8 +134,8 @@ def idle_threads(cores: int | None = None, load: float | None = None) -> int:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if load is None:
         load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    most = max(1, min(cores, 8))
-    return most if load < 2 * cores else max(1, most // 2)
+    threads = max(1, min(cores, 8))
+    return threads if load < 2 * cores else max(1, threads // 2)
 
 
 class Served(NamedTuple):

@@ -346,6 +346,6 @@ def default_name(job: Job) -> str:
     parts = [job.model, job.rubric.id, Path(job.tasks_ref).stem if is_table_file(job.tasks_ref) else job.tasks_ref]
     if job.parameters["sample"]:
         parts.append(f"n{job.parameters['sample']}-s{job.parameters['seed']}")
-    whole = [*job.identity, [source.sha256 for source in job.sources]]
-    digest = hashlib.sha256(canonical_json(whole)).hexdigest()[:6]
+    identity = [*job.identity, [source.sha256 for source in job.sources]]
+    digest = hashlib.sha256(canonical_json(identity)).hexdigest()[:6]
     return re.sub(r"[^a-z0-9.]+", "-", "-".join([*parts, digest]).lower()).strip("-")

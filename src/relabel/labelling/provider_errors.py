@@ -182,8 +182,8 @@ def _message(inner: Mapping[str, Any]) -> str:
     if isinstance(message, (Mapping, list)):
         message = json.dumps(message, ensure_ascii=False)
     raw = object_of(inner.get("metadata")).get("raw")
-    whole = f"{message or ''} {raw if isinstance(raw, str) else ''}"
-    return clean(" ".join(whole.split()))[:300]
+    text = f"{message or ''} {raw if isinstance(raw, str) else ''}"
+    return clean(" ".join(text.split()))[:300]
 
 
 _QUOTA_CODES = {
@@ -448,9 +448,9 @@ def fatal_refusal(error: RefusedError, *, address: str, path: str, model: str | 
                 "if you trust that address, set it with --base-url"
             )
         case "wait" | "passing" if not error.passes and (seconds := error.wait_s):
-            back = datetime.now(UTC) + timedelta(seconds=seconds)
+            resume_at = datetime.now(UTC) + timedelta(seconds=seconds)
             span = f"{seconds / 3600:.1f} h" if seconds >= 7200 else f"{seconds / 60:.0f} min"
-            message = f"{address} accepts no requests for {span} ({detail}); start the same run again after {back:%H:%M} UTC on {back:%d %B}"
+            message = f"{address} accepts no requests for {span} ({detail}); start the same run again after {resume_at:%H:%M} UTC on {resume_at:%d %B}"
         case _ if error.status == 407:
             message = f"the proxy for {address} refuses requests ({detail}); check its user and password"
         case "key":
@@ -530,6 +530,6 @@ class RetryPolicy:
         return await retrying(attempt)
 
     def _pause(self, state: tenacity.RetryCallState) -> float:
-        usual = min(LONGEST_PAUSE_S, 0.5 * 2**state.attempt_number) * (0.5 + self.jitter() / 2)
+        backoff = min(LONGEST_PAUSE_S, 0.5 * 2**state.attempt_number) * (0.5 + self.jitter() / 2)
         error = state.outcome.exception() if state.outcome else None
-        return usual if error is None else max(usual, self.server_wait(error))
+        return backoff if error is None else max(backoff, self.server_wait(error))

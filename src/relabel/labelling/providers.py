@@ -216,19 +216,19 @@ def _read(path: Path) -> _File:
     return read_entries(path, "data/providers.toml", _File)
 
 
-def read_entries(path: Path, form: str, model: type[M]) -> M:
-    """Read and validate a TOML file; error messages refer to `form` as an example.
+def read_entries(path: Path, example: str, model: type[M]) -> M:
+    """Read and validate a TOML file; error messages name the example.
 
     Raises:
         DataError: It cannot be read or is invalid.
     """
-    with model_errors(f"{path} cannot be used (", f"); {form} shows the form"):
-        return model.model_validate(read_user_toml(path, form))
+    with model_errors(f"{path} cannot be used (", f"); {example} shows the form"):
+        return model.model_validate(read_user_toml(path, example))
 
 
 def _fits(model: str, patterns: Sequence[str]) -> bool:
-    whole = model.lower()
-    return any(fnmatchcase(name, pattern) for name in (whole, whole.rpartition("/")[2]) for pattern in patterns)
+    name = model.lower()
+    return any(fnmatchcase(part, pattern) for part in (name, name.rpartition("/")[2]) for pattern in patterns)
 
 
 def _marked(api: Api, text: str, mark: str) -> dict[str, Any]:
@@ -344,8 +344,8 @@ class _Override(Price):
 
     @model_validator(mode="before")
     @classmethod
-    def _cached_as_input(cls, given: Any) -> Any:
-        return {"cached": given.get("input"), **given} if isinstance(given, dict) else given
+    def _cached_as_input(cls, data: Any) -> Any:
+        return {"cached": data.get("input"), **data} if isinstance(data, dict) else data
 
 
 class _Overrides(Frozen):

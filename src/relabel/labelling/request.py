@@ -335,8 +335,8 @@ class Planner:
         if (setting, packed, variant) not in self._hashers:
             template = with_messages(body, [*messages[:-1], {**messages[-1], "content": _PLACEHOLDER}])
             all_but_key = Request(self.endpoint.host, template, 0, self.endpoint.api, key="-").document
-            whole = canonical_json({"key_version": KEY_VERSION, **all_but_key})
-            head, _, tail = whole.partition(json.dumps(_PLACEHOLDER).encode())
+            document = canonical_json({"key_version": KEY_VERSION, **all_but_key})
+            head, _, tail = document.partition(json.dumps(_PLACEHOLDER).encode())
             self._hashers[setting, packed, variant] = (hashlib.sha256(head), tail.removesuffix(b'"sample":0}'))
         hasher, tail = self._hashers[setting, packed, variant]
         digest = hasher.copy()

@@ -29,6 +29,8 @@ from relabel.labelling.wire import FORMS, Api, messages_of, with_messages
 from relabel.labels import Answer
 from relabel.settings import Frozen
 
+# Finds a shared message by hash; None if it is missing.
+FindText = Callable[[str], str | None]
 REJECTED = "/rejected/"
 TEXT = "text/"
 NOTE = "note/"
@@ -72,12 +74,8 @@ class AnswerRow(Frozen):
     origin: str | None = Field(default=None, max_length=200)
     rejected: _Rejection | None = None
 
-    def whole_request(self, text: Callable[[str], str | None]) -> dict[str, Any]:
-        """The document of the request, as it was sent; in an unverified row, any part may be missing.
-
-        Args:
-            text: Finds a shared message by hash; None if it is missing.
-        """
+    def request_document(self, text: FindText) -> dict[str, Any]:
+        """The document of the request, as it was sent; in an unverified row, any part may be missing."""
         messages = [
             {"role": m["role"], "content": text(m["sha256"])} if "sha256" in m else m
             for m in messages_of(self.request.body)
@@ -85,14 +83,14 @@ class AnswerRow(Frozen):
         return {**vars(self.request), "body": with_messages(self.request.body, messages)}
 
 
-def checked_answer(key: str, row: object, text: Callable[[str], str | None], asked: Request | None = None) -> AnswerRow:
+def checked_answer(key: str, row: object, text: FindText, request: Request | None = None) -> AnswerRow:
     """Verify an answer's row against its key.
 
     Args:
         key: The row's key.
         row: The row: its JSON document, or an `AnswerRow`.
-        text: Finds a shared message by hash; None if it is missing.
-        asked: The request with this key, if known: a row with an equal request need not be hashed, which is faster.
+        text: Finds a shared message by hash.
+        request: The request with this key, if known: a row with an equal request need not be hashed, which is faster.
 
     Raises:
         DamagedRowError: The row does not match its key.
@@ -101,8 +99,8 @@ def checked_answer(key: str, row: object, text: Callable[[str], str | None], ask
         raise DamagedRowError(f"the row {brief(key)} has an unknown key")
     try:
         answer_row = AnswerRow.model_validate(row)
-        whole = answer_row.whole_request(text)
-        request_key = asked.key if asked is not None and whole == asked.document else key_of(whole)
+        document = answer_row.request_document(text)
+        request_key = request.key if request is not None and document == request.document else key_of(document)
     except ValidationError as error:
         raise DamagedRowError(f"the answer {key} is damaged ({first_error(error)})") from error
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:

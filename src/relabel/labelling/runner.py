@@ -29,7 +29,7 @@ from relabel.manifest import parquet_schema
 CIRCUIT_BREAKER_FAILURES = 10
 # Seconds for which answers from the store may block the event loop.
 MAX_BLOCKING_S = 0.02
-# One extra worker for this many requests that may be in flight.
+# Requests that may be in flight per extra worker.
 PREFETCH_SHARE = 8
 # Number of work items that are planned, and looked up in the store, together.
 READ_AT_ONCE = 128

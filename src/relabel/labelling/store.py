@@ -196,7 +196,7 @@ class Store:
         with self._guarded(), self._cache.transact(retry=True):
             yield
 
-    def get(self, key: str, asked: Request | None = None) -> Answer | None:
+    def get(self, key: str, request: Request | None = None) -> Answer | None:
         """The answer to the request with this key, or None if there is none; faster if the request is given too.
 
         A damaged row counts as missing, and its key is added to `damaged`.
@@ -205,7 +205,7 @@ class Store:
             StoreError: The row is a pickle, or the store cannot be read.
         """
         try:
-            row = self.checked(key, asked)
+            row = self.checked(key, request)
         except rows.DamagedRowError:
             self.damaged.add(key)
             return None
@@ -274,7 +274,7 @@ class Store:
     def request(self, key: str) -> dict[str, Any] | None:
         """The complete request of an answer, as it was sent; None if the key is unknown."""
         row = self.checked(key)
-        return None if row is None else row.whole_request(self.text)
+        return None if row is None else row.request_document(self.text)
 
     def keys(self, prefix: str = "", *, by_key: bool = False) -> Iterator[str]:
         """All keys, optionally with a prefix, in order of insertion or sorted."""
@@ -317,15 +317,15 @@ class Store:
             return None
         return document
 
-    def checked(self, key: str, asked: Request | None = None) -> rows.AnswerRow | None:
-        """The row of an answer, verified; None if there is none. `asked` is the request, if known, which is faster.
+    def checked(self, key: str, request: Request | None = None) -> rows.AnswerRow | None:
+        """The row of an answer, verified; None if there is none. `request` is the one with this key, if known, which is faster.
 
         Raises:
             DamagedRowError: It does not match its key.
             StoreError: The row is a pickle, or the store cannot be read.
         """
         row = self._load(key, rows.parsed)
-        return None if row is None else rows.checked_answer(key, row, self.text, asked)
+        return None if row is None else rows.checked_answer(key, row, self.text, request)
 
     def text(self, digest: str) -> str | None:
         """A shared message by hash; None if it is missing or does not match its hash."""

@@ -188,30 +188,30 @@ def _usage(usage: Any, *, wrote: bool = False) -> Usage:
         wrote: Whether there is an answer, so that neither the prompt nor the answer can have 0 tokens.
     """
     usage = object_of(usage)
-    prompt, completion = ("prompt", "completion") if "prompt_tokens" in usage else ("input", "output")
-    details, output_details = (object_of(usage.get(f"{name}_tokens_details")) for name in (prompt, completion))
+    input_name, output_name = ("prompt", "completion") if "prompt_tokens" in usage else ("input", "output")
+    details, output_details = (object_of(usage.get(f"{name}_tokens_details")) for name in (input_name, output_name))
     cached = details.get("cached_tokens") or next(filter(None, map(usage.get, _CACHED)), None)
     written = details.get("cache_write_tokens") or usage.get("cache_creation_input_tokens")
     counts = (
-        usage.get(f"{prompt}_tokens"),
+        usage.get(f"{input_name}_tokens"),
         cached,
         written,
-        usage.get(f"{completion}_tokens"),
+        usage.get(f"{output_name}_tokens"),
         output_details.get("reasoning_tokens"),
         usage.get("total_tokens"),
     )
     if counts[0] is None or counts[3] is None or not all(count is None or _is_count(count) for count in counts):
         return Usage()
-    asked, read, stored, answered, reasoning, total = (int(count or 0) for count in counts)
-    if read + stored > asked:  # Anthropic counts tokens of its cache separately
-        asked += read + stored
+    prompt, cached, written, completion, reasoning, total = (int(count or 0) for count in counts)
+    if cached + written > prompt:  # Anthropic counts tokens of its cache separately
+        prompt += cached + written
     # Some providers bill thinking as output, but count it only in the total, or beside the output instead of within it.
-    hidden = max(0, total - asked - answered, reasoning if reasoning > answered else 0) if asked or answered else 0
-    if wrote and not (asked and answered + hidden):
+    hidden = max(0, total - prompt - completion, reasoning if reasoning > completion else 0)
+    hidden = hidden if prompt or completion else 0
+    completion += hidden
+    if wrote and not (prompt and completion):
         return Usage()
-    return Usage(
-        prompt=asked, cached=read, written=stored, completion=answered + hidden, reasoning=max(reasoning, hidden)
-    )
+    return Usage(prompt=prompt, cached=cached, written=written, completion=completion, reasoning=max(reasoning, hidden))
 
 
 def _is_count(value: Any) -> bool:

@@ -264,7 +264,7 @@ class BatchFolder:
             ) from error
         return keys
 
-    def asked(self, state: BatchState) -> tuple[dict[str, Chunk], bool]:
+    def open_requests(self, state: BatchState) -> tuple[dict[str, Chunk], bool]:
         """The open chunk of each request, by request key; and whether the files of all open chunks exist, so that no key is missing."""
         pairs = [(chunk, self.keys(chunk)) for chunk in state.open]
         return {key: chunk for chunk, keys in pairs for key in keys or ()}, all(keys is not None for _, keys in pairs)
