@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
@@ -318,6 +318,7 @@ class Http:
         self.headers.update(actual_provider.headers(secret))
         self.headers.update(headers or {})
         self.query = urlsplit(base_url or "").query
+        self._urls = {api: self.url(path) for api, path in PATHS.items()}
         self._proxy = proxy_of(self.address)
         encrypted = "https" in {URL(self.address).scheme, self._proxy and self._proxy.scheme}
         self._trusted = certificates() if encrypted else True
@@ -329,10 +330,6 @@ class Http:
         """The URL of a path below the address, with the address's query."""
         separator = "&" if "?" in path else "?"
         return URL(f"{self.address}{path}{separator + self.query if self.query else ''}")
-
-    @cached_property
-    def _urls(self) -> Mapping[Api, URL]:
-        return {api: self.url(path) for api, path in PATHS.items()}
 
     async def send(self, api: Api, content: bytes) -> HttpReply:
         """Post a document; see `Transport.send`."""
