@@ -75,6 +75,16 @@ def test_frames_and_ids_are_task_lists_too() -> None:
     assert of_frame.own_task_list() is not None
 
 
+def test_an_id_that_two_occupations_have_names_the_tasks_of_both() -> None:
+    rows = [("1", "11-1011.00", "Lead."), ("2", "11-1011.00", "Plan."), ("1", "11-1021.00", "Manage.")]
+    frame = pd.DataFrame(rows, columns=["task_id", "onet_soc_code", "text"]).assign(title="Managers")
+    frame.to_csv("own.csv", index=False)
+    with provider(lambda seen: judged()) as fake:
+        run = asked(fake, [1], task_list="own.csv", sample=None)
+    assert set(run.labels["onet_soc_code"]) == {"11-1011.00", "11-1021.00"}
+    assert set(run.labels["task_id"]) == {"1"}
+
+
 async def test_it_works_where_a_loop_runs_already() -> None:
     with provider(lambda seen: judged()) as fake:
         run = asked(fake)

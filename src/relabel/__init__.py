@@ -5,7 +5,7 @@ The names below are the public API; each is loaded when it is first used, so tha
 
 from __future__ import annotations
 
-TYPE_CHECKING = False  # `typing` and `importlib` take a while to load, and a Ctrl-C meanwhile would show a traceback
+TYPE_CHECKING = False  # importing `typing` or `importlib` is slow, and Ctrl-C during it would show a traceback
 if TYPE_CHECKING:
     from typing import Any
 

@@ -369,8 +369,8 @@ def test_a_rater_that_lacks_a_label_is_corrected_all_the_same() -> None:
 
 
 def test_a_rater_that_is_the_gold_is_not_compared_with_itself(capsys: pytest.CaptureFixture[str]) -> None:
-    rows = "".join(f"{t.task_id},{t.onet_soc_code},E{n % 3}\n" for n, t in enumerate(load_tasks("sample")))
-    Path("own.csv").write_text(f"task_id,onet_soc_code,label\n{rows}")
+    lines = "".join(f"{t.task_id},{t.onet_soc_code},E{n % 3}\n" for n, t in enumerate(load_tasks("sample")))
+    Path("own.csv").write_text(f"task_id,onet_soc_code,label\n{lines}")
     imported = ["import", "own.csv", "--model", "people", "--tasks", "sample", "--out", "runs/own"]
     assert run_app(imported) == 0
     raters: tuple[dict[str, object], ...] = ({"name": "own", "run": "runs/own"}, {"name": "other", "run": "sample"})
@@ -381,9 +381,10 @@ def test_a_rater_that_is_the_gold_is_not_compared_with_itself(capsys: pytest.Cap
     assert kappa.filter(like="other").between(-1, 0.99).all()
     capsys.readouterr()
     assert run_app(["study", "status", "study.yaml", "--json"]) == 0
-    by_rater = {row["rater"]: row["kappa"] for row in json.loads(capsys.readouterr().out)["raters"]}
-    assert by_rater["own"] is None
-    assert by_rater["other"] is not None
+    rows = {row["rater"]: row for row in json.loads(capsys.readouterr().out)["raters"]}
+    assert rows["own"]["kappa"] is None
+    assert rows["other"]["kappa"] is not None
+    assert (rows["own"]["state"], rows["own"]["hours_left"]) == ("complete", None)
 
 
 def test_the_first_file_is_a_study_that_can_be_read(capsys: pytest.CaptureFixture[str]) -> None:

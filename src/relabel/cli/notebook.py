@@ -140,11 +140,11 @@ def _options(
     if isinstance(tasks, str | Path):
         ref = str(tasks)
     elif not hasattr(tasks, "columns"):
-        ids = [str(task) for task in tasks]
-        listed = {task.task_id: task for task in relabel.load_tasks(task_list, unit=loaded.unit)}
-        if lacking := [task for task in ids if task not in listed]:
-            raise UsageError(f"the task id {lacking[0]!r} is not in {task_list}; correct it, or name another task_list")
-        chosen = [listed[task] for task in dict.fromkeys(ids)]
+        place = {task_id: place for place, task_id in enumerate(dict.fromkeys(map(str, tasks)))}
+        listed = [task for task in relabel.load_tasks(task_list, unit=loaded.unit) if task.task_id in place]
+        if unknown := sorted(place.keys() - {task.task_id for task in listed}):
+            raise UsageError(f"the task id {unknown[0]!r} is not in {task_list}; correct it, or name another task_list")
+        chosen = sorted(listed, key=lambda task: place[task.task_id])
     else:
         ref = str(_saved(tasks))
     more |= {"params": checked_parameters(more.get("params", {})), "price": given_price(price) if price else None}

@@ -115,7 +115,7 @@ def status(path: StudyFile, as_json: _options.AsJson = False) -> None:
     from dataclasses import asdict
 
     from relabel.study.results import kappa_by_rater
-    from relabel.study.running import open_study, plan, rater_states, runs_of
+    from relabel.study.running import RaterState, open_study, plan, rater_states, runs_of
 
     opened = open_study(path)
     study, raters = opened.study, plan(opened)
@@ -125,9 +125,8 @@ def status(path: StudyFile, as_json: _options.AsJson = False) -> None:
         kappas = kappa_by_rater(opened, runs) if (runs := runs_of(raters)) else {}
     rows: list[dict[str, object]] = []
     for one in raters:
-        none = {"state": one.state, "asked": 0, "labels": 0, "cost_usd": 0.0}
-        progress = asdict(state) if (state := states.get(one.rater.name)) else none
-        rows.append({"rater": one.rater.name, **progress, "kappa": kappas.get(one.rater.name), "folder": one.ref})
+        state = states.get(one.rater.name) or RaterState(one.state, 0, 0, 0.0, None, (0, 0))
+        rows.append({"rater": one.rater.name, **asdict(state), "kappa": kappas.get(one.rater.name), "folder": one.ref})
     if _options.give_json({"title": study.title, "budget_usd": study.budget_usd, "raters": rows}, as_json=as_json):
         return
     _table(raters, states, kappas)
