@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections import Counter
 from collections.abc import Callable
 from itertools import count
 from typing import Any
@@ -17,11 +19,13 @@ from relabel.labelling.limits import Limiter
 from relabel.labelling.provider_errors import ATTEMPTS, NoAnswerError
 from relabel.labelling.providers import find_price
 from relabel.labelling.request import Endpoint, Planner, Request, load_prompt
-from relabel.labelling.transport import Connection, Timeouts
+from relabel.labelling.transport import Connection, HttpReply, Timeouts
+from relabel.labelling.wire import Api
 from relabel.labels import Answer
 from relabel.rubric import load_rubric
 from relabel.task import load_tasks
 from server import FakeProvider, Reply, Seen, chat, judged, provider, refused
+from simulated import Clock, simulate
 
 
 async def ask(
@@ -82,6 +86,55 @@ async def test_attempts_are_bounded_and_one_owner_has_them() -> None:
     ):
         await ask(fake)
     assert (caught.value.kind, caught.value.attempts, len(fake.seen)) == ("provider", ATTEMPTS, ATTEMPTS)
+
+
+class Silent:
+    """Takes the place of HTTP: a provider that answers so many requests a minute, and refuses others without naming a time."""
+
+    def __init__(self, clock: Clock, a_minute: int) -> None:
+        self._clock, self._a_minute = clock, a_minute
+        self.sent = Counter[int]()
+
+    async def send(self, api: Api, content: bytes) -> HttpReply:
+        await asyncio.sleep(0.05)
+        minute = int(self._clock() // 60)
+        self.sent[minute] += 1
+        if self.sent[minute] > self._a_minute:
+            return HttpReply(429, {}, b'{"message": "Requests rate limit exceeded"}')
+        return HttpReply(200, {}, json.dumps(chat("x")).encode())
+
+    def leave_connections(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+def ask_silent(a_minute: int, concurrency: int | None) -> tuple[list[Answer | BaseException], Silent, float]:
+    """Ask 30 questions of a silent provider at once: what comes of them, the provider, and the seconds that it takes."""
+
+    async def run(clock: Clock) -> tuple[list[Answer | BaseException], Silent, float]:
+        limiter = Limiter(concurrency, clock=clock)
+        engine = OnlineEngine(Connection("http://localhost:1/v1"), limiter=limiter, clock=clock, jitter=lambda: 0.5)
+        engine._transport = silent = Silent(clock, a_minute)  # pyright: ignore[reportPrivateUsage]
+        bodies = [{"model": "m", "messages": [{"role": "user", "content": str(n)}]} for n in range(30)]
+        asked = [engine.ask(Request(host="h", body=body)) for body in bodies]
+        return await asyncio.gather(*asked, return_exceptions=True), silent, clock()
+
+    return simulate(run)
+
+
+@pytest.mark.parametrize("concurrency", [None, 16])
+def test_a_limit_a_minute_that_names_no_time_loses_no_answer(concurrency: int | None) -> None:
+    outcomes, silent, seconds = ask_silent(10, concurrency)
+    assert all(isinstance(outcome, Answer) for outcome in outcomes)
+    assert seconds < 200
+    assert max(silent.sent.values()) < 10 + 8 * 16
+
+
+def test_a_provider_that_only_refuses_is_left_within_minutes() -> None:
+    outcomes, silent, seconds = ask_silent(0, None)
+    assert all(isinstance(outcome, NoAnswerError) for outcome in outcomes)
+    assert 180 < seconds < 300
+    assert silent.sent.total() < 300
 
 
 async def test_pauses_grow_and_retry_after_is_obeyed() -> None:

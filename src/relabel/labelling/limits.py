@@ -35,6 +35,8 @@ _HISTORY = 500
 _RECHECK_S = 0.25
 # Resets later than this, such as those of a daily quota, are not waited for: the provider will refuse, which ends the run.
 _LONGEST_RESET_S = 900.0
+# Seconds without an answer after which refusals that name no time are no longer waited for.
+_ONLY_REFUSALS_S = 180.0
 # Longest plausible wait, in seconds; a longer one is ignored.
 LONGEST_WAIT_S = 32 * 86400.0
 # Regular expression for a duration, regardless of case.
@@ -182,6 +184,7 @@ class Limiter:
         self._good = 0
         self._last_reduction = 0
         self._not_before = 0.0
+        self._refused_since = math.inf  # when the refusals began that no answer has followed
         self._next_request = self._next_token = 0.0
         self._windows: dict[str, _Window] = {}
         self._paused_until = 0.0
@@ -242,11 +245,19 @@ class Limiter:
             headers: The reply's headers.
         """
         self._leave(ticket, headers or {})
+        self._refused_since = math.inf
         if self.automatic and ticket.number > self._last_reduction:
             self._good += 1
             if self._good >= self.limit:
                 self._good = 0
                 self._grow()
+
+    def assumed_wait(self) -> float:
+        """Seconds to wait after a 429 that names no time: as long as there have been only refusals, up to the usual minute."""
+        now = self._clock()
+        self._refused_since = min(self._refused_since, now)
+        refused_s = now - self._refused_since
+        return min(refused_s, 60.0) if 1.0 <= refused_s <= _ONLY_REFUSALS_S else 0.0
 
     def limited(
         self, ticket: Ticket, *, reason: str, retry_after: float = 0.0, headers: Mapping[str, str] | None = None
