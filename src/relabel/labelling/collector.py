@@ -39,7 +39,7 @@ from relabel.task import Task
 _ASK_ALONE_AFTER = {"refusal", "content-filter", "length"}
 # Fields that a label copies from its answer; the cost is then divided among the answer's tasks.
 _COPIED_FIELDS = set(Label._fields) & Answer.model_fields.keys()
-# A prompt has more tokens than words; with fewer than this share, it was cut.
+# Prompts have more tokens than words: with fewer than this per word, a prompt was cut.
 _FEWEST_TOKENS_A_WORD = 0.75
 
 
@@ -87,7 +87,7 @@ class Progress:
 
     @property
     def done(self) -> int:
-        """Number of labels that are present or have failed."""
+        """Number of labels that are present or failed."""
         return self.from_store + self.fresh + self.failed.total()
 
     @property

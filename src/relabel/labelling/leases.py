@@ -145,7 +145,7 @@ class Leases:
         if not owner.isalnum() or not (path := self._lock_of(owner)).exists():
             return True
         try:
-            with locked(path), suppress(OSError):  # Windows deletes no file that is open
+            with locked(path), suppress(OSError):  # Windows cannot delete an open file
                 path.unlink(missing_ok=True)  # the random name is never used again
         except (DataError, OSError):
             return False

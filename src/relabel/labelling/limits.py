@@ -413,7 +413,7 @@ class Budget:
         self._reserved = 0.0
         self._open = 0
         self._settled = asyncio.Event()
-        self._hidden = 0
+        self._hidden = 0  # tokens to reserve for hidden thinking, beyond the maximum of an answer
         self._dearest = 0.0  # the costs that a provider states may exceed those by the price table
         self._ignored = ""
 

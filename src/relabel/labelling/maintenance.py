@@ -92,7 +92,7 @@ def _require_alone(folder: Path) -> None:
     """Check that no process uses a store, and remove the lock files of dead ones."""
     busy = f"another process is using the store {folder}; wait until it ends, or stop it"
     for path in (folder / "processes").glob("*.lock"):
-        with locked(path, busy, refuse=StoreError), suppress(OSError):  # Windows deletes no file that is open
+        with locked(path, busy, refuse=StoreError), suppress(OSError):  # Windows cannot delete an open file
             path.unlink()
 
 

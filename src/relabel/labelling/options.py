@@ -152,8 +152,8 @@ class RunOptions:
         if self.decide == "logprob" and (self.pack > 1 or self.api == "responses"):
             raise UsageError("--decide logprob asks one token about one task by chat; remove --pack and --api")
         named = provider_of("", self.provider) if self.provider else None
-        usual = named.base_url if named else environment.openai_base_url or OPENAI_URL
-        url = (self.base_url or usual or "").strip()  # `set NAME=VALUE && relabel` on Windows leaves a space
+        default = named.base_url if named else environment.openai_base_url or OPENAI_URL
+        url = (self.base_url or default or "").strip()  # on Windows, `set NAME=VALUE && relabel` adds a space
         provider, local = named or provider_of(url), is_local(self.model)
         params = dict(self.params)
         if self.decide == "logprob":

@@ -160,12 +160,13 @@ def _error_object(document: Any, status: int) -> tuple[Mapping[str, Any] | None,
     return (document if status >= 300 else None), status
 
 
-# Words of errors with a good status and without a code.
+# Words of transient faults, in errors of status 200 without a code.
 _BUSY = re.compile(
     r"overload|temporar|(again|try) later|(at|no|exceeded) capacity|\bbusy\b|(service|currently) unavailable|rate[ _-]?limit"
     r"|too many requests|timed?[ -]?out|internal (server )?error",
     re.IGNORECASE,
 )
+# Words of errors that concern the path of a request.
 _NO_PATH = re.compile(r"endpoint|method|path|route|not found|no such", re.IGNORECASE)
 
 

@@ -51,8 +51,11 @@ _SHORTEST_CACHED = 3000
 _RECORDED_AT_ONCE = 64
 # Number of tasks to try in a response format before giving it up, if the server's refusal does not mention the format.
 _PROBE_TASKS = 3
+# Statuses with which a server may refuse a response format.
 _FORMAT_STATUS = {400, 415, 422, 501}
+# Failures after which the model is asked once more.
 _REPAIRABLE = {"invalid-json", "schema"}
+# Failures that concern one task, and beginnings of those that concern the server.
 _TASK_FAILURES = {"budget", "refusal", "content-filter"}
 _SERVER_FAILURES = ("status 0", "status 403", "status 404", "status 429", "status 5", "timeout", "provider")
 _NOT_ASKED = "the run was stopped before this was sent"
@@ -455,12 +458,12 @@ class _CircuitBreaker:
             yield self._paused
 
     def succeeded(self) -> None:
-        """A request was answered."""
+        """Record that a request was answered."""
         self._last.append("")
         self._paused = False
 
     def failed(self, error: NoAnswerError, *, trial: bool) -> None:
-        """A request failed.
+        """Record that a request failed.
 
         Raises:
             CircuitOpenError: The first requests all failed with the same error; or nearly all recent ones did, and the trial too.

@@ -229,7 +229,7 @@ class Journal:
         self._file: int | None = None
         head = {"started_at": started.isoformat(timespec="microseconds")}
         with suppress(OSError):
-            path.unlink(missing_ok=True)  # not truncated, because it may be a hard link to a file of the user
+            path.unlink(missing_ok=True)  # not truncated, because it may be a hard link to another file of the user
             self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
             os.write(self._file, f"{json.dumps(head)}\n".encode())
 

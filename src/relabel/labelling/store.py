@@ -173,7 +173,7 @@ class Store:
         """Flush writes to disk, so that they survive a power cut, and empty SQLite's log. A run does so every second."""
         database = self.folder / "cache.db"
         with suppress(OSError, sqlite3.Error), database.with_name("cache.db-wal").open("rb+") as log:
-            os.fsync(log.fileno())  # the log is missing if nothing was written; Windows syncs only files open to write
+            os.fsync(log.fileno())  # the log is missing if nothing was written; Windows syncs only writable files
             with closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=rw", uri=True)) as db:
                 db.execute("PRAGMA wal_checkpoint(PASSIVE)")
 

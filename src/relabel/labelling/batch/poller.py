@@ -45,7 +45,7 @@ READY_LOOKS = 40
 # Number of attempts, over about a day, to create a batch while other jobs fill the provider's queue.
 QUEUE_TRIES = 300
 _QUEUE_FULL = re.compile(r"token_limit_exceeded|enqueued", re.IGNORECASE)
-# Words of a refusal of an input file for its size.
+# Words with which a provider refuses an input file because of its size.
 _TOO_LARGE = re.compile(
     r"HTTP 413|too (large|big|many (lines|tasks))|too_many_tasks|file size|size limit|maximum (allowed )?(file )?size",
     re.IGNORECASE,
