@@ -207,7 +207,7 @@ def verify_store(set_aside: bool = False) -> None:
     """Read every answer and check it against the request that it belongs to.
 
     Args:
-        set_aside: Move damaged parts out of the way, save what can be read, and keep the damaged parts beside it.
+        set_aside: Move damaged parts out of the way, save what can be read, and keep the damaged parts beside the store.
     """
     folder = settings.settings().store_dir
     for line in maintenance.set_damage_aside(folder) if set_aside else ():

@@ -64,10 +64,10 @@ def review_run(
     Args:
         out (F.csv): Where the file goes; - prints it instead.
         n (N): Tasks to list at most; 100 by default.
-        random (K): Draw K tasks at random from all of the run's instead, without its answers: filled in, they
-            represent the run as a whole.
-        size_for (WIDTH): With --random, instead of K: draw as many as give the mean exposure a 95% interval of this
-            width, such as 0.1; with --gold, judged by these labels.
+        random (K): Instead, draw K of the run's tasks at random, and leave out its labels: filled in, they represent
+            the run as a whole.
+        size_for (WIDTH): With --random, instead of K: draw enough tasks for a 95% interval of the mean exposure with
+            this width, such as 0.1; with --gold, as estimated from these labels.
         seed (S): Seed of --random; 0 by default.
         gold (G): Count this gold's labels as another opinion.
         rater (RUN): Count this run's labels as another opinion; repeatable.
@@ -148,11 +148,11 @@ def labels(
     wide: bool = False,
     out: _options.OutFile = None,
 ) -> None:
-    """Write the labels of a run as CSV, Stata or Parquet: one row a task, setting and sample, or one row a task.
+    """Write the labels of a run as CSV, Stata or Parquet: one row per task, setting and sample, or one row per task.
 
     Args:
         form: CSV, Stata or Parquet. By default what --out ends in, else CSV.
-        wide: One row a task, with a column for each setting and sample, and the published code.
+        wide: One row per task, with a column for each setting and sample, and the published code.
         out (F): The file to write. By default CSV is printed.
     """
     ending = "csv" if out is None else out.suffix.lower().removeprefix(".")
@@ -174,7 +174,7 @@ def labels(
 
 @app.command()
 def cite(run: _options.RunArg, as_json: _options.AsJson = False) -> None:
-    """Print what to cite of a run: its data with their licences, the model, the rubric and the software."""
+    """Print what to cite for a run: its data with their licences, the model, the rubric and the software."""
     published = run in manifests.PUBLISHED or run == "sample"
     manifest = relabel.open_run(run).manifest if published else manifests.read_manifest(manifests.find_run(run))
     registry = sources.load_registry()

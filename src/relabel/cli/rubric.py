@@ -159,7 +159,7 @@ def try_rubrics(
         sample: Tasks to draw. By default 240, or as many as there are.
         seed: Seed of the draw and of the intervals.
         final: Use the half of the tasks kept for the end: once, with the final wording.
-        out (DIR): Folder for trial.json and one run a rubric. By default under runs/.
+        out (DIR): Folder for trial.json and one run per rubric. By default under runs/.
     """
     from datetime import UTC, datetime
 

@@ -145,12 +145,12 @@ def run(
         response_format: How the shape of the answer is enforced; auto tries it with one question.
         header (NAME=VALUE): A header that is added to each request; repeatable. Credentials in it are never written
             down.
-        engine: online: one request a question; batch: the provider's Batch API (OpenAI, Azure, Groq, Mistral,
+        engine: online: one request per question; batch: the provider's Batch API (OpenAI, Azure, Groq, Mistral,
             Together), half the price within a day; replay: answers from the store only; ray: as online, from the
             workers of a Ray cluster.
         ray_address: With --engine ray: HOST:PORT of the cluster, or auto. By default RAY_ADDRESS, else Ray is
             started on this machine.
-        workers: With --engine ray: worker processes. By default one a node.
+        workers: With --engine ray: worker processes. By default one per node.
         worker_cpus: With --engine ray: cores that a worker reserves, and uses for a local model.
         dry_run: Estimate requests, tokens, cost, duration and bottleneck; send nothing.
         out: The run folder. By default a name under runs/ made from the options.

@@ -61,8 +61,8 @@ def score(
     Args:
         us: Add US jobs, pay and projections (BLS); onet-soc and soc2018 only, on by default there if the BLS files
             are available.
-        draws: Add intervals from this many draws of label noise, such as 1000; 0 adds none. The score's own, and
-            what other labels would give (--noise).
+        draws: Add intervals from this many draws of label noise, such as 1000; 0 adds none. One is of the score, one
+            of what other labels would give (--noise).
         seed: Seed of the draws.
         noise: What to estimate beside the score: what a gold's labels would give (confusion), the mean over raters,
             or nothing (repeats). By default raters or gold where given, else people's labels.
