@@ -136,6 +136,21 @@ def test_core_weights_need_task_types(tmp_path: Path) -> None:
 
 
 @pytest.mark.mirror
+def test_tasks_whose_codes_the_crosswalk_lacks_are_counted(tmp_path: Path) -> None:
+    tasks = tmp_path / "tasks.csv"
+    rows = "1,15-1132.00,Developers,Write programs.\n2,15-1132.00,Developers,Test them.\n3,11-1011.00,Chiefs,Lead.\n"
+    tasks.write_text("Task ID,O*NET-SOC Code,Title,Task\n" + rows)
+    labels = tmp_path / "labels.csv"
+    labels.write_text("Task ID,O*NET-SOC Code,label\n1,15-1132.00,E1\n2,15-1132.00,E1\n3,11-1011.00,E2\n")
+    import_labels(labels, model="m", rubric=load_rubric("eloundou"), out=tmp_path / "run", tasks=str(tasks))
+    run = open_run(str(tmp_path / "run"))
+    lost = "2 tasks are in no score, because the crosswalk lacks their codes (15-1132.00)"
+    for taxonomy, said in (("soc2018", True), ("onet-soc", False)):
+        table = score_table(run, taxonomy=taxonomy, weights="equal", tasks=str(tasks))
+        assert (lost in (table.note or "")) is said
+
+
+@pytest.mark.mirror
 def test_titles_that_disagree_with_their_code_are_named_in_the_table(tmp_path: Path) -> None:
     tasks = tmp_path / "tasks.csv"
     # With O*NET's statement, as one that is another task would not keep the label.

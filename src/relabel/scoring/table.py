@@ -27,7 +27,7 @@ from relabel.scoring.pay import ASHE, PAY, QUALITY, Pay, read_pay, wage_totals
 from relabel.settings import asset_dir
 from relabel.sources.fetch import SourceUse, file_use, source_use
 from relabel.sources.tables import is_table_file
-from relabel.tabular import CLEAN, half_up_all, records
+from relabel.tabular import CLEAN, half_up_all, listed_names, records
 from relabel.task import TASK_KEY, disputed_titles
 
 if TYPE_CHECKING:  # import scipy only when intervals are requested
@@ -453,7 +453,7 @@ def score_by(run: Run, choices: options.Choices) -> ScoreTable:
     partial = is_partial(run) or not bool(values["labelled"].all())
     if sample:
         frame["status"] += " (SAMPLE)"
-    notes = tuple(_notes(run, task_list, values, partial=partial, by_id=by_id))
+    notes = tuple(_notes(run, task_list, values, bridge, partial=partial, by_id=by_id))
     frame["note"] = pd.Series("; ".join(notes) or None, index=frame.index, dtype="str")
     return ScoreTable(
         frame=SCORES.validate(frame[list(COLUMNS)]),
@@ -487,12 +487,17 @@ def score_by(run: Run, choices: options.Choices) -> ScoreTable:
     )
 
 
-def _notes(run: Run, task_list: str, values: pd.DataFrame, *, partial: bool, by_id: bool) -> list[str]:
+def _notes(run: Run, task_list: str, values: pd.DataFrame, bridge: Bridge, *, partial: bool, by_id: bool) -> list[str]:
     notes, lacks = [options.SAMPLE_NOTE] if task_list == options.SAMPLE else [], run.missing_measures()
     if partial:
         incomplete = "the run is incomplete, some labels are missing; " if is_partial(run) else ""
         rests = f"rests on {int(values['labelled'].sum()):,} of {len(values):,} tasks"
         notes.append(f"PARTIAL: {incomplete}{rests}")
+    known = bridge.steps[0].links["source"] if bridge.steps else values["onet_soc_code"]
+    lost = values.loc[~values["onet_soc_code"].isin(known), "onet_soc_code"]
+    if len(lost):
+        codes = listed_names(sorted({*lost}), 3)
+        notes.append(f"{len(lost):,} tasks are in no score, because the crosswalk lacks their codes ({codes})")
     if others := measures.replaced_texts(values):
         first = ", ".join(row["task_id"] for row in others[:3]) + (" and others" if len(others) > 3 else "")
         then = "keep their label, as in the published method" if by_id else "count as unlabelled"
