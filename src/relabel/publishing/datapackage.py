@@ -38,8 +38,8 @@ ListFiles = Callable[[Path], Set[str] | None]
 def written_atomically(out: Path, kind: str, files_of: ListFiles) -> Generator[Path]:
     """Yield a temporary folder, and move it into place if the block succeeds.
 
-    An existing folder is moved aside first and deleted last; if the machine fails between the two moves, it is left as
-    `.NAME.NUMBER.old`.
+    An existing folder is first renamed to `.NAME.NUMBER.old`, and deleted last; it keeps that name if the machine fails
+    between the two.
 
     Args:
         out: Folder to write: new, empty, or an earlier output of the same kind without other files.
@@ -109,8 +109,8 @@ def _move_into_place(building: Path, folder: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-# Columns are described only for CSV, and the other formats refer to that: implementations of Table Schema disagree on other
-# formats, and a validator reports an empty cell of a Parquet file as a number out of bounds.
+# Only CSV files have a description of their columns, to which the other formats refer: implementations of Table Schema disagree
+# on other formats, and a validator reports an empty cell of a Parquet file as a number out of bounds.
 _FORMATS = {
     "csv": {"mediatype": "text/csv", "encoding": "utf-8"},
     "json": {"mediatype": "application/json", "encoding": "utf-8", "type": "json"},
@@ -260,10 +260,10 @@ class ExportBundle:
         return {page["code"]: page for page in pages}
 
     def content(self, path: str) -> bytes:
-        """The content of a file of the export. Tables are compared with their checksum, because nothing else here reads them.
+        """The content of a file of the export. Tables are copied unread, so their checksums are verified.
 
         Raises:
-            DataError: It cannot be read, or is a table that is not the exported one.
+            DataError: The file cannot be read, or is a table that was changed after the export.
         """
         with os_errors(f"{self.folder / path} cannot be read", "run `relabel export` again"):
             raw = inside(self.folder, path).read_bytes()

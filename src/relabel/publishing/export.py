@@ -86,9 +86,9 @@ def export_run(
         out: Folder to write: new, empty, or an earlier export without other files.
         choices: Options of the scores; by default `Choices()`.
         allow_partial: Export even if the run is incomplete or labelled only a part of the task list; every file says so.
-        raters: For a run of pooled labels, the runs of its raters; scores then have the range over raters.
+        raters: For a run of pooled labels, the runs of its raters; scores then have their range over raters.
         draws: Number of draws behind the intervals, at least 100; 0 for no intervals.
-        spread: Whether to show how scores differ between bridges, and to widen the intervals by that.
+        spread: Whether to show how scores differ between bridges, and to widen the intervals by these differences.
         baseline: An earlier run, scored in the same way, to list changes since then.
         families: Whether to make pages of job families, if the task list is O*NET's or the sample.
         epoch_run: A run that rates occupations by the rubric `epoch`, for those pages.
@@ -224,7 +224,7 @@ def _package(run: Run, table: ScoreTable, sources: Sequence[Row], tasks: pd.Data
 
 
 def _require_code(code: str) -> None:
-    # Codes come from files of others: they must not name a path outside the folder.
+    # A code from a user's file must not name a path outside the folder.
     if not _SAFE_NAME.fullmatch(code):
         raise DataError(
             f"{code[:80]!r} cannot name a file of an export; correct the code in the list that it comes from"
@@ -252,7 +252,7 @@ def changes_frame(before: ScoreTable, after: ScoreTable) -> tuple[pd.DataFrame, 
         One row per group and measure in either table, sorted by code: `code, title, measure, before, after, change` (0-1),
         the parts of the change (`labels, tasks, weights, bridge, rounding, undivided`, which add up to it), the derived
         figures before and after (`score_10, percentile, wage_exposure_gbp`), `reason` (why a score is missing on one side)
-        and `note`. And the decomposition.
+        and `note`; and the decomposition itself.
 
     Raises:
         UsageError: The tables cannot be compared.

@@ -30,7 +30,7 @@ MAX_TASKS = 60
 # Number of most important tasks listed on a page.
 TOP_TASKS = 3
 
-# Scored groups among which a percentile is as good as a share of lower ones.
+# From this many scored groups on, a percentile is shown as the share of groups with a lower score.
 _MANY = 100
 _PLACES = 6
 
@@ -247,7 +247,7 @@ def onet_path(code: str) -> str:
 def _reading_section(reading: Reading, score: Row, counts: Row, tasks: Sequence[Row], table: ScoreTable) -> Row | None:
     """The part of a group's page about one reading; None without a score.
 
-    A thin score is shown without interpretation: it has no band, meaning or advice.
+    A thin score is not interpreted: it has no band, meaning or advice.
     """
     measure, ten = _SCORE_COLUMNS[reading]
     if score[ten] is None:
@@ -277,7 +277,10 @@ def _reading_section(reading: Reading, score: Row, counts: Row, tasks: Sequence[
 
 
 def _standing(percentile: int, score: Row, measure: str, table: ScoreTable) -> str:
-    """A percentile, which counts positions from 1, in words; among a few groups that is one group too many, so these count."""
+    """A group's position in words: its percentile or, among few scored groups, the number of groups with a lower score.
+
+    A percentile counts positions from 1, so it includes the group itself, which matters only among few groups.
+    """
     place = f"higher than {percentile}%"
     if table.scored < _MANY:  # the site of 2026 gives equal scores different percentiles
         scores = table.frame.loc[table.has_status("scored"), measure]
@@ -335,7 +338,7 @@ def _rounded(value: float | None) -> float | None:
 
 
 def _is_exposed(task: Row, reading: Reading) -> bool:
-    """Whether a task counts as exposed in the score: an incoherent pair counts as E1, which is exposed in both readings."""
+    """Whether a task counts as exposed in the score: an incoherent pair counts as E1, and so as exposed in both readings."""
     return task[reading] == "exposed" or task["incoherent"]
 
 

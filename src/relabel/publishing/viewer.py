@@ -63,7 +63,7 @@ class Reviews:
     """The file of reviews, rewritten after each change.
 
     Args:
-        path: The file. If it exists, for example from `relabel review`, it is continued, and its tasks are shown first.
+        path: The file. An existing one, for example from `relabel review`, is continued, and its tasks are shown first.
         column: The column for labels: `label`, or `strict` or `with_tools` if a run has only one of the two settings.
 
     Raises:
@@ -393,10 +393,10 @@ class Viewer(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: Viewer  # pyright: ignore[reportIncompatibleVariableOverride]  the one that it is made for
+    server: Viewer  # pyright: ignore[reportIncompatibleVariableOverride]  no other server uses this handler
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
     def _path(self) -> str | None:
         """The path after the token; None if the token or the host is wrong."""

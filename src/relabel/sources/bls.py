@@ -122,7 +122,7 @@ def _projections() -> list[tuple[bool, ProjectionRelease]]:
 
 
 def _registered(role: str, years: str) -> list[tuple[bool, Source, Sequence[str]]]:
-    """Sources with a role: whether `RELABEL_US_RELEASES` names them, and the years in their release or, failing that, their id."""
+    """Sources with a role: whether `RELABEL_US_RELEASES` names them, and the years in their release or, if it has none, their id."""
     sources = load_registry()
     able = [name for name, source in sources.items() if source.find_role("wages") or source.find_role("projections")]
     named = [name.strip() for name in settings().us_releases.split(",") if name.strip()]
@@ -243,8 +243,8 @@ def read_wage_cap(release: str = "bls-oews-2024") -> pd.DataFrame:
         release: Id of a source with a wages workbook.
 
     Returns:
-        One row: `annual_usd`, from the workbook's field descriptions; 239,200 in May 2023 and May 2024, missing where the
-        file has none, as those of before 2019 and CSV files.
+        One row: `annual_usd`, from the workbook's field descriptions; 239,200 in May 2023 and May 2024, missing if the file
+        has none, as releases before 2019 and CSV files.
     """
     path, text = locate_role(release, "wages"), ""
     with suppress(DataError):

@@ -230,7 +230,7 @@ def _obtain(source: Source, entry: SourceFile) -> tuple[Path, Where]:
 def _verify(source: Source, entry: SourceFile, path: Path, where: Where) -> tuple[str, CopyStatus]:
     """Compare a file with the registry and the pin; returns its sha256 and kind of copy.
 
-    If the registry lists a rebuilt copy, a downloaded file is the official one, whose checksum is not registered but pinned.
+    If the registry lists a rebuilt copy, a downloaded file is the official one; its checksum is pinned, not registered.
     """
     sha256, fetched, by_pin = sha256_of(path), where == "download", is_pinned_kind(entry)
     if sha256 == entry.sha256 and not (fetched and by_pin):
@@ -292,7 +292,7 @@ def file_use(path: Path, source: str) -> SourceUse:
 
 
 @cache
-def _digest(path: Path, mtime_ns: int, size: int) -> str:  # pyright: ignore[reportUnusedParameter]  # key of the cache
+def _digest(path: Path, mtime_ns: int, size: int) -> str:  # pyright: ignore[reportUnusedParameter]  # in the cache key
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -364,7 +364,7 @@ def download(source: Source, entry: SourceFile) -> Path:
 
 
 def _unpack(source: Source, entry: SourceFile, archive: Path) -> None:
-    """Move the listed members of an archive that are not cached yet to the cache; raise errors only for the wanted one."""
+    """Move all registered members of an archive that are not cached yet to the cache; raise errors only for `entry`."""
     of_archive = [other for other in source.files if (other.url, other.download) == (entry.url, "zip")]
     beside = [other for other in of_archive if other != entry and not cached_path(source, other).exists()]
     try:
@@ -381,7 +381,7 @@ def _unpack(source: Source, entry: SourceFile, archive: Path) -> None:
                         f"the archive at {entry.url} has no member {member!r} (it has {', '.join(names[:8])}); "
                         f"correct the member of {source.id!r} in a RELABEL_SOURCES file"
                     )
-                # Use a separate path for each, because checksums are cached by path, time and size.
+                # Use a separate path for each member, because checksums are cached by path, time and size.
                 unpacked = archive.parent / "members" / other.name
                 unpacked.parent.mkdir(exist_ok=True)
                 with bundle.open(member) as inside_file, unpacked.open("wb") as out:
@@ -437,7 +437,7 @@ _REQUIRED_COLUMNS = {
 
 
 def _check_content(entry: SourceFile, path: Path, came_from: str) -> None:
-    """Before a file without a known checksum is pinned, check its type by its first bytes, and its header row."""
+    """Check the first bytes and the header row of a file before its unknown checksum is pinned."""
     suffix = Path(entry.name).suffix.lower()
     with path.open("rb") as stream:
         start = stream.read(4096)

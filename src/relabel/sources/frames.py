@@ -92,7 +92,7 @@ def read_columns(path: Path, columns: Mapping[str, str], *, sheet: str | None = 
 
 
 def cached_frame(path: Path, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-    """A table of the download cache, made if it is not there or damaged; failure to write it only costs time."""
+    """A table in the download cache, made if it is missing or damaged; a failure to write it is ignored."""
     import pyarrow
     import pyarrow.parquet as pq
 

@@ -21,8 +21,8 @@ from typing import Any, cast
 from relabel.errors import ColumnError, DataError
 from relabel.files import os_errors
 
-# Accepted names of a column, by its content, if there are several. Case, blanks and signs are ignored, so that O*NET's
-# `Task ID`, `O*NET-SOC Code` and `Task` match.
+# Accepted names of columns that have several, by content. Case, blanks and punctuation are ignored, so that O*NET's `Task ID`,
+# `O*NET-SOC Code` and `Task` match.
 COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {
     "task_id": ("task_id", "id"),
     "onet_soc_code": ("onet_soc_code", "soc_code", "onet_soc_2019_code"),
@@ -31,7 +31,7 @@ COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {
 }
 
 TASK_TYPES = ("Core", "Supplemental")
-# Texts that O*NET, pandas and spreadsheets write for a missing value, in lower case; not `NA` and `None`, which may be words.
+# Texts, in lower case, that O*NET, pandas and spreadsheets write for a missing value; not `NA` and `None`, which may be words.
 MISSING_MARKS = ("", "n/a", "nan", "<na>", "#n/a", "#ref!", "#name?", "#value!", "#div/0!")
 
 ONET_SOC = r"^\d{2}-\d{4}\.\d{2}$"
@@ -58,13 +58,13 @@ def is_table_file(ref: str | Path) -> bool:
 
 
 def plain_name(column: str) -> str:
-    """A column name without case, blanks and signs, so that `O*NET-SOC Code` and `onet_soc_code` are equal."""
+    """A column name without case, blanks and punctuation, so that `O*NET-SOC Code` and `onet_soc_code` are equal."""
     plain = column.translate(_ASCII_SIGNS)
     return (plain if plain.isascii() else re.sub(r"[\W_]+", "", plain)).casefold()
 
 
 def find_column(names: Sequence[str], header: Iterable[str], path: Path) -> str | None:
-    """Find a column by one of several names, exactly or ignoring case, blanks and signs.
+    """Find a column by one of several names, exactly or ignoring case, blanks and punctuation.
 
     Args:
         names: The names, preferred first.
@@ -89,7 +89,7 @@ def find_column(names: Sequence[str], header: Iterable[str], path: Path) -> str 
 
 
 def category(written: str, among: Iterable[str]) -> str | None:
-    """The value in a closed list that a cell matches, ignoring case, blanks and signs; None if there is none."""
+    """The value in a closed list that a cell matches, ignoring case, blanks and punctuation; None if there is none."""
     choices = list(among)
     if written in choices:
         return written
@@ -172,7 +172,7 @@ class Table:
         """Parse an O*NET-SOC code.
 
         Raises:
-            DataError: It is not one.
+            DataError: The cell does not hold such a code.
         """
         value = written.strip()
         if not value:
@@ -184,10 +184,10 @@ class Table:
         return value
 
     def occupation_code(self, line: int, written: str) -> str:
-        """Parse a code of another classification: letters, digits, dots and hyphens, because exported files are named by it.
+        """Parse a code of another classification. Only characters that are safe in the names of exported files are allowed.
 
         Raises:
-            DataError: It is not one.
+            DataError: The cell does not hold such a code.
         """
         value = plain_id(written)
         if not _ANY_CODE.fullmatch(value) or _SPREADSHEET_NUMBER.fullmatch(value):
@@ -296,7 +296,8 @@ def _text(path: Path, advice: str) -> str:
     if (nul := text.find("\0")) >= 0:
         line = text.count("\n", 0, nul) + 1
         raise DataError(f"{path} line {line} contains a NUL character; save the file again as CSV")
-    return re.sub(r"\Asep=.(?=\r?\n)", "", text)  # a line for Excel; it stays as a blank one
+    # Blank Excel's separator line instead of removing it, so that line numbers stay right.
+    return re.sub(r"\Asep=.(?=\r?\n)", "", text)
 
 
 def _separator(text: str) -> str:
@@ -390,8 +391,8 @@ def text_columns(path: Path, columns: Mapping[str, str], *, sheet: str | None = 
     Args:
         path: A `.txt` file (separated by tabs, quotes are ordinary characters, as in O*NET), a `.tsv` or `.csv` file, or a
             workbook. The header is the first row that contains the first of the columns.
-        columns: New column names by the names in the file, ignoring case, blanks and signs; `|` stands between names of which
-            a file has one. Other columns are dropped.
+        columns: New column names by the names in the file, ignoring case, blanks and punctuation; `|` separates alternative
+            names. Other columns are dropped.
         sheet: Name of the worksheet; by default the first.
 
     Returns:

@@ -117,7 +117,7 @@ def build_site(
             raise
         except TemplateError as error:
             raise DataError(f"a template cannot be used ({error}); correct it, or remove --theme") from error
-        except Exception as error:  # an export from elsewhere may lack anything or contain anything
+        except Exception as error:  # an export from elsewhere may lack or contain anything
             raise DataError(
                 f"{export} is damaged ({type(error).__name__}: {str(error)[:200]}); run `relabel export` again"
                 + (", or remove --theme" if theme else "")

@@ -81,7 +81,7 @@ def plain(text: str) -> str:
 
 
 def reason(text: str) -> str:
-    """The part of a remark after its first colon, as a sentence; for example of `Growing demand gives 2 of 2: employment …`."""
+    """The part of a remark after its first colon, as a sentence: `employment …` of `Growing demand gives 2 of 2: employment …`."""
     return first_upper(plain(text.split(": ", 1)[-1]))
 
 
@@ -159,7 +159,7 @@ def _worst_ratio(row: Sequence[float], side: float) -> float:
 def _place_row(row: Sequence[float], free: Box) -> tuple[list[Box], Box]:
     """Place a row along the shorter side; returns its boxes and the remaining area."""
     x, y, width, height = free
-    if width < height:  # the same with the axes swapped
+    if width < height:  # swap the axes, place the row, and swap them back
         boxes, rest = _place_row(row, Box(y, x, height, width))
         return [Box(b.y, b.x, b.height, b.width) for b in boxes], Box(rest.y, rest.x, rest.height, rest.width)
     depth = sum(row) / height if height else 0
