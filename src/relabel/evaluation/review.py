@@ -250,19 +250,18 @@ def _codes(index: pd.Index) -> pd.Series:
 
 def _jobs(index: pd.Index) -> tuple[pd.Series, str | None]:
     """Jobs of each task's occupation, split evenly among the O*NET occupations of a SOC code; nothing is downloaded."""
-    unknown = pd.Series(np.nan, index=index, dtype="float64")
     with suppress(DataError):
         source = bls.wage_releases()[0].source
-        if any(check.state != "ok" for check in fetch.verify([source])):
-            return unknown, None
-        wages = bls.read_wages(source)
-        detailed = wages[wages["group"] == "detailed"].set_index("soc2018")["employment"]
-        codes = _codes(index)
-        soc = codes.str[:7]
-        several = codes.groupby(soc.to_numpy()).transform("nunique")
-        jobs = soc.map(detailed).astype("float64") / several
-        return (jobs, source) if jobs.notna().any() else (unknown, None)
-    return unknown, None
+        if all(check.state == "ok" for check in fetch.verify([source])):
+            wages = bls.read_wages(source)
+            detailed = wages[wages["group"] == "detailed"].set_index("soc2018")["employment"]
+            codes = _codes(index)
+            soc = codes.str[:7]
+            several = codes.groupby(soc.to_numpy()).transform("nunique")
+            jobs = soc.map(detailed).astype("float64") / several
+            if jobs.notna().any():
+                return jobs, source
+    return pd.Series(np.nan, index=index, dtype="float64"), None
 
 
 def _review_rows(table: pd.DataFrame, details: pd.DataFrame | None, columns: Sequence[str]) -> pd.DataFrame:

@@ -196,12 +196,9 @@ class TrialDocument(Frozen):
 class Spent(NamedTuple):
     """Cost and tokens of some answers; the cost is None if unknown."""
 
-    cost_usd: float | None
-    prompt_tokens: int
-    completion_tokens: int
-
-
-_NOTHING = Spent(0.0, 0, 0)
+    cost_usd: float | None = 0.0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
 
 
 class Look(NamedTuple):
@@ -267,7 +264,7 @@ def trial(
     spent = rejected or {}
     document = TrialDocument(
         rubrics=tuple(
-            _tried(run, aligned, rater, spent.get(name, _NOTHING)) for rater, (name, run) in enumerate(runs.items())
+            _tried(run, aligned, rater, spent.get(name, Spent())) for rater, (name, run) in enumerate(runs.items())
         ),
         golds=tuple(
             TriedGold(name=gold.name, made_by=gold.made_by, people=gold.human, sha256=gold.sha256) for gold in golds

@@ -82,15 +82,15 @@ def files_of_export(folder: Path) -> set[str] | None:
     return {PACKAGE, *names}
 
 
-def _require_replaceable(folder: Path, shown: Path, kind: str, files_of: ListFiles) -> None:
+def _require_replaceable(folder: Path, named: Path, kind: str, files_of: ListFiles) -> None:
     if not folder.exists():
         return
     if not folder.is_dir():
-        raise UsageError(f"{shown} is a file; give a folder to --out")
+        raise UsageError(f"{named} is a file; give a folder to --out")
     files = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_symlink() or not p.is_dir()}
-    if strange := sorted(files - (files_of(folder) or set())):
+    if foreign := sorted(files - (files_of(folder) or set())):
         raise UsageError(
-            f"{shown} holds {strange[0]}, which is not a file of an earlier {kind} and would be deleted; move it away or give an "
+            f"{named} holds {foreign[0]}, which is not a file of an earlier {kind} and would be deleted; move it away or give an "
             "empty or new folder to --out"
         )
 
@@ -202,7 +202,7 @@ def licence(text: str) -> dict[str, str]:
 
 
 # Valid codes of pages, which are used in file names and links.
-_CODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,63}")
+PAGE_CODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,63}")
 
 
 class ExportBundle:
@@ -245,7 +245,7 @@ class ExportBundle:
     def _pages(self, kind: str, key: str) -> list[Row]:
         pages = {path: _json(inside(self.folder, path)) for path in self.files if path.startswith(f"{kind}/")}
         for path, page in pages.items():
-            if not isinstance(page, dict) or not isinstance(page.get(key), str) or not _CODE.fullmatch(page[key]):
+            if not isinstance(page, dict) or not isinstance(page.get(key), str) or not PAGE_CODE.fullmatch(page[key]):
                 raise DataError(
                     f"{self.folder / path} does not name its page by a plain {key}; run `relabel export` again"
                 )

@@ -17,7 +17,6 @@ With the same versions of pandas and pyarrow, the same run gives the same bytes:
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +43,6 @@ from relabel.tabular import csv_bytes, json_bytes, parquet_bytes, records
 Row = dict[str, Any]
 
 _PROFILE = "https://datapackage.org/profiles/2.0/datapackage.json"
-_SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
 
 
 @dataclass(frozen=True)
@@ -225,7 +223,7 @@ def _package(run: Run, table: ScoreTable, sources: Sequence[Row], tasks: pd.Data
 
 def _require_code(code: str) -> None:
     # A code from a user's file must not name a path outside the folder.
-    if not _SAFE_NAME.fullmatch(code):
+    if not datapackage.PAGE_CODE.fullmatch(code):
         raise DataError(
             f"{code[:80]!r} cannot name a file of an export; correct the code in the list that it comes from"
         )

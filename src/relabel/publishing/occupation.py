@@ -31,7 +31,7 @@ MAX_TASKS = 60
 TOP_TASKS = 3
 
 # From this many scored groups on, a percentile is shown as the share of groups with a lower score.
-_MANY = 100
+_MANY_GROUPS = 100
 _PLACES = 6
 
 # The two readings of a task's code.
@@ -137,9 +137,9 @@ class PageBuilder:
                 behind.get(score["code"], []),
                 key=lambda part: (-round(part[1], _PLACES), -self._counts[part[0]]["labelled"], part[0]),
             )
-            main = main_codes(parts, [len(self._tasks[code]) for code, _ in parts])
-            every = [task for code, _ in parts for task in self._by_importance[code]]
-            tasks = [task for code, _ in parts[:main] for task in self._by_importance[code]]
+            main_count = main_codes(parts, [len(self._tasks[code]) for code, _ in parts])
+            all_tasks = [task for code, _ in parts for task in self._by_importance[code]]
+            tasks = [task for code, _ in parts[:main_count] for task in self._by_importance[code]]
             page = {
                 "code": score["code"],
                 "title": score["title"],
@@ -147,22 +147,22 @@ class PageBuilder:
                 "thin": _is_thin(score),
                 "scored_groups": self._table.scored,
                 "onet": [
-                    self._source_entry(code, share) | {"tasks_here": number < main}
+                    self._source_entry(code, share) | {"tasks_here": number < main_count}
                     for number, (code, share) in enumerate(parts)
                 ],
                 "tasks": {
                     code: [
                         [task["task_id"], round(share * task["share"], _PLACES)] for task in self._by_importance[code]
                     ]
-                    for code, share in parts[:main]
+                    for code, share in parts[:main_count]
                 },
                 "tasks_left_out": None
-                if main == len(parts)
-                else f"The tasks of {len(parts) - main:,} of {len(parts):,} codes are on the pages of these codes only: the "
-                f"{main:,} largest stand for {half_up(100 * sum(share for _, share in parts[:main]), 0):.0f}% of the group.",
-                "counts": (counts := _counts(every)),
+                if main_count == len(parts)
+                else f"The tasks of {len(parts) - main_count:,} of {len(parts):,} codes are on the pages of these codes only: the "
+                f"{main_count:,} largest stand for {half_up(100 * sum(share for _, share in parts[:main_count]), 0):.0f}% of the group.",
+                "counts": (counts := _counts(all_tasks)),
                 "readings": {
-                    reading: _reading_section(reading, score, counts, every, self._table) for reading in READINGS
+                    reading: _reading_section(reading, score, counts, all_tasks, self._table) for reading in READINGS
                 },
                 "matter_most": _most_important(score, tasks),
             }
@@ -282,7 +282,7 @@ def _standing(percentile: int, score: Row, measure: str, table: ScoreTable) -> s
     A percentile counts positions from 1, so it includes the group itself, which matters only among few groups.
     """
     place = f"higher than {percentile}%"
-    if table.scored < _MANY:  # the site of 2026 gives equal scores different percentiles
+    if table.scored < _MANY_GROUPS:  # the site of 2026 gives equal scores different percentiles
         scores = table.frame.loc[table.has_status("scored"), measure]
         below = int((scores.round(CLEAN) < round(score[measure], CLEAN)).sum())
         place = f"higher than {below}" if below else "among the lowest"

@@ -128,21 +128,21 @@ class Reviews:
         return key
 
     def _put(self, key: Key, reviewer: str, values: Row, about: Row) -> None:
-        own = self.rows_of(reviewer).get(key)
-        if own is None:
+        row = self.rows_of(reviewer).get(key)
+        if row is None:
             listed = [row for row in self.rows if self._key(row) == key]
-            own = next((row for row in listed if not row[self.column]), None)
-            if own is None:
+            row = next((row for row in listed if not row[self.column]), None)
+            if row is None:
                 # A second reviewer's row copies the task's other columns.
-                own = dict(listed[0]) if listed else dict.fromkeys(self.header, "") | {"priority": "chosen"}
-                own |= {"onet_soc_code": key[0], "task_id": key[1], **about}
-                self.rows.append(own)
+                row = dict(listed[0]) if listed else dict.fromkeys(self.header, "") | {"priority": "chosen"}
+                row |= {"onet_soc_code": key[0], "task_id": key[1], **about}
+                self.rows.append(row)
         now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
-        own |= values | {"reviewer": reviewer, "annotator": reviewer, "reviewed_at": now}
-        if not own[self.column]:
-            own |= dict.fromkeys(("reviewer", "annotator", "reviewed_at", "blind"), "")
+        row |= values | {"reviewer": reviewer, "annotator": reviewer, "reviewed_at": now}
+        if not row[self.column]:
+            row |= dict.fromkeys(("reviewer", "annotator", "reviewed_at", "blind"), "")
             if key not in self.queue or sum(self._key(row) == key for row in self.rows) > 1:
-                self.rows.remove(own)
+                self.rows.remove(row)
         self._write()
 
     def _write(self) -> None:
@@ -214,12 +214,12 @@ class LabelTable:
         self.golds = list(golds)
         tables = {**dict(zip(self.names, map(_coded, runs), strict=True)), **golds}
         series = {
-            f"said {name}": _single_labels(table.drop_duplicates(TASK_KEY).set_index(TASK_KEY))
+            f"label: {name}": _single_labels(table.drop_duplicates(TASK_KEY).set_index(TASK_KEY))
             for name, table in tables.items()
         }
         self._failed = [{(f.onet_soc_code, f.task_id, f.setting): f for f in run.failures()} for run in runs]
         failed = {key[:2] for of_run in self._failed for key in of_run}
-        raters = [f"said {name}" for name in self.names]
+        raters = [f"label: {name}" for name in self.names]
         keys = pd.MultiIndex.from_tuples(sorted(failed.union(*(series[name].index for name in raters))), names=TASK_KEY)
         texts = pd.DataFrame(columns=[*TASK_KEY, "title", "text"]) if details is None else details
         frame = pd.DataFrame(index=keys).join(texts.drop_duplicates(TASK_KEY).set_index(TASK_KEY)[["title", "text"]])
@@ -241,12 +241,12 @@ class LabelTable:
         return self.frame.iloc[cast("int", self.frame.index.get_loc(key))]
 
     def find(
-        self, asked: Mapping[str, str], reviewed: Mapping[Key, Row], queue: Mapping[Key, int], *, blind: bool
+        self, query: Mapping[str, str], reviewed: Mapping[Key, Row], queue: Mapping[Key, int], *, blind: bool
     ) -> Row:
         """One page of the tasks that match a query.
 
         Args:
-            asked: `q` (words that must all occur), `occupation`, `label` (by `rater`, or by any), `only` (`disagree`,
+            query: `q` (words that must all occur), `occupation`, `label` (by `rater`, or by any), `only` (`disagree`,
                 `repaired`, `rejected`, `open`, `done` or `listed`), `sort` (`task`, `occupation`, `disagree`,
                 `probability`), `from`, `size`.
             reviewed: Rows of the reviewer, by task.
@@ -254,27 +254,27 @@ class LabelTable:
             blind: Whether to hide labels and ignore the filter by label.
         """
         frame = self.frame
-        done, place = frame.index.isin(list(reviewed)), [queue.get(cast("Key", key), len(frame)) for key in frame.index]
+        done, ranks = frame.index.isin(list(reviewed)), [queue.get(cast("Key", key), len(frame)) for key in frame.index]
         keep = np.ones(len(frame), dtype=bool)
-        for word in asked.get("q", "").casefold().split():
+        for word in query.get("q", "").casefold().split():
             keep &= frame["words"].str.contains(word, regex=False).to_numpy(bool)
-        if occupation := asked.get("occupation", "").strip():
+        if occupation := query.get("occupation", "").strip():
             keep &= frame.index.get_level_values(0).str.startswith(occupation)
-        if (label := asked.get("label")) and not blind:
-            names = [asked["rater"]] if asked.get("rater") in self.names else self.names
-            keep &= (frame[[f"said {name}" for name in names]] == label).any(axis=1).to_numpy()
+        if (label := query.get("label")) and not blind:
+            names = [query["rater"]] if query.get("rater") in self.names else self.names
+            keep &= (frame[[f"label: {name}" for name in names]] == label).any(axis=1).to_numpy()
         only = {name: frame[name].to_numpy() for name in ("disagree", "repaired", "rejected")}
-        only |= {"done": done, "open": ~done, "listed": np.array(place) < len(frame)}
-        keep &= only.get(asked.get("only", ""), True)
+        only |= {"done": done, "open": ~done, "listed": np.array(ranks) < len(frame)}
+        keep &= only.get(query.get("only", ""), True)
         sort_keys = {
             "probability": frame["probability"],
             "disagree": -frame["labels"],
             "occupation": frame["title"].astype("str"),
         }
-        order = np.argsort(sort_keys.get(asked.get("sort", ""), pd.Series(place)).to_numpy(), kind="stable")
+        order = np.argsort(sort_keys.get(query.get("sort", ""), pd.Series(ranks)).to_numpy(), kind="stable")
         places = order[keep[order]]
-        first = max(int(asked.get("from", "0") or 0), 0)
-        shown = places[first : first + min(int(asked.get("size", "50") or 50), _MAX_ROWS)]
+        first = max(int(query.get("from", "0") or 0), 0)
+        shown = places[first : first + min(int(query.get("size", "50") or 50), _MAX_ROWS)]
         return {
             "total": len(places),
             "from": first,
@@ -287,7 +287,7 @@ class LabelTable:
         if blind:
             return summary
         return summary | {
-            "labels": {name: row[f"said {name}"] for name in [*self.names, *self.golds]},
+            "labels": {name: row[f"label: {name}"] for name in [*self.names, *self.golds]},
             "disagree": bool(row["disagree"]),
             "probability": None if np.isnan(row["probability"]) else float(row["probability"]),
             "flags": [name for name in ("repaired", "rejected") if row[name]],
@@ -341,10 +341,10 @@ class Viewer(ThreadingHTTPServer):
         """The address with its token."""
         return f"http://127.0.0.1:{self.server_port}/{self.token}/"
 
-    def answer(self, path: str, asked: Mapping[str, str]) -> Row:
+    def answer(self, path: str, query: Mapping[str, str]) -> Row:
         """The JSON document at a path of the API."""
         labels, reviews = self.labels, self.reviews
-        reviewer, blind = asked.get("reviewer", ""), asked.get("blind") == "1"
+        reviewer, blind = query.get("reviewer", ""), query.get("blind") == "1"
         if path == "about":
             return {
                 "raters": labels.names,
@@ -355,38 +355,38 @@ class Viewer(ThreadingHTTPServer):
                 "file": str(reviews.path),
                 "sampled": reviews.is_random_sample,
             }
-        mine = reviews.rows_of(reviewer) if reviewer else {}
+        reviewed = reviews.rows_of(reviewer) if reviewer else {}
         if path == "tasks":
-            return labels.find(asked, mine, reviews.queue, blind=blind)
+            return labels.find(query, reviewed, reviews.queue, blind=blind)
         if path == "progress":
             done = {name: len(reviews.rows_of(name)) for name in reviews.reviewers}
             return {"done": done, "agreement": reviews.agreement()}
-        key = (asked.get("code", ""), asked.get("task", ""))
+        key = (query.get("code", ""), query.get("task", ""))
         if path != "task" or key not in labels.frame.index:
             raise KeyError(path)
-        own = mine.get(key)
-        review = own and {"label": own[reviews.column], "comment": own.get("comment", "").removeprefix("'")}
+        row = reviewed.get(key)
+        review = row and {"label": row[reviews.column], "comment": row.get("comment", "").removeprefix("'")}
         return labels.task(key, review, blind=blind)
 
-    def change(self, asked: Row) -> Row:
+    def change(self, body: Row) -> Row:
         """Write a review, or undo the last one.
 
         Raises:
             UsageError: There is no such task or label, or the reviewer's name is missing.
         """
-        reviewer = str(asked.get("reviewer") or "").strip()[:80]
+        reviewer = str(body.get("reviewer") or "").strip()[:80]
         if not reviewer:
             raise UsageError("enter your name first")
-        if asked.get("undo"):
+        if body.get("undo"):
             key = self.reviews.undo(reviewer)
             return {"undone": key and {"code": key[0], "task": key[1]}}
-        key, label = (str(asked.get("code")), str(asked.get("task"))), asked.get("label") or ""
+        key, label = (str(body.get("code")), str(body.get("task"))), body.get("label") or ""
         if key not in self.labels.frame.index or (label and label not in self.choices):
             raise UsageError("there is no such task or label")
         values = {
             self.reviews.column: label,
-            "comment": str(asked.get("comment") or "")[:2000],
-            "blind": "yes" if asked.get("blind") else "no",
+            "comment": str(body.get("comment") or "")[:2000],
+            "blind": "yes" if body.get("blind") else "no",
         }
         self.reviews.set(key, reviewer, values, cast("Row", self.labels.task_row(key)[["title", "text"]].to_dict()))
         return {"saved": True}
@@ -412,8 +412,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif path is None or not path.startswith("api/"):
             self._send_json({"error": "not found"}, HTTPStatus.NOT_FOUND)
         else:
-            asked = {name: values[-1] for name, values in parse_qs(urlsplit(self.path).query).items()}
-            self._respond(lambda: self.server.answer(path.removeprefix("api/"), asked))
+            query = {name: values[-1] for name, values in parse_qs(urlsplit(self.path).query).items()}
+            self._respond(lambda: self.server.answer(path.removeprefix("api/"), query))
 
     def do_POST(self) -> None:
         size = int(self.headers.get("Content-Length") or 0)

@@ -97,8 +97,8 @@ def wage_releases() -> tuple[WageRelease, ...]:
     by_year = {years[0]: (chosen, source) for chosen, source, years in sorted(entries, key=lambda entry: entry[0])}
     years = sorted(by_year, key=lambda year: (by_year[year][0], year), reverse=True)
     return tuple(
-        WageRelease(by_year[year][1].id, by_year[year][1].release, f"_{year}" if place else "")
-        for place, year in enumerate(years)
+        WageRelease(by_year[year][1].id, by_year[year][1].release, f"_{year}" if rank else "")
+        for rank, year in enumerate(years)
     )
 
 
@@ -124,11 +124,11 @@ def _projections() -> list[tuple[bool, ProjectionRelease]]:
 def _registered(role: str, years: str) -> list[tuple[bool, Source, Sequence[str]]]:
     """Sources with a role: whether `RELABEL_US_RELEASES` names them, and the years in their release or, if it has none, their id."""
     sources = load_registry()
-    able = [name for name, source in sources.items() if source.find_role("wages") or source.find_role("projections")]
+    usable = [name for name, source in sources.items() if source.find_role("wages") or source.find_role("projections")]
     named = [name.strip() for name in settings().us_releases.split(",") if name.strip()]
-    if odd := [name for name in named if name not in able]:
+    if unknown := [name for name in named if name not in usable]:
         raise UsageError(
-            f"RELABEL_US_RELEASES names {odd[0]!r}, which has no US jobs or projections; choose from {', '.join(able)}, or "
+            f"RELABEL_US_RELEASES names {unknown[0]!r}, which has no US jobs or projections; choose from {', '.join(usable)}, or "
             "register it in your RELABEL_SOURCES file with the role wages or projections"
         )
     chosen = [name for name in named if sources[name].find_role(role)]

@@ -145,7 +145,7 @@ def unpin(source_id: str, file: str | None = None) -> list[str]:
     """
     source = get_source(source_id)
     entries = source.files if file is None else (source.file(file),)
-    forgotten: list[str] = []
+    unpinned: list[str] = []
     for entry in entries:
         pin = _pin_path(source, entry)
         with os_errors(f"the pin {pin} cannot be removed", "check its permissions"):
@@ -154,10 +154,10 @@ def unpin(source_id: str, file: str | None = None) -> list[str]:
             if entry.can_fetch:
                 cached_path(source, entry).unlink(missing_ok=True)
             pin.unlink()
-        forgotten.append(entry.name)
-    if not forgotten:
+        unpinned.append(entry.name)
+    if not unpinned:
         raise DataError(f"no file of {source_id} is pinned; `relabel data verify` shows what is")
-    return forgotten
+    return unpinned
 
 
 def pull(
@@ -174,7 +174,7 @@ def pull(
     Returns:
         One check per registered file; `where` is `download` for those that were downloaded.
     """
-    done: list[FileCheck] = []
+    checks: list[FileCheck] = []
     failed: dict[str, FileCheck] = {}
     for source, entry in _files(source_ids):
         check, url = _check_local(source, entry), entry.url or ""
@@ -182,7 +182,7 @@ def pull(
         if check.can_fetch and (check.state == "missing" or damaged):
             if (first := failed.get(url)) is not None:  # another file of an archive that could not be fetched
                 message = first.message.replace(f"{first.source_id}/{first.file}", f"{source.id}/{entry.name}", 1)
-                done.append(check.model_copy(update={"message": message, "why": first.why}))
+                checks.append(check.model_copy(update={"message": message, "why": first.why}))
                 continue
             if on_fetch is not None:
                 on_fetch(f"{source.id}/{entry.name}", url)
@@ -195,8 +195,8 @@ def pull(
                     failed[url] = check
         if check.path in _fetched:
             check = check.model_copy(update={"where": "download"})
-        done.append(check)
-    return done
+        checks.append(check)
+    return checks
 
 
 def _files(source_ids: Iterable[str] | None) -> list[tuple[Source, SourceFile]]:
@@ -232,7 +232,9 @@ def _verify(source: Source, entry: SourceFile, path: Path, where: Where) -> tupl
 
     If the registry lists a rebuilt copy, a downloaded file is the official one; its checksum is pinned, not registered.
     """
-    sha256, fetched, by_pin = sha256_of(path), where == "download", is_pinned_kind(entry)
+    sha256, fetched = sha256_of(path), where == "download"
+    # If the registry lacks the official checksum, the first official file pins it.
+    by_pin = entry.sha256 is None or entry.copy_status == "rebuilt"
     if sha256 == entry.sha256 and not (fetched and by_pin):
         return sha256, entry.copy_status
     pin = read_pin(source, entry)
@@ -302,11 +304,6 @@ def cached_path(source: Source, entry: SourceFile) -> Path:
     return settings().download_dir / source.id / entry.name
 
 
-def is_pinned_kind(entry: SourceFile) -> bool:
-    """Whether the registry lacks the official checksum, so that the first official file pins it."""
-    return entry.sha256 is None or entry.copy_status == "rebuilt"
-
-
 def missing_file_advice(source: Source, entry: SourceFile) -> str:
     """A clause that says how to obtain a missing file."""
     place = f"{source.id}/{entry.name}"
@@ -348,12 +345,12 @@ def download(source: Source, entry: SourceFile) -> Path:
         raise SourceMissingError(f"{folder} cannot be written ({_failure_reason(error)}); {advice}") from error
     try:
         with temporary as scratch:
-            got = Path(scratch) / "download"
-            pooch.HTTPDownloader(timeout=_TIMEOUT_S, headers=_HEADERS)(entry.url, str(got), None)
+            downloaded = Path(scratch) / "download"
+            pooch.HTTPDownloader(timeout=_TIMEOUT_S, headers=_HEADERS)(entry.url, str(downloaded), None)
             if entry.download == "file":
-                _move_to_cache(source, entry, got)
+                _move_to_cache(source, entry, downloaded)
             else:
-                _unpack(source, entry, got)
+                _unpack(source, entry, downloaded)
     except OSError as error:
         raise SourceMissingError(
             f"{source.id}/{entry.name} could not be fetched from {entry.url} ({_failure_reason(error)}); "
@@ -366,14 +363,14 @@ def download(source: Source, entry: SourceFile) -> Path:
 def _unpack(source: Source, entry: SourceFile, archive: Path) -> None:
     """Move all registered members of an archive that are not cached yet to the cache; raise errors only for `entry`."""
     of_archive = [other for other in source.files if (other.url, other.download) == (entry.url, "zip")]
-    beside = [other for other in of_archive if other != entry and not cached_path(source, other).exists()]
+    other_members = [other for other in of_archive if other != entry and not cached_path(source, other).exists()]
     try:
         with zipfile.ZipFile(archive) as bundle:
-            for other in (*beside, entry):
+            for other in (*other_members, entry):
                 names, wanted = bundle.namelist(), other.member or other.name
                 # Publishers rename folders, but not files.
-                alike = [name for name in names if name.rpartition("/")[2] == wanted.rpartition("/")[2]]
-                member = alike[0] if len(alike) == 1 else wanted
+                same_name = [name for name in names if name.rpartition("/")[2] == wanted.rpartition("/")[2]]
+                member = same_name[0] if len(same_name) == 1 else wanted
                 if member not in names:
                     if other != entry:
                         continue
@@ -436,7 +433,7 @@ _REQUIRED_COLUMNS = {
 }
 
 
-def _check_content(entry: SourceFile, path: Path, came_from: str) -> None:
+def _check_content(entry: SourceFile, path: Path, origin: str) -> None:
     """Check the first bytes and the header row of a file before its unknown checksum is pinned."""
     suffix = Path(entry.name).suffix.lower()
     with path.open("rb") as stream:
@@ -462,19 +459,19 @@ def _check_content(entry: SourceFile, path: Path, came_from: str) -> None:
             problem = "only a part of it (its last line breaks off)"
     if problem:
         raise DataError(
-            f"what {came_from} gave for {entry.name} is {problem}; nothing was kept or pinned: open the address in a browser, correct "
+            f"what {origin} gave for {entry.name} is {problem}; nothing was kept or pinned: open the address in a browser, correct "
             "the entry in your RELABEL_SOURCES file, or put the right file in place"
         )
 
 
-def write_pin(source: Source, entry: SourceFile, path: Path, came_from: str) -> str:
+def write_pin(source: Source, entry: SourceFile, path: Path, origin: str) -> str:
     """Check that a file looks as registered, and pin its checksum.
 
     Args:
         source: The source.
         entry: Its file, registered without the official checksum.
         path: The first copy of the file.
-        came_from: Address or path of that copy, for the message.
+        origin: Address or path of that copy, for the message.
 
     Returns:
         The checksum.
@@ -482,7 +479,7 @@ def write_pin(source: Source, entry: SourceFile, path: Path, came_from: str) -> 
     Raises:
         DataError: The file does not look as registered, or the pin cannot be written.
     """
-    _check_content(entry, path, came_from)
+    _check_content(entry, path, origin)
     sha256, path = sha256_of(path), _pin_path(source, entry)
     with os_errors(f"the pin {path} cannot be written", "check RELABEL_HOME"):
         make_private_dir(path.parent)

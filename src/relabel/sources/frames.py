@@ -45,9 +45,9 @@ def numbers(path: Path, series: pd.Series, column: str, marks: Iterable[str] = (
     plain = series.mask(marked).astype("str")
     thousands = plain.str.fullmatch(_THOUSANDS).eq(True)
     parsed = pd.to_numeric(plain.mask(thousands, plain.str.replace(",", "")), errors="coerce").astype("float64")
-    if (bad := parsed.isna() & ~marked).any():
+    if (invalid := parsed.isna() & ~marked).any():
         raise DataError(
-            f"{path}, column {column!r}: {series[bad].iloc[0]!r} is not a number; check that it is the right file"
+            f"{path}, column {column!r}: {series[invalid].iloc[0]!r} is not a number; check that it is the right file"
         )
     return parsed
 
@@ -74,8 +74,8 @@ def validated(path: Path, frame: pd.DataFrame, schema: Schema, unique: Sequence[
         elif column.gaps:
             frame[name] = frame[name].mask(frame[name].isin(list(column.gaps)))
     table = {name: frame[name].astype("object").where(frame[name].notna(), None).tolist() for name in schema}
-    if unique and (twice := frame.duplicated(list(unique), keep=False)).any():
-        row, name = int(twice.argmax()), unique[0]
+    if unique and (repeated := frame.duplicated(list(unique), keep=False)).any():
+        row, name = int(repeated.argmax()), unique[0]
         raise DataError(
             f"{path}, column {name!r}: {table[name][row]!r} occurs more than once, first in row {row + 1} of the table; "
             "check that it is the right file and release"
@@ -131,9 +131,9 @@ def cached(*roles: str, source: str | None = None) -> Callable[[Callable[P, pd.D
             bound.apply_defaults()
             entry = get_source(source or bound.arguments["release"])
             files = [sha256_of(locate_role(entry.id, role)) for role in roles if entry.find_role(role) is not None]
-            asked = json.dumps([entry.model_dump_json(), files, _code_checksum()])
+            key = json.dumps([entry.model_dump_json(), files, _code_checksum()])
             name = f"{read.__module__.rpartition('.')[2]}.{read.__name__}.{entry.id}"
-            path = settings().download_dir / _CACHE / f"{name}.{hashlib.sha256(asked.encode()).hexdigest()}.parquet"
+            path = settings().download_dir / _CACHE / f"{name}.{hashlib.sha256(key.encode()).hexdigest()}.parquet"
             was_cached = path.exists()
             frame = cached_frame(path, lambda: read(*args, **kwargs))
             with contextlib.suppress(OSError):

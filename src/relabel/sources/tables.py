@@ -78,13 +78,13 @@ def find_column(names: Sequence[str], header: Iterable[str], path: Path) -> str 
     for name in names:
         if name in columns:
             return name
-        alike = [column for column in columns if plain_name(column) and plain_name(column) == plain_name(name)]
-        if len(alike) > 1:
+        matches = [column for column in columns if plain_name(column) and plain_name(column) == plain_name(name)]
+        if len(matches) > 1:
             raise DataError(
-                f"{path} has the columns {' and '.join(map(repr, alike))}, which could both be {name!r}; rename one"
+                f"{path} has the columns {' and '.join(map(repr, matches))}, which could both be {name!r}; rename one"
             )
-        if alike:
-            return alike[0]
+        if matches:
+            return matches[0]
     return None
 
 
@@ -93,8 +93,8 @@ def category(written: str, among: Iterable[str]) -> str | None:
     choices = list(among)
     if written in choices:
         return written
-    alike = [value for value in choices if plain_name(value) == plain_name(written)]
-    return alike[0] if len(alike) == 1 else None
+    matches = [value for value in choices if plain_name(value) == plain_name(written)]
+    return matches[0] if len(matches) == 1 else None
 
 
 def plain_id(written: str) -> str:
@@ -134,9 +134,9 @@ class Table:
         """
         return find_column(names, self.header, self.path)
 
-    def column(self, holds: str) -> str | None:
+    def column(self, content: str) -> str | None:
         """Find a column by its content: a key of `COLUMN_NAMES`, or a name; None if there is none."""
-        return self.find(*COLUMN_NAMES.get(holds, (holds,)))
+        return self.find(*COLUMN_NAMES.get(content, (content,)))
 
     def columns(self, *needed: str, optional: Sequence[str] = ()) -> dict[str, str]:
         """Names of columns by their content, see `column`.
@@ -145,11 +145,11 @@ class Table:
             ColumnError: Needed columns are missing; the message lists these, and all that are needed.
             DataError: Two columns match.
         """
-        column_by_content = {holds: self.column(holds) for holds in (*needed, *optional)}
-        if lacking := [holds for holds in needed if column_by_content[holds] is None]:
+        columns = {content: self.column(content) for content in (*needed, *optional)}
+        if lacking := [content for content in needed if columns[content] is None]:
             advice = f"its first line must name {', '.join(needed)}"
             raise ColumnError(self.path, lacking[0], self.header, others=lacking[1:], advice=advice)
-        return {holds: column for holds, column in column_by_content.items() if column is not None}
+        return {content: column for content, column in columns.items() if column is not None}
 
     def task_id(self, line: int, written: str) -> str:
         """Parse a task id; a trailing `.0` is removed.
@@ -407,9 +407,9 @@ def text_columns(path: Path, columns: Mapping[str, str], *, sheet: str | None = 
         return pick_columns(path, read_rows(path, sheet), columns)
     separator = "," if path.suffix.lower() == ".csv" else "\t"
     rows = [row for _, row in _records(path, _text(path, "check that it is the right file"), separator)]
-    if odd := next((row for row in rows if len(row) < len(rows[0]) or any(row[len(rows[0]) :])), None):
+    if too_long := next((row for row in rows if len(row) < len(rows[0]) or any(row[len(rows[0]) :])), None):
         raise DataError(
-            f"{path} has a row of {len(odd)} cells where the header has {len(rows[0])}; check that it is the right file, whole"
+            f"{path} has a row of {len(too_long)} cells where the header has {len(rows[0])}; check that it is the right file, whole"
         )
     return pick_columns(path, rows, columns)
 
@@ -417,21 +417,21 @@ def text_columns(path: Path, columns: Mapping[str, str], *, sheet: str | None = 
 def pick_columns(path: Path, rows: Sequence[Sequence[Any]], columns: Mapping[str, str]) -> dict[str, list[str]]:
     """Select columns from raw rows, see `text_columns`."""
     first = plain_name(next(iter(columns)))
-    top = next((index for index, row in enumerate(rows) if first in map(plain_name, map(cell_text, row))), None)
-    if top is None:
+    header_row = next((index for index, row in enumerate(rows) if first in map(plain_name, map(cell_text, row))), None)
+    if header_row is None:
         widest = max(rows[:20], key=lambda row: sum(cell not in ("", None) for cell in row), default=[])
         raise ColumnError(path, next(iter(columns)), [name for name in map(cell_text, widest) if name])
-    header = [" ".join(cell_text(cell).split()) for cell in rows[top]]
-    places: list[int] = []
+    header = [" ".join(cell_text(cell).split()) for cell in rows[header_row]]
+    positions: list[int] = []
     for wanted in columns:
         names = wanted.split("|")
         if (column := find_column(names, header, path)) is None:
             raise ColumnError(path, names[0], [name for name in header if name])
-        places.append(header.index(column))
-    filled = [row for row in rows[top + 1 :] if any(row) or 0 in row]
+        positions.append(header.index(column))
+    filled = [row for row in rows[header_row + 1 :] if any(row) or 0 in row]
     return {
-        name: [cell_text(row[place]).strip() if place < len(row) else "" for row in filled]
-        for name, place in zip(columns.values(), places, strict=True)
+        name: [cell_text(row[position]).strip() if position < len(row) else "" for row in filled]
+        for name, position in zip(columns.values(), positions, strict=True)
     }
 
 
@@ -479,26 +479,26 @@ def require_values(path: Path, name: str, values: Sequence[str | float | None], 
         DataError: There is no row, or a value is missing, repeated or invalid; the message names file, column, value and row.
     """
     present = [value for value in values if value is not None]
-    different, wrong, expected = set(present), set[str | float](), ""
+    distinct, invalid, expected = set(present), set[str | float](), ""
     if column.among:
-        expected, wrong = f"one of {', '.join(column.among)}", different - set(column.among)
+        expected, invalid = f"one of {', '.join(column.among)}", distinct - set(column.among)
     elif column.bounds:
         low, high = column.bounds
-        wrong = {value for value in different if not low <= cast("float", value) <= high}
-        expected = f"at most {high:g}" if any(cast("float", value) > high for value in wrong) else f"at least {low:g}"
+        invalid = {value for value in distinct if not low <= cast("float", value) <= high}
+        expected = f"at most {high:g}" if any(cast("float", value) > high for value in invalid) else f"at least {low:g}"
     elif column.pattern:
         fits = re.compile(column.pattern).search
-        expected, wrong = f"a value like {column.pattern}", {value for value in different if not fits(str(value))}
+        expected, invalid = f"a value like {column.pattern}", {value for value in distinct if not fits(str(value))}
     problem = "" if values else ": the table does not have at least one row"
     if len(present) < len(values) and not column.nullable:
         problem = f", column {name!r}: a value is missing in row {values.index(None) + 1} of the table"
-    elif column.unique and len(different) < len(present):
+    elif column.unique and len(distinct) < len(present):
         value = Counter(present).most_common(1)[0][0]
         problem = (
             f", column {name!r}: {value!r} occurs more than once, first in row {values.index(value) + 1} of the table"
         )
-    elif wrong:
-        row, value = next((row, value) for row, value in enumerate(values, start=1) if value in wrong)
+    elif invalid:
+        row, value = next((row, value) for row, value in enumerate(values, start=1) if value in invalid)
         shown = f"{value:g}" if isinstance(value, float) else repr(value)
         problem = f", column {name!r}: {shown} in row {row} of the table is not {expected}"
     if problem:
