@@ -133,7 +133,7 @@ def pieces(text: str) -> float:
 
 
 @dataclass
-class _Asked:
+class _Totals:
     """Totals of the requests to send in one setting, and of stored answers to the same prompt about any task."""
 
     # Of the requests to send: their number, tasks, pieces (see `pieces`) of their prompts, and maximum tokens of an answer.
@@ -173,13 +173,13 @@ class _Shared:
     requests: int = 0
 
 
-def _walk(job: Job, store: Store | None, *, afresh: bool) -> tuple[int, dict[str, _Shared], dict[str, _Asked]]:
+def _walk(job: Job, store: Store | None, *, afresh: bool) -> tuple[int, dict[str, _Shared], dict[str, _Totals]]:
     """Go through a plan once without holding it in memory.
 
     Returns:
         Number of requests, shared parts of prompts by their text, and totals by setting.
     """
-    requests, prefixes, settings = 0, dict[str, _Shared](), dict[str, _Asked]()
+    requests, prefixes, settings = 0, dict[str, _Shared](), dict[str, _Totals]()
     last: tuple[Any, float] = (None, 0.0)
     for item in job.plan():
         requests += 1
@@ -188,30 +188,30 @@ def _walk(job: Job, store: Store | None, *, afresh: bool) -> tuple[int, dict[str
         text = "\n".join(message["content"] for message in fixed)
         if (shared := prefixes.get(text)) is None:
             shared = prefixes[text] = _Shared(item.setting, pieces(text), _parameters(body))
-        asked = settings.setdefault(item.setting, _Asked())
+        totals = settings.setdefault(item.setting, _Totals())
         if last[0] is not body:  # all samples of a question have the same body
             last = body, pieces(user["content"])
         size = shared.pieces + last[1]
         if store is not None and store.has(key):
-            if asked.wants_more and (answer := store.get(key)):
-                asked.add(key, answer.usage, size, len(item.tasks))
+            if totals.wants_more and (answer := store.get(key)):
+                totals.add(key, answer.usage, size, len(item.tasks))
             if not afresh:
                 continue
         shared.requests += 1
-        asked.requests += 1
-        asked.tasks += len(item.tasks)
-        asked.bound = output_bound(body)
-        asked.size += size
+        totals.requests += 1
+        totals.tasks += len(item.tasks)
+        totals.bound = output_bound(body)
+        totals.size += size
     if store is not None and job.pack == 1:
         _read_about_other_tasks(store, job.endpoint, prefixes, settings)
     return requests, prefixes, settings
 
 
 def _read_about_other_tasks(
-    store: Store, endpoint: Endpoint, prefixes: Mapping[str, _Shared], settings: Mapping[str, _Asked]
+    store: Store, endpoint: Endpoint, prefixes: Mapping[str, _Shared], settings: Mapping[str, _Totals]
 ) -> None:
     """Add stored answers about tasks outside the plan to settings that have too few answers."""
-    lacking = [asked for asked in settings.values() if asked.requests and not asked.from_answers]
+    lacking = [totals for totals in settings.values() if totals.requests and not totals.from_answers]
     by_hash = {sha256_of(text): shared for text, shared in prefixes.items()}
     for key, row in store.newest(_NEWEST_ROWS) if lacking else ():
         body = row.request.body
@@ -224,7 +224,7 @@ def _read_about_other_tasks(
         if _parameters(body) == shared.parameters:
             size = shared.pieces + pieces(messages[1]["content"])
             settings[shared.setting].add(key, row.answer.usage, size, 1)
-            if not any(asked.wants_more for asked in lacking):
+            if not any(totals.wants_more for totals in lacking):
                 break
 
 
@@ -243,13 +243,13 @@ def estimate(job: Job, store: Store | None, *, afresh: bool = False) -> Estimate
     """
     job = job if store is None else with_known_format(job, store)
     requests, shared, settings = _walk(job, store, afresh=afresh)
-    to_ask = sum(asked.requests for asked in settings.values())
+    to_ask = sum(totals.requests for totals in settings.values())
     model, factors = job.endpoint.model, dict[str, float]()
     prompt, completion = (0.0, 0.0), (0, 0)
-    for setting, asked in settings.items():
-        factors[setting], (low, high) = _prompt(job, asked)
+    for setting, totals in settings.items():
+        factors[setting], (low, high) = _prompt_tokens(job, totals)
         prompt = prompt[0] + low, prompt[1] + high
-        least, most = _completion(job, asked)
+        least, most = _completion_tokens(job, totals)
         completion = completion[0] + least, completion[1] + most
     prompt = int(prompt[0]), int(prompt[1])
     price, cache = job.price, job.provider.prefix_cache(model)
@@ -277,7 +277,7 @@ def estimate(job: Job, store: Store | None, *, afresh: bool = False) -> Estimate
         to_ask=to_ask,
         prompt_tokens=prompt,
         completion_tokens=completion,
-        basis=_basis(model, {name: asked for name, asked in settings.items() if asked.requests}),
+        basis=_basis(model, {name: totals for name, totals in settings.items() if totals.requests}),
         cost_usd=cost,
         price_source=price.source if price else None,
         price_as_of=price.as_of if price else None,
@@ -288,44 +288,44 @@ def estimate(job: Job, store: Store | None, *, afresh: bool = False) -> Estimate
     )
 
 
-def _prompt(job: Job, asked: _Asked) -> tuple[float, tuple[float, float]]:
+def _prompt_tokens(job: Job, totals: _Totals) -> tuple[float, tuple[float, float]]:
     """Tokens per piece, and tokens of the prompts of one setting (low, high)."""
-    if asked.from_answers:
-        factor = asked.prompt / asked.pieces
-        tokens = asked.size * factor
+    if totals.from_answers:
+        factor = totals.prompt / totals.pieces
+        tokens = totals.size * factor
         return factor, (tokens * (1 - _SPREAD_FROM_ANSWERS), tokens * (1 + _SPREAD_FROM_ANSWERS))
     ratio = token_ratio(job.endpoint.model)
     strict = job.decide == "json" and job.endpoint.form == "json_schema"
     schema = ratio.factor * pieces(canonical_json(answer_schema(job.rubric)).decode()) if strict else 0.0
-    tokens = asked.size * ratio.factor + asked.requests * _CHAT_TOKENS
-    return ratio.factor, (tokens * (1 - ratio.spread), (tokens + asked.requests * schema) * (1 + ratio.spread))
+    tokens = totals.size * ratio.factor + totals.requests * _CHAT_TOKENS
+    return ratio.factor, (tokens * (1 - ratio.spread), (tokens + totals.requests * schema) * (1 + ratio.spread))
 
 
-def _completion(job: Job, asked: _Asked) -> tuple[int, int]:
+def _completion_tokens(job: Job, totals: _Totals) -> tuple[int, int]:
     """Tokens of the answers of one setting (low, high)."""
     if job.decide == "logprob":
-        return asked.requests, asked.requests
-    if asked.from_answers:
-        answers = list(asked.completion.values())
+        return totals.requests, totals.requests
+    if totals.from_answers:
+        answers = list(totals.completion.values())
         mean, error = statistics.fmean(answers), statistics.stdev(answers) / len(answers) ** 0.5
-        least, most = int(asked.tasks * max(0.0, mean - 2 * error)), int(asked.tasks * (mean + 2 * error))
+        least, most = int(totals.tasks * max(0.0, mean - 2 * error)), int(totals.tasks * (mean + 2 * error))
     else:
         words = job.rubric.rationale.max_words
-        least, most = (int(asked.tasks * (words * factor + 15)) for factor in _TOKENS_A_WORD)
-    if asked.bound:
-        most = min(most, asked.requests * asked.bound)
+        least, most = (int(totals.tasks * (words * factor + 15)) for factor in _TOKENS_A_WORD)
+    if totals.bound:
+        most = min(most, totals.requests * totals.bound)
     return min(least, most), most
 
 
-def _basis(model: str, settings: Mapping[str, _Asked]) -> str:
-    stored = {name: asked for name, asked in settings.items() if asked.from_answers}
+def _basis(model: str, settings: Mapping[str, _Totals]) -> str:
+    stored = {name: totals for name, totals in settings.items() if totals.from_answers}
     if stored and len(stored) == len(settings):
-        return f"from {sum(len(asked.completion) for asked in stored.values()):,} stored answers to the same prompts"
+        return f"from {sum(len(totals.completion) for totals in stored.values()):,} stored answers to the same prompts"
     basis = "from the words of the prompts and the words allowed for a rationale"
     if stored:
         parts = [
-            f"{name}: from {len(asked.completion):,} stored answers to the same prompt"
-            for name, asked in stored.items()
+            f"{name}: from {len(totals.completion):,} stored answers to the same prompt"
+            for name, totals in stored.items()
         ]
         basis = "; ".join([*parts, f"{', '.join(name for name in settings if name not in stored)}: {basis}"])
     if reasons(model):

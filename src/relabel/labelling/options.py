@@ -150,7 +150,7 @@ class RunOptions:
         if "" in (self.base_url, self.provider):  # probably an unset variable: tasks must not be sent to OpenAI instead
             raise UsageError("--base-url or --provider is empty; name one, or leave the option out")
         if self.decide == "logprob" and (self.pack > 1 or self.api == "responses"):
-            raise UsageError("--decide logprob asks one token about one task by chat; remove --pack and --api")
+            raise UsageError("--decide logprob needs one task per request and --api chat; remove --pack and --api")
         named = provider_of("", self.provider) if self.provider else None
         default = named.base_url if named else environment.openai_base_url or OPENAI_URL
         url = (self.base_url or default or "").strip()  # on Windows, `set NAME=VALUE && relabel` adds a space
@@ -184,7 +184,7 @@ class RunOptions:
         rubric, settings = self.rubric, self.asked_settings()
         if self.variants > 1 and self.decide == "logprob":
             raise UsageError(
-                "--variants needs --decide json: with one token a label's letter moves with the order of labels"
+                "--variants needs --decide json: with logprob, the letter of a label depends on the order of labels"
             )
         tasks = self.chosen
         if tasks is None:

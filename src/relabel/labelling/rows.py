@@ -111,7 +111,7 @@ def checked_answer(key: str, row: object, text: FindText, request: Request | Non
     if answer_row.answer.request_key != request_key:
         raise DamagedRowError(f"the answer {key} was given to the request {brief(answer_row.answer.request_key)}")
     if (REJECTED in key) != (answer_row.rejected is not None):
-        raise DamagedRowError(f"the answer {key} is not marked as its key says")
+        raise DamagedRowError(f"the answer {key} is marked as rejected in its key or in its content, but not in both")
     cost = answer_row.answer.cost_usd
     invalid = cost is not None and not (math.isfinite(cost) and cost >= 0)  # would spoil every sum of costs
     if not invalid and answer_row.origin is None:

@@ -389,7 +389,7 @@ class BatchPoller:
                 self._collector.progress.cost_usd = None  # its answers may have been made, and charged
             if self._options.submit and not chunk.adopted:
                 raise ProviderError(
-                    f"the provider has no batch {chunk.batch_id} or no results of it ({error}); check that the key is of the project "
+                    f"the provider has no batch {chunk.batch_id} or no results of it ({error}); check that the key is that of the project "
                     f"that made it, or give it up with `relabel batch cancel {self._state.run_id}`"
                 ) from error
             await self._drop(chunk, "gone", 0.0 if chunk.adopted else None)

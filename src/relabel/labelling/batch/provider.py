@@ -184,9 +184,8 @@ class BatchProvider:
         answered, total = sum(count for count in counted if isinstance(count, int) and count > 0), counts.get("total")
         output = raw.get("output_file_id") or raw.get("output_file") or None  # "" means no file, too
         status = _STATUS.get(status, status)
-        if (
-            status not in _KNOWN and output and isinstance(total, int) and answered >= total
-        ):  # an unknown word for its end
+        # An unknown word must mean the end if there is output and every request is finished.
+        if status not in _KNOWN and output and isinstance(total, int) and answered >= total:
             status = "completed"
         return RemoteBatch(
             id=raw["id"],

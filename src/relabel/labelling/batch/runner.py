@@ -287,7 +287,7 @@ class BatchRunner(BatchPoller):
             if request.failed is not None:
                 kind, message, attempts = request.failed
             elif (chunk := in_flight.get(key)) is not None:
-                message = f"it is in the batch {chunk.batch_id or 'to come'}; `relabel batch resume {self._state.run_id}` continues"
+                message = f"it is in the batch {chunk.batch_id or '(not sent yet)'}; `relabel batch resume {self._state.run_id}` continues"
                 # A request counts once its batch exists, which an earlier process may have created.
                 attempts = max(1, attempts) if chunk.batch_id is not None else max(0, attempts - 1)
             elif request.unanswered:
