@@ -54,6 +54,35 @@ def test_thin_groups_are_counted_apart(app: typer.Typer, make_run: MakeRun, task
     assert f"next: relabel explain {run.folder} CODE, with the same options" in result.stderr
 
 
+@pytest.mark.parametrize("form", ["markdown", "latex", "csv"])
+def test_a_table_for_a_paper_says_how_many_tasks_it_rests_on_and_which_scores_are_thin(
+    app: typer.Typer, make_run: MakeRun, task_file: TaskFile, form: str
+) -> None:
+    tasks = task_file([{"task_id": str(n), "onet_soc_code": "11-1011.00"} for n in range(10)])
+    run = make_run({("11-1011.00", "1"): {"strict": True, "with-tools": True}})
+    words = ["score", str(run.folder), "--tasks", tasks, "--taxonomy", "onet-soc", "--no-us", f"--{form}", "-"]
+    result = CliRunner().invoke(app, words)
+    assert "on 1 of 10 tasks of tasks.csv" in result.stdout
+    assert "(thin)" in result.stdout
+    assert ("PARTIAL: rests on 1 of 10 tasks. thin: labels" in " ".join(result.stdout.split())) == (form != "csv")
+
+
+def test_compared_scores_say_how_many_tasks_they_rest_on_and_which_are_thin(
+    tmp_path: Path, task_file: TaskFile
+) -> None:
+    tasks = task_file([{"task_id": str(n), "onet_soc_code": "11-1011.00"} for n in range(10)])
+    all_tasks = {("11-1011.00", str(n)): {"strict": False, "with-tools": True} for n in range(10)}
+    answered(tmp_path / "all", all_tasks)
+    answered(tmp_path / "one", {("11-1011.00", "1"): {"strict": True, "with-tools": True}})
+    chosen = [word for side in ("before", "after") for word in (f"--{side}", "taxonomy=onet-soc")]
+    chosen += [word for side in ("before", "after") for word in (f"--{side}", f"tasks={tasks}")]
+    words = ["compare", str(tmp_path / "all"), str(tmp_path / "one"), "--scores", *chosen]
+    shown = CliRunner().invoke(command_line(["compare"]), words).stdout
+    assert shown.count("PARTIAL: rests on 1 of 10 tasks") == 1
+    assert "Scores alpha (0-1): 1 of 1 groups moved; 1 is thin" in shown
+    assert "11-1011.00 (thin)" in shown
+
+
 def test_a_run_of_one_setting_is_shown_with_dashes(app: typer.Typer, make_run: MakeRun, task_file: TaskFile) -> None:
     tasks = task_file([{"task_id": "1", "onet_soc_code": "11-1011.00"}])
     run = make_run({("11-1011.00", "1"): {"strict": True}}, settings=["strict"])

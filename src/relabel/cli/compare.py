@@ -236,7 +236,8 @@ def _compare_scores(
             "disappeared": records(moved.disappeared),
             "missing_measures": dict(moved.missing),
         }
-    shown = list(_score_tables(moved))
+    thin = frozenset(str(code) for table in tables for code in table.frame.loc[table.has_status("thin"), "code"])
+    shown = list(_score_tables(moved, thin))
     if not results.give_all(json_bytes(document), shown):
         _show_scores(moved, tables, shown)
 
@@ -248,6 +249,8 @@ def _show_scores(
         choices = [f"method {table.method}", f"weights {table.weights}", f"tasks {table.tasks}"]
         choices += [f"{name} {value}" for name, value in (("links", table.links), ("unrated", table.unrated)) if value]
         typer.echo(f"{which + ':':<8}{table.run}: {', '.join(choices)}")
+        if table.note:
+            say(table.note, indent=8, hang=0)
     for reason in dict.fromkeys(moved.missing.values()):
         typer.echo(f"not compared: {', '.join(m for m in moved.missing if moved.missing[m] == reason)}: {reason}")
     if moved.frame.empty:
@@ -263,8 +266,8 @@ def _show_scores(
                 typer.echo(f"and {len(alone) - _TOP:,} more (--json has all)")
 
 
-def _score_tables(moved: Decomposition) -> Iterator[Table]:
-    """Groups whose score changed most, by measure, decomposed by cause."""
+def _score_tables(moved: Decomposition, thin: frozenset[str]) -> Iterator[Table]:
+    """Groups whose score changed most, by measure, decomposed by cause; those with a thin score in a table are marked."""
     from relabel.scoring.decomposition import PARTS
 
     parts = [part for part in PARTS if moved.frame[part].abs().max() > 0] or ["labels"]
@@ -284,10 +287,13 @@ def _score_tables(moved: Decomposition) -> Iterator[Table]:
         notes: list[str] = []
         for row in most[most["size"] > 1e-12].to_dict("records"):
             numbers = signed(row, ["change", *parts])
-            cells.append([_code_and_title(str(row["code"]), str(row["title"])), row["before"], row["after"], *numbers])
+            code = f"{row['code']}{' (thin)' if row['code'] in thin else ''}"
+            cells.append([_code_and_title(code, str(row["title"])), row["before"], row["after"], *numbers])
             for task in moved.task_contributions(str(row["code"]), row["measure"]).head(1).to_dict("records"):
                 labels = f"{task['label_before'] or 'none'} to {task['label_after'] or 'none'}"
                 cause = f"by a task of {task['onet_soc_code']} ({task['change']:+.3f}, {labels})"
                 notes.append(f"{row['code']}: largest change {cause}: {cut(str(task['text']), _TEXT)}")
+        few = int(rows["code"].isin(thin).sum())
         title = f"Scores {measure} (0-1): {changed:,} of {len(rows):,} groups moved"
+        title += f"; {few:,} {'is' if few == 1 else 'are'} thin" if few else ""
         yield Table(title, ("group", "before", "after", "change", *parts), cells, notes=notes)

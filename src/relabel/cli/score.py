@@ -125,8 +125,12 @@ def _give(table: relabel.ScoreTable, run: relabel.Run, given: _options.Tables, o
     if table.partial and uncertainty.is_random_sample(run):
         extra["major_groups"] = records(uncertainty.major_groups(table))
     scored = records(table.frame[~table.frame["status"].str.startswith("unscored")])
-    title = f"Exposure by {table.taxonomy_name}, labels of {table.run} on {table.tasks}, method {table.method}"
-    printed = given.give([_scores(title, scored, _MEASURES, bounded=table.intervals is not None)])
+    labelled = f"{int(table.task_values['labelled'].sum()):,} of {len(table.task_values):,} tasks of {table.tasks}"
+    title = f"Exposure (0-1) by {table.taxonomy_name}, labels of {table.run} on {labelled}, method {table.method}"
+    notes = [f"{table.note}."] if table.note else []
+    if table.thin:
+        notes.append("thin: labels reach less than half of what the group stands for; such a score is not to be read.")
+    printed = given.give([_scores(title, scored, _MEASURES, bounded=table.intervals is not None, notes=notes)])
     rows = ("rows", "by_rater", *extra)
     document = tables.table_json(table) | extra
     if (
@@ -164,8 +168,9 @@ def _scores(
     bounded: bool = False,
     other: tuple[str, str] | None = None,
     counts: bool = True,
+    notes: Sequence[str] = (),
 ) -> Table:
-    """Scores by code.
+    """Scores by code; thin ones are marked.
 
     Args:
         title: Of the table.
@@ -174,6 +179,7 @@ def _scores(
         bounded: Whether the rows have intervals.
         other: Suffix of the columns with the scores that other labels would give, and whose labels these are.
         counts: Whether to show the number of tasks and their coverage.
+        notes: Sentences below the table.
     """
     by_model = bool(rows) and "gamma_models_low" in rows[0]
     columns = ["code", "title"]
@@ -182,13 +188,14 @@ def _scores(
         columns += ["by model"] * by_model
     cells: list[list[Cell]] = []
     for row in rows:
-        line: list[Cell] = [row["code"], row["title"]]
+        thin = " (thin)" if row["status"].startswith("thin") else ""
+        line: list[Cell] = [row["code"], f"{row['title']}{thin}"]
         for measure in measures:
             line += _interval(row, measure) if bounded else [row[measure]]
             line += _interval(row, f"{measure}_{other[0]}") if other else []
             line += [_by_model(row, measure)] if by_model else []
         cells.append(line + [row["tasks"], row["coverage"]] * counts)
-    return Table(title, [*columns, *["tasks", "coverage"] * counts], cells, left=2)
+    return Table(title, [*columns, *["tasks", "coverage"] * counts], cells, left=2, notes=notes)
 
 
 def _by_model(row: Mapping[str, Any], measure: str) -> str | None:
