@@ -28,6 +28,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from relabel.evaluation.alignment import match
 from relabel.evaluation.gold import load_gold
+from relabel.rubric import CODES
 from relabel.run import Run, open_run
 from relabel.scoring.bridges import Bridge, codes_of, index_entries
 from relabel.scoring.measures import score_map, scored_codes
@@ -38,7 +39,7 @@ from relabel.scoring.pay import read_pay
 from relabel.scoring.table import ScoreTable, score_table
 from relabel.scoring.uncertainty import with_intervals
 from relabel.sources import bls, onet, ons
-from relabel.task import task_table
+from relabel.task import TASK_KEY, task_table
 
 RUN = "eloundou-2023:gpt4"
 WAYS = ("site-2026", "equal", "index", "employment")
@@ -430,6 +431,36 @@ def of_parts(runs: int = 2) -> Iterator[str]:
         yield row(name, cells)
 
 
+def of_single_answers(runs: int = 2) -> Iterator[str]:
+    """How often the interval of single answers holds the expected score, by the part of the variance between the tasks of an occupation."""
+    run, rng = open_run(RUN), np.random.default_rng(SEED)
+    labels, told = run.labels, list[str]()
+    mixes = pd.crosstab(labels["onet_soc_code"], labels["label"])[list(CODES)]
+    mixes += 2 * labels["label"].value_counts(normalize=True)[list(CODES)]
+    mixes = mixes.div(mixes.sum(axis=1), axis=0).loc[labels["onet_soc_code"]].to_numpy()
+    for between in (0, 0.2, 0.5):
+        held: list[float] = []
+        for _ in range(runs):
+            drawn = rng.standard_gamma(np.maximum(mixes * (1 / between - 1), 1e-3)) if between else mixes
+            chances = drawn / drawn.sum(axis=1, keepdims=True)
+            place = (rng.random((len(labels), 1)) > chances.cumsum(axis=1)[:, :-1]).sum(axis=1)
+            anew = dataclasses.replace(run, ref="anew", labels=labels.assign(label=np.array(CODES)[place]))
+            table = score_table(anew)
+            of_code = dict(zip(CODES, chances.T, strict=True))
+            gamma = of_code["E1"] + of_code["E2"]
+            worth = labels[[*TASK_KEY]].assign(alpha=of_code["E1"], beta=(of_code["E1"] + gamma) / 2, gamma=gamma)
+            truth = table.map.scores(table.task_values[TASK_KEY].merge(worth, how="left", on=TASK_KEY))
+            frame = with_intervals(table, anew, gold=anew, draws=400).frame
+            for measure, true in zip(MEASURES, truth, strict=True):
+                low, high = frame[f"{measure}_low"] - 1e-9, frame[f"{measure}_high"] + 1e-9
+                held.append(float(pd.Series(true).between(low, high)[frame[measure].notna()].mean()))
+        told.append(f"{shown(min(held), 2)} to {shown(max(held), 2)}")
+    yield (
+        f"holds the expected score of {told[0]} of the UK groups; of {told[1]} if a fifth of the variance lies between the tasks "
+        f"of an occupation, and of {told[2]} if half does"
+    )
+
+
 def of_occupations(samples: int = 300) -> Iterator[str]:
     """How often intervals of agreement hold the figure over all occupations, where few of them were drawn."""
     whole = match(open_run(RUN), load_gold("eloundou-2023:human"))
@@ -459,7 +490,7 @@ def of_occupations(samples: int = 300) -> Iterator[str]:
     yield f"in {100 * useless[2]:.0f}% of samples, with three in {100 * useless[3]:.0f}%, with five in {'none' if useless[5] == 0 else f'{100 * useless[5]:.0f}%'}"
 
 
-SIMULATED = (of_raters, of_parts, of_occupations)
+SIMULATED = (of_raters, of_parts, of_single_answers, of_occupations)
 
 
 def fragments(*, simulate: bool = False) -> list[str]:

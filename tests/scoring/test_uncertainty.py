@@ -12,6 +12,7 @@ from score_builders import BoundsOf, Scored, TaskFile, by_code
 
 from relabel.errors import DataError, UsageError
 from relabel.manifest import Manifest
+from relabel.publishing.datapackage import WORDS
 from relabel.rubric import CODES, MEASURES, load_rubric
 from relabel.run import Run, open_run
 from relabel.scoring.measures import ScoreMap, score_map
@@ -234,6 +235,19 @@ def test_with_one_answer_a_task_the_scatter_of_answers_is_an_assumption() -> Non
     assert ResponseNoise(run, _task_values(world, run)).name == "single"
 
 
+def test_single_answers_that_differ_by_chance_alone_get_intervals_a_little_too_narrow_as_the_page_says() -> None:
+    rng, world = np.random.default_rng(11), _world()
+    mapped, held = _map(world), []
+    for _ in range(4):
+        mixes = _mixes(rng)[world["occupation"]]
+        run = _run("once", world, _classes(mixes, rng)[:, None])
+        model = ResponseNoise(run, _task_values(world, run))
+        held.append(_coverage(model, mapped, mapped.scores(mixes @ VALUES))[0])
+        assert "set close to its largest value" in model.estimand
+    covered = np.mean(held, axis=(0, 2))
+    assert np.all((covered > 0.88) & (covered < 0.95)), covered
+
+
 def test_a_gold_with_hardly_any_common_task_is_refused() -> None:
     world = _world()
     run = _run("noisy", world, np.zeros((len(world), 1), dtype=int))
@@ -339,13 +353,14 @@ def test_what_people_s_labels_would_give_holds_most_human_scores(bounds_of: Boun
         low, high = frame[f"{measure}_gold_low"] - 1e-9, frame[f"{measure}_gold_high"] + 1e-9
         held = human[measure].between(low, high)[given]
         # One draw of the errors of 22 major groups: 411 groups are far from 411 independent cases.
-        assert 0.87 < held.mean() < 0.99, measure
+        assert 0.87 < held.mean() < 0.95, measure
         centre = frame[f"{measure}_gold"][given]
         assert abs(centre.mean() - human.loc[given, measure].mean()) < 0.01
     scored_rows = scored().frame.set_index("code")["status"] == "scored"
     assert frame.loc[scored_rows, ["rank_alpha_low", "rank_gamma_high"]].notna().all(axis=None)
     assert frame.loc[~scored_rows, ["rank_alpha_low", "percentile_gamma_high"]].isna().all(axis=None)
     assert frame["rank_gamma_high"].max() <= scored_rows.sum()
+    assert "in about 90 of 100 groups, not in 95" in " ".join(WORDS["estimate"]["gold"]["how_to_read"].split())
 
 
 @pytest.mark.mirror

@@ -460,6 +460,27 @@ def test_raters_of_different_tasks_are_told_apart_on_the_tasks_that_all_labelled
         assert f"Tasks compared with gold.csv: {counts}" in agreement
 
 
+def test_totals_state_the_part_of_all_jobs_that_they_cover(capsys: pytest.CaptureFixture[str]) -> None:
+    tasks = list(load_tasks("sample"))
+    rows = [f"{task.task_id},{task.onet_soc_code},E2" for task in tasks if task.onet_soc_code != tasks[0].onet_soc_code]
+    Path("own.csv").write_text("\n".join(["task_id,onet_soc_code,label", *rows]))
+    raters: tuple[dict[str, object], ...] = (
+        {"name": "own", "labels": "own.csv", "rubric": "eloundou"},
+        {"name": "people", "run": "sample"},
+    )
+    write(Path("study.yaml"), *raters, golds=[], tasks={"list": "sample"})
+    assert run_app(["study", "run", "study.yaml", "--quiet"]) == 0
+    table = Path("study-results/tables/totals.md").read_text()
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("| ")]
+    covered = {line[0]: line[-2] for line in lines}
+    capsys.readouterr()
+    assert run_app(["score", "sample", "--json"]) == 0
+    totals = json.loads(capsys.readouterr().out)["totals"]
+    assert covered["rater"] == "jobs in the totals"
+    assert covered["people"] == f"{totals['employees']:,}"
+    assert int(covered["own"].replace(",", "")) < int(covered["people"].replace(",", ""))
+
+
 def test_raters_of_different_groups_are_told_apart_on_the_groups_that_all_score(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

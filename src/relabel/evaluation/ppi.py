@@ -227,8 +227,8 @@ def debiased(run: Run, gold: Gold, aligned: AlignedLabels) -> Debiased | None:
     )
     note = (
         f"{basis} The gold's tasks are taken as drawn {chances} from all tasks of the run, and the means are those of these very "
-        "tasks, each weighing the same; errors are clustered by occupation. The naive mean is counted, not estimated: its "
-        "error is the run's."
+        "tasks, each weighing the same; errors are clustered by occupation. The run's own mean is counted, not estimated: "
+        "its error is that of its labels."
     )
     return Debiased(measures=estimates, note=note)
 

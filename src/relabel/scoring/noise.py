@@ -439,8 +439,8 @@ class ResponseNoise(_TaskNoise):
     from its posterior, a Dirichlet distribution around the class shares of the occupation, whose concentration is estimated
     from the run: if samples of a task mostly agree, five equal answers leave little room for another.
 
-    With one answer per task, the variation of answers is unknown and set to its largest value, as if tasks of an occupation
-    differed by chance alone. Such an interval is too wide rather than too narrow.
+    With one answer per task, the variation of answers is unknown and set close to its largest value, as if tasks of an
+    occupation differed by chance alone. Such an interval is too wide rather than too narrow, except where they do differ so.
 
     Args:
         run: The run.
@@ -478,7 +478,7 @@ class ResponseNoise(_TaskNoise):
         self.estimand = (
             f"the expected score over repeated sampling, from {np.median(asked):.0f} samples a task"
             if self.repeated
-            else "the expected score over repeated sampling; each task was asked once, so the variation of answers is unknown and set to its largest value"
+            else "the expected score over repeated sampling; each task was asked once, so the variation of answers is unknown and set close to its largest value"
         )
         if lacking := int((repeats == 0).sum()):
             self.estimand += f"; {lacking:,} tasks without a label are drawn like the labelled ones of their occupation"

@@ -425,7 +425,7 @@ def _scores(
         if names:
             values = pd.concat(parts, ignore_index=True)[["code", "measure", *names]]
             files["scores_plausible.csv"] = csv_bytes(values.round(6))
-        note = "low and high: 95% interval of the mean over raters like these; it includes the sampling of tasks."
+        note = "low and high in scores.csv: 95% interval of the mean over raters like these; it includes the sampling of tasks."
     files["scores.csv"] = csv_bytes(frame)
     description = {"note": note, "raters": list(tables), "notes": list(whole.notes)}
     files["scores.json"] = (json.dumps(description, indent=2) + "\n").encode()
@@ -438,10 +438,12 @@ def _scores(
         )
     rows: list[list[Cell]] = []
     for name, table in {"pooled": whole, **tables}.items():
-        totals = [(table.totals or {}).get(key) for key in _TOTALS]
+        totals = [(table.totals or {}).get(key) for key in (*_TOTALS, "employees", "coverage")]
         means = [or_none(table.frame.loc[common, m].mean()) for m in MEASURES]
-        rows.append([name, table.scored, *means, *(None if x is None else f"{float(x) / 1e9:.1f}" for x in totals)])
-    columns = ["rater", "groups scored", *(f"mean {m}" for m in MEASURES), *_TOTALS.values()]
+        billions = (None if x is None else f"{float(x) / 1e9:.1f}" for x in totals[:-2])
+        rows.append([name, table.scored, *means, *billions, *totals[-2:]])
+    covered = ["jobs in the totals", "share of all jobs"]
+    columns = ["rater", "groups scored", *(f"mean {m}" for m in MEASURES), *_TOTALS.values(), *covered]
     return Table("Scores and totals by rater", columns, rows, notes=notes), whole.sources
 
 
