@@ -120,6 +120,19 @@ def test_only_labels_known_to_be_people_s_mark_a_rubric_as_tried_against_people(
     assert ("is unknown, so its labels are not counted as people's" in (document["note"] or "")) == (maker is None)
 
 
+def test_a_rate_is_the_same_in_the_table_and_in_the_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ids, labels, gold = [task.task_id for task in load_tasks("sample")][:16], tmp_path / "l.csv", tmp_path / "g.csv"
+    for path in (labels, gold):
+        path.write_text("task_id,label\n" + "".join(f"{i},{'E0' if n else 'E1'}\n" for n, i in enumerate(ids)))
+    words = ["eloundou", "--labels", str(labels), "--tasks", "sample", "--gold", str(gold), "--out", "t"]
+    assert run_app(["rubric", "try", *words]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count(".062") >= 4  # one of 16 is .0625
+    assert ".063" not in shown
+
+
 def test_the_final_half_is_not_looked_at_twice_with_another_wording(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     import pyarrow
 
 
+# Name of the embedded model, and what must appear in every output that shows its labels.
+EMBEDDED = "local"
+EMBEDDED_ADVICE = "The embedded model only tests the pipeline: its labels are no better than guessing."
+
 # Published label sets by name: column in the source, and who labelled. The sets on automation answer a different question.
 PUBLISHED: Mapping[str, tuple[str, str]] = {
     "eloundou-2023:gpt4": ("gpt4", "GPT-4, rubric of 2023"),

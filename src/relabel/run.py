@@ -21,6 +21,8 @@ from relabel import __version__
 from relabel.errors import ColumnError, DataError, RelabelError, UsageError
 from relabel.labels import Failure, cached_repeats
 from relabel.manifest import (
+    EMBEDDED,
+    EMBEDDED_ADVICE,
     LABEL_COLUMNS,
     PUBLISHED,
     TASK_FILE,
@@ -323,7 +325,8 @@ class Run:
 
     def warnings(self) -> list[str]:
         """Warnings for readers of the run's figures, one or more sentences each; most runs have none."""
-        return answer_warnings(self.models(), self.repeats_from_cache, len(self.labels))
+        embedded = [EMBEDDED_ADVICE] if self.manifest.model == EMBEDDED else []
+        return [*embedded, *answer_warnings(self.models(), self.repeats_from_cache, len(self.labels))]
 
     def frame(self) -> pd.DataFrame:
         """Its labels, one row per task, setting and sample, without samples repeated by a gateway's cache."""

@@ -106,12 +106,6 @@ def test_a_gold_with_one_label_cannot_tell() -> None:
     assert "the gold says not-exposed throughout" in said([[900, 100], [0, 0]])[0]
 
 
-@pytest.mark.parametrize(("model", "embedded"), [("local", True), ("local/smol", False), ("localai-large", False)])
-def test_only_the_embedded_model_is_called_no_better_than_guessing(model: str, embedded: bool) -> None:
-    first = said([[450, 50], [50, 450]], model=model)[0]
-    assert (first == "The embedded model only tests the pipeline: its labels are no better than guessing.") == embedded
-
-
 @pytest.mark.parametrize(
     ("kappa", "word"),
     [

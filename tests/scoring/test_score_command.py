@@ -17,6 +17,9 @@ from typer.testing import CliRunner
 
 from relabel.cli.app import command_line
 from relabel.errors import UsageError
+from relabel.evaluation.gold import load_gold
+from relabel.publishing.methodology import caveats
+from relabel.publishing.site.figures import warning
 from relabel.scoring.table import score_table
 from relabel.task import task_table
 from run_builders import MakeRun, answered
@@ -255,6 +258,22 @@ def test_a_run_that_two_models_answered_says_so_in_every_row(make_run: MakeRun, 
     mixed = dataclasses.replace(run, labels=run.labels.assign(model_returned=models))
     frame = score_table(mixed, taxonomy="onet-soc", tasks=tasks).frame
     assert frame["note"].str.contains("2 models answered this run").all()
+
+
+@pytest.mark.parametrize(("model", "embedded"), [("local", True), ("local/smol", False), ("localai-large", False)])
+def test_only_the_embedded_model_is_called_no_better_than_guessing(
+    make_run: MakeRun, task_file: TaskFile, model: str, embedded: bool
+) -> None:
+    tasks = task_file([{"task_id": str(n), "onet_soc_code": "11-1011.00"} for n in range(4)])
+    answers = {("11-1011.00", str(n)): {"strict": False, "with-tools": True} for n in range(4)}
+    run = make_run(answers, model=model)
+    said = "The embedded model only tests the pipeline: its labels are no better than guessing"
+    table = score_table(run, taxonomy="onet-soc", tasks=tasks)
+    assert (table.frame["note"] == said).all() == embedded
+    assert (f"{said}." in caveats(table)) == embedded
+    assert (warning(table.note) == f"{said}.") == embedded
+    verdict = run.evaluate(dataclasses.replace(load_gold(str(run.folder)), name="other")).verdict
+    assert verdict.startswith(said) == embedded
 
 
 @pytest.mark.parametrize("columns", [80, 100])

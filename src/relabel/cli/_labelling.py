@@ -26,12 +26,12 @@ from relabel.labelling.batch.state import BatchFolder, BatchOptions, BatchState,
 from relabel.labelling.collector import Progress
 from relabel.labelling.estimate import Estimate, cost_at_a_glance, estimate, limits
 from relabel.labelling.job import Job, Stop, other_addresses
-from relabel.labelling.local import ADVICE, is_local
+from relabel.labelling.local import is_local
 from relabel.labelling.options import Prepared
 from relabel.labelling.runner import run_job
 from relabel.labelling.session import Outcome, count_labels
 from relabel.labelling.store import Store, store_so_far
-from relabel.manifest import answer_warnings
+from relabel.manifest import EMBEDDED_ADVICE, answer_warnings
 from relabel.settings import Settings
 
 Result = TypeVar("Result")
@@ -311,7 +311,9 @@ def show_outcome(outcome: Outcome, folder: Path, model: str) -> None:
         _say("note", manifest.note)
     _say("folder", str(folder))
     if is_local(model):
-        typer.echo(ADVICE if model == "local" else "Labels of your own model: evaluate them before you use them.")
+        typer.echo(
+            EMBEDDED_ADVICE if model == "local" else "Labels of your own model: evaluate them before you use them."
+        )
 
 
 def report(outcome: Outcome, folder: Path, model: str, advice: str, *, as_json: bool, elsewhere: str = "") -> None:

