@@ -169,6 +169,8 @@ def test_ids_are_normalised_alike_everywhere(tmp_path: Path, written: str, read_
     [
         ("8.823E+03", "line 2: task_id '8.823E.03' is a formula or was rewritten by a spreadsheet"),
         ("8,823", "rewritten by a spreadsheet"),
+        ("8\u202f823", "rewritten by a spreadsheet"),
+        ("8'823", "rewritten by a spreadsheet"),
         ("=A1", "is a formula"),
         ("-1", "is a formula"),
         (" ", "line 2 has no task_id"),
