@@ -188,10 +188,8 @@ class RunSession:
             "answers came without usable token counts: their cost is unknown": progress.uncounted,
             "labels come from prompts that Ollama seems to have cut, as it counts fewer tokens than words: raise num_ctx and label "
             "again into an empty store": progress.cut_prompts,
-            "labels come from a completion that another question got before, word for word and by its id: a gateway's cache seems "
-            "to answer similar questions alike; switch it off and label again into an empty store": shared_answers(
-                labels
-            ),
+            "labels come from a completion that another question got before, word for word and by its id: a gateway's cache seems to "
+            "answer similar questions alike; switch it off and label again into an empty store": shared_answers(labels),
         }
         price, tiers = collector.job.price, Counter(label.service_tier for label in labels)
         if price is not None and not price.holds_in("priority") and progress.table_usd == progress.cost_usd:
