@@ -472,9 +472,8 @@ class TogetherBatches(BatchProvider):
     form: Mapping[str, str] = {"purpose": "batch-api", "file_name": "{name}", "file_type": "jsonl"}
 
     def creation(self, file_id: str, api: Api, mark: Mapping[str, str]) -> dict[str, Any]:
-        """The document to post to create a batch."""
-        del mark
-        return {"input_file_id": file_id, "endpoint": "/v1" + PATHS[api], "completion_window": "24h"}
+        """The document to post to create a batch, without metadata."""
+        return {name: value for name, value in super().creation(file_id, api, mark).items() if name != "metadata"}
 
 
 class AzureBatches(BatchProvider):
