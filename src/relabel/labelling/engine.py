@@ -118,7 +118,7 @@ class _Sending:
         tokens: Estimate of its tokens, prompt and answer.
         sent: Number of times that it was sent.
         spoiled: Number of malformed answers of the model.
-        unsteered: Number of times that the provider rejected the fields for its prefix cache.
+        cache_refusals: Number of times that the provider rejected the fields for its prefix cache.
         stale: Whether it got the reply to another request once.
         ends_at: When its deadline is, on the clock; infinity until it is first sent.
         posted: Done once the first of two copies is sent, if the request may be sent twice.
@@ -132,7 +132,7 @@ class _Sending:
     on_in_flight: OnInFlight
     sent: int = 0
     spoiled: int = 0
-    unsteered: int = 0
+    cache_refusals: int = 0
     stale: bool = False
     ends_at: float = math.inf
     posted: asyncio.Future[None] | None = None
@@ -256,9 +256,9 @@ class OnlineEngine(Engine):
             try:
                 return await self._send_once(sending)
             except RefusedError as error:
-                if is_about_prefix_cache(error) and sending.unsteered < 2:
+                if is_about_prefix_cache(error) and sending.cache_refusals < 2:
                     # The provider rejects the fields that control its cache; they are not part of the request's key.
-                    sending.unsteered += 1
+                    sending.cache_refusals += 1
                     self._provider = self._provider.model_copy(update={"cache": ()})
                     continue
                 sending.spoiled += error.meaning == "bad-answer"

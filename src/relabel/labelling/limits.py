@@ -181,7 +181,7 @@ class Limiter:
         self._started = clock()
         self._note("start")
         self._slow_start = True
-        self._good = 0
+        self._successes = 0
         self._last_reduction = 0
         self._not_before = 0.0
         self._refused_since = math.inf  # when the refusals began that no answer has followed
@@ -191,7 +191,7 @@ class Limiter:
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._on_wire = 0
         self._tokens_on_wire = 0.0
-        self._numbers = 0
+        self._granted = 0
 
     @property
     def paused_s(self) -> float:
@@ -229,8 +229,8 @@ class Limiter:
             self._next_request = max(now, self._next_request) + 60 / self.rpm
         if self.tpm:
             self._next_token = max(now, self._next_token) + 60 * tokens / self.tpm
-        self._numbers += 1
-        return Ticket(self._numbers, now, tokens)
+        self._granted += 1
+        return Ticket(self._granted, now, tokens)
 
     def correct(self, ticket: Ticket, used: float) -> None:
         """Replace the estimate of a request's tokens by the number used."""
@@ -247,9 +247,9 @@ class Limiter:
         self._leave(ticket, headers or {})
         self._refused_since = math.inf
         if self.automatic and ticket.number > self._last_reduction:
-            self._good += 1
-            if self._good >= self.limit:
-                self._good = 0
+            self._successes += 1
+            if self._successes >= self.limit:
+                self._successes = 0
                 self._grow()
 
     def assumed_wait(self) -> float:
@@ -276,8 +276,8 @@ class Limiter:
         # Many refusals at once count as one sign: ignore those of requests sent before the last reduction.
         if self.automatic and ticket.number > self._last_reduction:
             self._slow_start = False
-            self._good = 0
-            self._last_reduction = self._numbers
+            self._successes = 0
+            self._last_reduction = self._granted
             self.limit = max(1, self.limit // 2)
             self._note(reason)
 
@@ -334,7 +334,7 @@ class Limiter:
             elif window.limit is None or need > window.limit:
                 del self._windows[name]  # the allowance is unknown until the next reply
             else:
-                window.remaining, window.resets_at, window.granted_after = window.limit, math.inf, self._numbers
+                window.remaining, window.resets_at, window.granted_after = window.limit, math.inf, self._granted
                 if window.remaining - pending < need:
                     until = max(until, now + _RECHECK_S)
         return max(0.0, until - now)

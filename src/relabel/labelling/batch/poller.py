@@ -37,11 +37,11 @@ LONGEST_POLL_S = 60.0
 # Maximum number of consecutive failed polls: a temporary loss of the network must not end the job.
 MAX_FAILED_POLLS = 30
 # Number of polls after the end of a batch until its files must be complete.
-FILE_LOOKS = 10
+FILE_POLLS = 10
 # Number of polls after which a batch or file that is not found counts as gone; before, it may be too new to be visible.
-FOUND_LOOKS = 4
+NOT_FOUND_POLLS = 4
 # Number of attempts, over half an hour, until an uploaded file must be processed.
-READY_LOOKS = 40
+READY_TRIES = 40
 # Number of attempts, over about a day, to create a batch while other jobs fill the provider's queue.
 QUEUE_TRIES = 300
 _QUEUE_FULL = re.compile(r"token_limit_exceeded|enqueued", re.IGNORECASE)
@@ -218,7 +218,7 @@ class BatchPoller:
         self._provider, self._options, self._stop = provider, options, stop
         self._in_flight = session.collector.progress.in_flight
         self._failed_polls = 0
-        self._file_looks: Counter[int] = Counter()
+        self._file_polls: Counter[int] = Counter()
         self._not_found: Counter[int] = Counter()
         # For chunks whose batches have ended with unusable results: why. They are not sent again, which would have to be paid again.
         self._unusable: dict[int, str] = {}
@@ -282,7 +282,7 @@ class BatchPoller:
 
     async def _create(self, chunk: Chunk, mark: dict[str, str]) -> RemoteBatch | None:
         """Upload a chunk and create a batch from it; None if the provider has no room for it, or not yet."""
-        for look in range(READY_LOOKS):
+        for attempt in range(READY_TRIES):
             uploaded = chunk.file_id is None
             if chunk.file_id is None:
                 try:
@@ -313,8 +313,8 @@ class BatchPoller:
             except ProviderError as error:
                 chunk.creating_since = None
                 full = _QUEUE_FULL.search(str(error)) is not None
-                not_ready = isinstance(error, FileNotReadyError) and look + 1 < READY_LOOKS
-                missing = not_ready and not uploaded and look == 0 and "pending" not in str(error).lower()
+                not_ready = isinstance(error, FileNotReadyError) and attempt + 1 < READY_TRIES
+                missing = not_ready and not uploaded and attempt == 0 and "pending" not in str(error).lower()
                 # Upload the file again if an earlier process uploaded it and it is gone, or if it may be what is refused.
                 if missing or not (full or not_ready):
                     await self._forget_file(chunk)
@@ -324,7 +324,7 @@ class BatchPoller:
                     return None
                 if not not_ready:
                     raise
-            await self.pause(min(LONGEST_POLL_S, self._options.poll_s * 1.5**look))
+            await self.pause(min(LONGEST_POLL_S, self._options.poll_s * 1.5**attempt))
         return None
 
     def _is_ours(self, chunk: Chunk) -> bool:
@@ -366,7 +366,7 @@ class BatchPoller:
         """Query a batch and, if it has ended, collect its results; returns whether the chunk is done."""
         assert chunk.batch_id is not None
         try:
-            if chunk.ended_at is None or self._file_looks[chunk.number]:
+            if chunk.ended_at is None or self._file_polls[chunk.number]:
                 if not self._options.submit and chunk.status not in FINAL | {"cancelling", "finalizing"}:
                     await self._provider.cancel(chunk.batch_id)
                     self._options.step("cancelled")
@@ -383,7 +383,7 @@ class BatchPoller:
             return done
         except GoneError as error:
             self._not_found[chunk.number] += 1
-            if self._not_found[chunk.number] < FOUND_LOOKS:
+            if self._not_found[chunk.number] < NOT_FOUND_POLLS:
                 return False
             if not chunk.adopted:
                 self._collector.progress.cost_usd = None  # its answers may have been made, and charged
@@ -429,10 +429,10 @@ class BatchPoller:
         # Invalid lines count as complete: only a truncated file is waited for.
         complete = sum(line.endswith((b"\n", b"}")) for line in _lines(files))
         if complete < min(chunk.answered, chunk.requests) or (not files and chunk.status == "completed"):
-            self._file_looks[chunk.number] += 1
-            if not files and self._options.submit and self._file_looks[chunk.number] >= FILE_LOOKS:
+            self._file_polls[chunk.number] += 1
+            if not files and self._options.submit and self._file_polls[chunk.number] >= FILE_POLLS:
                 self._unusable[chunk.number] = "its results are not available yet"
-            if self._file_looks[chunk.number] < FILE_LOOKS or chunk.number in self._unusable:
+            if self._file_polls[chunk.number] < FILE_POLLS or chunk.number in self._unusable:
                 return False  # by the provider's count, there are more results
         if files and self._options.submit and not self._has_our_results(chunk, files):
             names = " and ".join(file_id for file_id in remote.values() if file_id is not None)
