@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
+import ssl
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import aiohttp
 import pytest
 
 from relabel.cli.app import run_app
@@ -91,6 +95,21 @@ def test_certificates_that_are_missing_or_none_are_said(tmp_path: Path, monkeypa
         with pytest.raises(UsageError, match=r"no certificates can be read from SSL_CERT_FILE=.*ca\.pem"):
             Http("https://127.0.0.1:1/v1", "k")
     certificates.cache_clear()
+
+
+def test_a_certificate_of_an_unknown_authority_says_where_to_name_that(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fault = ssl.SSLCertVerificationError(1, "no")
+    fault.verify_message = "self-signed certificate in certificate chain"
+    key: Any = SimpleNamespace(host="api.example", port=443, ssl=True)
+
+    def request(*_: Any, **__: Any) -> None:
+        raise aiohttp.ClientConnectorCertificateError(key, fault)
+
+    monkeypatch.setattr(aiohttp.ClientSession, "request", request)
+    assert run("https://api.example/v1") == 4
+    assert "chain; name the PEM file of its authority in SSL_CERT_FILE)" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(

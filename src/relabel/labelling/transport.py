@@ -434,7 +434,9 @@ def _connection_problem(error: aiohttp.ClientConnectorError | aiohttp.ClientHttp
     if isinstance(error, aiohttp.ClientSSLError):
         fault: Any = getattr(error, "certificate_error", None) or error.os_error
         reason = getattr(fault, "verify_message", "") or getattr(fault, "reason", "") or fault
-        return f"TLS with {error.host}:{error.port} fails: {reason}".replace("_", " ").lower()
+        problem = f"TLS with {error.host}:{error.port} fails: {reason}".replace("_", " ").lower()
+        unknown = re.search("self.signed|issuer", problem) is not None
+        return problem + ("; name the PEM file of its authority in SSL_CERT_FILE" if unknown else "")
     return os.strerror(error.errno).lower() if error.errno else str(error)
 
 
