@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -173,13 +174,17 @@ async def test_what_a_batch_cost_whose_results_are_gone_is_unknown_and_counts_fo
         assert (await batch(job, store, tmp_path)).complete
 
 
-async def test_a_batch_whose_making_got_no_reply_is_found_and_not_made_again(store: Store, tmp_path: Path) -> None:
+@pytest.mark.parametrize("ahead_h", [0, 13], ids=["right clock", "clock that takes local time for UTC"])
+async def test_a_batch_whose_making_got_no_reply_is_found_and_not_made_again(
+    ahead_h: int, store: Store, tmp_path: Path
+) -> None:
     with batch_provider(by_number) as fake:
         turns = iter(range(100))
         fake.trouble = lambda call: (
             "lost" if (call.method, call.path) == ("POST", "/batches") and next(turns) == 0 else None
         )
-        outcome = await batch(make_job(fake.base_url), store, tmp_path)
+        ahead = timedelta(hours=ahead_h)
+        outcome = await batch(make_job(fake.base_url), store, tmp_path, now=lambda: datetime.now(UTC) + ahead)
     assert outcome.complete
     assert len(fake.batches) == 1
     books_balance(fake, store)

@@ -41,8 +41,8 @@ from relabel.settings import Settings
 
 # Timeout of one call, in seconds; enough to upload a chunk of 100 MB.
 TIMEOUT_S = 600.0
-# Maximum difference between the provider's clock and ours, in seconds, when searching for a batch.
-CLOCK_SKEW_S = 3600.0
+# Maximum difference between the provider's clock and ours, in seconds, when searching for a batch; ours may take local time for UTC.
+CLOCK_SKEW_S = 86400.0
 # Maximum number of pages of a listing; a longer one is a fault of the server.
 MAX_PAGES = 100
 # Timestamps above this are in milliseconds.
