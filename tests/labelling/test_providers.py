@@ -722,11 +722,12 @@ def test_a_key_goes_to_its_own_provider_alone(monkeypatch: pytest.MonkeyPatch) -
     }
 
 
+@pytest.mark.parametrize("value", ["", " "])
 @pytest.mark.parametrize("option", ["--base-url", "--provider"])
 def test_an_address_from_a_variable_that_is_not_set_is_not_openai(
-    option: str, capsys: pytest.CaptureFixture[str]
+    option: str, value: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_app(["run", "--model", "m", option, "", "--tasks", "sample", "--dry-run"]) == 2
+    assert run_app(["run", "--model", "m", option, value, "--tasks", "sample", "--dry-run"]) == 2
     assert "--base-url or --provider is empty" in capsys.readouterr().err
 
 

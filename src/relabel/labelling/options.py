@@ -147,7 +147,8 @@ class RunOptions:
         """
         if not self.model.strip() or self.model == "local:":
             raise UsageError("--model is empty; name a model at the provider, local, or local:FILE.gguf")
-        if "" in (self.base_url, self.provider):  # probably an unset variable: tasks must not be sent to OpenAI instead
+        # Probably an unset variable: tasks must not be sent to OpenAI instead.
+        if any(value is not None and not value.strip() for value in (self.base_url, self.provider)):
             raise UsageError("--base-url or --provider is empty; name one, or leave the option out")
         if self.decide == "logprob" and (self.pack > 1 or self.api == "responses"):
             raise UsageError("--decide logprob needs one task per request and --api chat; remove --pack and --api")
