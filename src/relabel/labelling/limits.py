@@ -252,12 +252,17 @@ class Limiter:
                 self._successes = 0
                 self._grow()
 
-    def assumed_wait(self) -> float:
-        """Seconds to wait after a 429 that names no time: as long as there have been only refusals, up to the usual minute."""
+    def assumed_wait(self) -> float | None:
+        """Seconds to wait after a 429 that names no time: as long as there have been only refusals, up to the usual minute.
+
+        None if there have been only refusals for so long that waiting seems pointless.
+        """
         now = self._clock()
         self._refused_since = min(self._refused_since, now)
         refused_s = now - self._refused_since
-        return min(refused_s, 60.0) if 1.0 <= refused_s <= _ONLY_REFUSALS_S else 0.0
+        if refused_s > _ONLY_REFUSALS_S:
+            return None
+        return min(refused_s, 60.0) if refused_s >= 0.5 else 0.0
 
     def limited(
         self, ticket: Ticket, *, reason: str, retry_after: float = 0.0, headers: Mapping[str, str] | None = None
