@@ -198,12 +198,12 @@ def debiased(run: Run, gold: Gold, aligned: AlignedLabels) -> Debiased | None:
     if gold.made_by == "model" or gold.selected or run.ref == gold.name:
         return None
     coded = run.coded()
-    theirs = pd.DataFrame({f"{m}_gold": table[:, GOLD] for m, table in aligned.values.items()})
-    matched = aligned.tasks.join(theirs)
+    gold_values = pd.DataFrame({f"{m}_gold": table[:, GOLD] for m, table in aligned.values.items()})
+    matched = aligned.tasks.join(gold_values)
     if matched.duplicated(TASK_KEY).any():  # a gold with several labels of a task: use their weighted mean
-        parts = {str(column): matched[column] * matched["weight"] for column in theirs}
-        summed = matched.assign(**parts).groupby(TASK_KEY)[[*theirs, "weight"]].sum(min_count=1)
-        means = summed[list(theirs)].div(summed["weight"], axis=0).reset_index()
+        parts = {str(column): matched[column] * matched["weight"] for column in gold_values}
+        summed = matched.assign(**parts).groupby(TASK_KEY)[[*gold_values, "weight"]].sum(min_count=1)
+        means = summed[list(gold_values)].div(summed["weight"], axis=0).reset_index()
         matched = means.merge(matched.drop_duplicates(TASK_KEY)[[*TASK_KEY, "stratum"]], on=TASK_KEY).assign(weight=1.0)
     values = measures_of(run.rubric, coded)
     table = coded[TASK_KEY].join(values).merge(matched, on=TASK_KEY, how="left", validate="one_to_one")

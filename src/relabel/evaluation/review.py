@@ -90,11 +90,11 @@ def review(
         _unsure(run, table.index),
     ]
     if gold is not None:
-        ours, theirs = (side.reindex(table.index) for side in _two_labels(run, gold))
-        table["gold_code"] = theirs
-        words = "the gold says " + theirs.astype("string") + ", the run " + ours.astype("string")
+        run_labels, gold_labels = (side.reindex(table.index) for side in _two_labels(run, gold))
+        table["gold_code"] = gold_labels
+        words = "the gold says " + gold_labels.astype("string") + ", the run " + run_labels.astype("string")
         # One of the two is wrong, but it is unknown which.
-        doubts.append(((ours.notna() & theirs.notna() & (ours != theirs)) * 0.5, words))
+        doubts.append(((run_labels.notna() & gold_labels.notna() & (run_labels != gold_labels)) * 0.5, words))
     if raters:
         doubts.append(_against_raters(run, raters, table.index))
     no_doubt = np.ones(len(table))
@@ -229,9 +229,9 @@ def _unsure(run: Run, index: pd.Index) -> tuple[pd.Series, pd.Series]:
 def _against_raters(run: Run, raters: Sequence[Run], index: pd.Index) -> tuple[pd.Series, pd.Series]:
     others, against = pd.Series(0, index=index), pd.Series(0, index=index)
     for rater in raters:
-        ours, theirs = (side.reindex(index) for side in _two_labels(run, rater))
-        common = ours.notna() & theirs.notna()
-        others, against = others + common, against + (common & (ours != theirs))
+        own, rater_labels = (side.reindex(index) for side in _two_labels(run, rater))
+        common = own.notna() & rater_labels.notna()
+        others, against = others + common, against + (common & (own != rater_labels))
     doubt = (against / others.where(others > 0)).fillna(0.0) * 0.9
     return doubt, against.astype("string") + " of " + others.astype("string") + " other raters disagree"
 
@@ -240,8 +240,8 @@ def _two_labels(run: Run, other: Gold | Run) -> tuple[pd.Series, pd.Series]:
     """Labels of a run, and of another run or a gold, in the main setting; by code and id, one per task."""
     aligned = align([run], other) if isinstance(other, Gold) else align([run, other])
     once = ~aligned.index().duplicated()
-    ours, theirs = (pd.Series(aligned.words(aligned.main, n).to_numpy(), index=aligned.index())[once] for n in (0, -1))
-    return ours, theirs
+    first, second = (pd.Series(aligned.words(aligned.main, n).to_numpy(), index=aligned.index())[once] for n in (0, -1))
+    return first, second
 
 
 def _codes(index: pd.Index) -> pd.Series:

@@ -457,12 +457,12 @@ def _validity(rubric: TriedRubric, document: TrialDocument, look: Look) -> dict[
         gold: [a for a in document.agreements if a.first == rubric.name and a.second == gold.name]
         for gold in document.golds
     }
-    for gold, ours in by_gold.items():
+    for gold, agreements in by_gold.items():
         compared[gold.name] = {
             "people": gold.people,
-            **({"n": least} if (least := min((a.n for a in ours), default=rubric.tasks)) != rubric.tasks else {}),
-            "rates": {str(a.setting): _round(a.second_rate) for a in ours if a.second_rate is not None},
-            "kappa": {str(a.setting): _round(a.kappa) for a in ours if a.kappa is not None},
+            **({"n": least} if (least := min((a.n for a in agreements), default=rubric.tasks)) != rubric.tasks else {}),
+            "rates": {str(a.setting): _round(a.second_rate) for a in agreements if a.second_rate is not None},
+            "kappa": {str(a.setting): _round(a.kappa) for a in agreements if a.kappa is not None},
         }
     counted = {a.setting: a.n for a in next(iter(by_gold.values()), ())}
     sizes = ", ".join(f"{setting} {n:,}" for setting, n in counted.items())
@@ -494,16 +494,16 @@ def _verdict(document: TrialDocument) -> Iterator[str]:
     for tried in document.rubrics:
         if missing := _missing_in_words(tried):
             yield f"INCOMPLETE: {missing}."
-        ours = [a for a in agreements if a.first == tried.name and a.second in golds]
-        main: SettingName | None = next((s for s in MAIN if any(a.setting == s for a in ours)), None)
+        own = [a for a in agreements if a.first == tried.name and a.second in golds]
+        main: SettingName | None = next((s for s in MAIN if any(a.setting == s for a in own)), None)
         if main is None:
             continue
-        text = " and ".join(f"{_name(a.second)} at {shown(a.kappa)} ({a.n:,} tasks)" for a in ours if a.setting == main)
+        text = " and ".join(f"{_name(a.second)} at {shown(a.kappa)} ({a.n:,} tasks)" for a in own if a.setting == main)
         rated = [a for a in agreements if a.on == tried.name and a.first in golds and a.setting == main]
         each_other = "; {} and {} agree with each other at {}"
         beside = "".join(each_other.format(_name(a.first), _name(a.second), shown(a.kappa)) for a in rated)
         for setting in ("strict", "with-tools"):
-            rates = [a for a in ours if a.setting == setting]
+            rates = [a for a in own if a.setting == setting]
             if rates:
                 others = ", ".join(f"{_name(a.second)} {rate_in_words(a.second_rate)}" for a in rates)
                 yield f"{tried.name} calls {rate_in_words(rates[0].first_rate)} of tasks exposed, {setting} ({others})."

@@ -216,7 +216,7 @@ def _estimates(other: Estimate | None, row: Mapping[str, Any]) -> dict[str, tupl
     if other is None:
         return {}
     figures = {name: [row[f"{name}_{other.name}{end}"] for end in ("", "_low", "_high")] for name in ESTIMATED}
-    return {name: (low, mid, high) for name, (low, mid, high) in figures.items() if low is not None}
+    return {name: (mid, low, high) for name, (mid, low, high) in figures.items() if mid is not None}
 
 
 def _unknown_code_message(table: ScoreTable, code: str) -> str:

@@ -7,10 +7,10 @@
     try {
       if (value) { localStorage.setItem("reading", value); }
       return localStorage.getItem("reading");
-    } catch (error) { return null; } /* a browser may refuse to keep anything */
+    } catch (error) { return null; } /* a browser may refuse storage */
   }
 
-  /* The reading that was chosen last holds on the next page too. */
+  /* Keep the chosen reading on the next page. */
   var radios = all('input[name="reading"]');
   radios.forEach(function (radio) {
     if (radio.value === kept()) { radio.checked = true; }
@@ -37,8 +37,8 @@
           return { row: row, value: value, none: !text && isNaN(value), last: text ? 0 : parseInt(cell.getAttribute("data-last"), 10) || 0 };
         });
         keyed.sort(function (one, two) {
-          if (one.none || two.none) { return one.none - two.none; } /* what has no figure stays last */
-          /* And before it what is not to be ranked with the rest: 0 marks the rest, the larger of other marks comes first. */
+          if (one.none || two.none) { return one.none - two.none; } /* rows without a figure stay last */
+          /* Rows with a mark above 0 are not ranked with the others: they follow them, larger marks first. */
           if (one.last !== two.last) { return !one.last ? -1 : !two.last ? 1 : two.last - one.last; }
           var order = text ? one.value.localeCompare(two.value) : one.value - two.value;
           return up ? order : -order;
@@ -55,7 +55,7 @@
     var group = doc.querySelector('[data-group="' + input.id + '"]'), short = (input.getAttribute("data-short") || "").split(" ");
     input.closest(".search").hidden = false;
     if (group) { group.closest(".search").hidden = false; group.addEventListener("change", search); }
-    /* An abbreviation is a word of its own; other words are found within words, in the plural too. */
+    /* Abbreviations match whole words only; other words also match parts of words, and in the plural. */
     function has(text, word) {
       if (short.indexOf(word) >= 0) { return (" " + text + " ").indexOf(" " + word + " ") >= 0; }
       return text.indexOf(word) >= 0 || forms(word).some(function (form) { return text.indexOf(form) >= 0; });
