@@ -290,7 +290,7 @@ def test_where_nothing_is_known_of_other_labels_the_table_says_so(small: tuple[R
 def _flipped(run: Run, name: str, every: int) -> Run:
     """A rater that answers every n-th task the other way."""
     other = run.labels["label"].map({"exposed": "not-exposed", "not-exposed": "exposed"})
-    turned = run.labels["task_id"].astype(int) % every == 0
+    turned = run.labels["task_id"].str.replace(r"\D", "", regex=True).astype(int) % every == 0
     return dataclasses.replace(
         run, ref=name, folder=None, labels=run.labels.assign(label=run.labels["label"].mask(turned, other))
     )
@@ -313,6 +313,20 @@ def test_raters_stand_beside_the_pooled_score_and_the_score_stays_the_run_s_own(
         with_intervals(table, run, raters=[run], draws=200)
     with pytest.raises(UsageError, match="3 or more"):
         with_intervals(table, run, raters=others[:1], draws=200)
+
+
+def test_the_total_by_several_raters_is_the_sum_over_groups_although_draws_are_cut_off_at_0() -> None:
+    run = open_run("sample")
+    table = score_table(run)
+    others = [_flipped(run, "first", 3), _flipped(run, "second", 5)]
+    found = with_intervals(table, run, raters=others, draws=400)
+    assert found.intervals is not None
+    assert found.intervals.other is not None
+    for name, total in found.intervals.other.totals.items():
+        assert total["mid"] == pytest.approx(
+            found.frame.loc[found.has_status("scored"), f"{name}_pooled"].sum(), rel=1e-6
+        )
+        assert total["low"] < total["mid"] < total["high"]
 
 
 def test_the_same_seed_gives_the_same_intervals_and_another_seed_others(small: tuple[Run, str]) -> None:

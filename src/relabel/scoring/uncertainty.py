@@ -183,7 +183,7 @@ def with_intervals(
 
 
 # Increased when the computation of intervals changes, so that earlier cache entries are ignored.
-_CACHE_VERSION = 6
+_CACHE_VERSION = 7
 
 
 def _cache_path(table: ScoreTable, runs: Sequence[Run], choices: Sequence[object]) -> Path:
@@ -386,7 +386,7 @@ def _own_bounds(table: ScoreTable, drawn: Floats, error: Floats | None) -> tuple
         for end, bound in zip(("low", "high"), _widen_to_contain(figures[name], values), strict=True):
             column = pd.Series(bound, index=table.frame.index)
             columns[f"{name}_{end}"] = column.astype("Int64") if name.startswith(("percentile_", "rank_")) else column
-    totals = _totals(table, drawn)
+    totals = _totals(table, drawn, drawn.mean(axis=2))
     for name, total in totals.items():
         value = float((table.totals or {}).get(name) or total["mid"])
         total |= {"low": min(total["low"], value), "high": max(total["high"], value)}
@@ -412,18 +412,19 @@ def _estimates(table: ScoreTable, drawn: Floats, centre: Floats, suffix: str) ->
         for name in ESTIMATED
         for end, row in zip(("", "_low", "_high"), figures[name], strict=True)
     }
-    return columns, _totals(table, drawn)
+    return columns, _totals(table, drawn, centre)
 
 
-def _totals(table: ScoreTable, drawn: Floats) -> _Totals:
+def _totals(table: ScoreTable, drawn: Floats, centre: Floats) -> _Totals:
+    """Totals of the centre (measures x groups), with intervals around it: draws that are cut off at 0 or 1 have another mean."""
     pay, scored = table.wage_bill.to_numpy(dtype="float64"), table.has_status("scored")
     totals: _Totals = {}
-    for measure, draws in zip(MEASURES, drawn, strict=True):
+    for measure, draws, middle in zip(MEASURES, drawn, centre, strict=True):
         counted = scored & ~np.isnan(pay) & ~np.isnan(draws).any(axis=1)
         if counted.any():
-            total = pay[counted] @ draws[counted]
-            low, high = (float(bound) for bound in np.quantile(total, _QUANTILES))
-            totals[f"wage_exposure_{measure}_gbp"] = {"low": low, "mid": float(total.mean()), "high": high}
+            total, mid = pay[counted] @ draws[counted], float(pay[counted] @ middle[counted])
+            low, high = (float(bound) for bound in np.quantile(total - total.mean() + mid, _QUANTILES))
+            totals[f"wage_exposure_{measure}_gbp"] = {"low": low, "mid": mid, "high": high}
     return totals
 
 
