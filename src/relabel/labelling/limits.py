@@ -184,7 +184,7 @@ class Limiter:
         self._successes = 0
         self._last_reduction = 0
         self._not_before = 0.0
-        self._refused_since = math.inf  # when the refusals began that no answer has followed
+        self._refused_since = math.inf  # when the present series of refusals began
         self._next_request = self._next_token = 0.0
         self._windows: dict[str, _Window] = {}
         self._paused_until = 0.0
