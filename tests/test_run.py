@@ -124,6 +124,23 @@ def test_no_part_file_is_left(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["failures.jsonl", "labels.parquet", "manifest.json"]
 
 
+def test_a_run_has_the_same_bytes_on_systems_that_end_lines_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = Path.open
+
+    def windows(path: Path, mode: str = "r", *args: Any, newline: str | None = None, **more: Any) -> Any:
+        newline = "\r\n" if newline is None and mode == "w" else newline
+        return opened(path, mode, *args, newline=newline, **more)
+
+    for name in ("here", "there"):
+        a_run(tmp_path / name, [a_label("1", "strict", "exposed")], [a_failure("11-1011.00", "2", "strict")])
+        monkeypatch.setattr(Path, "open", windows)
+    monkeypatch.undo()
+    for file in ("manifest.json", "failures.jsonl"):
+        assert (tmp_path / "there" / file).read_bytes() == (tmp_path / "here" / file).read_bytes()
+
+
 def test_the_same_labels_give_the_same_bytes(tmp_path: Path) -> None:
     labels = [a_label(str(n), "strict", "exposed") for n in range(20)]
     a_run(tmp_path / "a", labels)

@@ -266,8 +266,8 @@ def write_run(
         make_private_dir(folder)
         with replacing(folder / "labels.parquet") as temporary:
             write_label_table(temporary, labels)
-        with replacing(folder / "failures.jsonl") as temporary, temporary.open("w", encoding="utf-8") as lines:
-            lines.writelines(f.model_dump_json() + "\n" for f in failures)
+        with replacing(folder / "failures.jsonl") as temporary, temporary.open("wb") as lines:
+            lines.writelines(f.model_dump_json().encode() + b"\n" for f in failures)
         write_manifest(folder, manifest)
 
 
@@ -283,7 +283,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         document = {**clean_document(document), "rubric": document["rubric"]}
         text = json.dumps(document, ensure_ascii=False, indent=2)
     with replacing(folder / "manifest.json") as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.write_bytes(f"{text}\n".encode())
 
 
 LABEL_COLUMNS = Label._fields

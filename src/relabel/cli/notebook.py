@@ -157,7 +157,7 @@ def _saved(frame: Any) -> Path:
     path = Path("runs") / f"tasks-{hashlib.sha256(text.encode()).hexdigest()[:12]}.csv"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        path.write_bytes(text.encode())
     return path
 
 
