@@ -17,7 +17,6 @@ from relabel.errors import UsageError
 from relabel.labelling import job as jobs
 from relabel.labelling import local, options, providers, ray, transport
 from relabel.labelling.batch import state
-from relabel.manifest import EMBEDDED_ADVICE
 
 Engine = Literal["online", "batch", "replay", "ray"]
 
@@ -39,6 +38,7 @@ def demo(out: Path = Path("demo"), quiet: bool = False) -> None:
     import shutil
 
     from relabel.cli.app import run_app
+    from relabel.manifest import EMBEDDED_ADVICE
 
     run, exported, document = (str(out / name) for name in ("run", "export", "eval.json"))
     label = ["run", "--model", "local", "--tasks", "sample", "--out", run, *["--quiet"] * quiet]
