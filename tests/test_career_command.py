@@ -33,6 +33,8 @@ def test_resilience_of_the_sample_is_shown_with_what_is_missing(capsys: pytest.C
     assert run_app(["resilience", "sample"]) == 0
     said = capsys.readouterr().out
     assert "SAMPLE: invented tasks" in said
+    assert "Exposure is the weighted share of tasks exposed with tools" in " ".join(said.split())
+    assert "Jobs are those of employees" in " ".join(said.split())
     assert "Growing demand is missing: no projection, because the sample is invented" in said
     assert "Human advantage is missing: the occupations are not rated yet" in said
     assert max(map(len, said.splitlines())) <= 100

@@ -163,9 +163,9 @@ def _show_all(pages: Sequence[family_pages.FamilyPage]) -> None:
             "Such scores are listed after complete ones and are comparable only with each other."
         )
     say(
-        "Each part: its figure, then its points. Exposure is the share of exposed tasks, demand the projected change of "
-        "employment, human the sum of five ratings. Pay is the range of the occupations' medians, US dollars a year, "
-        f"{first.pay[0].period}."
+        "Each part: its figure, then its points. Exposure is the weighted share of tasks exposed with tools, demand the "
+        "projected change of employment, human the sum of five ratings. Jobs are those of employees, pay is the range of the "
+        f"occupations' medians in US dollars a year, both of {first.pay[0].period}."
     )
     for place in range(len(first.resilience.parts)):
         if gaps := [page for page in pages if page.resilience.parts[place].points is None]:
