@@ -85,6 +85,17 @@ def test_what_cannot_work_is_one_sentence_and_nothing_is_sent(
     assert "may be charged" not in out + err
 
 
+@pytest.mark.parametrize("value", ["org-a\norg-b", "\u201corg-a\u201d"])
+def test_an_organisation_that_no_header_can_hold_is_one_sentence(
+    value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OPENAI_ORG_ID", value)
+    with provider(lambda seen: judged()) as fake:
+        assert run(fake.base_url, "--provider", "openai") == 2
+        assert fake.seen == []
+    assert "OPENAI_ORG_ID contains characters that no id has" in capsys.readouterr().err
+
+
 def test_certificates_that_are_missing_or_none_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for content in (None, "no certificate"):
         path = tmp_path / "ca.pem"

@@ -123,11 +123,19 @@ class Provider(Frozen):
         }
 
     def headers(self, secret: str) -> dict[str, str]:
-        """Headers with the key and, for OpenAI, with organisation and project from the environment."""
+        """Headers with the key and, for OpenAI, with organisation and project from the environment.
+
+        Raises:
+            UsageError: The variable of the organisation or the project has characters that no header can hold.
+        """
         bearer = self.key_header == "Authorization" or secret.startswith("eyJ")  # a JSON Web Token instead of a key
         auth = {"Authorization": f"Bearer {secret}"} if bearer else {self.key_header: secret}
         own = {"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPENAI_PROJECT_ID"}
         values = {header: os.environ.get(name, "").strip() for header, name in own.items() if self.id == "openai"}
+        if wrong := [own[header] for header, value in values.items() if not (value.isascii() and value.isprintable())]:
+            raise UsageError(
+                f"{wrong[0]} contains characters that no id has, such as line breaks; set it to the id only"
+            )
         return {**(auth if secret else {}), **{header: value for header, value in values.items() if value}}
 
     def prefix_cache(self, model: str) -> PrefixCache | None:

@@ -448,7 +448,8 @@ def require_sendable(key: str) -> None:
     """
     if key != key.strip("\"'`") or not (key.isascii() and key.isprintable()):
         raise UsageError(
-            "the key contains quotes, line breaks or other characters that no key has; set OPENAI_API_KEY to the key only"
+            "the key contains quotes, line breaks or other characters that no key has; set OPENAI_API_KEY, or the variable that you "
+            "use, to the key only"
         )
 
 
