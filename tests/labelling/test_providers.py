@@ -490,6 +490,15 @@ async def test_answers_that_a_cache_gives_to_other_questions_are_said(old: bool,
     assert note.startswith("5 labels come from a completion that another question got before") is old
 
 
+async def test_a_server_with_one_short_id_for_all_replies_is_not_asked_twice(store: Store, tmp_path: Path) -> None:
+    same = json.dumps({**chat(JSON), "id": "msg_01"})
+    with provider(lambda seen: Reply(body=same)) as fake:
+        outcome = await label_all(make_job(fake.base_url, 3), store, tmp_path / "run", concurrency=1)
+        assert len(fake.seen) == 6
+    assert outcome.complete
+    assert outcome.manifest.perhaps_charged.requests == 0
+
+
 def test_only_completions_older_than_their_question_come_from_a_cache() -> None:
     def label(number: int, rationale: str, answer_id: str) -> Label:
         task, key = str(number), f"key {number}"

@@ -412,9 +412,10 @@ class _Replies:
         """Whether a reply was already received for another key over the same connection.
 
         A server that repeats a reply over another connection does so on purpose (its ids are not unique, or a cache answers).
+        Ids of fewer than 8 characters, which some servers give to all replies, cannot tell replies apart.
         """
         name = document.get("id") if isinstance(document, dict) else None
-        if self._repeat or not isinstance(name, str) or not name:
+        if self._repeat or not isinstance(name, str) or len(name) < 8:
             return False
         fingerprint = hash(text), connection
         earlier, seen = self._seen.setdefault(name, (key, fingerprint))
