@@ -327,6 +327,7 @@ def test_the_total_by_several_raters_is_the_sum_over_groups_although_draws_are_c
             found.frame.loc[found.has_status("scored"), f"{name}_pooled"].sum(), rel=1e-6
         )
         assert total["low"] < total["mid"] < total["high"]
+        assert found.intervals.own.totals[name]["mid"] == pytest.approx((table.totals or {})[name], rel=1e-6)
 
 
 def test_the_same_seed_gives_the_same_intervals_and_another_seed_others(small: tuple[Run, str]) -> None:

@@ -183,7 +183,7 @@ def with_intervals(
 
 
 # Increased when the computation of intervals changes, so that earlier cache entries are ignored.
-_CACHE_VERSION = 7
+_CACHE_VERSION = 8
 
 
 def _cache_path(table: ScoreTable, runs: Sequence[Run], choices: Sequence[object]) -> Path:
@@ -386,11 +386,7 @@ def _own_bounds(table: ScoreTable, drawn: Floats, error: Floats | None) -> tuple
         for end, bound in zip(("low", "high"), _widen_to_contain(figures[name], values), strict=True):
             column = pd.Series(bound, index=table.frame.index)
             columns[f"{name}_{end}"] = column.astype("Int64") if name.startswith(("percentile_", "rank_")) else column
-    totals = _totals(table, drawn, drawn.mean(axis=2))
-    for name, total in totals.items():
-        value = float((table.totals or {}).get(name) or total["mid"])
-        total |= {"low": min(total["low"], value), "high": max(total["high"], value)}
-    return columns, totals
+    return columns, _totals(table, drawn, table.frame[list(MEASURES)].to_numpy(dtype="float64").T)
 
 
 def _widen_to_contain(bounds: Floats, shown: Floats) -> Floats:
@@ -424,7 +420,7 @@ def _totals(table: ScoreTable, drawn: Floats, centre: Floats) -> _Totals:
         if counted.any():
             total, mid = pay[counted] @ draws[counted], float(pay[counted] @ middle[counted])
             low, high = (float(bound) for bound in np.quantile(total - total.mean() + mid, _QUANTILES))
-            totals[f"wage_exposure_{measure}_gbp"] = {"low": low, "mid": mid, "high": high}
+            totals[f"wage_exposure_{measure}_gbp"] = {"low": min(low, mid), "mid": mid, "high": max(high, mid)}
     return totals
 
 
