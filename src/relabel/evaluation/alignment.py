@@ -271,7 +271,6 @@ def align(runs: Sequence[Run], gold: Gold | None = None) -> AlignedLabels:
         _, other = _changed_texts(index, runs[0].manifest.tasks, run.manifest.tasks, None)
         index = index.difference(_task_index(other), sort=False)
         replaced_texts += other
-    only = tuple(len(table) - len(index) for table in tables)
     settings: list[SettingName] = [s for s in SCALES if all(s in run_settings(run) for run in runs)]
     if not settings:
         settings_text = "; ".join(f"{run.ref}: {', '.join(run_settings(run))}" for run in runs)
@@ -283,12 +282,8 @@ def align(runs: Sequence[Run], gold: Gold | None = None) -> AlignedLabels:
     if gold is not None:
         asked = asked_tasks(runs[0], tables[0].index).to_frame(index=False)
         gold_table = gold_on_tasks(gold, asked)
-        changed, other = _changed_texts(
-            tables[0].index.intersection(gold_table.index, sort=False),
-            runs[0].manifest.tasks,
-            gold.tasks,
-            gold_table["text"],
-        )
+        shared = tables[0].index.intersection(gold_table.index, sort=False)
+        changed, other = _changed_texts(shared, runs[0].manifest.tasks, gold.tasks, gold_table["text"])
         _refuse_other_ids(other, len(gold_table), runs[0], gold)
         gold_table = gold_table[~gold_table.index.isin(_task_index(other))].drop(columns="text")
         unmatched = _unmatched(runs[0], tables[0], gold_table, gold)
@@ -298,10 +293,9 @@ def align(runs: Sequence[Run], gold: Gold | None = None) -> AlignedLabels:
         replaced_texts += other
         # A gold that keeps several labels of a task has one row for each.
         gold_rows = pd.DataFrame(index=index).join(gold_table)
-        index = gold_rows.index
         rubrics.append(runs[0].rubric)
     design = gold_rows[["weight", "stratum"]].assign(weight=gold_rows["weight"].astype("float64").fillna(1.0))
-    sides = [*(table.reindex(index) for table in tables), *([gold_rows] if gold is not None else [])]
+    sides = [*(table.reindex(gold_rows.index) for table in tables), *([gold_rows] if gold is not None else [])]
     # Both readings must be nullable booleans, even if a side has no values at all in one of them.
     sides = [side.astype({"strict": "boolean", "with_tools": "boolean"}) for side in sides]
     values: dict[Measure, Array] = {}
@@ -315,7 +309,7 @@ def align(runs: Sequence[Run], gold: Gold | None = None) -> AlignedLabels:
         tasks=design.reset_index(),
         labels={s: np.stack([positions(side[COLUMNS[s]], s) for side in sides], axis=1) for s in settings},
         values=values,
-        only=only,
+        only=tuple(len(table) - len(index) for table in tables),
         unmatched=unmatched,
         warnings=warnings,
         text_changed=changed,

@@ -508,13 +508,12 @@ def _pairs(aligned: AlignedLabels, setting: SettingName, count: int) -> SettingP
     # Tasks with a label of all runs and the gold; none without a gold.
     judged = aligned.labelled(setting) & (aligned.labels[setting].shape[1] > count)
     judged_ranks, weight = aligned.labels[setting][judged], aligned.weight[judged]
-    gold = judged_ranks[:, GOLD]
 
     def ranked(rater: int) -> RankedRun:
         own = ranks[:, rater]
         label, tied = _most_votes(_votes(np.delete(ranks, rater, axis=1), len(scale)))
         shares = np.bincount(own, minlength=len(scale)) / max(len(own), 1)
-        confusion = metrics.pairs(gold, judged_ranks[:, rater], len(scale)) * weight[:, None, None]
+        confusion = metrics.pairs(judged_ranks[:, GOLD], judged_ranks[:, rater], len(scale)) * weight[:, None, None]
         return RankedRun(
             prevalence=dict(zip(scale, shares.tolist(), strict=True)),
             with_others=float((own == label)[~tied].mean()) if (~tied).any() else None,
@@ -525,7 +524,7 @@ def _pairs(aligned: AlignedLabels, setting: SettingName, count: int) -> SettingP
 
     label, tied = _most_votes(votes)
     gold_label, gold_tied = _most_votes(_votes(judged_ranks[:, :count], len(scale)))
-    right = (gold_label == gold) & ~gold_tied
+    right = (gold_label == judged_ranks[:, GOLD]) & ~gold_tied
     return SettingPairs(
         n=len(ranks),
         krippendorff_nominal=metrics.krippendorff_several(votes, "nominal"),

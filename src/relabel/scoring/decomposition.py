@@ -40,6 +40,7 @@ FACTORS = ("labels", "tasks", "weights", "bridge")
 PARTS = (*FACTORS, "rounding", "undivided")
 _BEFORE: State = (0, 0, 0, 0)
 _AFTER: State = (1, 1, 1, 1)
+_STATES: tuple[State, ...] = tuple(itertools.product((0, 1), repeat=len(FACTORS)))
 _ORDERS = tuple(itertools.permutations(range(len(FACTORS))))
 _CLOSE = 1e-9
 
@@ -149,13 +150,12 @@ class _Hybrids:
 
     def task_contributions(self, code: str, measure: Measure) -> pd.DataFrame:
         row, column = self.codes.get_loc(code), MEASURES.index(measure)
-        states = list(itertools.product((0, 1), repeat=len(FACTORS)))
-        parts: dict[State, Floats] = {state: self._map(*state).task_parts(code) for state in states}
+        parts: dict[State, Floats] = {state: self._map(*state).task_parts(code) for state in _STATES}
         # Only tasks with weight in some state can contribute.
         weighted = np.flatnonzero(np.any([part > 0 for part in parts.values()], axis=0))
         reference = np.mean([self.scores(state)[row, column] for state in (_BEFORE, _AFTER)])
         contributions: dict[State, Floats] = {}
-        for state in states:
+        for state in _STATES:
             values = self._sides[state[0]][measure].to_numpy(dtype="float64")[weighted]
             contribution = parts[state][weighted] * (np.nan_to_num(values) - reference)
             contributions[state] = np.where(np.isnan(self.scores(state)[row, column]), np.nan, contribution)
@@ -221,9 +221,7 @@ def decompose(before: ScoreTable, after: ScoreTable) -> Decomposition:
             "the sample can be compared with the sample only; score two runs on the same kind of task list"
         )
     hybrids = _Hybrids(before, after)
-    states: dict[State, Floats] = {
-        state: hybrids.scores(state) for state in itertools.product((0, 1), repeat=len(FACTORS))
-    }
+    states: dict[State, Floats] = {state: hybrids.scores(state) for state in _STATES}
     split = split_by_order(states)
     missing: dict[Measure, str] = {**before.missing_measures, **after.missing_measures}
     codes = hybrids.codes
