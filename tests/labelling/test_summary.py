@@ -169,6 +169,6 @@ def test_each_part_of_what_is_missing_has_its_own_way() -> None:
     assert said == (
         "9 of 10 labels are missing (see r/failures.jsonl); batch job b-1 is still processing 3 of them: "
         "`relabel batch resume b-1` collects their answers, `relabel batch cancel b-1` releases them; the cap is reached: "
-        "raise --max-cost to label the remaining tasks; 2 answers were cut, as they may be again: raise --max-tokens, and give "
-        "another --out; run the same command again to request the others"
+        "raise --max-cost to label the remaining tasks; 2 answers were cut off, as they would be again: raise --max-tokens, "
+        "with another --out; run the same command again to request the others"
     )

@@ -20,7 +20,7 @@ def test_little_exposure_with_falling_demand_and_little_human_advantage_is_two_o
     assert (found.score, found.words) == (2, "2 of 6")
     assert [part.points for part in found.parts] == [2, 0, 0]
     assert [part.words for part in found.parts] == [
-        "Low exposure gives 2 of 2: 10.0% of the tasks are exposed to the model with tools (2 points up to 30%, 1 up to 80%)",
+        "Low exposure gives 2 of 2: 10.0% of the tasks, by weight, are exposed to the model with tools (2 points up to 30%, 1 up to 80%)",
         "Growing demand gives 0 of 2: jobs are projected to fall by 14.0% from 2024 to 2034 (1 point from 0.1%, 2 from 3.1%)",
         "Human advantage gives 0 of 2: the ratings of human advantage add up to 9.0 of 25 (1 point from 12, 2 from 19)",
     ]

@@ -497,7 +497,7 @@ def resilience(
         why_missing: For figures that are None, the reason in words.
     """
     share = None if exposure is None else 100 * exposure
-    reading = f"{{}}% of the tasks are exposed to {_READINGS[cuts.low_exposure.reading]}"
+    reading = f"{{}}% of the tasks, by weight, are exposed to {_READINGS[cuts.low_exposure.reading]}"
     demand = f"jobs are projected to {{}}{' ' + span if span else ''}"
     advantage = "the ratings of human advantage add up to {} of 25"
     reasons = why_missing or {}

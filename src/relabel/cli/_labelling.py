@@ -378,7 +378,7 @@ def still_missing(outcome: Outcome, folder: Path, elsewhere: str = "") -> str:
         reason = next((x.message for x in outcome.failures if x.kind == "budget"), "the cap is reached")
         advice.append(f"{reason}: raise --max-cost to label the remaining tasks")
     if cut := progress.failed["length"]:
-        advice.append(f"{cut:,} answers were cut, as they may be again: raise --max-tokens, and give another --out")
+        advice.append(f"{cut:,} answers were cut off, as they would be again: raise --max-tokens, with another --out")
     if elsewhere:
         advice.append(elsewhere)
     elif others and manifest.engine == "replay":

@@ -294,9 +294,9 @@ def verdict(document: doc.EvalDocument, *, is_gold: bool = False) -> str:
     lines += [f"{name}: {_setting(figures, majority[name])}." for name, figures in settings.items()]
     lines += _yardstick_sentences(settings, document.yardsticks)
     if document.coherence.incoherent:
-        count = document.coherence.incoherent
+        count, answered = document.coherence.incoherent, document.coherence.of
         lines.append(
-            f"The two settings contradict each other on {count:,} tasks ({100 * count / document.coherence.of:.1f}%)."
+            f"The two settings contradict each other on {count:,} of {answered:,} tasks ({100 * count / answered:.1f}%)."
         )
     fewest = min(figures.n for figures in settings.values())
     if fewest < FEW_TASKS:
