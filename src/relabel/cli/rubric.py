@@ -425,19 +425,10 @@ def _show_trial(document: TrialDocument) -> None:
     from relabel.evaluation.trial import rate_in_words
 
     columns = ["on tasks of", "labels", "reference", "setting", "n", "rate", "ref. rate", "kappa", "95%"]
+    rates = ((rate_in_words(a.first_rate), rate_in_words(a.second_rate)) for a in document.agreements)
     rows = [
-        [
-            a.on,
-            a.first,
-            a.second,
-            a.setting,
-            a.n,
-            rate_in_words(a.first_rate),
-            rate_in_words(a.second_rate),
-            a.kappa,
-            a.ci95.get("kappa"),
-        ]
-        for a in document.agreements
+        [a.on, a.first, a.second, a.setting, a.n, *pair, a.kappa, a.ci95.get("kappa")]
+        for a, pair in zip(document.agreements, rates, strict=True)
     ]
     Table("", columns, rows, left=4).show()
     typer.echo()
