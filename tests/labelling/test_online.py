@@ -116,7 +116,7 @@ def ask_silent(
     async def run(clock: Clock) -> tuple[list[Answer | BaseException], Silent, float]:
         limiter = Limiter(concurrency, clock=clock)
         engine = OnlineEngine(Connection("http://localhost:1/v1"), limiter=limiter, clock=clock, jitter=lambda: 0.5)
-        engine._transport = silent = Silent(clock, a_minute)  # pyright: ignore[reportPrivateUsage]
+        engine._transport = silent = Silent(clock, a_minute)  # pyright: ignore[reportPrivateUsage]  HTTP takes real time
         bodies = [{"model": "m", "messages": [{"role": "user", "content": str(n)}]} for n in range(questions)]
         asked = [engine.ask(Request(host="h", body=body)) for body in bodies]
         return await asyncio.gather(*asked, return_exceptions=True), silent, clock()
