@@ -146,7 +146,7 @@ def test_a_connection_that_breaks_off_leaves_nothing_behind(job_builders: Worksh
     job_builders.register("s", one_file(publisher))
     publisher.cut_after = 5
 
-    with pytest.raises(DataError, match=r"could not be fetched from .* \(no connection, or it broke off\)"):
+    with pytest.raises(DataError, match=r"could not be fetched from .* \(no connection, or it was interrupted\)"):
         fetch.locate("s", "t.tsv")
     assert list((job_builders.cache / "s").iterdir()) == []
 

@@ -494,4 +494,4 @@ def _failure_reason(error: OSError) -> str:
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status is not None:
         return f"the server answered {status}"
-    return error.strerror or "no connection, or it broke off"
+    return error.strerror or "no connection, or it was interrupted"
