@@ -9,7 +9,9 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -125,6 +127,20 @@ def test_what_version_0_1_held_for_batches_is_held_on(folder: Path) -> None:
 def test_a_folder_that_cannot_hold_leases_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"cannot use the store .*RELABEL_STORE"):
         Leases(tmp_path / "nowhere")
+
+
+def test_processes_that_open_a_new_store_at_the_same_time_all_get_their_leases(tmp_path: Path) -> None:
+    together = threading.Barrier(8)
+
+    def opened(folder: Path) -> Leases:
+        together.wait()
+        return Leases(folder, beat_s=None)
+
+    with ThreadPoolExecutor(8) as threads:
+        for number in range(60):  # unprotected, about one of 60 openings failed
+            (folder := tmp_path / str(number)).mkdir()
+            for leases in threads.map(opened, [folder] * 8):
+                leases.close()
 
 
 def test_a_lease_file_that_breaks_later_is_one_sentence(folder: Path) -> None:

@@ -56,8 +56,7 @@ class Leases:
         self, folder: Path | None, *, beat_s: float | None = BEAT_S, on_beat: Callable[[], None] = lambda: None
     ) -> None:
         self._folder, self._on_beat = folder, on_beat
-        self._id = secrets.token_hex(8)
-        self._beats = 0
+        self._id, self._beats = secrets.token_hex(8), 0
         # For each other process: its last known heartbeat, and our own heartbeat when it was first seen.
         self._seen: dict[str, tuple[int, int]] = {}
         self._closed = threading.Event()
@@ -79,7 +78,9 @@ class Leases:
     def _connection(self) -> sqlite3.Connection:
         path = ":memory:" if self._folder is None else self._folder / "leases.db"
         db = sqlite3.connect(path, isolation_level=None, timeout=10, check_same_thread=False)
-        db.execute("PRAGMA journal_mode=WAL")
+        # Several processes may change a new file to WAL at the same time; SQLite then refuses some at once, without waiting.
+        with suppress(sqlite3.OperationalError):
+            db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=OFF")  # a lease need not survive a power cut
         return db
 
