@@ -1,7 +1,7 @@
 """Safe handling of files: written whole or not at all, one writer per folder, folders that only the user can enter.
 
 Folders and files may come from strangers. So paths named in them are resolved with `inside`; files are read with `read_small`,
-or after `require_own`; and nothing is written through a symbolic link.
+or after `require_own`; YAML creates nothing but plain values, limited in size; and nothing is written through a symbolic link.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ import stat
 import tempfile
 import tomllib
 import warnings
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Hashable
 from contextlib import AbstractContextManager, contextmanager
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from relabel.errors import DataError, RelabelError, UsageError, model_errors
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # heavy, and only some commands need them
+    import yaml
     from pydantic import BaseModel
 
 # On a system without file locks, filelock warns, and treats an existing lock file as held.
@@ -33,6 +35,8 @@ M = TypeVar("M", bound="BaseModel")
 _LOCK = ".lock"
 # Pattern of allowed names in folders from others: no paths, no hidden files, no characters special to terminals or pages.
 _NAME = re.compile(r"\w[\w.,()@ +-]{0,199}")
+# Most values in a YAML file; values repeated by an alias or a merge count each time.
+_MOST_VALUES = 100_000
 _OWN_FILES = {_LOCK, ".journal", "manifest.json", "labels.parquet", "failures.jsonl"}
 
 
@@ -223,3 +227,93 @@ def read_user_entries(path: Path, name: str, model: type[M], form: str) -> dict[
             raise DataError(f"{path} has two entries with the id {entry_id!r}; keep one")
         entries_by_id[entry_id] = validated
     return entries_by_id
+
+
+def read_user_yaml(path: Path, form: str, *, refuse: type[DataError] = DataError) -> tuple[dict[str, Any], bytes]:
+    """Read a mapping from a YAML file in UTF-8, with or without a byte order mark; tags create nothing but plain values.
+
+    Args:
+        path: The file.
+        form: What the file should contain, for the message if it is not a mapping.
+        refuse: Class of the error to raise.
+
+    Returns:
+        The content, which is cached and must not be changed; and the file's bytes, for a hash.
+
+    Raises:
+        DataError: The file cannot be read, is not valid YAML or not a mapping; the message names the line if it is known.
+    """
+    import yaml
+
+    try:
+        raw = read_small(path, LARGEST_TEXT, refuse=refuse)
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise refuse(f"{path} is not in UTF-8 (byte {error.start}); save it again in UTF-8") from error
+    try:
+        data = _yaml_parser()(text)
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise refuse(f"{path} line {line} holds a control character; correct the file") from error
+    except yaml.MarkedYAMLError as error:
+        where = "" if error.problem_mark is None else f" line {error.problem_mark.line + 1}"
+        problem = error.problem or "it is not YAML"
+        if problem.startswith("but "):  # PyYAML begins this sentence in the context
+            problem = f"{error.context}, {problem}"
+        raise refuse(f"{path}{where}: {problem}; correct the file") from error
+    except RecursionError as error:
+        raise refuse(f"{path}: it is nested too deeply; correct the file") from error
+    if not isinstance(data, dict):
+        raise refuse(f"{path}: {form}")
+    return cast("dict[str, Any]", data), raw
+
+
+@cache
+def _yaml_parser() -> Callable[[str], Any]:
+    import yaml
+
+    def fault(problem: str, node: yaml.Node) -> yaml.constructor.ConstructorError:
+        return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+
+    class StrictLoader(yaml.SafeLoader):
+        """SafeLoader that refuses duplicate keys, as the YAML standard demands, and names the line of a value it cannot read."""
+
+        def __init__(self, text: str) -> None:
+            super().__init__(text)
+            self._sizes: dict[int, int] = {}
+
+        def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+            alias = self.check_event(yaml.AliasEvent)
+            node = super().compose_node(parent, index)
+            if node is None or id(node) in self._sizes:
+                return node
+            if alias:
+                raise fault("an alias refers to itself", node)
+            parts: list[Any] = [] if isinstance(node, yaml.ScalarNode) else node.value
+            inside = [part for pair in parts for part in (pair if isinstance(pair, tuple) else (pair,))]
+            self._sizes[id(node)] = size = 1 + sum(self._sizes[id(part)] for part in inside)
+            if size > _MOST_VALUES:
+                raise fault(f"its aliases expand to more than {_MOST_VALUES:,} values", node)
+            return node
+
+        def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+            try:
+                return super().construct_object(node, deep)
+            except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+                # PyYAML's own readers of dates, numbers and tags fail on values such as the 30th of February.
+                about = f"{node.value[:40]!r}" if isinstance(node, yaml.ScalarNode) else "this"
+                kind = node.tag.rpartition(":")[2]
+                raise fault(f"{about} cannot be read as {kind}: put text in quotes", node) from error
+
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+            seen: set[str] = set()
+            for key, _ in node.value:
+                if not isinstance(key, yaml.ScalarNode):
+                    raise fault("a key is a list or a mapping: put text with brackets or braces in quotes", key)
+                if key.value in seen:
+                    raise fault(f"the key {key.value!r} occurs twice", key)
+                seen.add(key.value)
+            return super().construct_mapping(node, deep)
+
+    # Cached, because a command reads its rubric several times, which would take 30 ms each time.
+    return lru_cache(maxsize=32)(partial(yaml.load, Loader=StrictLoader))

@@ -15,8 +15,8 @@ from typing import Annotated, Literal, NamedTuple, Self
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from relabel.errors import RubricError, UsageError, model_errors
+from relabel.files import read_user_yaml
 from relabel.settings import Frozen, asset_dir
-from relabel.yaml_files import read_user_yaml
 
 Code = Literal["E0", "E1", "E2"]
 Measure = Literal["alpha", "beta", "gamma"]

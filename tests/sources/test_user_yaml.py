@@ -10,10 +10,10 @@ import pytest
 from relabel.careers.pages import load_cut_points, load_families
 from relabel.errors import DataError, RubricError
 from relabel.evaluation.suite import load_suite
+from relabel.files import read_user_yaml
 from relabel.labelling.providers import find_price, provider_of
 from relabel.rubric import load_rubric
 from relabel.sources.registry import load_registry
-from relabel.yaml_files import read_user_yaml
 
 BOMB = "a: &a [1, 2, 3, 4, 5, 6, 7, 8]\n" + "".join(
     f"{name}: &{name} [{', '.join([f'*{before}'] * 8)}]\n" for before, name in zip("abcdef", "bcdefg", strict=True)

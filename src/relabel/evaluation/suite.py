@@ -18,11 +18,11 @@ from relabel import __version__
 from relabel.errors import DataError, model_errors
 from relabel.evaluation.document import SCALES, SettingName
 from relabel.evaluation.statistics import FIGURES
+from relabel.files import read_user_yaml
 from relabel.rubric import Measure
 from relabel.settings import Frozen, asset_dir
 from relabel.tabular import figure as shown
 from relabel.tabular import markdown_safe, signed
-from relabel.yaml_files import read_user_yaml
 
 FamilyRule = Literal["joint", "bonferroni", "none"]
 TaskType = Literal["Core", "Supplemental"]

@@ -12,10 +12,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from relabel.errors import DataError, model_errors
-from relabel.files import os_errors
+from relabel.files import os_errors, read_user_yaml
 from relabel.scoring.options import Choices
 from relabel.settings import Frozen
-from relabel.yaml_files import read_user_yaml
 
 Positive = Annotated[float, Field(gt=0)]
 _ERROR_TEXTS = {
