@@ -345,7 +345,6 @@ CONTEXT.set_forkserver_preload(
     [
         "relabel.cli.app",
         "relabel.cli._labelling",
-        "relabel.cli.batch",
         "relabel.cli.run",
         "relabel.labelling.batch.runner",
     ]

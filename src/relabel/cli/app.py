@@ -19,21 +19,21 @@ import typer
 from relabel.cli.terminal import doing, lost_output, open_streams
 from relabel.redaction import clean
 
-# Modules of this package with their commands, in the order of the help.
+# Modules of this package and a group of commands in each, with their names, in the order of the help.
 _COMMANDS: Mapping[str, tuple[str, ...]] = {
-    "run": ("demo", "run", "providers"),
-    "import_": ("import", "tasks"),
-    "eval": ("eval",),
-    "compare": ("compare",),
-    "score": ("score",),
-    "explain": ("explain",),
-    "labels": ("review", "labels", "cite", "view"),
-    "career": ("families", "resilience", "careers"),
-    "export": ("export", "site"),
-    "data": ("answers", "data", "store"),
-    "rubric": ("rubric",),
-    "batch": ("batch",),
-    "study": ("study",),
+    "run.app": ("demo", "run", "providers"),
+    "import_.app": ("import", "tasks"),
+    "eval.app": ("eval",),
+    "compare.app": ("compare",),
+    "score.app": ("score",),
+    "explain.app": ("explain",),
+    "labels.app": ("review", "labels", "cite", "view"),
+    "career.app": ("families", "resilience", "careers"),
+    "export.app": ("export", "site"),
+    "data.app": ("answers", "data", "store"),
+    "rubric.app": ("rubric",),
+    "run.batch_app": ("batch",),
+    "study.app": ("study",),
 }
 
 # typer has its own copy of click, whose classes differ from those of the package click, and whose name varies.
@@ -89,11 +89,11 @@ def command_line(words: Sequence[str] = ()) -> typer.Typer:
         pretty_exceptions_enable=False,
     )
     app.callback()(options)
-    named = [module for module, names in _COMMANDS.items() if words[:1] and words[0] in names]
+    named = [group for group, names in _COMMANDS.items() if words[:1] and words[0] in names]
     sys.meta_path.insert(0, finder := _AtFirstUse())
     try:
-        for module in named or _COMMANDS:
-            app.add_typer(import_module(f"relabel.cli.{module}").app)
+        for module, name in (group.split(".") for group in named or _COMMANDS):
+            app.add_typer(getattr(import_module(f"relabel.cli.{module}"), name))
     finally:
         sys.meta_path.remove(finder)
     return app
