@@ -22,7 +22,8 @@ from relabel.redaction import clean
 # Modules of this package and a group of commands in each, with their names, in the order of the help.
 _COMMANDS: Mapping[str, tuple[str, ...]] = {
     "run.app": ("demo", "run", "providers"),
-    "import_.app": ("import", "tasks"),
+    "labels.import_app": ("import",),
+    "labels.tasks_app": ("tasks",),
     "eval.app": ("eval",),
     "compare.app": ("compare",),
     "score.app": ("score",),
