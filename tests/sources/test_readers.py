@@ -16,7 +16,7 @@ from source_builders import Workshop, sha256
 
 from relabel.errors import ColumnError, DataError, UsageError
 from relabel.sources import bls, eloundou, onet, ons
-from relabel.sources.frames import numbers
+from relabel.sources.tables import numbers
 
 STATEMENTS = (
     "O*NET-SOC Code\tTask ID\tTask\tTask Type\tIncumbents Responding\tDate\tDomain Source\r\n"

@@ -25,7 +25,7 @@ from relabel.evaluation.gold import COLUMNS, Gold, load_gold, positions
 from relabel.evaluation.statistics import Array, Draws, Figure, Ints, Sums, change, ci95, with_ci95
 from relabel.run import Run
 from relabel.settings import settings as app_settings
-from relabel.sources.frames import cached_frame
+from relabel.sources.fetch import cached_frame
 from relabel.task import TASK_KEY, is_local, local_tasks
 
 FOLDS = 5

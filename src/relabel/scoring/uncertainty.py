@@ -35,7 +35,7 @@ from relabel.scoring.options import SAMPLE
 from relabel.scoring.options import Noise as NoiseChoice
 from relabel.scoring.table import ScoreTable, insert_columns
 from relabel.settings import Frozen, settings
-from relabel.sources.frames import cached_frame
+from relabel.sources.fetch import cached_frame
 from relabel.tabular import CLEAN, half_up_all, records
 from relabel.task import TASK_KEY
 

@@ -12,10 +12,9 @@ import pandas as pd
 
 from relabel.errors import DataError, UsageError
 from relabel.settings import settings
-from relabel.sources.fetch import locate_role
-from relabel.sources.frames import cached, read_columns, validated
+from relabel.sources.fetch import cached, locate_role
 from relabel.sources.registry import Source, load_registry
-from relabel.sources.tables import SOC, Column, Schema, cell_text, header_names, read_rows
+from relabel.sources.tables import SOC, Column, Schema, cell_text, header_names, read_columns, read_rows, validated
 
 _CAP = re.compile(r"equal to or greater than .*\$([\d,]+) per year")
 # The BLS appends this mark to titles of groups without a counterpart of their own in 2018.

@@ -11,11 +11,10 @@ from pathlib import Path
 import pandas as pd
 
 from relabel.errors import DataError
-from relabel.sources.fetch import locate, locate_role
-from relabel.sources.frames import cached, read_columns, validated
+from relabel.sources.fetch import cached, locate, locate_role
 from relabel.sources.onet import LABELS_OF_2023, TASKS, statements
 from relabel.sources.registry import get_source
-from relabel.sources.tables import ONET_SOC, Column, Schema, header_names
+from relabel.sources.tables import ONET_SOC, Column, Schema, header_names, read_columns, validated
 
 _EXPOSURE = ("E0", "E1", "E2")
 _AUTOMATION = ("T0", "T1", "T2", "T3", "T4")

@@ -1,4 +1,4 @@
-"""Locates, downloads and verifies source files: from the mirror, the download cache, or the official address.
+"""Locates, downloads and verifies source files: from the mirror, the download cache, or the official address; caches their tables.
 
 Every path that this module returns has been verified: the file's sha256 is the one in the registry or, if the registry
 cannot know it, the one pinned at first use.
@@ -7,6 +7,8 @@ cannot know it, the one pinned at first use.
 from __future__ import annotations
 
 import hashlib
+import inspect
+import json
 import re
 import shutil
 import tempfile
@@ -14,9 +16,9 @@ import zipfile
 import zlib
 from collections.abc import Callable, Container, Iterable
 from contextlib import suppress
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec
 
 from pydantic import ConfigDict, Field
 
@@ -25,6 +27,11 @@ from relabel.files import make_private_dir, os_errors, replacing
 from relabel.settings import Frozen, settings
 from relabel.sources.registry import CopyStatus, Source, SourceFile, get_source, load_registry
 from relabel.sources.tables import plain_name
+
+if TYPE_CHECKING:  # importing a reader must not import it
+    import pandas as pd
+
+P = ParamSpec("P")
 
 Where = Literal["mirror", "cache", "download"]
 
@@ -495,3 +502,67 @@ def _failure_reason(error: OSError) -> str:
     if status is not None:
         return f"the server answered {status}"
     return error.strerror or "no connection, or it was interrupted"
+
+
+def cached_frame(path: Path, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+    """A table in the download cache, made if it is missing or damaged; a failure to write it is ignored."""
+    import pyarrow
+    import pyarrow.parquet as pq
+
+    with suppress(pyarrow.ArrowException, OSError):
+        return pq.read_table(path, page_checksum_verification=True).to_pandas()
+    frame = make().reset_index(drop=True)
+    with suppress(pyarrow.ArrowException, OSError):
+        make_private_dir(path.parent)
+        with replacing(path) as temporary:
+            temporary.touch(mode=0o600)
+            table = pyarrow.Table.from_pandas(frame, preserve_index=False)
+            pq.write_table(table, temporary, write_page_checksum=True)
+    return frame
+
+
+_TABLES = ".tables"
+
+
+def cached(*roles: str, source: str | None = None) -> Callable[[Callable[P, pd.DataFrame]], Callable[P, pd.DataFrame]]:
+    """Decorator that caches the result of a reader as parquet in the download cache.
+
+    The cache key covers the checksums of the files, the source's registry entry and the code of the readers. Entries that
+    cannot be read are replaced; failure to write one is ignored.
+
+    Args:
+        roles: Roles of the files that the reader reads; those that the source lacks are ignored.
+        source: Id of the source; by default the reader's argument `release`.
+    """
+
+    def decorate(read: Callable[P, pd.DataFrame]) -> Callable[P, pd.DataFrame]:
+        signature = inspect.signature(read)
+
+        @wraps(read)
+        def once(*args: P.args, **kwargs: P.kwargs) -> pd.DataFrame:
+            bound = signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            entry = get_source(source or bound.arguments["release"])
+            files = [sha256_of(locate_role(entry.id, role)) for role in roles if entry.find_role(role) is not None]
+            key = json.dumps([entry.model_dump_json(), files, _code_checksum()])
+            name = f"{read.__module__.rpartition('.')[2]}.{read.__name__}.{entry.id}"
+            path = settings().download_dir / _TABLES / f"{name}.{hashlib.sha256(key.encode()).hexdigest()}.parquet"
+            was_cached = path.exists()
+            frame = cached_frame(path, lambda: read(*args, **kwargs))
+            with suppress(OSError):
+                for old in () if was_cached else path.parent.glob(f"{name}.*.parquet"):
+                    if old != path:
+                        old.unlink(missing_ok=True)
+            return frame
+
+        return once
+
+    return decorate
+
+
+@cache
+def _code_checksum() -> str:
+    """Checksum of the code of this package."""
+    return hashlib.sha256(
+        b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+    ).hexdigest()

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from relabel.errors import DataError
-from relabel.sources.fetch import locate_role
-from relabel.sources.frames import cached, read_columns, validated
+from relabel.sources.fetch import cached, locate_role
 from relabel.sources.registry import get_source
 from relabel.sources.tables import (
     MISSING_MARKS,
@@ -23,9 +22,11 @@ from relabel.sources.tables import (
     category,
     header_names,
     plain_id,
+    read_columns,
     require_columns,
     require_values,
     text_columns,
+    validated,
 )
 
 if TYPE_CHECKING:

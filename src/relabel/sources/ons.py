@@ -11,10 +11,9 @@ from typing import Any
 import pandas as pd
 
 from relabel.errors import DataError
-from relabel.sources.fetch import locate_role
-from relabel.sources.frames import cached, numbers, read_columns, validated
+from relabel.sources.fetch import cached, locate_role
 from relabel.sources.registry import get_source
-from relabel.sources.tables import UK_SOC_UNIT, Column, Schema, header_names
+from relabel.sources.tables import UK_SOC_UNIT, Column, Schema, header_names, numbers, read_columns, validated
 
 _LEVELS = {1: "major", 2: "sub-major", 3: "minor", 4: "unit"}
 

@@ -16,10 +16,13 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from relabel.errors import ColumnError, DataError
 from relabel.files import os_errors
+
+if TYPE_CHECKING:  # importing a reader must not import it
+    import pandas as pd
 
 # Accepted names of columns that have several, by content. Case, blanks and punctuation are ignored, so that O*NET's `Task ID`,
 # `O*NET-SOC Code` and `Task` match.
@@ -44,6 +47,7 @@ _ANY_CODE = re.compile(OCCUPATION_CODE, re.ASCII)
 _PLAIN_NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
 _DECIMAL_COMMA = re.compile(r"[0-9]+,([0-9]{1,2}|[0-9]{4,})")
 _SPREADSHEET_NUMBER = re.compile(r"[0-9.,]+[eE][+-]?[0-9]+|[0-9]{1,3}([,\s'\u2019][0-9]{3})+")
+_THOUSANDS = r"-?\d{1,3}(,\d{3})+(\.\d+)?"
 _WHOLE_NUMBER = re.compile(r"([0-9]+)\.0+", re.ASCII)
 _ASCII_SIGNS = {place: None for place in range(128) if not chr(place).isalnum()}
 _MAX_NUMBER = 1e15
@@ -503,3 +507,67 @@ def require_values(path: Path, name: str, values: Sequence[str | float | None], 
         problem = f", column {name!r}: {shown} in row {row} of the table is not {expected}"
     if problem:
         raise DataError(f"{path}{problem}; check that it is the right file and release")
+
+
+def numbers(path: Path, series: pd.Series, column: str, marks: Iterable[str] = ("",)) -> pd.Series:
+    """Convert text to float64; marks become NaN, thousands separators are ignored.
+
+    Args:
+        path: The file, for the message.
+        series: Text.
+        column: Name of the column in the file, for the message.
+        marks: Texts that mean missing.
+
+    Raises:
+        DataError: A value is neither a number nor a mark; the message names file, column and value.
+    """
+    import pandas as pd
+
+    marked = series.isin(list(marks)) | series.isna()
+    plain = series.mask(marked).astype("str")
+    thousands = plain.str.fullmatch(_THOUSANDS).eq(True)
+    parsed = pd.to_numeric(plain.mask(thousands, plain.str.replace(",", "")), errors="coerce").astype("float64")
+    if (invalid := parsed.isna() & ~marked).any():
+        raise DataError(
+            f"{path}, column {column!r}: {series[invalid].iloc[0]!r} is not a number; check that it is the right file"
+        )
+    return parsed
+
+
+def validated(path: Path, frame: pd.DataFrame, schema: Schema, unique: Sequence[str] = ()) -> pd.DataFrame:
+    """Validate a table, and convert gaps to missing values and numbers to float64.
+
+    Args:
+        path: The file, for the message.
+        frame: The table; columns are text, or already have the schema's types.
+        schema: The schema.
+        unique: Columns that together identify a row.
+
+    Returns:
+        The columns of the schema, in its order.
+
+    Raises:
+        DataError: A value violates the schema; the message names file, column, first bad value and row.
+    """
+    frame = frame[list(schema)].copy()
+    for name, column in schema.items():
+        if column.bounds and frame[name].dtype != "float64":
+            frame[name] = numbers(path, frame[name], column.header, column.gaps)
+        elif column.gaps:
+            frame[name] = frame[name].mask(frame[name].isin(list(column.gaps)))
+    table = {name: frame[name].astype("object").where(frame[name].notna(), None).tolist() for name in schema}
+    if unique and (repeated := frame.duplicated(list(unique), keep=False)).any():
+        row, name = int(repeated.argmax()), unique[0]
+        raise DataError(
+            f"{path}, column {name!r}: {table[name][row]!r} occurs more than once, first in row {row + 1} of the table; "
+            "check that it is the right file and release"
+        )
+    require_columns(path, table, schema)
+    return frame
+
+
+def read_columns(path: Path, columns: Mapping[str, str], *, sheet: str | None = None) -> pd.DataFrame:
+    """Like `text_columns`, as a frame of `str` columns without missing values."""
+    import pandas as pd
+
+    return pd.DataFrame(text_columns(path, columns, sheet=sheet), dtype="str")
