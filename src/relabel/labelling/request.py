@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from string import ascii_uppercase
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from jinja2 import Template, TemplateSyntaxError
@@ -253,8 +253,7 @@ UNPLANNED = Request("", {})
 object.__setattr__(UNPLANNED, "key", "")
 
 
-@dataclass(frozen=True, slots=True)
-class WorkItem:
+class WorkItem(NamedTuple):
     """One request and the tasks and setting that it asks about: the unit of work from the plan to `labels.parquet`.
 
     Attributes:

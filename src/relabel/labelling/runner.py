@@ -182,10 +182,9 @@ class WorkerPool:
         """Plan a number of work items together, and read their answers from the store in one query."""
         while group := list(islice(items, READ_AT_ONCE)):
             # Errors are suppressed here, because each work item meets its own again in `_process`.
-            for number, item in enumerate(group):
-                with suppress(RubricError):
+            with suppress(RubricError, StoreError):
+                for number, item in enumerate(group):
                     group[number] = self.job.planner.planned(item)
-            with suppress(StoreError):
                 self.collector.store.read_ahead([item.request.key for item in group])
             yield from group
 

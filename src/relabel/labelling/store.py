@@ -123,7 +123,7 @@ class Store:
         self.from_packs = self.replaced = 0
         self._texts: dict[str, str] = {}
         self._written: set[str] = set()
-        self._ahead: dict[str, tuple[Any, ...]] = {}
+        self._ahead: dict[str, str] = {}
         self._open = ExitStack()
         database = folder / "cache.db"
         try:
@@ -448,14 +448,19 @@ class Store:
         return {"format": 1, "request": {**request.document, "body": body}, "answer": answer, **origin}
 
     def _load(self, key: str, parse: Callable[[str, str], Any] = rows.document_of) -> Any:
+        text = self._ahead.pop(key, None) or self._text_of(key)
+        return None if text is None else parse(key, text)
+
+    def _text_of(self, key: str) -> str | None:
         with self._guarded():
-            row = self._ahead.pop(key, None) or self._db.execute(_ONE, (key,)).fetchone()
-            return None if row is None else parse(*text_of(row))
+            row = self._db.execute(_ONE, (key,)).fetchone()
+            return None if row is None else text_of(row)[1]
 
     def read_ahead(self, keys: Sequence[str]) -> None:
         """Read several answers in one query, for the next `get` of each."""
         marks = ", ".join("?" * len(keys))
-        self._ahead = {_key_text(row[0]): row for row in self._rows(f"raw = 1 AND key IN ({marks})", *keys)}
+        with self._guarded():
+            self._ahead = dict(map(text_of, self._rows(f"raw = 1 AND key IN ({marks})", *keys)))
 
     def put_text(self, key: str, text: str) -> None:
         """Write a row with this text."""
