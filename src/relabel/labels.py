@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import cache
@@ -289,8 +289,8 @@ _BESIDE_CONTENT = ("reasoning_content", "reasoning", "tool_calls", "function_cal
 def read_answer(answer: Answer, rubric: Rubric, count: int = 1) -> Reading:
     """Parse and validate an answer.
 
-    Nothing is guessed: an answer is one JSON object with exactly the requested keys and a known label. It may follow visible
-    thinking, or be in a code fence or within prose, as long as there is only one.
+    Nothing is guessed: an answer is one JSON object with exactly the requested keys and a known label, which may be in another
+    case. The object may follow visible thinking, or be in a code fence or within prose, as long as there is only one.
 
     Args:
         answer: The answer.
@@ -385,9 +385,24 @@ def _excerpt(text: str) -> str:
     return repr(text if len(text) <= _EXCERPT else f"{text[:_EXCERPT]}...")
 
 
+# Characters that may stand around a label without changing it.
+_AROUND_LABEL = " \t\r\n\"'`\u2018\u2019\u201c\u201d"
+
+
+def _known_label(written: Any, labels: Collection[str]) -> Any:
+    """The one label that a spelling means, regardless of case, and of spaces and quotes around it; unchanged without exactly one."""
+    text = str(written) if type(written) is int else written
+    if text in labels or not isinstance(text, str):
+        return text
+    text = text.strip(_AROUND_LABEL)
+    alike = [text] if text in labels else [label for label in labels if label.casefold() == text.casefold()]
+    return alike[0] if len(alike) == 1 else written
+
+
 def _judgement(data: Mapping[str, Any], rubric: Rubric) -> Judgement:
+    labels = tuple(rubric.labels)
     try:
-        return _answer_model(tuple(rubric.labels)).model_validate(dict(data))
+        return _answer_model(labels).model_validate({**data, "label": _known_label(data.get("label"), labels)})
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "answer"

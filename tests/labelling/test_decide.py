@@ -63,6 +63,8 @@ def test_each_letters_share_is_read_from_the_first_token() -> None:
 def test_spellings_of_a_letter_count_together() -> None:
     tokens = [token(" A", 0.3, **{"A": 0.3, " B": 0.1, "B\n": 0.1, "The": 0.2})]
     assert letters_of(tokens) == pytest.approx({"exposed": 0.75, "not-exposed": 0.25})
+    tokens = [token("b", 0.5, **{"A": 0.1, " a": 0.1, "B": 0.1, "The": 0.2})]
+    assert letters_of(tokens) == pytest.approx({"exposed": 0.25, "not-exposed": 0.75})
 
 
 def test_a_letter_that_is_not_among_the_likely_ones_is_less_likely_than_they() -> None:
@@ -133,6 +135,10 @@ def test_a_written_labels_probability_is_that_of_its_tokens() -> None:
     start = WRITTEN.rindex("exposed")
     tokens = [token(WRITTEN[:start], 0.1), token("ex", 0.9), token("posed", 0.8), token('"}', 0.2)]
     assert label_probability(answer(spoken(WRITTEN, tokens), WRITTEN), "exposed", "chat") == pytest.approx(0.72)
+    in_capitals = WRITTEN[:start] + "EXPOSED" + WRITTEN[start + 7 :]
+    tokens[1:3] = [token("EX", 0.9), token("POSED", 0.8)]
+    found = label_probability(answer(spoken(in_capitals, tokens), in_capitals), "exposed", "chat")
+    assert found == pytest.approx(0.72)
 
 
 def test_a_written_labels_probability_in_the_other_dialect() -> None:

@@ -103,7 +103,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "deep": (chat("[" * 100_000), "invalid-json"),
     "a list": (chat('[{"rationale": "x", "label": "exposed"}]'), "schema"),
     "wrong label": (chat('{"rationale": "x", "label": "E1"}'), "schema"),
-    "label in capitals": (chat('{"rationale": "x", "label": "Exposed"}'), "schema"),
+    "label in other words": (chat('{"rationale": "x", "label": "fully exposed"}'), "schema"),
     "wrong type": (chat('{"rationale": "x", "label": true}'), "schema"),
     "extra key": (chat('{"rationale": "x", "label": "exposed", "sure": true}'), "schema"),
     "no rationale": (chat('{"label": "exposed"}'), "schema"),
@@ -133,12 +133,18 @@ async def test_a_bad_answer_is_a_failure_of_its_kind_and_kept_as_evidence(
         '```json\n{"rationale": "x", "label": "exposed"}\n```',
         '```\n{"label": "exposed", "rationale": "x"}\n```\n',
         '  \n{"rationale": "x\\u2028ünï", "label": "exposed"}  ',
+        '{"rationale": "x", "label": "Exposed"}',
+        '{"rationale": "x", "label": " EXPOSED\\n"}',
+        '{"rationale": "x", "label": "\\"exposed\\""}',
     ],
 )
 async def test_a_good_answer_in_another_dress_is_a_label(content: str, store: Store, tmp_path: Path) -> None:
     with provider(lambda seen: Reply(body=chat(content))) as fake:
         outcome = await label_all(make_job(fake.base_url, 1), store, tmp_path / "run")
+        assert len(fake.seen) == 2
     assert outcome.complete
+    assert {label.label for label in outcome.labels} == {"exposed"}
+    assert {answer.content for _, row in store.answers() if (answer := row.answer)} == {content}
 
 
 async def test_a_failed_label_is_asked_again_by_the_next_run(store: Store, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from job_builders import KEY
 from relabel.labelling.engine import DEEPEST, answer_to, parsed
 from relabel.labelling.providers import Price
 from relabel.labelling.wire import NotAReplyError
-from relabel.labels import read_answer
+from relabel.labels import InvalidAnswerError, read_answer
 from relabel.redaction import guard
 from relabel.rubric import load_rubric
 from server import chat
@@ -86,3 +86,34 @@ def test_an_answer_tells_how_it_was_read(content: str, unwrapped: bool, label_fi
     answer = answer_to("k", "chat", chat(content), PRICE, attempts=1, latency_s=1.0, received_at=CAME)
     found = read_answer(answer, load_rubric("exposure"))
     assert (found.judged[0].label, found.unwrapped, found.label_first) == ("exposed", unwrapped, label_first)
+
+
+@pytest.mark.parametrize(
+    ("labels", "written", "read_as"),
+    [
+        (("E1", "E2"), "e1", "E1"),
+        (("E1", "E2"), " e2. ", None),
+        (("Direct", "direct"), "direct", "direct"),
+        (("Direct", "direct"), "'Direct' ", "Direct"),
+        (("Direct", "direct"), "DIRECT", None),
+        (("Direct", "direct", "None"), "none", "None"),
+        (("1", "2"), 2, "2"),
+        (("1", "2"), True, None),
+        (("1", "2"), 1.0, None),
+        (("1", "2"), ["1"], None),
+        (("1", "2"), None, None),
+        (("Straße", "Weg"), "STRASSE", "Straße"),
+    ],
+)
+def test_a_label_is_known_in_any_case_if_only_one_can_be_meant(
+    labels: tuple[str, ...], written: Any, read_as: str | None
+) -> None:
+    content = json.dumps({"rationale": "r", "label": written})
+    answer = answer_to("k", "chat", chat(content), PRICE, attempts=1, latency_s=1.0, received_at=CAME)
+    rubric = load_rubric("eloundou").model_copy(update={"labels": dict.fromkeys(labels, "means")})
+    if read_as is None:
+        with pytest.raises(InvalidAnswerError) as caught:
+            read_answer(answer, rubric)
+        assert caught.value.kind == "schema"
+    else:
+        assert read_answer(answer, rubric).judged[0].label == read_as

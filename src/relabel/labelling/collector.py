@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
+import re
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -369,8 +369,10 @@ def letter_probabilities(answer: Answer, rubric: Rubric, api: Api) -> dict[str, 
         raise InvalidAnswerError("schema", "the server gave no log probabilities; use --decide json with this server")
     token, logprob, likely = tokens[0]
     masses: dict[str, float] = {}
+    in_lower_case = token.strip() in map(str.lower, letters(rubric).values())  # otherwise an `a` may begin a sentence
     for text, value in {token: logprob, **likely}.items():
-        masses[text.strip()] = masses.get(text.strip(), 0.0) + math.exp(value)
+        spelled = text.strip().upper() if in_lower_case else text.strip()
+        masses[spelled] = masses.get(spelled, 0.0) + math.exp(value)
     by_letter = {label: masses.get(letter) for label, letter in letters(rubric).items()}
     if sum(mass or 0.0 for mass in by_letter.values()) < LEAST_MASS:
         raise InvalidAnswerError(
@@ -396,10 +398,10 @@ def label_probability(answer: Answer, label: str, api: Api) -> float | None:
     if not tokens or "".join(token for token, _, _ in tokens) != content:
         return None
     key = content.rfind('"label"')
-    start = content.find(json.dumps(label), key + 7) + 1
-    if key < 0 or start <= 0:
+    written = re.compile(re.escape(label), re.IGNORECASE).search(content, key + 7)
+    if key < 0 or written is None:
         return None
-    end, offset, total = start + len(label), 0, 0.0
+    start, end, offset, total = *written.span(), 0, 0.0
     for token, logprob, _ in tokens:
         if offset < end and offset + len(token) > start:
             total += logprob
