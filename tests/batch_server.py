@@ -251,7 +251,8 @@ def _handler(fake: FakeBatches) -> type[BaseHTTPRequestHandler]:
                 fake.calls.append(call)
                 trouble = fake.trouble(call)
                 if isinstance(trouble, Reply):
-                    self.send(trouble.status, json.dumps(trouble.body).encode(), trouble.headers)
+                    data = json.dumps(trouble.body).encode() if trouble.body else b""
+                    self.send(trouble.status, data, trouble.headers)
                     return
                 status, data = self.act(call, raw)
             if trouble == "lost":

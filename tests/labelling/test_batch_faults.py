@@ -513,6 +513,29 @@ async def test_a_server_that_counts_no_tokens_makes_no_answer_free(store: Store,
     assert outcome.manifest.cost_usd is None
 
 
+@pytest.mark.parametrize("used", [None, {"prompt_tokens": 100, "completion_tokens": 20}])
+async def test_what_an_answer_cost_that_failed_with_tokens_is_unknown(
+    used: dict[str, int] | None, store: Store, tmp_path: Path
+) -> None:
+    broken = {"error": {"message": "The model failed.", "code": "server_error"}, "usage": used}
+    price, turns = Price(input=2.0, cached=1.0, output=8.0, source="test"), iter(range(100))
+    with batch_provider(lambda seen: by_number(seen) if next(turns) else Reply(body=broken)) as fake:
+        job = make_job(fake.base_url, price=price)
+        outcome = await batch(job, store, tmp_path)
+    state = BatchFolder(tmp_path / "batches", run_id(job)).load()
+    assert outcome.complete
+    assert state is not None
+    assert [chunk.cost_usd is None for chunk in state.chunks] == [used is not None, False]
+    assert (outcome.manifest.cost_usd is None) is (used is not None)
+
+
+async def test_a_refusal_without_a_message_is_told_once(store: Store, tmp_path: Path) -> None:
+    with batch_provider(by_number) as fake:
+        fake.trouble = lambda call: Reply(404, "") if call.path == "/batches" else None
+        with pytest.raises(ProviderError, match=r"no Files or Batch API at /batches \(HTTP 404\); use --engine"):
+            await batch(make_job(fake.base_url), store, tmp_path)
+
+
 @pytest.mark.parametrize("key", ["e", "EMPTY", "none"])
 async def test_a_short_key_is_no_secret_and_changes_no_answer(key: str, store: Store, tmp_path: Path) -> None:
     said = f"The one {key} is tested."

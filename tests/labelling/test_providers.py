@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from relabel.labels import Label
 from relabel.manifest import read_manifest
 from relabel.run import open_run
 from relabel.settings import Settings
-from server import Reply, Seen, chat, judged, provider
+from server import Reply, Seen, chat, judged, provider, responses
 
 
 def google(status: int, message: str, word: str, **details: Any) -> list[dict[str, Any]]:
@@ -143,6 +144,8 @@ LATER = {"retryDelay": "41s"}
         (200, {"code": 429, "message": "busy"}, "wait", None),
         (200, {"detail": "Rate limit exceeded: 60 per 1 minute"}, "wait", None),
         (200, {"code": 30001, "message": "Sorry, your account balance is insufficient", "data": None}, "quota", None),
+        (200, {"code": 40301, "msg": "insufficient balance", "data": None}, "quota", None),
+        (200, {"error_code": 18, "error_msg": "Open api qps request limit reached: too many requests"}, "wait", None),
         (200, {"error": "model overloaded, try later"}, "passing", None),
         (200, {"error": "rate limit exceeded"}, "wait", None),
         (200, {"error": "invalid api key"}, "key", None),
@@ -204,6 +207,7 @@ def test_an_error_is_understood(status: int, body: Any, meaning: ErrorMeaning, w
         {"choices": [{"finish_reason": "stop", "message": {"content": '"base_resp" "finish_reason":"error"'}}]},
         {"choices": [], "base_resp": {"status_code": 0, "status_msg": "success"}},
         {"code": 200, "message": "success", "data": {"choices": []}},
+        {"code": 0, "msg": "ok", "data": {"choices": []}},
         {"message": {"role": "assistant", "content": "The balance is insufficient."}, "done": True},
         {"error": {"message": "odd"}},
         {"status": "completed", "error": None, "output": []},
@@ -224,6 +228,32 @@ def test_a_body_that_is_no_json_still_has_a_meaning() -> None:
         found = read_error(status, {}, b"<html>oh</html>")
         assert found is not None
         assert (found.meaning, found.message) == (meaning, "<html>oh</html>")
+
+
+def test_a_proxys_page_is_told_by_its_title_and_a_missing_message_by_the_status_alone() -> None:
+    page = "<!DOCTYPE html>" + "<!-- long -->" * 40 + "<title lang=en>\n502 Bad\n Gateway </title><body>nginx</body>"
+    found = read_error(502, {}, page.encode())
+    assert found is not None
+    assert found.with_status == "HTTP 502: 502 Bad Gateway"
+    for text, said in (("", "HTTP 404"), ("<title></title>", "HTTP 404: <title></title>")):
+        found = read_error(404, {}, text)
+        assert found is not None
+        assert found.with_status == said
+
+
+@pytest.mark.parametrize(("used", "charged"), [(None, 0), ({"input_tokens": 0}, 0), ({"input_tokens": 9}, 12)])
+async def test_a_failed_response_that_counts_tokens_may_have_been_charged(
+    used: dict[str, int] | None, charged: int, store: Store, tmp_path: Path
+) -> None:
+    details = {"output_tokens": 0, "input_tokens_details": {"cached_tokens": 0}}
+    body = responses(None, status="failed", usage=used and {**used, **details})
+    with provider(lambda seen: Reply(body=body)) as fake:
+        job = make_job(fake.base_url, 1, price=PRICE)
+        endpoint = job.endpoint.model_copy(update={"api": "responses", "params": {"max_output_tokens": 50}})
+        outcome = await label_all(replace(job, endpoint=endpoint), store, tmp_path / "run")
+    assert {failure.message for failure in outcome.failures} == {"HTTP 500: the response failed"}
+    perhaps = outcome.manifest.perhaps_charged
+    assert (perhaps.requests, bool(perhaps.usd)) == (charged, charged > 0)
 
 
 @pytest.mark.parametrize(
@@ -412,6 +442,11 @@ async def test_an_empty_answer_is_repaired_without_an_empty_turn(store: Store, t
         ({"finish_reason": "MAX_TOKENS"}, "length"),
         ({"finish_reason": "model_context_window_exceeded"}, "length"),
         ({"finish_reason": "guardrail_intervened"}, "content-filter"),
+        ({"finish_reason": "Length"}, "length"),
+        ({"finish_reason": "MaxTokens"}, "length"),
+        ({"finish_reason": "max-output-tokens"}, "length"),
+        ({"finish_reason": "ContentFilter"}, "content-filter"),
+        ({"finish_reason": "Content filtered"}, "content-filter"),
         ({"choices": []}, "content-filter"),
     ],
 )

@@ -114,6 +114,38 @@ def test_a_response_that_did_not_end_well_says_so(status: str) -> None:
     assert read("responses", responses(None, status=status)).finish_reason == status
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        [GOOD],
+        [None, {"type": "text", "text": GOOD}],
+        [GOOD[:9], {"text": GOOD[9:]}, {"type": "text", "text": None}],
+        [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, {"type": "text", "text": GOOD}],
+    ],
+)
+def test_a_text_is_read_from_whatever_parts_it_comes_in(content: list[Any]) -> None:
+    raw = chat(None)
+    raw["choices"][0]["message"]["content"] = content
+    assert read("chat", raw).content == GOOD
+    for message in ({"role": "assistant", "content": content}, {"type": "message", "content": GOOD}):
+        assert read("responses", {**responses(None), "output": [message]}).content == GOOD
+
+
+def test_an_answer_in_place_of_which_a_tool_is_called_is_read() -> None:
+    call = {"name": "answer", "arguments": GOOD}
+    for fields in (
+        {"tool_calls": [{"id": "c", "type": "function", "function": call}]},
+        {"tool_calls": [{"function": {**call, "arguments": json.loads(GOOD)}}], "content": ""},
+        {"function_call": call, "tool_calls": None},
+    ):
+        raw = chat(None, finish_reason="tool_calls")
+        raw["choices"][0]["message"] |= fields
+        assert json.loads(read("chat", raw).content or "") == json.loads(GOOD)
+    for calls in ([], [{}], [{"function": call}] * 2, [{"function": None}]):  # of two, neither is the answer
+        raw["choices"][0]["message"] = {"content": None, "tool_calls": calls}
+        assert read("chat", raw).content is None
+
+
 HOSTILE: list[tuple[Api, Any]] = [
     ("chat", None),
     ("chat", []),
@@ -236,13 +268,15 @@ def test_counts_that_no_answer_can_have_are_unknown_and_those_of_the_other_diale
         (100, 120, {"cache_read_input_tokens": 90}),
         (10, 30, {"cache_read_input_tokens": 90}),
         (10, 120, {"cache_read_input_tokens": 90}),
+        (60, 120, {"cache_read_input_tokens": 40}),
     ],
 )
 def test_cached_tokens_are_read_whether_or_not_the_prompts_hold_them(
     prompt: int, total: int, cached: dict[str, int]
 ) -> None:
     usage = {"prompt_tokens": prompt, "completion_tokens": 20, "total_tokens": total, **cached}
-    assert read("chat", chat(GOOD, usage=usage)).usage == Usage(prompt=100, cached=90, completion=20)
+    (count,) = cached.values()
+    assert read("chat", chat(GOOD, usage=usage)).usage == Usage(prompt=100, cached=count, completion=20)
 
 
 def test_a_reply_without_choices_or_message_is_a_blocked_question() -> None:

@@ -45,6 +45,7 @@ class RefusedError(Exception):
         param: The parameter that it refers to, if any.
         wait_s: Seconds that it asks to wait; None if it does not.
         headers: Headers of the reply.
+        used: Whether the reply counts tokens.
     """
 
     meaning: ErrorMeaning
@@ -54,6 +55,14 @@ class RefusedError(Exception):
     param: str | None = None
     wait_s: float | None = None
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    used: bool = False
+
+    @property
+    def with_status(self) -> str:
+        """The message with the HTTP status and the parameter, if there are any."""
+        if not self.status or self.message == f"HTTP {self.status}":  # there was no message, or no status
+            return self.message
+        return f"HTTP {self.status}{f', parameter {self.param!r}' if self.param else ''}: {self.message}"
 
     @property
     def passes(self) -> bool:
@@ -63,7 +72,7 @@ class RefusedError(Exception):
     @property
     def may_have_been_charged(self) -> bool:
         """Whether the provider may have processed and charged the request, although it gave no answer."""
-        return self.status in _PERHAPS_CHARGED or self.status < 300 or self.meaning == "bad-answer"
+        return self.used or self.status in _PERHAPS_CHARGED or self.status < 300 or self.meaning == "bad-answer"
 
     @property
     def kind(self) -> FailureKind:
@@ -99,10 +108,11 @@ def read_error(
         return None
     inner = inner or {}
     text = content.decode("utf-8", "replace") if isinstance(content, bytes) else content
-    message = _message(inner) or clean(" ".join(text.split()))[:200] or f"HTTP {status}"
+    title = _TITLE.search(text[:_MOST_READ])  # of a proxy's page
+    message = _message(inner) or clean(" ".join((title[1] if title else text).split()))[:200] or f"HTTP {status}"
     if 300 <= status < 400:
         message = f"to {public_url(headers.get('location', ''))[:200] or 'nowhere'}"
-    codes = {str(inner.get(name) or "").lower() for name in ("code", "type", "status", "reason")}
+    codes = {str(inner.get(name) or "").lower() for name in ("code", "type", "status", "reason", "error_code")}
     codes.add(str(object_of(inner.get("innererror")).get("code") or "").lower())
     details = inner["details"] if isinstance(inner.get("details"), list) else ()
     codes |= {str(object_of(detail).get("reason") or "").lower() for detail in details}
@@ -117,9 +127,12 @@ def read_error(
     meaning = _meaning(status, codes, message, text, param or "", wait_s)
     if 200 <= status < 300 and meaning == "request":  # not a known error: the reply is only malformed
         return None
-    return RefusedError(meaning, status, message, code, param, wait_s, headers)
+    counts = object_of(object_of(document).get("usage")).values()
+    used = any(isinstance(count, (int, float)) and count > 0 for count in counts)
+    return RefusedError(meaning, status, message, code, param, wait_s, headers, used)
 
 
+_TITLE = re.compile(r"<title\b[^>]{0,200}>\s*([^<\s][^<]{0,200})", re.IGNORECASE)
 # HTTP status by MiniMax code in `base_resp`; other codes are temporary faults.
 _MINIMAX = {1002: 429, 1039: 429, 1004: 401, 1008: 402, 1026: 400, 1027: 400, 2013: 400, 2049: 401}
 # HTTP status by code or type of errors that come with a status below 300.
@@ -148,14 +161,14 @@ def _error_object(document: Any, status: int) -> tuple[Mapping[str, Any] | None,
         return error or {"message": "the provider broke off the answer"}, _status_of(error, 502)
     error = document.get("error")
     if status < 300 and document.get("status") == "failed":
-        error = object_of(error)
+        error = object_of(error) or {"message": "the response failed"}
         return error, _status_of(error, 500)
     otherwise = status
     if isinstance(error, str) and error:
         error, otherwise = {"message": error}, 404 if _NO_PATH.search(error) else 400
     if isinstance(error, Mapping) and error:
         return error, status if status >= 300 else _status_of(error, otherwise)
-    if status < 300 and "choices" not in document and isinstance(document.get("message", document.get("detail")), str):
+    if status < 300 and "choices" not in document and any(isinstance(document.get(name), str) for name in _MESSAGE):
         return document, _status_of(document, status)  # some gateways send their own errors like this
     return (document if status >= 300 else None), status
 
@@ -178,8 +191,12 @@ def _status_of(error: Mapping[str, Any], otherwise: int) -> int:
     return _STATUS_BY_CODE.get(code) or _STATUS_BY_CODE.get(kind) or (503 if busy else otherwise)
 
 
+# Fields with the message of an error.
+_MESSAGE = ("message", "detail", "msg", "error_msg")
+
+
 def _message(inner: Mapping[str, Any]) -> str:
-    message = inner.get("message") or inner.get("detail") or inner.get("error")
+    message = next(filter(None, map(inner.get, (*_MESSAGE, "error"))), None)
     if isinstance(message, (Mapping, list)):
         message = json.dumps(message, ensure_ascii=False)
     raw = object_of(inner.get("metadata")).get("raw")
@@ -427,9 +444,7 @@ def refusal(
     alone = alone and not _NOT_THE_QUESTION.search(error.message)
     if not alone and (fatal := fatal_refusal(error, address=address, path=path, model=model)) is not None:
         return fatal
-    refused = f", parameter {error.param!r}" if error.param else ""
-    message = f"HTTP {error.status}{refused}: {error.message}"
-    return NoAnswerError(error.kind, message, sent, status=error.status, meaning=error.meaning)
+    return NoAnswerError(error.kind, error.with_status, sent, status=error.status, meaning=error.meaning)
 
 
 def fatal_refusal(error: RefusedError, *, address: str, path: str, model: str | None) -> ProviderError | None:

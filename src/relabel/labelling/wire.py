@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -108,18 +109,15 @@ _FINISH: Mapping[str, str] = {
     **dict.fromkeys(("eos", "end_turn", "stop_sequence", "complete"), "stop"),
     **dict.fromkeys(("max_tokens", "model_length", "max_output_tokens", "model_context_window_exceeded"), "length"),
     **dict.fromkeys(
-        ("safety", "recitation", "blocklist", "prohibited_content", "spii", "content-filter", "sensitive", "guardrail_intervened"),
+        ("safety", "recitation", "blocklist", "prohibited_content", "spii", "sensitive", "guardrail_intervened"),
         "content_filter",
     ),
 }  # fmt: skip
 
 
 def _finish(word: Any) -> str | None:
-    reason = _text(word)
-    lower = (reason or "").lower()
-    if lower.startswith("content_filter"):
-        return "content_filter"
-    return _FINISH.get(lower, lower if reason and reason.isupper() else reason)
+    reason = re.sub(r"(?<=[a-z])(?=[A-Z])|[ -]+", "_", _text(word) or "").lower()
+    return "content_filter" if reason.startswith("content_filter") else _FINISH.get(reason, reason or None)
 
 
 def _read_chat(raw: Any) -> Reply:
@@ -132,7 +130,12 @@ def _read_chat(raw: Any) -> Reply:
         raise blocked
     choice = raw["choices"][0]
     message = (choice.get("message") or {}) if choice.get("finish_reason") else choice["message"]
-    content = _content(message.get("content"))
+    content, calls = message.get("content"), message.get("tool_calls") or [{"function": message.get("function_call")}]
+    if not content and len(calls) == 1:  # some gateways ask for JSON by way of a tool
+        content = object_of(object_of(calls[0]).get("function")).get("arguments")
+    if isinstance(content, Mapping):  # the answer itself, parsed
+        content = json.dumps(content, ensure_ascii=False)
+    content = _text_of(_parts(content))
     return Reply(
         content=content,
         refusal=_text(message.get("refusal")),
@@ -143,35 +146,31 @@ def _read_chat(raw: Any) -> Reply:
     )
 
 
-def _content(value: Any) -> str | None:
-    """A message's text: of a list, only the parts with text, without any thinking; of an answer that is an object, its JSON."""
-    if isinstance(value, Mapping):
-        return _text(json.dumps(value, ensure_ascii=False))
-    if isinstance(value, list):
-        texts = [part["text"] for part in value if part.get("type", "text") in {"text", "output_text"}]
-        return _text("".join(texts)) if texts else None
-    return _text(value)
+def _parts(content: Any) -> list[Mapping[str, Any]]:
+    """The parts of a message, whose content may also be a text, or have texts among its parts."""
+    parts = content if isinstance(content, list) else [content]
+    return [{"text": part} if isinstance(part, str) else object_of(part) for part in parts if part]
+
+
+def _text_of(parts: Sequence[Mapping[str, Any]]) -> str | None:
+    """The text of the parts that have text, without any thinking."""
+    texts = [part["text"] or "" for part in parts if part.get("type", "text") in {"text", "output_text"}]
+    return _text("".join(texts)) if texts else None
 
 
 def _read_responses(raw: Any) -> Reply:
-    texts: list[str] = []
-    refusals: list[str] = []
-    tokens: list[Any] = []
-    for item in raw["output"]:
-        for part in (item.get("content") or ()) if item["type"] == "message" else ():
-            if part["type"] == "output_text":
-                texts.append(part["text"])
-                tokens += part.get("logprobs") or ()
-            elif part["type"] == "refusal":
-                refusals.append(part["refusal"])
+    messages = [item for item in raw["output"] if item.get("type", "message") == "message"]
+    parts = [part for item in messages for part in _parts(item.get("content"))]
+    refusals = [part.get("refusal") or "" for part in parts if part.get("type") == "refusal"]
+    tokens = [token for part in parts for token in part.get("logprobs") or ()]
     reason = (raw.get("incomplete_details") or {}).get("reason")
-    status = raw.get("status")
+    status, content = raw.get("status"), _text_of(parts)
     return Reply(
-        content=_text("".join(texts)) if texts else None,
+        content=content,
         refusal=_text("".join(refusals)) or None,
         finish_reason=_finish(reason or ("stop" if status == "completed" else status)),
         model_returned=_text(raw.get("model")),
-        usage=_usage(raw.get("usage"), wrote=bool(texts)),
+        usage=_usage(raw.get("usage"), wrote=bool(content)),
         logprobs=_logprobs(tokens or None),
     )
 
@@ -203,7 +202,8 @@ def _usage(usage: Any, *, wrote: bool = False) -> Usage:
     if counts[0] is None or counts[3] is None or not all(count is None or _is_count(count) for count in counts):
         return Usage()
     prompt, cached, written, completion, reasoning, total = (int(count or 0) for count in counts)
-    if cached + written > prompt:  # Anthropic counts tokens of its cache separately
+    # Anthropic counts tokens of its cache separately.
+    if cached + written > prompt or total == prompt + cached + written + completion:
         prompt += cached + written
     # Some providers bill thinking as output, but count it only in the total, or beside the output instead of within it.
     hidden = max(0, total - prompt - completion, reasoning if reasoning > completion else 0)

@@ -147,7 +147,7 @@ class OpenRequests(dict[str, OpenRequest]):
         key = result.key
         if result.error is not None:
             self._enter_error(key, result.error)
-            return True, 0.0
+            return True, None if result.error.used else 0.0
         try:
             answer = self._answer(chunk, result, number)
         except NotAReplyError as error:
@@ -183,7 +183,9 @@ class OpenRequests(dict[str, OpenRequest]):
                 self.fail(key, error.kind, error.reason)
 
     def _enter_error(self, key: str, error: RefusedError) -> None:
-        message = f"HTTP {error.status}: {error.message}" if error.status else error.message
+        message = error.with_status
+        if error.used:  # it may have been charged
+            self._collector.progress.cost_usd = None
         if error.code not in _NOT_PROCESSED and error.meaning not in {"passing", "wait", "quota"}:
             self.fail(key, error.kind, message)
         elif key in self:

@@ -402,10 +402,10 @@ class BatchProvider:
                 "again: existing batches continue",
                 sent=not isinstance(error, UnreachableError),
             )
-        status, detail = error.status, clean(error.message)
+        status, detail = error.status, clean(error.with_status)
         if error.passes:
             return UnavailableError(
-                f"{address} failed {ATTEMPTS} times at {path} (HTTP {status}: {detail}); start the same run again later: "
+                f"{address} failed {ATTEMPTS} times at {path} ({detail}); start the same run again later: "
                 "existing batches continue",
                 sent=True,
             )
@@ -413,12 +413,12 @@ class BatchProvider:
             return UnavailableError(str(self.fatal(error, path)), sent=True)
         if status in _NO_API and path in {self.uploads, self.batches}:
             return ProviderError(
-                f"{address} has no Files or Batch API at {path} (HTTP {status}: {detail}); use --engine online, or check --base-url"
+                f"{address} has no Files or Batch API at {path} ({detail}); use --engine online, or check --base-url"
             )
         if status == 404:
-            return GoneError(detail)
+            return GoneError(clean(error.message))
         return self.fatal(error, path) or ProviderError(
-            f"{address} refuses {path} (HTTP {status}: {detail}); correct that, then start the same run again"
+            f"{address} refuses {path} ({detail}); correct that, then start the same run again"
         )
 
 
