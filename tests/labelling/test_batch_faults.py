@@ -19,6 +19,7 @@ from relabel.labelling.batch.state import BatchFolder, run_id
 from relabel.labelling.providers import Price
 from relabel.labelling.request import Endpoint, host_of
 from relabel.labelling.store import Store
+from relabel.manifest import read_manifest
 from relabel.run import open_run
 from server import Reply, Seen, chat, judged, provider, refused
 
@@ -104,6 +105,9 @@ TIMED_OUT = {"response": None, "error": {"code": "request_timeout", "message": "
         (lambda row: row["response"].update(status_code="200"), 1, None),
         (lambda row: row["response"].pop("status_code"), 1, None),
         (lambda row: row["response"].update(status_code=None), 1, None),
+        (lambda row: row["response"].update(body=json.dumps(row["response"]["body"])), 1, None),
+        (lambda row: row.update(response=row["response"]["body"]), 1, None),
+        (lambda row: row.update(response={"status_code": 400, "body": "not so"}), 1, 'HTTP 400: "not so"'),
         (lambda row: row["response"].update(body=OVERLOADED), 2, None),
         (lambda row: row.update(TIMED_OUT), 2, None),
         (lambda row: row.update({"response": None, "error": "too long"}), 1, "too long"),
@@ -612,6 +616,22 @@ async def test_results_without_one_answer_of_ours_end_the_run_and_are_taken_once
         assert (await batch(job, store, tmp_path)).complete
         assert len(fake.batches) == 1
         books_balance(fake, store)
+
+
+async def test_results_in_an_unknown_form_are_not_taken_for_errors_nor_deleted(store: Store, tmp_path: Path) -> None:
+    with batch_provider(by_number) as fake:
+
+        def spoil(call: Call) -> None:
+            if call.path == "/files/file-2/content" and b"result" not in fake.files["file-2"]:
+                rows = map(json.loads, fake.files["file-2"].splitlines())
+                other = [{"custom_id": row["custom_id"], "result": row["response"], "error": None} for row in rows]
+                fake.files["file-2"] = "\n".join(map(json.dumps, other)).encode() + b"\n"
+
+        fake.trouble = spoil
+        with pytest.raises(ProviderError, match="answers a request of this run; nothing is asked again"):
+            await batch(make_job(fake.base_url, price=PRICE), store, tmp_path)
+        assert (len(fake.batches), fake.deleted) == (1, [])
+    assert read_manifest(tmp_path / "run").cost_usd is None
 
 
 async def test_results_without_one_answer_of_ours_are_given_up_by_cancel(store: Store, tmp_path: Path) -> None:

@@ -200,17 +200,20 @@ class BatchProvider:
         )
 
     def result(self, line: bytes) -> Result | None:
-        """Parse a line of results; None if it is invalid."""
+        """Parse a line of results; None if it is invalid, or holds neither a reply nor an error."""
         try:
             row = object_of(parsed(line.decode("utf-8", "replace")))
         except NotAReplyError:
             return None
-        key, response = row.get("custom_id"), object_of(row.get("response"))
-        if not isinstance(key, str):
-            return None
-        body, failed = response.get("body"), row.get("error")
+        key, failed, response = row.get("custom_id"), row.get("error"), object_of(row.get("response"))
+        body = response.get("body", response)  # the reply itself may stand in place of its wrapper
+        if isinstance(body, str):
+            with suppress(NotAReplyError):
+                body = parsed(body)
         status = str(response.get("status_code") or (200 if body and not failed else 0))
         status = int(status) if status.isdecimal() else 0
+        if not isinstance(key, str) or not (status or failed or body):
+            return None
         problem = body if not failed else {"error": failed if isinstance(failed, Mapping) else {"message": str(failed)}}
         succeeded, error = 200 <= status < 300, None
         if not succeeded or object_of(body).get("error"):
