@@ -11,11 +11,11 @@ import pytest
 from job_builders import KEY
 from relabel.labelling.engine import DEEPEST, answer_to, parsed
 from relabel.labelling.providers import Price
-from relabel.labelling.wire import NotAReplyError
-from relabel.labels import InvalidAnswerError, read_answer
+from relabel.labelling.wire import NotAReplyError, read
+from relabel.labels import InvalidAnswerError, Usage, read_answer
 from relabel.redaction import guard
 from relabel.rubric import load_rubric
-from server import chat
+from server import chat, responses
 
 PRICE = Price(input=2.0, cached=1.0, output=8.0, source="test")
 FREE = Price(input=0.0, cached=0.0, output=0.0, source="test")
@@ -39,6 +39,40 @@ def test_a_placeholder_is_no_secret(secret: str) -> None:
 def test_what_is_no_json_or_cannot_be_written_again_is_no_reply(text: str) -> None:
     with pytest.raises(NotAReplyError):
         parsed(text)
+
+
+def stream(*chunks: Any, end: str = "\n\n") -> str:
+    return (
+        "".join(f"event: e{end[: len(end) // 2]}data: {json.dumps(chunk)}{end}" for chunk in chunks)
+        + f"data: [DONE]{end}"
+    )
+
+
+def piece(text: str | None, finish: str | None = None, **fields: Any) -> dict[str, Any]:
+    return {"id": "one", "choices": [{"index": 0, "delta": {"content": text}, "finish_reason": finish}], **fields}
+
+
+def test_a_stream_that_nobody_asked_for_is_read_once_it_is_whole() -> None:
+    usage = {"prompt_tokens": 10, "completion_tokens": 3}
+    other = {"choices": [{"index": 1, "delta": {"content": "no"}, "finish_reason": "length"}]}
+    chunks = [
+        piece("{", model="m"),
+        piece('"a": "data: {x}"'),
+        other,
+        piece("}", "stop"),
+        {"choices": [], "usage": usage},
+    ]
+    for end in ("\n\n", "\r\n\r\n"):
+        reply = read("chat", parsed("\ufeff\n" + stream(*chunks, end=end)))
+        assert (reply.content, reply.finish_reason) == ('{"a": "data: {x}"}', "stop")
+        assert (reply.model_returned, reply.usage) == ("m", Usage(prompt=10, completion=3))
+    events = [{"response": {**responses("x"), "status": "in_progress", "output": []}}, {"response": responses("x")}]
+    assert read("responses", parsed(stream(*events))).content == "x"
+    for cut in (chunks[:2], [{"error": {"message": "overloaded"}}], [7, [], None], [{"choices": 7}], events[:1]):
+        with pytest.raises(NotAReplyError):
+            parsed(stream(*cut))
+    with pytest.raises(NotAReplyError):
+        parsed(stream(*chunks)[:150])
 
 
 def test_many_brackets_side_by_side_are_not_deep() -> None:
