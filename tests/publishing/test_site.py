@@ -21,6 +21,7 @@ from relabel.careers.pages import FamilyPage
 from relabel.errors import DataError, UsageError
 from relabel.publishing.export import export_run
 from relabel.publishing.methodology import BANDS
+from relabel.publishing.site import build
 from relabel.publishing.site.build import Site, build_site, site_server
 from relabel.publishing.site.figures import money
 from relabel.run import open_run
@@ -639,3 +640,20 @@ def test_share_pictures_are_drawn_on_request_without_a_browser(site: Site, tmp_p
     assert 'content="https://example.org/jobs/share/1121.png"' in (built.folder / "occupations/1121.html").read_text()
     feed = ElementTree.fromstring((built.folder / "feed.xml").read_text(encoding="utf-8"))
     assert feed.find("{http://www.w3.org/2005/Atom}entry/{http://www.w3.org/2005/Atom}summary") is not None
+
+
+def test_what_leaves_a_site_carries_the_warning_of_its_scores(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[str] = []
+    monkeypatch.setattr(build, "picture", lambda svg: drawn.append(svg) or b"")
+    export, said = site.folder.parent / "export", "say nothing about a real occupation"
+    folder = build_site(export, tmp_path / "site", base_url="https://example.org/jobs", pictures=True).folder
+    assert len(drawn) == 6
+    assert all(said in " ".join(re.findall(r">([^<>]*)</text>", svg)) for svg in drawn)
+    for path in ("index.html", "occupations/2134.html"):
+        head = (folder / path).read_text("utf-8").split("</head>")[0]
+        described = re.findall(r'name="description" content="([^"]*)"', head) + re.findall(r'ld\+json">(.*)</', head)
+        assert all(said in text for text in described if '"Occupation"' not in text), path
+    for path in ("feed.xml", "api/v1/occupations.json", "api/v1/occupations/2134.json"):
+        assert said in (folder / path).read_text("utf-8"), path

@@ -330,6 +330,7 @@ def api(book: ExportBundle) -> Iterator[tuple[str, bytes]]:
         "method": book.method["method"],
         "sample": book.method["sample"],
         "partial": book.method["partial"],
+        "warning": figures.warning(book.method["note"]),
     }
     listed: list[Row] = []
     for page in book.occupations:
@@ -378,8 +379,10 @@ def card(page: Row, site: str, link: str) -> Row:
 
 def share(page: Row, site: str) -> Row:
     """Content of the share picture of a page, 1200 x 630 pixels."""
-    readings = [reading for reading in page["readings"].values() if reading and not page["thin"]]
-    return {"lines": textwrap.wrap(page["title"], 38)[:3], "readings": readings, "site": site}
+    shown = card(page, site, "")
+    readings = [] if page["thin"] else shown["readings"]
+    lines = textwrap.wrap(page["title"], 38)[:3]
+    return {**shown, "lines": lines, "readings": readings, "words": textwrap.wrap(shown["words"], 90)}
 
 
 def picture(svg: str) -> bytes:
@@ -425,6 +428,7 @@ def feed(book: ExportBundle, title: str, address: str) -> Row:
     words = f"{counts['scored']} occupations scored{thin}; labels by {book.method['labels']['model_name']}."
     if baseline := book.method["baseline"]:
         words += f" {baseline['counts']['changed']} scores changed since {baseline['run']}."
+    words = f"{words} {figures.warning(book.method['note']) or ''}".strip()
     about = {"title": title, "address": address, "version": book.package["version"]}
     return about | {"updated": f"{book.date or _EPOCH}T00:00:00Z", "words": words}
 
