@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 from xml.etree import ElementTree
 
 import pytest
-from site_builders import CLOSING, HOSTILE, hostile_site, sample_site, tasks_on
+from site_builders import CLOSING, HOSTILE, hostile_site, sample_answers, sample_site, tasks_on
 
 from relabel.careers.pages import FamilyPage
 from relabel.errors import DataError, UsageError
@@ -26,7 +26,8 @@ from relabel.publishing.site.build import Site, build_site, site_server
 from relabel.publishing.site.figures import money
 from relabel.run import open_run
 from relabel.scoring.options import Choices
-from run_builders import MakeRun, answered
+from relabel.tabular import records
+from run_builders import MakeRun, a_label, a_run, answered
 
 
 class Seen(HTMLParser):
@@ -657,3 +658,24 @@ def test_what_leaves_a_site_carries_the_warning_of_its_scores(
         assert all(said in text for text in described if '"Occupation"' not in text), path
     for path in ("feed.xml", "api/v1/occupations.json", "api/v1/occupations/2134.json"):
         assert said in (folder / path).read_text("utf-8"), path
+
+
+def test_pages_name_the_embedded_model_and_say_when_labels_of_others_were_imported(tmp_path: Path) -> None:
+    run = sample_answers(tmp_path / "run", engine="import", ended_at="2026-04-03T10:00:00Z", model="local")
+    export_run(run, tmp_path / "export", draws=0)
+    folder = build_site(tmp_path / "export", tmp_path / "site").folder
+    for page in ("index.html", "occupations/2134.html"):
+        assert "Labels by the embedded model, imported on 3 April 2026." in Seen(folder / page).text, page
+
+
+def test_the_range_of_a_total_holds_no_impossible_sums(tmp_path: Path) -> None:
+    rows = records(open_run("sample").labels)
+    labels = [
+        a_label(row["task_id"], row["setting"], "not-exposed" if place else "exposed", code=row["onet_soc_code"])
+        for place, row in enumerate(rows)
+    ]
+    export_run(a_run(tmp_path / "run", labels, tasks="sample"), tmp_path / "export", draws=1000)
+    method = json.loads((tmp_path / "export/methodology.json").read_text(encoding="utf-8"))
+    lows = [total["low"] for part in ("own", "other") for total in method["intervals"][part]["totals"].values()]
+    assert len(lows) == 6
+    assert min(lows) >= 0

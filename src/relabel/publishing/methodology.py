@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import yaml
 
-from relabel.manifest import PUBLISHED, Manifest
+from relabel.manifest import EMBEDDED, PUBLISHED, Manifest
 from relabel.publishing.datapackage import FILES, OCCUPATION_COLUMNS, WORDS
 from relabel.run import Run
 from relabel.scoring.options import SYSTEM_NAMES, UNRATED_NOTES, WEIGHT_NOTES
@@ -27,7 +27,7 @@ READING_NAMES: dict[Reading, str] = {"strict": "Model alone", "with_tools": "Mod
 
 def model_name(model: str) -> str:
     """Name of a model for readers; for a published label set, a description of who labelled."""
-    return PUBLISHED[model][1] if model in PUBLISHED else model
+    return "the embedded model" if model == EMBEDDED else PUBLISHED[model][1] if model in PUBLISHED else model
 
 
 # Bands of scores, lowest first, with their texts; see `bands.yaml`.

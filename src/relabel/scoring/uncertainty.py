@@ -419,7 +419,7 @@ def _totals(table: ScoreTable, drawn: Floats, centre: Floats) -> _Totals:
         counted = scored & ~np.isnan(pay) & ~np.isnan(draws).any(axis=1)
         if counted.any():
             total, mid = pay[counted] @ draws[counted], float(pay[counted] @ middle[counted])
-            low, high = (float(bound) for bound in np.quantile(total - total.mean() + mid, _QUANTILES))
+            low, high = np.clip(np.quantile(total - total.mean() + mid, _QUANTILES), 0, pay[counted].sum()).tolist()
             totals[f"wage_exposure_{measure}_gbp"] = {"low": min(low, mid), "mid": mid, "high": max(high, mid)}
     return totals
 

@@ -32,7 +32,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from importlib import resources
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -380,9 +379,8 @@ def card(page: Row, site: str, link: str) -> Row:
 def share(page: Row, site: str) -> Row:
     """Content of the share picture of a page, 1200 x 630 pixels."""
     shown = card(page, site, "")
-    readings = [] if page["thin"] else shown["readings"]
-    lines = textwrap.wrap(page["title"], 38)[:3]
-    return {**shown, "lines": lines, "readings": readings, "words": textwrap.wrap(shown["words"], 90)}
+    lines = {"lines": textwrap.wrap(page["title"], 38)[:3], "words": textwrap.wrap(shown["words"], 90)}
+    return shown | lines | {"readings": [] if page["thin"] else shown["readings"]}
 
 
 def picture(svg: str) -> bytes:
@@ -428,9 +426,8 @@ def feed(book: ExportBundle, title: str, address: str) -> Row:
     words = f"{counts['scored']} occupations scored{thin}; labels by {book.method['labels']['model_name']}."
     if baseline := book.method["baseline"]:
         words += f" {baseline['counts']['changed']} scores changed since {baseline['run']}."
-    words = f"{words} {figures.warning(book.method['note']) or ''}".strip()
-    about = {"title": title, "address": address, "version": book.package["version"]}
-    return about | {"updated": f"{book.date or _EPOCH}T00:00:00Z", "words": words}
+    about = {"title": title, "address": address, "version": book.package["version"], "words": words}
+    return about | {"updated": f"{book.date or _EPOCH}T00:00:00Z", "note": figures.warning(book.method["note"])}
 
 
 def sources_pdf(book: ExportBundle, site: Row) -> bytes:
@@ -444,8 +441,8 @@ def sources_pdf(book: ExportBundle, site: Row) -> bytes:
         site: As `views.about` returns it.
     """
     head, made = f"Sources: {site['title']}", [site["made"], *book.method["caveats"]]
-    document = {"title": head, "sources": book.sources, "about": made, "date": book.date or ""}
-    template = resources.files("relabel.publishing.site").joinpath("templates/sources.typ").read_bytes()
+    document = {"title": head, "sources": book.sources, "about": made}
+    template = (Path(__file__).parent / "templates/sources.typ").read_bytes()
     return typst.compile(
         template,
         sys_inputs={"document": json.dumps(document, ensure_ascii=False)},

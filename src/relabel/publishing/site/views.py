@@ -10,7 +10,7 @@ from statistics import fmean, linear_regression
 from typing import Any
 
 from relabel.publishing.datapackage import WORDS, ExportBundle
-from relabel.publishing.site.figures import Box, for_readers, squarified, warning
+from relabel.publishing.site.figures import Box, for_readers, long_date, squarified, warning
 from relabel.sources.tables import is_table_file
 
 Row = dict[str, Any]
@@ -46,7 +46,8 @@ def about(book: ExportBundle) -> Row:
     method = book.method
     counts = method["counts"]
     money = any(page["score"]["employees"] is not None for page in book.occupations)
-    date = book.date
+    verb = {"import": "imported", "carry": "carried over"}.get(method["labels"]["engine"], "made")
+    dated = f", {verb} on {long_date(book.date)}" if book.date else ""
     thin = f", and {counts['thin']:,} more with too few labels for a score to be read" if counts["thin"] else ""
     made = (
         f"Scores for {counts['scored']:,} of {counts['groups']:,} occupations{thin}, from {counts['tasks_labelled']:,} labelled "
@@ -59,8 +60,9 @@ def about(book: ExportBundle) -> Row:
         "taxonomy": method["score"]["taxonomy_name"],
         "model": method["labels"]["model_name"],
         "baseline": method["baseline"] and _labels_of(method["baseline"], method["model"]),
-        "date": date,
-        "made": f"{made}{f', made on {date}' if date else ''}.",
+        "date": book.date,
+        "made": f"{made}{dated}.",
+        "dated": dated,
         "version": book.package["version"],
         "note": warning(method["note"]),
         "majors": list({row["code"]: row for page in book.occupations if (row := page["above"].get("major"))}.values()),
@@ -131,12 +133,11 @@ def overview(book: ExportBundle, site: Row) -> dict[str, Row]:
         site: As `about` returns it.
     """
     listed, ranges = rows(book), book.method["intervals"]
-    short, brief = (
-        " ".join(WORDS["search"]),
-        {kind: ((ranges or {}).get(kind) or {}).get("words") for kind in ("own", "other")},
-    )
+    brief = {kind: ((ranges or {}).get(kind) or {}).get("words") for kind in ("own", "other")}
     summed = totals(book) if site["money"] else None
-    pages: dict[str, Row] = {"index.html": {"short": short, "rows": listed, "totals": summed, "intervals": ranges}}
+    pages: dict[str, Row] = {
+        "index.html": {"short": " ".join(WORDS["search"]), "rows": listed, "totals": summed, "intervals": ranges}
+    }
     if site["money"]:
         placed = [row for row in listed if row["jobs"]]
         paid = [row for row in listed if row["pay"] and not row["thin"] and (row["strict"] or row["with_tools"])]
@@ -370,12 +371,10 @@ def changes(listed: Sequence[Row], method: Row) -> Row:
         # The percentile can change even if the score does not.
         if row["change"] != 0 or any(row[f"{name}_before"] != row[f"{name}_after"] for name in _DERIVED_FIGURES)
     ]
-    comparable = [row for row in moved if row["change"] is not None]
-    ordered = sorted(comparable, key=lambda row: (-abs(row["change"]), row["code"], row["measure"]))
-    ordered += [row for row in moved if row["change"] is None]
+    moved.sort(key=lambda row: (row["change"] is None, -abs(row["change"] or 0), row["code"], row["measure"]))
     return {
-        "changed": ordered,
-        "codes": len({row["code"] for row in ordered}),
+        "changed": moved,
+        "codes": len({row["code"] for row in moved}),
         "names": _MEASURES,
         # Causes without any effect have no column.
         "causes": [cause for cause in WORDS["causes"] if any(row[cause] for row in moved)],
