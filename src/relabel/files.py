@@ -17,7 +17,7 @@ from collections.abc import Callable, Generator, Hashable
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache, lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 
 from relabel.errors import DataError, RelabelError, UsageError, model_errors
 
@@ -93,6 +93,13 @@ def require_own(path: Path) -> None:
         raise DataError(f"{path} is not a regular file; put one in its place")
 
 
+def opened(path: Path) -> BinaryIO:
+    """Open a file for reading; a pipe or a device, which may never end, is refused with an `OSError`."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError("it is a pipe or a device")
+    return path.open("rb")
+
+
 def read_small(path: Path, limit: int, *, refuse: type[DataError] = DataError) -> bytes:
     """Read a file of limited size, such as one written by hand.
 
@@ -104,7 +111,7 @@ def read_small(path: Path, limit: int, *, refuse: type[DataError] = DataError) -
     Raises:
         DataError: It cannot be read, or is larger.
     """
-    with os_errors(f"{path} cannot be read", "check its path and permissions", refuse=refuse), path.open("rb") as file:
+    with os_errors(f"{path} cannot be read", "check its path and permissions", refuse=refuse), opened(path) as file:
         raw = file.read(limit + 1)
     if len(raw) > limit:
         raise refuse(f"{path} is larger than {limit:,} bytes; give a smaller file")

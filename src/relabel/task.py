@@ -292,7 +292,7 @@ def _read_list(path: Path, unit: Unit) -> Columns:
         if written and (importance is None or importance <= 0 or not scale[0] <= importance <= scale[1]):
             raise DataError(
                 f"{path} line {line}: importance must be a number over 0, from {scale[0]:g} to {scale[1]:g}, or empty, not "
-                f"{written!r}; another scale is declared in the column's name, such as `importance 0-100`"
+                f"{written[:40]!r}; another scale is declared in the column's name, such as `importance 0-100`"
             )
         kind = file.category(line, columns.get("task_type", "task_type"), row.get("task_type", ""), TASK_TYPES)
         fields = {"task_id": task_id, "onet_soc_code": code, "text": row[required[1]]}

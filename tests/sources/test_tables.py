@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import zipfile
 from pathlib import Path
 
 import openpyxl
 import pytest
 
 from relabel.errors import DataError
+from relabel.files import read_small
+from relabel.sources import tables
 from relabel.sources.tables import Table, plain_number, read_table
 
 
@@ -131,6 +135,54 @@ def test_an_error_cell_of_a_workbook_stays_an_error(tmp_path: Path) -> None:
     )
 
 
+def test_the_first_sheet_that_a_person_sees_is_read(tmp_path: Path) -> None:
+    book = openpyxl.load_workbook(sheet(tmp_path / "mine.xlsx", ["code", "jobs"], ["1121", 5]))
+    old = book.create_sheet("old", 0)
+    old.append(["code", "jobs", "note"])
+    old.append(["1121", 7, "of last year"])
+    old.sheet_state = "hidden"
+    book.active = 1
+    book.save(tmp_path / "mine.xlsx")
+    assert read_table(tmp_path / "mine.xlsx", rows_are="each group", advice="").rows == (
+        (2, {"code": "1121", "jobs": "5"}),
+    )
+
+
+@pytest.mark.parametrize("limit", ["_MOST_CELLS", "_MOST_BYTES"])
+def test_a_workbook_that_would_fill_the_memory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    book = openpyxl.load_workbook(sheet(tmp_path / "mine.xlsx", ["code", "jobs"]))
+    for row in range(3, 9):
+        book.active.cell(row, 16_384, 1)  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]  see `sheet`
+    book.save(tmp_path / "mine.xlsx")
+    with zipfile.ZipFile(tmp_path / "mine.xlsx", "a") as packed:
+        packed.writestr("xl/media/zeros.bin", bytes(100_000), zipfile.ZIP_DEFLATED)
+    monkeypatch.setattr(tables, limit, 90_000)
+    with pytest.raises(DataError, match="more than 90,000 "):
+        read_table(tmp_path / "mine.xlsx", rows_are="each group", advice="")
+
+
+def test_a_stray_cell_at_the_far_corner_takes_no_memory(tmp_path: Path) -> None:
+    book = openpyxl.load_workbook(sheet(tmp_path / "mine.xlsx", ["code", "jobs"], ["1121", 5]))
+    book.active["XFD200000"] = " "  # pyright: ignore[reportOptionalSubscript, reportIndexIssue]  see `sheet`
+    book.save(tmp_path / "mine.xlsx")
+    assert len(read_table(tmp_path / "mine.xlsx", rows_are="each group", advice="").rows) == 1
+
+
+@pytest.mark.parametrize("device", [False, True], ids=["a pipe", "a device"])
+def test_a_pipe_or_a_device_is_not_waited_for(tmp_path: Path, device: bool) -> None:
+    path = tmp_path / "mine.csv"
+    if device:
+        path.symlink_to("/dev/zero")
+    else:
+        os.mkfifo(path)
+    with pytest.raises(DataError, match=r"mine.csv cannot be read \(it is a pipe or a device\); give another"):
+        read_table(path, rows_are="each thing", advice="give another")
+    with pytest.raises(DataError, match="it is a pipe or a device"):
+        read_small(path, 10)
+
+
 def test_quotes_are_plain_characters_in_the_text_edition_of_onet(tmp_path: Path) -> None:
     path = tmp_path / "Task Statements.txt"
     path.write_text('Task ID\tTask\r\n1\t"Lead" the firm.\r\n', encoding="utf-8")
@@ -154,6 +206,7 @@ def test_onets_own_names_are_found_before_an_index_that_is_called_id(tmp_path: P
         ("8823.0", "8823"),
         (" 8823.00 ", "8823"),
         ("8823\u00a0", "8823"),
+        ("\u200b8823.0\ufeff", "8823"),
         ("007", "007"),
         ("S001", "S001"),
         ("'-1", "-1"),
@@ -171,6 +224,8 @@ def test_ids_are_normalised_alike_everywhere(tmp_path: Path, written: str, read_
         ("8,823", "rewritten by a spreadsheet"),
         ("8\u202f823", "rewritten by a spreadsheet"),
         ("8'823", "rewritten by a spreadsheet"),
+        ("11-Mar", "rewritten by a spreadsheet"),
+        ("2011-11-03", "rewritten by a spreadsheet"),
         ("=A1", "is a formula"),
         ("-1", "is a formula"),
         (" ", "line 2 has no task_id"),

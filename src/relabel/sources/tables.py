@@ -12,14 +12,15 @@ import io
 import math
 import re
 import warnings
+import zipfile
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from relabel.errors import ColumnError, DataError
-from relabel.files import os_errors
+from relabel.files import opened, os_errors
 
 if TYPE_CHECKING:  # importing a reader must not import it
     import pandas as pd
@@ -46,14 +47,23 @@ _CODE = re.compile(ONET_SOC, re.ASCII)
 _ANY_CODE = re.compile(OCCUPATION_CODE, re.ASCII)
 _PLAIN_NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
 _DECIMAL_COMMA = re.compile(r"[0-9]+,([0-9]{1,2}|[0-9]{4,})")
-_SPREADSHEET_NUMBER = re.compile(r"[0-9.,]+[eE][+-]?[0-9]+|[0-9]{1,3}([,\s'\u2019][0-9]{3})+")
+_MONTH = "(Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)"
+# Numbers and dates that spreadsheets make of ids and codes, such as `Nov-11` of the code `11-2011`.
+_REWRITTEN = re.compile(
+    r"[0-9.,]+[eE][+-]?[0-9]+|[0-9]{1,3}([,\s'\u2019][0-9]{3})+"
+    rf"|{_MONTH}-[0-9]{{2,4}}|[0-9]{{1,2}}-{_MONTH}(-[0-9]{{2,4}})?|[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}"
+)
 _THOUSANDS = r"-?\d{1,3}(,\d{3})+(\.\d+)?"
 _WHOLE_NUMBER = re.compile(r"([0-9]+)\.0+", re.ASCII)
+# Characters that cannot be seen.
+_UNSEEN = dict.fromkeys(map(ord, "\u00ad\u200b\u200c\u200d\u2060\ufeff"))
 _ASCII_SIGNS = {place: None for place in range(128) if not chr(place).isalnum()}
 _MAX_NUMBER = 1e15
 _MIN_ROWS = 10
 
 Rows = list[list[Any]]
+# Most bytes of an unpacked workbook, and cells of a sheet, empty ones included.
+_MOST_BYTES, _MOST_CELLS = 1_000_000_000, 50_000_000
 
 
 def is_table_file(ref: str | Path) -> bool:
@@ -102,8 +112,9 @@ def category(written: str, among: Iterable[str]) -> str | None:
 
 
 def plain_id(written: str) -> str:
-    """An id without the `.0` that spreadsheets and pandas add in columns with missing values."""
-    return match[1] if (match := _WHOLE_NUMBER.fullmatch(written.strip())) else written.strip()
+    """An id without the `.0` that spreadsheets and pandas add in columns with missing values, and without unseen characters."""
+    text = written.translate(_UNSEEN).strip()
+    return match[1] if (match := _WHOLE_NUMBER.fullmatch(text)) else text
 
 
 def plain_number(text: str) -> float | None:
@@ -166,7 +177,7 @@ class Table:
         if not value:
             raise DataError(f"{self.path} line {line} has no task_id; fill it or remove the line")
         formula = value[0] in "=+@" or (value[0] == "-" and not written.startswith("'-"))
-        if formula or _SPREADSHEET_NUMBER.fullmatch(value):
+        if formula or _REWRITTEN.fullmatch(value):
             raise DataError(
                 f"{self.path} line {line}: task_id {value[:40]!r} is a formula or was rewritten by a spreadsheet; save plain ids"
             )
@@ -178,7 +189,7 @@ class Table:
         Raises:
             DataError: The cell does not hold such a code.
         """
-        value = written.strip()
+        value = plain_id(written)
         if not value:
             raise DataError(f"{self.path} line {line} has no onet_soc_code; fill it or remove the line")
         if not _CODE.fullmatch(value):
@@ -194,9 +205,10 @@ class Table:
             DataError: The cell does not hold such a code.
         """
         value = plain_id(written)
-        if not _ANY_CODE.fullmatch(value) or _SPREADSHEET_NUMBER.fullmatch(value):
+        if (rewritten := _REWRITTEN.fullmatch(value)) or not _ANY_CODE.fullmatch(value):
+            reason = " but a date or number that a spreadsheet made of one" if rewritten else ""
             raise DataError(
-                f"{self.path} line {line}: {value[:40]!r} is not a code; write letters, digits, dots and hyphens, such as 2512"
+                f"{self.path} line {line}: {value[:40]!r} is not a code{reason}; write letters, digits, dots and hyphens, such as 2512"
             )
         return value
 
@@ -289,8 +301,8 @@ def read_table(path: Path, *, rows_are: str, advice: str) -> Table:
 
 
 def _text(path: Path, advice: str) -> str:
-    with os_errors(f"{path} cannot be read", advice):
-        raw = path.read_bytes()
+    with os_errors(f"{path} cannot be read", advice), opened(path) as file:
+        raw = file.read()
     wide = raw.startswith((b"\xff\xfe", b"\xfe\xff"))
     try:
         text = raw.decode("utf-16" if wide else "utf-8-sig")
@@ -343,30 +355,57 @@ def _sheet_records(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def read_rows(path: Path, sheet: str | None = None) -> Rows:
-    """The stored cells of a worksheet, by default the first.
+    """The stored cells of a worksheet, by default the first that is not hidden.
 
     Raises:
         DataError: The file is not a workbook, has no such sheet, or has another sheet that begins like the first, whose
             rows would be left out.
     """
-    import pandas as pd
-
     try:
-        with warnings.catch_warnings():
-            # openpyxl warns about styles and extensions in publishers' workbooks that it ignores.
-            warnings.simplefilter("ignore")
-            which = None if sheet is None else [sheet]
-            frames = pd.read_excel(path, sheet_name=which, header=None, dtype="object", na_filter=False)
+        # openpyxl warns about styles and extensions in publishers' workbooks that it ignores.
+        with warnings.catch_warnings(action="ignore"), path.open("rb") as file:
+            (first, cells), *others = _sheets(file, sheet)
+            rows = list(cells)
+            header = {*map(cell_text, rows[0])} - {""} if rows else set[str]()
+            same = [name for name, more in others if header and header <= {*map(cell_text, next(more, []))}]
     except Exception as error:  # openpyxl and xlrd raise many kinds for a damaged workbook
         raise DataError(f"{path} cannot be read as a workbook ({error}); check that it is the right file") from error
-    (first, rows), *others = ((name, frame.to_numpy().tolist()) for name, frame in frames.items())
-    header = {*map(str, rows[0])} - {""} if rows else set()
-    if header and (same := [name for name, more in others if more and header <= {*map(str, more[0])}]):
+    if same:
         raise DataError(
             f"{path} has the sheets {first!r} and {same[0]!r} with the same columns, but only the first sheet is read; put all "
             "rows into one sheet, or each sheet into a file of its own"
         )
     return rows
+
+
+def _sheets(file: BinaryIO, sheet: str | None) -> list[tuple[str, Iterator[list[Any]]]]:
+    """Names and rows of a workbook's sheets that are not hidden, or of one sheet."""
+    if file.read(2) != b"PK":  # the old format
+        import pandas as pd
+
+        which = None if sheet is None else [sheet]
+        frames = pd.read_excel(file, sheet_name=which, header=None, dtype="object", na_filter=False)
+        return [(str(name), iter(frame.to_numpy().tolist())) for name, frame in frames.items()]
+    import openpyxl
+
+    if sum(part.file_size for part in zipfile.ZipFile(file).infolist()) > _MOST_BYTES:
+        raise ValueError(f"it unpacks to more than {_MOST_BYTES:,} bytes")
+    book = openpyxl.load_workbook(file, read_only=True, data_only=True, keep_links=False)
+    shown = [s for s in book.worksheets if (s.sheet_state == "visible" if sheet is None else s.title == sheet)]
+    if not shown:
+        raise ValueError(f"Worksheet named {sheet!r} not found" if sheet else "it shows no worksheet")
+    return [(one.title, _stored_cells(one)) for one in shown]
+
+
+def _stored_cells(sheet: Any) -> Iterator[list[Any]]:
+    from openpyxl.cell.cell import ERROR_CODES
+
+    sheet.reset_dimensions()  # the extent that some programs state is wrong
+    room = _MOST_CELLS
+    for cells in sheet.iter_rows(values_only=True):
+        if (room := room - len(cells)) < 0:
+            raise ValueError(f"a sheet has more than {_MOST_CELLS:,} cells")
+        yield ["#N/A" if cell in ERROR_CODES else cell for cell in cells]
 
 
 def cell_text(cell: object) -> str:
