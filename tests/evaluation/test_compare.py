@@ -321,7 +321,7 @@ def test_several_annotators_of_a_task_do_not_count_it_several_times_for_the_runs
     without, with_gold = (compare(a, b, reference, draws=200) for reference in (None, gold))
     alone = {"settings", "measures", "only", "common", "slices", "occupations", "flips"}
     assert with_gold.model_dump(include=alone) == without.model_dump(include=alone)
-    assert with_gold.against_gold["three-way"].n == 120
+    assert with_gold.against_gold["three-way"].n == 60
     c = make_run(labels_of(3), name="c", rubric="eloundou")
     several, judged = (compare_several([a, b, c], reference, draws=200) for reference in (None, gold))
     assert judged.alone == several.alone == (0, 0, 0)

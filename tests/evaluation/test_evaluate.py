@@ -13,6 +13,7 @@ import pytest
 from pydantic import ValidationError
 
 from relabel.evaluation.alignment import match
+from relabel.evaluation.compare import compare
 from relabel.evaluation.document import EvalDocument
 from relabel.evaluation.evaluate import evaluate as evaluate_fully
 from relabel.evaluation.gold import load_gold, read_gold_csv
@@ -186,6 +187,25 @@ def test_the_gold_against_itself_says_nothing() -> None:
     document = evaluate(open_run("sample"), load_gold("sample"))
     assert document.settings["three-way"].accuracy == 1.0
     assert document.verdict == "The run is the gold itself: full agreement says nothing about it."
+
+
+def test_a_gold_that_is_the_run_is_told_under_whatever_name(
+    coded_run: MakeRun, write_gold: WriteGold, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codes = "E0 E1 E2 E0 E0 " * 5
+    run = coded_run(codes, name="mine")
+    assert run.folder is not None
+    monkeypatch.chdir(run.folder.parent)
+    assert "The run is the gold itself" in evaluate(run, load_gold("./mine")).verdict
+    lines = gold_of(codes).replace("\n", f",{A}\n").replace(f"code,{A}", "code,onet_soc_code")
+    copied = read_gold_csv(write_gold(lines))
+    said = "have the same label on all 25 tasks: if one is a copy of the other, their agreement says nothing."
+    assert said in evaluate(run, copied).verdict
+    other = coded_run("E1 " + codes[3:], name="other")
+    assert said not in evaluate(other, copied).verdict
+    assert compare(run, other, copied, draws=200).verdict.count(said) == 1
+    # A perfect score on few tasks is no reason for doubt.
+    assert said.replace("25", "5") not in evaluate(run, read_gold_csv(write_gold(gold_of(codes[:14])))).verdict
 
 
 @pytest.fixture(scope="module")

@@ -162,6 +162,20 @@ def test_several_annotators_make_a_gold_by_majority_or_by_their_shares(
     shares = evaluate(run, read_gold_csv(path, "distribution"), draws=0, yardsticks=False)
     # Two of three, three of three, and one of two annotators agree with the run.
     assert (shares.matched, shares.settings["three-way"].accuracy) == (3, pytest.approx((2 / 3 + 1 + 1 / 2) / 3))
+    # There are eight labels, but figures rest on three tasks.
+    assert {shares.settings["three-way"].n, *(part.n for part in shares.slices["major-group"])} == {3}
+    assert shares.slices["major-group"][0].settings["three-way"].n == 3
+    gate = {"id": "g", "setting": "three-way", "metric": "accuracy", "min": 0.1}
+    suite = Suite.model_validate({"name": "s", "gates": [gate]})
+    assert judge(suite, run, read_gold_csv(path, "distribution"), None).results[0].n == 3
+
+
+def test_a_gold_whose_annotators_all_tie_is_refused_for_that_reason(make_run: MakeRun, write_gold: WriteGold) -> None:
+    run = make_run({(A, "1"): {"three-way": "E1"}}, rubric="eloundou")
+    path = write_gold(f"task_id,onet_soc_code,label,annotator\n1,{A},E1,ann\n1,{A},E0,bob\n")
+    with pytest.raises(DataError, match="its annotators tie on every task"):
+        evaluate(run, read_gold_csv(path), draws=0, yardsticks=False)
+    assert evaluate(run, read_gold_csv(path, "distribution"), draws=0, yardsticks=False).matched == 1
 
 
 def test_the_annotators_agreement_stands_beside_the_runs(make_run: MakeRun, write_gold: WriteGold) -> None:

@@ -374,6 +374,11 @@ def test_a_rater_that_is_the_gold_is_not_compared_with_itself(capsys: pytest.Cap
     imported = ["import", "own.csv", "--model", "people", "--tasks", "sample", "--out", "runs/own"]
     assert run_app(imported) == 0
     raters: tuple[dict[str, object], ...] = ({"name": "own", "run": "runs/own"}, {"name": "other", "run": "sample"})
+    write(Path("study.yaml"), *raters, tasks="sample", golds=["own.csv"], scoring=None)
+    assert run_app(["study", "run", "study.yaml", "--quiet"]) == 0
+    said = "own and the gold own.csv have the same label on all 60 tasks: if one is a copy of the other"
+    assert said in " ".join(capsys.readouterr().out.split())
+    assert said in Path("study-results/tables/agreement.md").read_text()
     write(Path("study.yaml"), *raters, tasks="sample", golds=["runs/own"], scoring=None)
     assert run_app(["study", "run", "study.yaml", "--quiet"]) == 0
     kappa = pd.read_csv("study-results/tables/agreement.csv").query("figure == 'kappa, own'").set_index("row")["value"]

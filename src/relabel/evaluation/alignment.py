@@ -29,6 +29,9 @@ GOLD = -1
 MAIN: tuple[SettingName, ...] = ("three-way", "automation", "with-tools", "strict")
 # The setting that must be available to compare a measure.
 _NEEDS: Mapping[Measure, SettingName] = {"alpha": "strict", "beta": "three-way", "gamma": "with-tools"}
+SAYS_NOTHING = "if one is a copy of the other, their agreement says nothing."
+# Fewest tasks from which full agreement, or agreement by chance only, is a reason to doubt that run and gold are what they seem.
+MANY = 20
 
 
 @dataclass(frozen=True)
@@ -36,12 +39,13 @@ class Pair:
     """Labels or values of two raters, on the n tasks that both labelled.
 
     Attributes:
-        tasks: Positions of the tasks in the alignment, shape (n,).
+        tasks: Positions of the tasks in the alignment, shape (n,); a gold that keeps several labels of a task has several.
         gold: The gold's labels as positions on the scale, or its values (0-1), shape (n,).
         run: The same for the run.
         weight: Weight of each task, shape (n,); the mean is 1, so that weighted counts add up to n.
         draws: Bootstrap draws for these tasks; None for no intervals.
         scale: The k labels, in order of exposure; empty for values.
+        numbers: Number of the task at each position, shape (n,); by default each has its own.
     """
 
     tasks: Ints
@@ -50,9 +54,26 @@ class Pair:
     weight: Array
     draws: Draws | None
     scale: tuple[str, ...] = ()
+    numbers: Ints | None = None
 
     def __len__(self) -> int:
         return len(self.tasks)
+
+    @cached_property
+    def task(self) -> Ints:
+        """Number of the task of each label, shape (n,)."""
+        return self.tasks if self.numbers is None else self.numbers
+
+    @cached_property
+    def n(self) -> int:
+        """Number of tasks; `len` is that of labels, of which a gold may have several for a task."""
+        return len(np.unique(self.task))
+
+    def same_labels(self, run: str, gold: str) -> list[str]:
+        """A warning if all of many labels are equal: one side may be a copy of the other."""
+        if self.n < MANY or len(np.unique(self.gold)) < 2 or (self.gold != self.run).any():
+            return []
+        return [f"{run} and the gold {gold} have the same label on all {self.n:,} tasks: {SAYS_NOTHING}"]
 
     @cached_property
     def sums(self) -> Sums:
@@ -72,7 +93,8 @@ class Pair:
         """Compute a figure by its name in `metrics.figure_formula`; with draws it has an interval."""
         figure = self._figures(self.sums, name)[0]
         # With two tasks, the correlation is 1 or -1 whatever their values.
-        return replace(figure, value=math.nan) if name == "pearson" and len(self) < 3 else figure
+        value = math.nan if name == "pearson" and self.n < 3 else figure.value
+        return replace(figure, value=value, n=self.n)
 
     def _figures(self, sums: Sums, name: str) -> list[Figure]:
         kind = name.partition(":")[0]
@@ -95,9 +117,10 @@ class Pair:
         terms = (self.sums.terms.T / weight[group]).T
         sums = replace(self.sums, terms=terms, group=group, groups=groups)
         by_name = {name: self._figures(sums, name) for name in names}
+        tasks = np.bincount(group[np.unique(self.task, return_index=True)[1]], minlength=groups)
         return [
             (n, metrics.with_ci95({name: figures[index] for name, figures in by_name.items()}, self.draws))
-            for index, (n, _) in enumerate(sums.sizes)
+            for index, n in enumerate(tasks.tolist())
         ]
 
     def part(self, keep: npt.ArrayLike) -> Pair:
@@ -105,7 +128,8 @@ class Pair:
         mask = np.asarray(keep)
         draws = self.draws and self.draws.of(mask)
         weight = mean_one(self.weight[mask])
-        return Pair(self.tasks[mask], self.gold[mask], self.run[mask], weight, draws, scale=self.scale)
+        rows = (self.tasks[mask], self.gold[mask], self.run[mask])
+        return Pair(*rows, weight, draws, scale=self.scale, numbers=self.task[mask])
 
     def differ(self, other: Pair) -> int:
         """Number of occupations in which another pair on the same tasks differs."""
@@ -185,6 +209,11 @@ class AlignedLabels:
         return pd.MultiIndex.from_frame(self.tasks[TASK_KEY])
 
     @cached_property
+    def numbers(self) -> Ints:
+        """A number for each task, by position; shape (n,)."""
+        return pd.factorize(self.index())[0]
+
+    @cached_property
     def unique_tasks(self) -> AlignedLabels:
         """The alignment with one row per task, for figures without the gold, which may have several labels of a task."""
         return self.part(~self.index().duplicated())
@@ -227,7 +256,8 @@ class AlignedLabels:
         weights = self.weight if self.weights is None else self.weights[:, other]
         weight = mean_one(weights[tasks]) if weighted else np.ones(len(tasks))
         draws = self.draws and self.draws.of(tasks)
-        return Pair(tasks, table[tasks, other], table[tasks, run], weight, draws, scale=scale)
+        numbers = self.numbers[tasks]
+        return Pair(tasks, table[tasks, other], table[tasks, run], weight, draws, scale=scale, numbers=numbers)
 
     def with_draws(self, draws: int = metrics.DRAWS, seed: int = 0) -> AlignedLabels:
         """The alignment with bootstrap draws of its occupations; 0 for none."""
@@ -507,6 +537,11 @@ def _unmatched(run: Run, run_table: pd.DataFrame, gold_table: pd.DataFrame, gold
             "use a gold for these tasks with --gold"
         )
     settings: list[SettingName] = [s for s in run_settings(run) if gold_table[COLUMNS[s]].notna().any()]
+    if not settings and gold.tied:
+        raise DataError(
+            f"the gold {gold.name} has no label, because its annotators tie on every task ({gold.tied:,} in all); use "
+            "--gold-rule distribution, or add an annotator"
+        )
     if not settings:
         raise DataError(
             f"the gold {gold.name} has no label for the settings of the run ({', '.join(run_settings(run))}); use another "

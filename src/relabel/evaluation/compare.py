@@ -271,7 +271,7 @@ def compare(
     against = _against_gold(with_gold) if gold is not None else {}
     texts = TaskTexts(details)
     return CompareDocument(
-        **_common_fields((first, second), gold, aligned, _verdict(aligned, settings, measures, against), draws, seed),
+        **_common_fields((first, second), gold, with_gold, _verdict(aligned, settings, measures, against), draws, seed),
         only=(aligned.only[0], aligned.only[1]),
         settings=settings,
         measures=measures,
@@ -288,6 +288,9 @@ def _common_fields(
 ) -> dict[str, Any]:
     """Fields that both kinds of document share; the verdict starts with caveats."""
     sentences = [*(gold.caveats if gold else ()), *changed_rubrics(gold and gold.run, *runs)]
+    for number, run in enumerate(runs if gold else ()):
+        sentences += aligned.pair(aligned.main, number).same_labels(run.ref, gold.name if gold else "")
+    aligned = aligned.unique_tasks
     if others := aligned.texts_replaced:
         have = f"{len(others):,} task{' has' if len(others) == 1 else 's have'}"
         sentences.append(f"{have} another statement under the same id, such as {others[0].task_id}: left out.")
@@ -349,8 +352,9 @@ def _against_gold(aligned: AlignedLabels) -> dict[SettingName, GoldComparison]:
         moved = first.differ(second)
         names = (*metrics.FIGURES, *(f"f1:{label}" for label in first.scale))
         advantage = (second.run == second.gold).astype(int) - (first.run == first.gold)
+        advantage = np.bincount(first.task, weights=advantage)
         comparisons[setting] = GoldComparison(
-            n=len(first),
+            n=first.n,
             metrics={name: _difference(first.figure(name), second.figure(name), moved) for name in names},
             better=int((advantage > 0).sum()),
             worse=int((advantage < 0).sum()),
@@ -491,7 +495,7 @@ def compare_several(
         if (common := aligned.labelled(m, *raters)).any()
     }
     return PairwiseDocument(
-        **_common_fields(runs, gold, aligned, _several_verdict(aligned, settings[aligned.main], means), draws, seed),
+        **_common_fields(runs, gold, with_gold, _several_verdict(aligned, settings[aligned.main], means), draws, seed),
         alone=aligned.only,
         settings=settings,
         means=means,

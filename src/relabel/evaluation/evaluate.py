@@ -13,7 +13,7 @@ import pandas as pd
 from relabel.errors import DataError
 from relabel.evaluation import document as doc
 from relabel.evaluation import statistics as metrics
-from relabel.evaluation.alignment import MAIN, AlignedLabels, Pair, match
+from relabel.evaluation.alignment import MAIN, MANY, AlignedLabels, Pair, match
 from relabel.evaluation.document import SettingName
 from relabel.evaluation.gold import Gold, asked, default_gold, incoherent_pairs, load_gold
 from relabel.evaluation.ppi import debiased
@@ -37,8 +37,6 @@ _STRENGTH = ((0.2, "slight"), (0.4, "fair"), (0.6, "moderate"), (0.8, "substanti
 RATED_BY = "onet-30.2"
 _IMPORTANCE = (3.0, 3.5, 4.0, 4.5)
 _LENGTH = (60, 100, 150)
-# Minimum number of matched tasks to judge from their agreement whether the gold uses the run's ids.
-_FEW_IDS = 20
 # Number of blocks in which draws are ranked, so that each fits in the processor's cache.
 _BLOCKS = 8
 
@@ -76,7 +74,8 @@ def evaluate(
     baselines = all_yardsticks(run, gold, aligned, pairs, texts, seed=seed, majority_only=not yardsticks)
     total, unanswered = asked(run)
     incoherent, answered = (0, 0) if run.rubric.incoherent is None else incoherent_pairs(run)
-    caveats = (*changed_rubrics(gold.run, run), *_doubtful_ids(gold, aligned))
+    same = aligned.pair(aligned.main).same_labels(run.ref, gold.name)
+    caveats = (*changed_rubrics(gold.run, run), *same, *_doubtful_ids(gold, aligned))
     document = doc.EvalDocument(
         run=run.ref,
         gold=gold.name,
@@ -143,7 +142,7 @@ def refuse_worked_examples(run: Run, gold: Gold) -> None:
 def _doubtful_ids(gold: Gold, aligned: AlignedLabels) -> list[str]:
     """A warning if ids were matched without codes and the labels agree only by chance: the ids may be row numbers."""
     main = aligned.pair(aligned.main)
-    if len(main) < _FEW_IDS or gold.table[["onet_soc_code", "text"]].notna().any(axis=None):
+    if len(main) < MANY or gold.table[["onet_soc_code", "text"]].notna().any(axis=None):
         return []
     if (kappa := main.figure("kappa").value) > NO_AGREEMENT:
         return []
@@ -162,7 +161,7 @@ def _by_model(run: Run, gold: Gold, draws: int, seed: int) -> dict[str, dict[Set
         except DataError:
             continue  # none of this model's labels has a counterpart in the gold
         pairs: dict[SettingName, Pair] = {s: aligned.pair(s) for s in aligned.labels}
-        figures[model] = {s: doc.SliceFigures(n=len(p), **p.with_ci95(metrics.FIGURES)) for s, p in pairs.items()}
+        figures[model] = {s: doc.SliceFigures(n=p.n, **p.with_ci95(metrics.FIGURES)) for s, p in pairs.items()}
     return figures
 
 
@@ -170,7 +169,9 @@ def _setting_metrics(pair: Pair) -> doc.SettingMetrics:
     """Figures of one setting with their intervals."""
     names = [*metrics.FIGURES, *(f"{kind}:{label}" for kind in ("f1", "gold", "run") for label in pair.scale)]
     counts = metrics.pairs(pair.gold, pair.run, len(pair.scale)).sum(axis=0)
-    return metrics.setting_metrics(counts, pair.scale, weighted=pair.sums.total[0], ci95=pair.with_ci95(names)["ci95"])
+    bounds = pair.with_ci95(names)["ci95"]
+    figures = metrics.setting_metrics(counts, pair.scale, weighted=pair.sums.total[0], ci95=bounds)
+    return figures.model_copy(update={"n": pair.n})
 
 
 def _occupation_agreement(tasks: pd.Index, pair: Pair) -> doc.OccupationAgreement:
@@ -203,11 +204,11 @@ def task_facts(run: Run, gold: Gold, aligned: AlignedLabels) -> pd.DataFrame:
     """Facts about the compared tasks, from files on this machine.
 
     Returns:
-        Columns `onet_soc_code` and `major_group`, and where a task list is on this machine `text`, `task_type` and
+        Columns `onet_soc_code`, `major_group` and `task` (its number), and where a task list is on this machine `text`, `task_type` and
         `importance` (1-5; from `RATED_BY` if the list has no ratings); rows as in the alignment.
     """
     codes = aligned.tasks["onet_soc_code"]
-    facts = pd.DataFrame({"onet_soc_code": codes, "major_group": codes.str[:2]})
+    facts = pd.DataFrame({"onet_soc_code": codes, "major_group": codes.str[:2], "task": aligned.numbers})
     lists = map(local_tasks, (run.manifest.tasks, gold.task_list(run)))
     if (tasks := next((table for table in lists if table is not None), None)) is None:
         return facts
@@ -251,7 +252,7 @@ def slices(
                 measures={m: doc.SliceMeans(**row[1]) for m in values if (row := figures[m][index])[0]},
             )
             for index, (value, n, occupations) in enumerate(
-                zip(order, np.bincount(group).tolist(), facts["onet_soc_code"].groupby(group).nunique(), strict=True)
+                zip(order, *(facts[name].groupby(group).nunique() for name in ("task", "onet_soc_code")), strict=True)
             )
         )
     return result

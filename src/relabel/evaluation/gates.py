@@ -242,10 +242,12 @@ def size_needed(aligned: AlignedLabels, suite: Suite) -> str | None:
     clustering = max(float((by_occupation**2).sum()) / alone, 1.0) if enough and alone else _USUAL_CLUSTERING
     level = 1 - (1 - suite.level) / (1 if suite.family == "none" else drops)
     needed, scaled = (gold_size(level, max(churn, _USUAL_CHURN), clustering, drop) for drop in (DROP, None))
+    tasks = pairs[0].n  # fewer than labels, if the gold has several of a task
+    needed *= tasks / n
     digits = 10 ** max(math.floor(math.log10(max(needed, 1))) - 1, 0)
     return (
         f"To find a fall of {100 * DROP:.0f} points in accuracy in {100 * POWER:.0f}% of runs, the gold needs about "
-        f"{math.ceil(needed / digits) * digits:,} tasks; with its {n:,} it finds one of {100 * math.sqrt(scaled / n):.1f} "
+        f"{math.ceil(needed / digits) * digits:,} tasks; with its {tasks:,} it finds one of {100 * math.sqrt(scaled / n):.1f} "
         f"points ({100 * churn:.1f}% of the labels went from right to wrong or back)."
     )
 

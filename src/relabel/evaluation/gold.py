@@ -127,8 +127,10 @@ class Gold:
         return bool(self.table["weight"].notna().any())
 
     def is_run(self, run: Run) -> bool:
-        """Whether a run is this same published label set; full agreement is then meaningless."""
-        return run.folder is None and run.ref == self.name
+        """Whether it was made from this same run or published label set; full agreement is then meaningless."""
+        if self.run is None or self.run.folder is None or run.folder is None:
+            return run.folder is None and run.ref == self.name
+        return run.folder.resolve() == self.run.folder.resolve()
 
     @property
     def caveats(self) -> list[str]:

@@ -195,7 +195,7 @@ def debiased(run: Run, gold: Gold, aligned: AlignedLabels) -> Debiased | None:
     Returns:
         The estimates; None if a model made the gold, or its tasks were selected as doubtful.
     """
-    if gold.made_by == "model" or gold.selected or run.ref == gold.name:
+    if gold.made_by == "model" or gold.selected or gold.is_run(run):
         return None
     coded = run.coded()
     gold_values = pd.DataFrame({f"{m}_gold": table[:, GOLD] for m, table in aligned.values.items()})

@@ -79,7 +79,7 @@ def yardstick(pair: Pair, labels: Ints, against: Ints | None = None) -> doc.Yard
     for name in ("accuracy", "kappa"):
         figures[name] = other.figure(name)
         figures[f"{name}_difference"] = change(other.figure(name), pair.figure(name), pair.differ(other))
-    return doc.Yardstick(n=len(pair), **with_ci95(figures, pair.draws))
+    return doc.Yardstick(n=pair.n, **with_ci95(figures, pair.draws))
 
 
 def all_yardsticks(

@@ -15,7 +15,7 @@ import pandas as pd
 
 from relabel import __version__
 from relabel.errors import DataError, RelabelError, UsageError
-from relabel.evaluation.alignment import GOLD, Pair, match
+from relabel.evaluation.alignment import GOLD, SAYS_NOTHING, Pair, match
 from relabel.evaluation.gold import Gold, load_gold
 from relabel.evaluation.report import Charts, tables_page
 from relabel.evaluation.statistics import krippendorff_several, or_none
@@ -161,12 +161,14 @@ def _agreement(study: Study, runs: Mapping[str, Run], golds: Sequence[Gold], vot
         columns += [f"kappa, {gold.name}", "95%", "accuracy"]
     rows: list[list[Cell]] = []
     compared: list[dict[str, int]] = [{} for _ in golds]  # two golds may have one name
+    same: list[str] = []
     for column, (name, run) in enumerate(runs.items()):
         labelled = int((votes.given[:, column] >= 0).sum())
         row: list[Cell] = [name, run.manifest.model, labelled]
         for gold, counts in zip(golds, compared, strict=True):
             pair = _agreement_with_gold(study, run, gold, votes)
             row += [None, None, None] if pair is None else _kappa_and_accuracy(pair)[:3]
+            same += [] if pair is None else pair.same_labels(name, gold.name)
             if pair is not None and len(pair) < labelled:
                 counts[name] = len(pair)
         rows.append(row)
@@ -175,13 +177,13 @@ def _agreement(study: Study, runs: Mapping[str, Run], golds: Sequence[Gold], vot
         for gold, counts in zip(golds, compared, strict=True)
         if counts
     ]
-    notes += _intervals_note(study)
+    notes += [*same, *_intervals_note(study)]
     return Table("Raters by agreement with reference labels", columns, rows, left=2, notes=notes)
 
 
 def _agreement_with_gold(study: Study, run: Run, gold: Gold, votes: Votes) -> Pair | None:
     """Labels of a rater and a gold; None if the gold is the rater itself, or if they have no tasks in common."""
-    if gold.run is not None and gold.run.ref == run.ref:
+    if gold.is_run(run):
         return None
     try:
         aligned = match(run, gold).with_draws(study.draws, study.seed)
@@ -509,6 +511,7 @@ def _verdict(
         kappas = sorted(agreement.ranges(3 + 3 * index), key=lambda row: -row[1])
         if kappas:
             yield f"Agreement with {gold.name} (kappa): {', '.join(f'{name} {value:.2f}' for name, value, _ in kappas)}."
+    yield from (note for note in agreement.notes if note.endswith(SAYS_NOTHING))
     main = _main_measure(votes)
     # Means over different tasks are not comparable, so they are over the tasks that all raters labelled.
     same_tasks = votes.values[main][np.isfinite(votes.values[main]).all(axis=1)]
