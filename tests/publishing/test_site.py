@@ -23,7 +23,7 @@ from relabel.publishing.export import export_run
 from relabel.publishing.methodology import BANDS
 from relabel.publishing.site import build
 from relabel.publishing.site.build import Site, build_site, site_server
-from relabel.publishing.site.figures import money
+from relabel.publishing.site.figures import for_readers, money
 from relabel.run import open_run
 from relabel.scoring.options import Choices
 from relabel.tabular import records
@@ -530,6 +530,20 @@ def test_a_career_page_with_all_three_parts_shows_the_score_and_the_ratings(site
         assert said in text, said
 
 
+def test_a_career_page_gives_the_scale_of_its_bars_of_pay(site: Site, tmp_path: Path) -> None:
+    shutil.copytree(site.folder.parent / "export", tmp_path / "export")
+    path = tmp_path / "export/families/nursing.json"
+    page = json.loads(path.read_text(encoding="utf-8"))
+    means = {"p10": 40_000.0, "p25": 50_000.0, "median": 60_000.0, "p75": 70_000.0, "p90": 90_000.0}
+    pay = {"period": "May 2024", "source": "bls-oews-2024", "weighted": means, "employment": 1000.0}
+    page["pay"] = [pay | {"lowest_median": 60_000.0, "highest_median": 60_000.0, "words": "no mean of p75"}]
+    FamilyPage.model_validate(page)
+    path.write_text(json.dumps(page), encoding="utf-8")
+    text = Seen(build_site(tmp_path / "export", tmp_path / "site").folder / "careers/nursing.html").text
+    assert "Each bar runs from $0 to $90,000." in text
+    assert "No mean of 75th percentile" in text
+
+
 def test_an_incoherent_pair_counts_as_exposed_under_both_readings(tmp_path: Path) -> None:
     tasks = tmp_path / "tasks.csv"
     tasks.write_text(
@@ -679,3 +693,16 @@ def test_the_range_of_a_total_holds_no_impossible_sums(tmp_path: Path) -> None:
     lows = [total["low"] for part in ("own", "other") for total in method["intervals"][part]["totals"].values()]
     assert len(lows) == 6
     assert min(lows) >= 0
+
+
+def test_remarks_for_readers_name_no_columns() -> None:
+    said = for_readers("no mean of p75, p90; columns _gold: the score")
+    assert said == "no mean of 75th percentile, 90th percentile; the score"
+
+
+def test_figures_beside_names_are_explained(site: Site) -> None:
+    for path, said in (
+        ("onet/15-1252.00.html", "the share of its score that comes from this occupation"),
+        ("compare.html", "A percentile is the place among the scored occupations"),
+    ):
+        assert said in Seen(site.folder / path).text, path

@@ -139,6 +139,12 @@ def test_print_keeps_the_bar_of_a_score(site: Site, page: OpenPage) -> None:
     assert kept == "exact"
 
 
+def test_a_printed_page_keeps_what_its_scores_do_not_say(site: Site, page: OpenPage) -> None:
+    opened = page(address(site, "map.html"))
+    opened.emulate_media(media="print")
+    expect(opened.get_by_text("It does not say that the task will be automated")).to_be_visible()
+
+
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_a_table_shows_at_which_edge_there_is_more_of_it(site: Site, page: OpenPage, dark: bool) -> None:
     opened = page(address(site, "totals.html"), width=360, height=740, dark=dark)

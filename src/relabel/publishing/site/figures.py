@@ -99,7 +99,8 @@ def warning(note: str | None, subject: str = "These scores") -> str | None:
 
 def for_readers(text: str) -> str:
     """A remark for a page: without a space before percent signs, and without names of columns."""
-    return re.sub(r"(\d) %", r"\1%", re.sub(r"columns _\w+: ", "", text))
+    text = re.sub(r"\bp(\d\d)\b", r"\1th percentile", re.sub(r"columns _\w+: ", "", text))
+    return re.sub(r"(\d) %", r"\1%", text)
 
 
 def long_date(day: str) -> str:

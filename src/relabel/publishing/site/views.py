@@ -425,9 +425,8 @@ def progression(page: Row) -> list[Row]:
         ends = [(name, means.get(low), means.get(high)) for name, low, high in _PAY_STEPS]
         steps = [(name, None, low, high, []) for name, low, high in ends if low is not None and high is not None]
     most = max((high for _, _, _, high, _ in steps), default=1)
-    names = ("name", "zone", "low", "high", "roles")
     return [
-        dict(zip(names, step, strict=True))
+        dict(zip(("name", "zone", "low", "high", "roles"), step, strict=True))
         | {
             "start": min(round(100 * step[2] / most, 1), 98.0),  # room for a dot
             "width": round(100 * (step[3] - step[2]) / most, 1),
