@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -86,6 +87,11 @@ def test_what_cannot_be_put_in_its_place_leaves_nothing_beside_it(tmp_path: Path
     with pytest.raises(DataError, match=r"cannot write .*r\.html"):
         write(tmp_path / "r.html", "page", "--html")
     assert [path.name for path in tmp_path.iterdir()] == ["r.html"]
+
+
+def test_a_full_disk_names_the_file(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"No space.*r\.html'"), replacing(tmp_path / "r.html"):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_a_pipe_is_written_into_and_not_replaced(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ The message of each is one sentence that says what is wrong and what to do.
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -82,7 +82,12 @@ class DataError(RelabelError):
 
 @contextmanager
 def model_errors(
-    before: str, after: str = "", *, words: Mapping[str, str] | None = None, refuse: type[DataError] = DataError
+    before: str,
+    after: str = "",
+    *,
+    words: Mapping[str, str] | None = None,
+    refuse: type[DataError] = DataError,
+    line_of: Callable[[Sequence[int | str]], int] | None = None,
 ) -> Generator[None]:
     """Turn pydantic's errors in the block into an error of ours.
 
@@ -91,12 +96,16 @@ def model_errors(
         after: Words after it.
         words: As for `first_error`.
         refuse: Class of the error to raise.
+        line_of: Gives the line of a place in the file, which is then named after `before`.
     """
     from pydantic import ValidationError
 
     try:
         yield
     except ValidationError as error:
+        if line_of is not None:
+            place = error.errors(include_url=False)[0]["loc"]
+            before += f" line {line_of(place)}: " if place else ": "
         raise refuse(f"{before}{first_error(error, words)}{after}") from error
 
 

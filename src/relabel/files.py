@@ -13,7 +13,7 @@ import stat
 import tempfile
 import tomllib
 import warnings
-from collections.abc import Callable, Generator, Hashable
+from collections.abc import Callable, Generator, Hashable, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache, lru_cache, partial
 from pathlib import Path
@@ -189,6 +189,9 @@ def replacing(target: Path) -> Generator[Path]:
         with temporary.open("rb+") as written:
             os.fsync(written.fileno())
         temporary.replace(target)
+    except OSError as error:
+        error.filename = str(target)  # a full disk names no file, and a folder that is gone the temporary one
+        raise
     finally:
         temporary.unlink(missing_ok=True)  # after success it no longer exists
 
@@ -273,6 +276,19 @@ def read_user_yaml(path: Path, form: str, *, refuse: type[DataError] = DataError
     if not isinstance(data, dict):
         raise refuse(f"{path}: {form}")
     return cast("dict[str, Any]", data), raw
+
+
+def yaml_line(raw: bytes, place: Sequence[int | str]) -> int:
+    """The line of a value in a YAML file that has been read; of what should hold it, if it is missing."""
+    import yaml
+
+    found = node = cast("yaml.Node", yaml.compose(raw, Loader=yaml.SafeLoader))
+    for part in place:
+        if isinstance(node, yaml.MappingNode):
+            found, node = next((pair for pair in node.value if pair[0].value == part), (node, node))
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
+            found = node = node.value[part]
+    return found.start_mark.line + 1
 
 
 @cache

@@ -108,6 +108,12 @@ def test_a_run_that_is_started_again_says_what_all_starts_cost(capsys: pytest.Ca
     assert f"$0.0000; ${spent:.4f} over all 2 starts" in again
 
 
+def test_a_run_that_is_started_again_says_that_an_earlier_cost_is_unknown(capsys: pytest.CaptureFixture[str]) -> None:
+    with provider(lambda seen: judged()) as fake:
+        assert run(fake) == run(fake) == 0
+    assert "$0.0000; cost unknown over all 2 starts" in capsys.readouterr().out
+
+
 def test_a_cap_that_is_too_low_is_to_be_raised(capsys: pytest.CaptureFixture[str]) -> None:
     with provider(lambda seen: judged()) as fake:
         assert run(fake, "--price", "1/1", "--max-tokens", "100", "--max-cost", "0.0001") == 5

@@ -344,6 +344,36 @@ def test_a_bad_line_is_named(line: str, words: str, capsys: pytest.CaptureFixtur
     assert words in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ("    samples: 0\n", "line 7: raters.0.samples: must be"),
+        ("    samples: 2\nscoring:\n  taxonomy: isco08\n  draws: 5\n", "line 10: scoring.draws: must be"),
+        ("  - {name: b, run: sample, modl: x}\n", "line 7: raters.1.modl: is not a key"),
+        ("  - {run: sample}\n", "line 7: raters.1.name: is missing"),
+        ("  - {name: a, run: sample}\n", "study.yaml: two raters are named a"),
+    ],
+)
+def test_an_error_in_a_study_file_names_its_line(more: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("study.yaml").write_text(f"study: 1\ntitle: x\ntasks: sample\nraters:\n  - name: a\n    model: m\n{more}")
+    assert run_app(["study", "status", "study.yaml"]) == 3
+    assert words in capsys.readouterr().err
+
+
+def test_an_unknown_cost_is_not_shown_as_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    path = Path("study.yaml")
+    with provider(by_words(3)) as fake:
+        write(path, rater("a", fake), {"name": "people", "run": "sample"}, tasks={"list": "sample", "sample": 4})
+        assert run_app(["study", "run", str(path), "--dry-run"]) == 0
+        assert "All raters: cost unknown; hours" in capsys.readouterr().out
+        assert run_app(["study", "run", str(path), "--quiet"]) == 0
+        assert "$0.0000" not in capsys.readouterr().out
+    assert run_app(["study", "status", str(path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["raters"][0]["cost_usd"] is None
+    assert run_app(["study", "status", str(path)]) == 0
+    assert "Spent: cost unknown." in capsys.readouterr().out
+
+
 def test_a_rater_that_lacks_a_label_is_corrected_all_the_same() -> None:
     path, tasks = Path("study.yaml"), list(load_tasks("sample"))[:30]
     for name, some in (("own.csv", tasks[1:]), ("gold.csv", tasks[::3])):

@@ -282,8 +282,10 @@ def show_outcome(outcome: Outcome, folder: Path, model: str) -> None:
     if manifest.rejected:
         rejected_cost = f", {money(manifest.rejected_usd)} of it" if manifest.rejected_usd else ""
         cost += f"; rejected answers: {manifest.rejected:,}{rejected_cost}"
-    if len(manifest.sessions) > 1 and (in_all := sum(start.cost_usd or 0.0 for start in manifest.sessions)):
-        cost += f"; {money(in_all)} over all {len(manifest.sessions)} starts"
+    costs = [start.cost_usd for start in manifest.sessions]
+    in_all = None if None in costs else sum(cost or 0.0 for cost in costs)
+    if len(costs) > 1 and in_all != manifest.cost_usd:
+        cost += f"; {money(in_all)} over all {len(costs)} starts"
     share = "" if manifest.tokens.cached_share is None else f", {manifest.tokens.cached_share:.0%}"
     read = f"{manifest.tokens.prompt:,} in ({manifest.tokens.cached:,} cached{share})"
     _say("tokens", f"{read}, {manifest.tokens.completion:,} out{thinking}; {cost}")

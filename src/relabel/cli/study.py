@@ -13,7 +13,7 @@ from relabel.errors import DataError, GateError, RelabelError
 from relabel.tabular import figure, listed_names
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Collection, Coroutine
 
     from rich.console import RenderableType
 
@@ -130,12 +130,13 @@ def status(path: StudyFile, as_json: _options.AsJson = False) -> None:
     if _options.give_json({"title": study.title, "budget_usd": study.budget_usd, "raters": rows}, as_json=as_json):
         return
     _table(raters, states, kappas)
-    spent = sum(state.cost_usd for state in states.values())
+    costs = [state.cost_usd for state in states.values()]
     budget_text = "" if study.budget_usd is None else f" of {study.budget_usd:,.2f}"
+    spent = _in_all(f"${sum(cost or 0.0 for cost in costs):,.4f}{budget_text}", costs)
     is_finished = opened.results_made and all(one.state == "complete" for one in raters)
     command = "package" if is_finished else "run"
     compared_with = f"the gold {study.golds[0]}" if study.golds else "the other raters, on average"
-    say(f"kappa: with {compared_with}. Spent: ${spent:,.4f}{budget_text}. Next: relabel study {command} {path}")
+    say(f"kappa: with {compared_with}. Spent: {spent}. Next: relabel study {command} {path}")
 
 
 @study_app.command()
@@ -176,7 +177,7 @@ def _table(
     for one in raters:
         state, cells, hours_left = one.state, ["-"] * 3, "-"
         if (entry := states.get(one.rater.name)) is not None:
-            cells = [f"{entry.labels:,}", f"{max(entry.asked - entry.labels, 0):,}", f"${entry.cost_usd:,.4f}"]
+            cells = [f"{entry.labels:,}", f"{max(entry.asked - entry.labels, 0):,}", _dollars(entry.cost_usd)]
             hours_left = "-" if entry.hours_left is None else f"{entry.hours_left:,.2f}"
             state = (
                 f"{entry.state}: {entry.waiting[1]:,} of {entry.waiting[0]:,} done" if entry.waiting[0] else entry.state
@@ -201,11 +202,22 @@ def _estimates(raters: list[RaterRun], opened: OpenStudy) -> None:
         say("Every rater is complete; nothing would be sent.")
         return
     Table("", ["rater", "labels", "requests to send", "cost", "hours at most"], rows).show()
-    more = ", without raters of unknown price" if None in costs else ""
     hours = max(longest.values(), default=0)
     time = f"up to {hours:,.2f} hours side by side" if hours else "hours unknown, as no rater has rpm or tpm"
     low, high = (sum(cost[end] for cost in costs if cost) for end in (0, 1))
-    say(f"All raters: ${low:,.4f} to ${high:,.4f}{more}; {time}.")
+    say(f"All raters: {_in_all(f'${low:,.4f} to ${high:,.4f}', costs)}; {time}.")
+
+
+def _dollars(cost: float | None) -> str:
+    return "unknown" if cost is None else f"${cost:,.4f}"
+
+
+def _in_all(amount: str, costs: Collection[object]) -> str:
+    """An amount over all raters; says so if the cost of some or all is unknown."""
+    unknown = sum(cost is None for cost in costs)
+    if unknown == len(costs) > 0:
+        return "cost unknown"
+    return f"{amount}, without raters of unknown cost" if unknown else amount
 
 
 async def _await_raters(work: Coroutine[object, object, None], raters: list[RaterRun], *, quiet: bool) -> None:
@@ -225,7 +237,7 @@ async def _await_raters(work: Coroutine[object, object, None], raters: list[Rate
         rows = [
             [
                 *(one.rater.name, one.state, f"{p.from_store + p.fresh:,} of {p.asked:,}", p.failed.total()),
-                "-" if p.cost_usd is None else f"${p.cost_usd:,.4f}",
+                _dollars(p.cost_usd),
             ]
             for one in asked
             for p in (one.progress,)

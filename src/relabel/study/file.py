@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from relabel.errors import DataError, model_errors
-from relabel.files import os_errors, read_user_yaml
+from relabel.files import os_errors, read_user_yaml, yaml_line
 from relabel.scoring.options import Choices
 from relabel.settings import Frozen
 
@@ -184,12 +184,12 @@ def read_study(path: Path) -> Study:
         path: The YAML file; paths in it are relative to its folder.
 
     Raises:
-        DataError: The file is missing or invalid; the message names key and reason.
+        DataError: The file is missing or invalid; the message names line, key and reason.
         UsageError: Its scoring options cannot be combined.
     """
     form = "a study is a mapping of keys such as title, tasks and raters; `relabel study init` writes one"
-    data, _ = read_user_yaml(path, form)
-    with model_errors(f"{path}: ", words=_ERROR_TEXTS):
+    data, raw = read_user_yaml(path, form)
+    with model_errors(f"{path}", words=_ERROR_TEXTS, line_of=partial(yaml_line, raw)):
         study = Study.model_validate(data)
     if study.scoring is not None:
         _ = study.scoring.choices

@@ -187,7 +187,7 @@ class RaterState:
     Attributes:
         state: State of the run.
         asked, labels: Number of labels wanted, and of those present.
-        cost_usd: Cost of all starts, including what may have been charged for unanswered requests.
+        cost_usd: Cost of all starts, including what may have been charged for unanswered requests; None if it is unknown.
         hours_left: Estimated hours for the missing labels: at the rate of the last start, or until the batches expire.
         waiting: Number of requests in batches at the provider, and of those that it reports as done.
     """
@@ -195,7 +195,7 @@ class RaterState:
     state: State
     asked: int
     labels: int
-    cost_usd: float
+    cost_usd: float | None
     hours_left: float | None
     waiting: tuple[int, int]
 
@@ -225,7 +225,8 @@ def _rater_state(one: RaterRun, job: Job, store: Store | None, batches: Path) ->
         first = min(str(chunk.submitted_at) for chunk in sent)
         hours = max(0.0, BATCH_WINDOW_H - _hours(first, datetime.now(UTC).isoformat()))
     waiting = sum(chunk.requests for chunk in sent), sum(chunk.answered for chunk in sent)
-    return RaterState(state, job.size, labels, spent_before(one.out, killed), hours, waiting)
+    unknown = any(start is not None and None in (start.cost_usd, start.perhaps_charged.usd) for start in starts)
+    return RaterState(state, job.size, labels, None if unknown else spent_before(one.out, killed), hours, waiting)
 
 
 def _hours(start: str | None, end: str | None) -> float:
