@@ -12,6 +12,7 @@ import pyarrow
 import pyarrow.parquet as pq
 import pytest
 
+from relabel import manifest
 from relabel.errors import DataError
 from relabel.files import make_private_dir, replacing, writing
 from relabel.manifest import task_sources, write_run
@@ -167,6 +168,9 @@ def test_the_same_labels_give_the_same_bytes(tmp_path: Path) -> None:
         (lambda d: (d / "labels.parquet").write_bytes(b""), "is damaged"),
         (lambda d: (d / "labels.parquet").write_bytes((d / "labels.parquet").read_bytes()[:-9]), "is damaged"),
         (lambda d: _columns_named_alike(d / "labels.parquet"), "is damaged"),
+        (lambda d: _not_utf_8(d / "labels.parquet"), "is damaged"),
+        (lambda d: _with_parameter("samples", d), "parameters: samples is not a whole number"),
+        (lambda d: _with_parameter("seed", d), "parameters: seed is not a whole number"),
     ],
 )
 def test_a_damaged_folder_is_said_in_a_sentence(damage: Any, words: str, tmp_path: Path) -> None:
@@ -175,6 +179,26 @@ def test_a_damaged_folder_is_said_in_a_sentence(damage: Any, words: str, tmp_pat
     with pytest.raises(DataError, match=words) as said:
         open_run(str(tmp_path))
     assert "\n" not in str(said.value)
+
+
+def _with_parameter(name: str, folder: Path) -> None:
+    written = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(written | {"parameters": {name: ["x"]}}))
+
+
+def _not_utf_8(path: Path) -> None:
+    table = pq.read_table(path)
+    text = pyarrow.Array.from_buffers(
+        pyarrow.string(), 1, [*pyarrow.array(["ab"]).buffers()[:2], pyarrow.py_buffer(b"\xff\xfe")]
+    )
+    pq.write_table(table.set_column(table.column_names.index("rationale"), "rationale", text), path)
+
+
+def test_a_table_that_would_fill_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    a_run(tmp_path, [a_label("a", "strict", "exposed"), a_label("b", "strict", "exposed")])
+    monkeypatch.setattr(manifest, "_MOST_LABELS", 1)
+    with pytest.raises(DataError, match=r"is damaged .it has more than 1 labels"):
+        open_run(str(tmp_path))
 
 
 def _columns_named_alike(path: Path) -> None:
@@ -206,6 +230,8 @@ def test_columns_that_a_table_of_labels_may_lack_are_read_as_missing(tmp_path: P
     ("change", "words"),
     [
         ({"probability": "high"}, "its column probability holds no double"),
+        ({"probability": float("inf")}, "its column probability holds inf, which is not from 0 to 1"),
+        ({"probability": -0.5}, "its column probability holds -0.5, which is not from 0 to 1"),
         ({"attempts": 1.5}, "its column attempts holds no int32"),
         ({"task_id": 1}, "its column task_id holds int64, not text"),
         ({"label": None}, "its column label is empty in 1 of 1 rows"),

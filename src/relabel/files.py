@@ -198,6 +198,8 @@ def replacing(target: Path) -> Generator[Path]:
 
 # Most bytes of a YAML or TOML file.
 LARGEST_TEXT = 5_000_000
+# Most characters of a whole number: one in base 60, such as 1:30, takes time by their square.
+_LONGEST_INT = 500
 
 
 def read_user_toml(path: Path, form: str) -> dict[str, Any]:
@@ -321,6 +323,8 @@ def _yaml_parser() -> Callable[[str], Any]:
 
         def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
             try:
+                if node.tag.endswith(":int") and len(node.value) > _LONGEST_INT:
+                    raise ValueError
                 return super().construct_object(node, deep)
             except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
                 # PyYAML's own readers of dates, numbers and tags fail on values such as the 30th of February.

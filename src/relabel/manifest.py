@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
-from pydantic import ValidationError
+from pydantic import ValidationError, field_validator
 
 from relabel.errors import ColumnError, DataError, first_error
 from relabel.files import make_private_dir, os_errors, replacing, require_own
@@ -181,6 +181,14 @@ class Manifest(Frozen):
     started_at: str | None = None
     ended_at: str | None = None
 
+    @field_validator("parameters")
+    @classmethod
+    def _counts_are_whole(cls, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+        for name in ("samples", "variants", "seed"):
+            if not isinstance(parameters.get(name) or 0, int):
+                raise ValueError(f"{name} is not a whole number")
+        return parameters
+
 
 def answer_warnings(models: Mapping[str, int], repeats: int, labels: int) -> list[str]:
     """Warnings for readers of a run's figures, from its labels by model and its samples that a cache repeated."""
@@ -289,6 +297,8 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 LABEL_COLUMNS = Label._fields
 # Labels that are converted into a table at a time.
 _ROWS_AT_ONCE = 4_000
+# Most labels of a run.
+_MOST_LABELS = 10_000_000
 
 
 @cache
@@ -404,7 +414,11 @@ def read_label_file(folder: Path, columns: Sequence[str] | None = None) -> pyarr
                 raise pyarrow.ArrowInvalid(f"it has the column {twice[0]!r} more than once")
             if lacking := [name for name in columns or () if name not in names]:
                 raise ColumnError(path, lacking[0], names)
-            return file.read(None if columns is None else list(columns))
+            if file.metadata.num_rows > _MOST_LABELS:  # a few kilobytes can state billions
+                raise pyarrow.ArrowInvalid(f"it has more than {_MOST_LABELS:,} labels")
+            table = file.read(None if columns is None else list(columns))
+            table.validate(full=True)
+            return table
     except (pyarrow.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"{path} is damaged ({reason}); {_AGAIN}") from error

@@ -73,6 +73,8 @@ def checked_label_table(table: pyarrow.Table, rubric: Rubric, path: Path | str) 
     labels = _whole(table, path)
     if (labels["sample"] < 0).any():
         raise _no_table(path, f"its column sample holds {labels['sample'].min()}, which is below 0")
+    for value in labels["probability"][~labels["probability"].fillna(0).between(0, 1 + 1e-6)].head(1):
+        raise _no_table(path, f"its column probability holds {value:g}, which is not from 0 to 1")
     for row in labels[labels.duplicated(_LABEL_KEY)].head(1).to_dict("records"):
         twice_as = f"in the setting {row['setting']} as sample {row['sample']}"
         raise _no_table(path, f"{_unit(row, rubric)} has two labels {twice_as}")

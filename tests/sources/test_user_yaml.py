@@ -31,6 +31,7 @@ MERGES = "m0: &m0 {a: 1}\n" + "".join(f"m{n}: &m{n} {{<<: [*m{n - 1}, *m{n - 1}]
         ("id: x\n? [a, b]\n: 1\n", " line 2: a key is a list or a mapping"),
         ("id: x\nwhen: 2024-02-30\n", " line 2: '2024-02-30' cannot be read as timestamp: put text in quotes"),
         (f"n: {'9' * 5000}\n", " line 1: '9999999"),
+        (f"a: {':'.join(['59'] * 200)}\n", " line 1: '59:59:59:59:59:59:59:59:59:59:59:59:59:5' cannot be read as int"),
         ("a: !!bool perhaps\n", " line 1: 'perhaps' cannot be read as bool"),
         ("a: !!timestamp never\n", " line 1: 'never' cannot be read as timestamp"),
         ("a: 1\nb: {c: 1,\n    c: 2}\n", " line 3: the key 'c' occurs twice"),
