@@ -229,6 +229,17 @@ def test_intervals_from_raters_are_t_intervals_around_the_pooled_score() -> None
     assert (low, high) == pytest.approx((0.36 - half, 0.36 + half), abs=0.004)
 
 
+def test_what_raters_have_in_common_does_not_cancel_out_over_groups() -> None:
+    """Three raters lean alike in 200 groups: the sum over groups is as uncertain as one group, and not less."""
+    scores = np.array([[[lean] * 200] for lean in (0.30, 0.36, 0.42)])
+    half = 200 * 4.302653 * 0.06 / np.sqrt(3)
+    assert Raters(["a", "b", "c"], scores).half_width(np.ones(200), 0, 0.0) == pytest.approx(half)
+    assert Raters(["a", "b", "c"], scores).half_width(np.ones(200), 0, 9.0) > half
+    drawn = Raters(["a", "b", "c"], scores, joint=True).draw(None, 20_000, seed=2)[0].sum(axis=0)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    assert (high - low) / 2 == pytest.approx(half, rel=0.05)
+
+
 def test_with_one_answer_a_task_the_scatter_of_answers_is_an_assumption() -> None:
     world = _world()
     run = _run("once", world, np.zeros((len(world), 1), dtype=int))
@@ -326,7 +337,17 @@ def test_the_total_by_several_raters_is_the_sum_over_groups_although_draws_are_c
         assert total["mid"] == pytest.approx(
             found.frame.loc[found.has_status("scored"), f"{name}_pooled"].sum(), rel=1e-6
         )
-        assert total["low"] < total["mid"] < total["high"]
+        measure = name.removeprefix("wage_exposure_").removesuffix("_gbp")
+        rated = (
+            pd.DataFrame(found.intervals.by_rater)
+            .query("rater != 'pooled'")
+            .pivot(index="rater", columns="code", values=measure)
+        )
+        sums = rated.to_numpy() @ found.wage_bill.where(found.has_status("scored"), 0.0).fillna(0.0).to_numpy()
+        half = 4.302653 * sums.std(ddof=1) / np.sqrt(3)
+        assert (total["low"], total["high"]) == pytest.approx(
+            (max(total["mid"] - half, 0), total["mid"] + half), rel=1e-5
+        )
         assert found.intervals.own.totals[name]["mid"] == pytest.approx((table.totals or {})[name], rel=1e-6)
 
 

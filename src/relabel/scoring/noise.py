@@ -19,7 +19,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.special import expit, gammaln, logsumexp
+from scipy.special import expit, gammaln, logsumexp, stdtrit
 
 from relabel.errors import DataError, UsageError
 from relabel.run import Run
@@ -544,6 +544,8 @@ class Raters:
         names: Names of the raters.
         scores: Their scores; raters x measures x groups, NaN where a rater gives none.
         error: Standard errors of task sampling (measures x groups), if the draws should include it.
+        joint: Whether the draws are for figures of many groups, as a regression: what the raters have in common over groups
+            then keeps its whole variance, because the typical variance, drawn by group, cancels out there.
 
     Raises:
         UsageError: There are fewer than `MIN_RATERS`.
@@ -551,12 +553,14 @@ class Raters:
 
     name = "raters"
 
-    def __init__(self, names: Sequence[str], scores: Floats, error: Floats | None = None) -> None:
+    def __init__(
+        self, names: Sequence[str], scores: Floats, error: Floats | None = None, *, joint: bool = False
+    ) -> None:
         if len(names) < MIN_RATERS:
             raise UsageError(
                 f"an interval over raters needs {MIN_RATERS} or more, and these are {len(names)}; name others with --rater RUN"
             )
-        self.names, self.scores, self.error = tuple(names), scores, error
+        self.names, self.scores, self.error, self.joint = tuple(names), scores, error, joint
         self.labels_of = ", ".join(names)
         self.estimand = f"the mean score over raters like these {len(names)} ({', '.join(names)})"
 
@@ -564,6 +568,15 @@ class Raters:
     def pooled(self) -> Floats:
         """Mean over raters; measures x groups, NaN where a rater gives no score."""
         return self.scores.mean(axis=0)
+
+    def half_width(self, weights: Floats, measure: int, error: float) -> float:
+        """Half the 95% t interval of a weighted sum over groups (weights 0 where a rater has no score).
+
+        `error` is its standard error from the sampling of tasks, which is normal and independent of the raters.
+        """
+        sums = np.nan_to_num(self.scores[:, measure]) @ weights
+        between = stdtrit(len(sums) - 1, 0.975) * sums.std(ddof=1) / np.sqrt(len(sums))
+        return float(np.hypot(between, 1.96 * error))
 
     def draw(self, mapped: ScoreMap | None, draws: int, seed: int) -> Floats:
         """Draw scores, as the other models do; the map is not used."""
@@ -577,7 +590,7 @@ class Raters:
         # The sum over raters of (score - pooled) x normal has the covariance of the raters' scores times (count - 1).
         normal = rng.standard_normal((count, draws))
         scale = np.sqrt(count - 1) / np.sqrt(rng.chisquare(count - 1, size=draws))
-        between = np.einsum("rmg,rd->mgd", deviation, normal) / np.sqrt(2 * count * (count - 1))
+        between = np.einsum("rmg,rd->mgd", deviation, normal) / np.sqrt((1 if self.joint else 2) * count * (count - 1))
         extra = rng.standard_normal((*own.shape, draws)) * np.sqrt(typical[:, None] * spread / (2 * count))[:, :, None]
         drawn = self.pooled[:, :, None] + scale * (between + extra)
         if self.error is not None:

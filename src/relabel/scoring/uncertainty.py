@@ -183,7 +183,7 @@ def with_intervals(
 
 
 # Increased when the computation of intervals changes, so that earlier cache entries are ignored.
-_CACHE_VERSION = 8
+_CACHE_VERSION = 9
 
 
 def _cache_path(table: ScoreTable, runs: Sequence[Run], choices: Sequence[object]) -> Path:
@@ -245,12 +245,12 @@ def _simulate(
             )
         if table.spread is not None:
             note += "; the spread over bridges is added to those of scores and wage exposure"
-    added, totals = _own_bounds(table, _draw(model, table, draws, seed), error)
+    added, totals = _own_bounds(table, model, _draw(model, table, draws, seed), error)
     own, estimate = Estimate(name="", noise=model.name, of=None, note=note, totals=totals), None
     if other is not None:
         drawn = _draw(other, table, draws, seed)
         suffix, centre = ("pooled", other.pooled) if isinstance(other, Raters) else ("gold", drawn.mean(axis=2))
-        columns, totals = _estimates(table, drawn, centre, suffix)
+        columns, totals = _estimates(table, other, drawn, centre, suffix)
         added |= columns
         note = f"columns _{suffix}: {other.estimand}; the score shown may lie outside their intervals"
         estimate = Estimate(name=suffix, noise=other.name, of=other.labels_of, note=note, totals=totals)
@@ -302,13 +302,15 @@ def _default_gold(run: Run) -> Run:
     return open_run(gold)
 
 
-def _raters(table: ScoreTable, run: Run, others: Sequence[Run]) -> Raters:
+def _raters(table: ScoreTable, run: Run, others: Sequence[Run], *, joint: bool = False) -> Raters:
     from relabel.scoring.noise import Raters
 
     pooled = run.manifest.engine == POOLED
     rows = _scores_by_run(table, run, others)
     names, scores = list(rows)[pooled:], list(rows.values())[pooled:]
-    return Raters(names, np.stack(scores) if scores else np.empty(0), sampling_error(table) if pooled else None)
+    return Raters(
+        names, np.stack(scores) if scores else np.empty(0), sampling_error(table) if pooled else None, joint=joint
+    )
 
 
 def _scores_by_run(table: ScoreTable, run: Run, others: Sequence[Run]) -> dict[str, Floats]:
@@ -321,8 +323,8 @@ def _seed(run: Run) -> int:
 
 
 def rater_draws(table: ScoreTable, run: Run, raters: Sequence[Run], draws: int) -> Floats:
-    """The draws behind the intervals of `with_raters`; measures x groups x draws."""
-    return _draw(_raters(table, run, raters), table, draws, _seed(run))
+    """Draws of the scores over raters, jointly for all groups; measures x groups x draws."""
+    return _draw(_raters(table, run, raters, joint=True), table, draws, _seed(run))
 
 
 def with_raters(table: ScoreTable, run: Run, raters: Sequence[Run], draws: int = DRAWS) -> ScoreTable:
@@ -358,7 +360,9 @@ def _derived_figures(table: ScoreTable, share: Mapping[Measure, Floats]) -> dict
     )
 
 
-def _own_bounds(table: ScoreTable, drawn: Floats, error: Floats | None) -> tuple[dict[str, pd.Series], _Totals]:
+def _own_bounds(
+    table: ScoreTable, model: Noise, drawn: Floats, error: Floats | None
+) -> tuple[dict[str, pd.Series], _Totals]:
     """Bounds of all figures, widened to contain them, and of the totals.
 
     Widening is needed because draws are centred on a shrunken score, slightly further from 0 or 1 than the score itself.
@@ -386,7 +390,7 @@ def _own_bounds(table: ScoreTable, drawn: Floats, error: Floats | None) -> tuple
         for end, bound in zip(("low", "high"), _widen_to_contain(figures[name], values), strict=True):
             column = pd.Series(bound, index=table.frame.index)
             columns[f"{name}_{end}"] = column.astype("Int64") if name.startswith(("percentile_", "rank_")) else column
-    return columns, _totals(table, drawn, table.frame[list(MEASURES)].to_numpy(dtype="float64").T)
+    return columns, _totals(table, model, drawn, table.frame[list(MEASURES)].to_numpy(dtype="float64").T)
 
 
 def _widen_to_contain(bounds: Floats, shown: Floats) -> Floats:
@@ -396,7 +400,9 @@ def _widen_to_contain(bounds: Floats, shown: Floats) -> Floats:
     return np.where(missing, np.nan, np.stack([low, high]))
 
 
-def _estimates(table: ScoreTable, drawn: Floats, centre: Floats, suffix: str) -> tuple[dict[str, pd.Series], _Totals]:
+def _estimates(
+    table: ScoreTable, model: Noise, drawn: Floats, centre: Floats, suffix: str
+) -> tuple[dict[str, pd.Series], _Totals]:
     """Estimates with their bounds, as columns with a suffix, and the totals with theirs."""
     share: dict[Measure, Floats] = {
         measure: np.stack([centre[number], *_widen_to_contain(_quantiles(drawn[number]), centre[number])])
@@ -408,18 +414,28 @@ def _estimates(table: ScoreTable, drawn: Floats, centre: Floats, suffix: str) ->
         for name in ESTIMATED
         for end, row in zip(("", "_low", "_high"), figures[name], strict=True)
     }
-    return columns, _totals(table, drawn, centre)
+    return columns, _totals(table, model, drawn, centre)
 
 
-def _totals(table: ScoreTable, drawn: Floats, centre: Floats) -> _Totals:
-    """Totals of the centre (measures x groups), with intervals around it: draws that are cut off at 0 or 1 have another mean."""
+def _totals(table: ScoreTable, model: Noise, drawn: Floats, centre: Floats) -> _Totals:
+    """Totals of the centre (measures x groups), with intervals around it: draws that are cut off at 0 or 1 have another mean.
+
+    Over raters it is the t interval of their own totals: what their draws add by group, independently, cancels out in a sum.
+    """
+    from relabel.scoring.noise import Raters
+
     pay, scored = table.wage_bill.to_numpy(dtype="float64"), table.has_status("scored")
     totals: _Totals = {}
-    for measure, draws, middle in zip(MEASURES, drawn, centre, strict=True):
+    for number, (measure, draws, middle) in enumerate(zip(MEASURES, drawn, centre, strict=True)):
         counted = scored & ~np.isnan(pay) & ~np.isnan(draws).any(axis=1)
         if counted.any():
             total, mid = pay[counted] @ draws[counted], float(pay[counted] @ middle[counted])
-            low, high = np.clip(np.quantile(total - total.mean() + mid, _QUANTILES), 0, pay[counted].sum()).tolist()
+            bounds = np.quantile(total - total.mean() + mid, _QUANTILES)
+            if isinstance(model, Raters):
+                weights = np.where(counted, pay, 0.0)
+                error = 0.0 if model.error is None else sampling_error(table, weights)[number, 0]
+                bounds = mid + np.array([-1, 1]) * model.half_width(weights, number, error)
+            low, high = np.clip(bounds, 0, pay[counted].sum()).tolist()
             totals[f"wage_exposure_{measure}_gbp"] = {"low": min(low, mid), "mid": mid, "high": max(high, mid)}
     return totals
 
@@ -449,8 +465,10 @@ def is_random_sample(run: Run) -> bool:
     return bool(chosen.get("sample")) and not chosen.get("occupations")
 
 
-def sampling_error(table: ScoreTable) -> Floats:
+def sampling_error(table: ScoreTable, weights: Floats | None = None) -> Floats:
     """Design-based standard errors of the scores (measures x groups), for tasks sampled at random.
+
+    With `weights` of the groups, those of the weighted sum of all scores (measures x 1).
 
     Each occupation is a stratum of a finite population of tasks: its weighted mean has the linearised variance of a ratio,
     times the share of its tasks without a label. An occupation with fewer than two labels uses the variance of the tasks
@@ -466,6 +484,7 @@ def sampling_error(table: ScoreTable) -> Floats:
 
     labelled, mass = summed(drawn), np.maximum(summed(weight), 1e-12)
     fpc = 1 - labelled / np.maximum(summed(full.weight > 0), 1)
+    shares = full.shares if weights is None else weights[None] @ full.shares
     rows: list[Floats] = []
     for measure in MEASURES:
         values = np.nan_to_num(tasks[measure].to_numpy(dtype="float64"))
@@ -478,7 +497,7 @@ def sampling_error(table: ScoreTable) -> Floats:
             np.bincount(of_major, weights=values[drawn] ** power, minlength=len(majors)) / count for power in (1, 2)
         )
         variance = np.where(labelled > 1, own, (second - first**2)[major])
-        rows.append(np.sqrt(full.shares**2 @ (fpc * variance)))
+        rows.append(np.sqrt(shares**2 @ (fpc * variance)))
     return np.stack(rows)
 
 
