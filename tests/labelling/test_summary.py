@@ -18,7 +18,7 @@ from relabel.labels import FailureKind
 from relabel.manifest import Counts, Manifest, PerhapsCharged
 from relabel.rubric import load_rubric
 from run_builders import a_label
-from server import FakeProvider, Reply, chat, judged, provider
+from server import FakeProvider, Reply, chat, judged, provider, refused
 
 
 @pytest.fixture(autouse=True)
@@ -164,6 +164,19 @@ def test_what_went_wrong_in_passing_is_asked_for_again_by_the_same_command(
     with provider(lambda seen: judged() if len(fake.seen) != 3 else Reply(body=chat(None, refusal="No."))) as fake:
         assert run(fake) == 5
     assert capsys.readouterr().err.strip().endswith("; run the same command again to request them")
+
+
+def test_the_one_reason_why_all_is_missing_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    with provider(lambda seen: refused(413, "too long")) as fake:
+        assert run(fake, "--sample", "4", "--setting", "strict") == 5
+    assert (
+        capsys.readouterr()
+        .err.strip()
+        .endswith(
+            "4 of 4 labels are missing (see r/failures.jsonl); all failed with the same error: HTTP 413: too long; run the same "
+            "command again to request them"
+        )
+    )
 
 
 def test_each_part_of_what_is_missing_has_its_own_way() -> None:

@@ -384,5 +384,7 @@ def still_missing(outcome: Outcome, folder: Path, elsewhere: str = "") -> str:
     elif others and manifest.engine == "replay":
         advice.append("replay sends no request: remove --engine replay to request them")
     elif others:
-        advice.append(f"run the same command again to request {'the others' if advice else 'them'}")
+        reasons = {failure.message for failure in outcome.failures}
+        advice += [f"all failed with the same error: {reasons.pop()}"] if len(reasons) == 1 and missing > 1 else []
+        advice.append(f"run the same command again to request {'them' if others == missing else 'the others'}")
     return f"{missing:,} of {manifest.counts.asked:,} labels are missing (see {folder / 'failures.jsonl'}); {'; '.join(advice)}"
