@@ -263,6 +263,15 @@ async def test_a_cap_leaves_no_room_for_a_second_request(store: Store, tmp_path:
         ({"cost": True}, None),
         ({"cost": -1}, None),
         ({"cost": "much"}, None),
+        ({"cost": 0.1, "is_byok": True, "cost_details": {"upstream_inference_cost": "0.4"}}, 0.5),
+        *(
+            ({"cost": 0.1, "is_byok": True, "cost_details": {"upstream_inference_cost": odd}}, None)
+            for odd in (None, -1, True, float("inf"), float("nan"), "free", [0.4])
+        ),
+        ({"cost": 0.1, "is_byok": True, "cost_details": None}, None),
+        ({"cost_in_usd_ticks": 5_000_000}, 0.0005),
+        ({"cost_in_usd_ticks": 10**400}, None),
+        ({"cost_in_usd_ticks": True}, None),
         (None, None),
     ],
 )

@@ -259,8 +259,6 @@ UPSTREAM_HEADERS = (
     "cf-aig-provider",
     "x-upstream",
 )
-# xAI's ticks per USD.
-_TICKS_A_USD = 1e10
 _NO_HEADERS: Mapping[str, str] = {}
 
 
@@ -270,23 +268,26 @@ def stated_cost(reply: Mapping[str, Any], headers: Mapping[str, str] = _NO_HEADE
     cost = usage.get("cost", usage.get("estimated_cost"))  # OpenRouter's name, and DeepInfra's
     if isinstance(cost, Mapping):
         cost = cost.get("total_cost")  # Perplexity
-    cost = _amount(cost) if isinstance(cost, str) else cost
-    if cost is None and isinstance(ticks := usage.get("cost_in_usd_ticks"), int):
-        cost = ticks / _TICKS_A_USD  # xAI
-    if not isinstance(cost, (int, float)) or isinstance(cost, bool) or not 0 <= cost < 1e6:
+    cost, ticks = _amount(cost), usage.get("cost_in_usd_ticks")
+    if cost is None and isinstance(ticks, int):
+        cost = _amount(f"{ticks}e-10")  # xAI's ticks
+    if cost is None:
         amounts = (_amount(value) for name, value in headers.items() if name.lower().endswith(COST_HEADERS))
         return next((amount for amount in amounts if amount), None)  # for gateways, 0 also means unknown
+    if not usage.get("is_byok"):
+        return cost
     # If a router uses the user's own key, the provider charges its price in addition to the router's fee.
-    upstream = object_of(usage.get("cost_details")).get("upstream_inference_cost") if usage.get("is_byok") else None
-    return float(cost) + (float(upstream) if isinstance(upstream, (int, float)) else 0.0)
+    upstream = _amount(object_of(usage.get("cost_details")).get("upstream_inference_cost"))
+    return None if upstream is None else cost + upstream
 
 
-def _amount(text: str) -> float | None:
+def _amount(value: Any) -> float | None:
+    """An amount in USD, a number or a text; None if it is neither, or impossible."""
     try:
-        amount = float(text.strip().removeprefix("$"))
-    except ValueError:
+        amount = float(value.strip().removeprefix("$") if isinstance(value, str) else value)
+    except (ValueError, TypeError, OverflowError):
         return None
-    return amount if 0 <= amount < 1e6 else None
+    return amount if 0 <= amount < 1e6 and not isinstance(value, bool) else None
 
 
 def upstream_of(reply: Mapping[str, Any], headers: Mapping[str, str] = _NO_HEADERS) -> str | None:
