@@ -13,7 +13,9 @@ import sys
 import threading
 import zipfile
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -21,6 +23,7 @@ import yaml
 
 from batch_server import Call, Fate, batch_provider
 from relabel.cli.app import run_app
+from relabel.importing import import_labels
 from relabel.task import load_tasks
 from server import FakeProvider, Reply, Seen, judged, provider, refused
 
@@ -113,6 +116,23 @@ def test_a_suite_that_cannot_be_judged_is_not_a_failed_gate(capsys: pytest.Captu
         assert run_app(["study", "run", "study.yaml", "--quiet"]) == 3
     assert "gates failed" not in capsys.readouterr().err
     assert Path("study-results/report.html").exists()
+
+
+def test_ctrl_c_while_labels_are_imported_sends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = Path("study.yaml")
+    rows = "".join(f"{task.task_id},{task.onet_soc_code},E0\n" for task in load_tasks("sample"))
+    Path("own.csv").write_text(f"task_id,onet_soc_code,label\n{rows}")
+
+    def interrupted(*given: Any, **options: Any) -> object:
+        os.kill(os.getpid(), signal.SIGINT)
+        return import_labels(*given, **options)
+
+    monkeypatch.setattr(import_module("relabel.study.running"), "import_labels", interrupted)
+    with provider(by_words(3)) as fake:
+        own: dict[str, object] = {"name": "own", "labels": "own.csv", "rubric": "eloundou"}
+        write(path, rater("a", fake), own, tasks="sample", scoring=None)
+        assert run_app(["study", "run", str(path), "--quiet"]) == 130
+        assert fake.seen == []
 
 
 def test_a_rater_that_fails_does_not_stop_the_others(capsys: pytest.CaptureFixture[str]) -> None:

@@ -387,6 +387,8 @@ async def run_raters(
         return
     with Store(opened.environment.store_dir, read_only=replay) as store:
         stop.stops = [Stop() for _ in asked]
+        if stop.asked.is_set():  # while labels were imported
+            stop()
         spent = {folder: spent_before(folder) for folder in opened.runs.glob("*/")}
         spent |= {one.out: spent_before(one.out, unfinished(model.job, store, one.out)) for one, model in asked}
         open_usd = {one.rater.name: unaccounted_usd(opened.batches, model.job) for one, model in asked}
