@@ -27,10 +27,12 @@ from relabel.labelling.collector import LabelCollector, Progress
 from relabel.labelling.engine import OnlineEngine
 from relabel.labelling.job import Stop
 from relabel.labelling.leases import Leases
-from relabel.labelling.limits import Limiter
+from relabel.labelling.limits import Budget, Limiter
 from relabel.labelling.local import serve
+from relabel.labelling.providers import Price
 from relabel.labelling.request import Prompt, Request, WorkItem, load_prompt
 from relabel.labelling.runner import run_job
+from relabel.labelling.session import JOURNAL, unfinished
 from relabel.labelling.store import Store
 from relabel.labelling.transport import Connection, Timeouts
 from relabel.labels import Answer
@@ -96,6 +98,25 @@ def test_the_start_after_a_kill_accounts_for_what_the_killed_one_bought_and_had_
         assert not list(Path("r").glob(".journal"))
         assert run(fake, *options) == 0  # a start that came to its end is counted once
         assert len(open_run("r").manifest.sessions) == 3
+
+
+async def test_an_attempt_of_a_killed_start_that_broke_off_may_be_charged_although_the_next_one_was_answered(
+    tmp_path: Path,
+) -> None:
+    with provider(lambda seen: judged()) as fake, Store(tmp_path / "store") as store:
+        endpoint = make_job(fake.base_url).endpoint.model_copy(update={"params": {"max_tokens": 50}})
+        job = make_job(fake.base_url, 2, endpoint=endpoint, price=Price(input=1, cached=1, output=1, source="test"))
+        await label_all(job, store, tmp_path / "bought")
+        first, second, *_ = (item.request.key for item in job.plan())
+        lines = [json.dumps({"started_at": "2026-01-01T00:00:00+00:00"})]
+        # The first was sent again after it broke off; of the second, the answer was stored just before the kill.
+        lines += [f"{mark} {first}" for mark in ">?<><"] + [f"> {second}"]
+        (tmp_path / "killed").mkdir()
+        (tmp_path / "killed" / JOURNAL).write_text("\n".join(lines) + "\n", encoding="ascii")
+        killed = unfinished(job, store, tmp_path / "killed")
+    assert killed is not None
+    assert (killed.counts.fresh, killed.perhaps_charged.requests) == (2, 1)
+    assert killed.perhaps_charged.usd == pytest.approx(Budget(None, job.price).most(next(job.plan()).request.body))
 
 
 def test_what_a_killed_start_may_have_spent_counts_against_the_cap(tmp_path: Path) -> None:

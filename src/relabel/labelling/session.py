@@ -252,10 +252,10 @@ class Journal:
             self._path.unlink(missing_ok=True)
 
 
-def _read_journal(path: Path) -> tuple[str, Counter[str], set[str], datetime] | None:
-    """The journal of a killed start: its beginning, number of unanswered requests by key, all keys, and time of the last entry.
+def _read_journal(path: Path) -> tuple[str, Counter[str], Counter[str], datetime] | None:
+    """The journal of a killed start: its beginning, requests in flight and perhaps charged by key, and time of the last entry.
 
-    None if there is no journal, because the last start finished, or if it cannot be read.
+    The first count has all keys. None if there is no journal, because the last start finished, or if it cannot be read.
     """
     require_own(path)
     try:
@@ -265,27 +265,28 @@ def _read_journal(path: Path) -> tuple[str, Counter[str], set[str], datetime] | 
         datetime.fromisoformat(started)
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    unanswered, asked = Counter[str](), set[str]()
+    in_flight, charged = Counter[str](), Counter[str]()
     for mark, _, key in (line.partition(" ") for line in lines):
-        unanswered[key] += {">": 1, "<": -1, "?": 1}.get(mark, 0)
-        asked.add(key)
-    return started, +unanswered, asked, last
+        in_flight[key] += {">": 1, "<": -1}.get(mark, 0)
+        charged[key] += mark == "?"
+    return started, in_flight, charged, last
 
 
 def unfinished(job: Job, store: Store, out: Path) -> Session | None:
     """What the last start of a run bought and had in flight, if it was killed or is still running; None if its manifest has this."""
     journal, manifest = _read_journal(out / JOURNAL), existing_manifest(out)
-    if journal is None or not journal[2]:
+    if journal is None or not journal[1]:
         return None
-    started, unanswered, asked, last = journal
+    started, in_flight, charged, last = journal
     if manifest is not None and started in {session.started_at for session in manifest.sessions}:
         return None  # it was killed after writing the manifest
     # That start sent these requests, so their answers were not in the store before.
-    bought = [answer for key in asked if (answer := store.get(key)) is not None]
-    rejected = [row.answer for key in store.rejected_keys(asked) if (row := store.checked(key)) is not None]
+    bought = [answer for key in in_flight if (answer := store.get(key)) is not None]
+    rejected = [row.answer for key in store.rejected_keys(in_flight) if (row := store.checked(key)) is not None]
     answers = [*bought, *(answer for answer in rejected if answer.created_at >= started)]
     for answer in bought:
-        del unanswered[answer.request_key]
+        del in_flight[answer.request_key]
+    unanswered = +in_flight + charged
     usd: float | None = 0.0
     if unanswered:
         budget, unpriced = Budget(None, job.price), dict(unanswered)
