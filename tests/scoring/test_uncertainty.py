@@ -259,6 +259,19 @@ def test_single_answers_that_differ_by_chance_alone_get_intervals_a_little_too_n
     assert np.all((covered > 0.88) & (covered < 0.95)), covered
 
 
+def test_a_gold_that_labelled_all_tasks_gives_its_measured_total_beside_the_estimate() -> None:
+    run = open_run("sample")
+    gold = _flipped(run, "gold", 3)
+    found = with_intervals(score_table(run), run, gold=gold, draws=200)
+    assert found.intervals is not None
+    assert found.intervals.other is not None
+    total = (score_table(gold).totals or {})["wage_exposure_gamma_gbp"]
+    assert f"gamma GBP {(total or 0) / 1e9:.1f}bn of wage exposure" in found.intervals.other.note
+    part = dataclasses.replace(gold, labels=gold.labels[gold.labels["task_id"] != gold.labels["task_id"].iloc[0]])
+    found = with_intervals(score_table(run), run, gold=part, draws=200)
+    assert "of wage exposure" not in " ".join(found.notes)
+
+
 def test_a_gold_with_hardly_any_common_task_is_refused() -> None:
     world = _world()
     run = _run("noisy", world, np.zeros((len(world), 1), dtype=int))

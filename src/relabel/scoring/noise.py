@@ -402,7 +402,7 @@ class Confusion(_TaskNoise):
         self._occupation = occupations.get_indexer(pd.Index(tasks["onet_soc_code"]))
         self._label = np.where(tasks["labelled"], self.classes.numbers(tasks), -1)
         self._mixes = _OccupationMixes(tasks, np.eye(count)[self._label] * (self._label >= 0)[:, None])
-        self.labels_of = gold.ref
+        self.gold, self.labels_of = gold, gold.ref
         self.estimand = (
             f"the score that the labels of {gold.name} would give, learned from {len(joint):,} tasks that both labelled"
         )

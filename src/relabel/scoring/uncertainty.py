@@ -183,7 +183,7 @@ def with_intervals(
 
 
 # Increased when the computation of intervals changes, so that earlier cache entries are ignored.
-_CACHE_VERSION = 9
+_CACHE_VERSION = 10
 
 
 def _cache_path(table: ScoreTable, runs: Sequence[Run], choices: Sequence[object]) -> Path:
@@ -252,7 +252,8 @@ def _simulate(
         suffix, centre = ("pooled", other.pooled) if isinstance(other, Raters) else ("gold", drawn.mean(axis=2))
         columns, totals = _estimates(table, other, drawn, centre, suffix)
         added |= columns
-        note = f"columns _{suffix}: {other.estimand}; the score shown may lie outside their intervals"
+        measured = "" if isinstance(other, Raters) else _measured_totals(table, run, other.gold)
+        note = f"columns _{suffix}: {other.estimand}; the score shown may lie outside their intervals{measured}"
         estimate = Estimate(name=suffix, noise=other.name, of=other.labels_of, note=note, totals=totals)
     by_rater = [
         pd.DataFrame({"code": table.frame["code"], "rater": name, **dict(zip(MEASURES, scores, strict=True))})
@@ -262,6 +263,19 @@ def _simulate(
     ]
     rated = tuple(row for frame in by_rater for row in records(frame))
     return added, Intervals(draws=draws, seed=seed, own=own, other=estimate, why_no_other=reason, by_rater=rated)
+
+
+def _measured_totals(table: ScoreTable, run: Run, gold: Run) -> str:
+    """What the labels of a gold give themselves, if it labelled each task that the run did; otherwise empty."""
+    _, tasks = table.tasks_by_rater(run, [gold]).values() if gold.name != run.name else (None, None)
+    counted = table.has_status("scored") & table.wage_bill.notna().to_numpy(dtype=bool)
+    if tasks is None or not tasks.loc[table.task_values["labelled"], "labelled"].all() or not counted.any():
+        return ""
+    scores = dict(zip(MEASURES, table.map_of(tasks).scores(tasks), strict=True))
+    figures = _derived_figures(table, scores)
+    sums = {m: np.nansum(figures[f"wage_exposure_{m}_gbp"][counted]) for m in MEASURES if not np.isnan(scores[m]).all()}
+    totals = ", ".join(f"{measure} GBP {total / 1e9:.1f}bn" for measure, total in sums.items())
+    return f"; {gold.name} labelled all these tasks itself, and its labels do give {totals} of wage exposure"
 
 
 def _check(frame: pd.DataFrame, intervals: Intervals) -> None:
