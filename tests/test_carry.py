@@ -66,6 +66,16 @@ def test_labels_of_unchanged_tasks_keep_their_trace_and_the_rest_is_listed(
     assert ask[["task_id", "text"]].to_numpy().tolist() == [["2", "Say it."], ["4", "Begin."]]
 
 
+def test_the_list_of_what_is_left_runs_no_formula_and_reads_back_as_it_was(make_run: MakeRun, tmp_path: Path) -> None:
+    texts = {"t1": "Stay.", "t'-2": "=cmd|' /C calc'!A0", "t'-3": "- Dig."}
+    old, new = tasks(tmp_path / "old.csv", t1="Stay."), tasks(tmp_path / "new.csv", **texts)
+    carry_run(make_run({(A, "1"): YES}), new, tmp_path / "carried", old=old)
+    written = (tmp_path / "carried" / TO_ASK).read_text(encoding="utf-8")
+    assert not any(cell.startswith(("=", "-")) for line in written.splitlines() for cell in line.split(","))
+    ask = task_table(str(tmp_path / "carried" / TO_ASK))
+    assert ask[["task_id", "text"]].to_numpy().tolist() == [["-2", texts["t'-2"]], ["-3", "- Dig."]]
+
+
 def test_a_second_run_fills_what_was_asked_again_and_nothing_else(
     make_run: MakeRun, lists: tuple[str, str], tmp_path: Path
 ) -> None:

@@ -25,6 +25,7 @@ from relabel.run import Run, changed_rubrics
 from relabel.sources import eloundou
 from relabel.sources.fetch import SourceUse, sha256_of
 from relabel.sources.tables import COLUMN_NAMES, Table, is_table_file, read_table
+from relabel.tabular import csv_bytes
 from relabel.task import (
     TASK_COLUMNS,
     TASK_KEY,
@@ -475,7 +476,7 @@ def carry_run(run: Run, to: str, out: Path, *, old: str | None = None, fill: Run
     with writing(out):
         write_run(out, manifest, [Label(*row) for row in rows.itertuples(index=False, name=None)], [])
         with replacing(out / TO_ASK) as temporary:
-            missing[list(TASK_COLUMNS)].to_csv(temporary, index=False, lineterminator="\n")
+            temporary.write_bytes(csv_bytes(missing[list(TASK_COLUMNS)]))
     filled, repeated = len(labels) - len(kept), len(repeats)
     warnings = tuple(changed_rubrics(run))
     return Carried(diff, len(kept), filled, len(missing), len(listed), repeated, warnings)

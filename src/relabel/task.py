@@ -20,6 +20,7 @@ from relabel.settings import Settings, asset_dir, settings
 from relabel.sources import fetch, registry
 from relabel.sources.onet import LABELS_OF_2023, occupation_columns, task_columns
 from relabel.sources.tables import MISSING_MARKS, OCCUPATION_CODE, TASK_TYPES, Table, is_table_file, read_table
+from relabel.tabular import spreadsheet_safe
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -295,7 +296,10 @@ def _read_list(path: Path, unit: Unit) -> Columns:
                 f"{written[:40]!r}; another scale is declared in the column's name, such as `importance 0-100`"
             )
         kind = file.category(line, columns.get("task_type", "task_type"), row.get("task_type", ""), TASK_TYPES)
-        fields = {"task_id": task_id, "onet_soc_code": code, "text": row[required[1]]}
+        text = row[required[1]]
+        if spreadsheet_safe(text[1:]) == text:  # an apostrophe put there against formulas
+            text = text[1:]
+        fields = {"task_id": task_id, "onet_soc_code": code, "text": text}
         rows.append({**row, **fields, "task_type": kind, "importance": importance})
     return {name: [row.get(name) for row in rows] for name in TASK_COLUMNS}
 

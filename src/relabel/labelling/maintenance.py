@@ -341,6 +341,7 @@ def _line(value: Any) -> bytes:
 def _checked(source: Path) -> Generator[tuple[str, dict[str, Any]]]:
     """Yield the rows of a packed file, each checked against its key."""
     texts: dict[str, str] = {}
+    size = 0
     if not source.is_file():
         raise DataError(f"{source} was not found, or is not a file; give one that `relabel store pack` wrote")
     try:
@@ -363,8 +364,8 @@ def _checked(source: Path) -> Generator[tuple[str, dict[str, Any]]]:
                 key, row = entry["key"], entry["row"]
                 try:
                     if key.startswith(rows.TEXT):
-                        texts[key.removeprefix(rows.TEXT)] = rows.checked_text(key, row)
-                        if sum(map(len, texts.values())) > _MOST_TEXT:
+                        texts[key.removeprefix(rows.TEXT)] = text = rows.checked_text(key, row)
+                        if (size := size + len(text)) > _MOST_TEXT:
                             raise DataError(f"{source} holds too many shared messages; get the file again")
                     elif key.startswith(rows.NOTE):
                         rows.checked_note(key, row)
