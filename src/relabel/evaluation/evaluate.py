@@ -74,7 +74,7 @@ def evaluate(
     baselines = all_yardsticks(run, gold, aligned, pairs, texts, seed=seed, majority_only=not yardsticks)
     total, unanswered = asked(run)
     incoherent, answered = (0, 0) if run.rubric.incoherent is None else incoherent_pairs(run)
-    same = aligned.pair(aligned.main).same_labels(run.ref, gold.name)
+    same = [] if gold.is_run(run) else aligned.pair(aligned.main).same_labels(run.ref, gold.name)
     caveats = (*changed_rubrics(gold.run, run), *same, *_doubtful_ids(gold, aligned))
     document = doc.EvalDocument(
         run=run.ref,
@@ -282,7 +282,7 @@ def verdict(document: doc.EvalDocument, *, is_gold: bool = False) -> str:
         is_gold: True when the run is the gold itself.
     """
     if is_gold:
-        return "The run is the gold itself: full agreement says nothing about it."
+        return "\n".join([*document.warnings, "The run is the gold itself: full agreement says nothing about it."])
     settings, majority = document.settings, document.yardsticks.majority
     lines = list(document.warnings)
     lacking = [
