@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -71,16 +72,65 @@ async def test_other_words_for_the_end_of_a_batch_are_known(
         assert len(fake.batches) == batches
 
 
-class InMilliseconds(FakeBatches):
-    """A provider that counts time in milliseconds."""
+class OddTimes(FakeBatches):
+    """A provider that tells time in its own way."""
+
+    told: Callable[[int], Any] = staticmethod(lambda seconds: seconds)
 
     def shown(self, batch: dict[str, Any]) -> dict[str, Any]:
-        return super().shown(batch) | {"created_at": batch["created_at"] * 1000}
+        return super().shown(batch) | {"created_at": self.told(batch["created_at"])}
 
 
-async def test_a_batch_whose_time_is_in_milliseconds_is_taken(store: Store, tmp_path: Path) -> None:
-    with batch_provider(by_number, kind=InMilliseconds) as fake:
+@pytest.mark.parametrize(
+    "told",
+    [
+        lambda seconds: seconds * 1000,
+        lambda seconds: seconds * 10**6,
+        lambda seconds: seconds * 10**9,
+        lambda seconds: 10**400,
+        lambda seconds: -seconds,
+        lambda seconds: None,
+        lambda seconds: "just now",
+    ],
+)
+async def test_a_batch_is_taken_and_found_again_whatever_its_time(
+    told: Callable[[int], Any], store: Store, tmp_path: Path
+) -> None:
+    with batch_provider(by_number, kind=type("Odd", (OddTimes,), {"told": staticmethod(told)})) as fake:
+        turns = iter(range(100))
+        fake.trouble = lambda call: (
+            "lost" if (call.method, call.path) == ("POST", "/batches") and next(turns) == 0 else None
+        )
         assert (await batch(make_job(fake.base_url), store, tmp_path)).complete
+        assert len(fake.batches) == 1
+        books_balance(fake, store)
+
+
+class Numbered(FakeBatches):
+    """A provider whose files and batches have numbers."""
+
+    def path(self, path: str) -> str:
+        return re.sub(
+            r"/(batches|files)/(\d+)", lambda m: f"/{m[1]}/{'batch_' if m[1] == 'batches' else 'file-'}{m[2]}", path
+        )
+
+    def shown(self, batch: dict[str, Any]) -> dict[str, Any]:
+        said = super().shown(batch)
+        return said | {
+            name: int(value.rpartition("_")[2].rpartition("-")[2])
+            for name in ("id", "output_file_id")
+            if isinstance(value := said[name], str)
+        }
+
+
+async def test_ids_may_be_numbers(store: Store, tmp_path: Path) -> None:
+    with batch_provider(by_number, Fate(looks=2), kind=Numbered) as fake:
+        job = make_job(fake.base_url)
+        assert (await batch(job, store, tmp_path)).complete
+        assert "file-2" in fake.deleted or "2" in fake.deleted
+    state = BatchFolder(tmp_path / "batches", run_id(job)).load()
+    assert state is not None
+    assert [(chunk.batch_id, chunk.output_file_id) for chunk in state.chunks] == [("1", "2")]
 
 
 def respelled(change: Callable[[dict[str, Any]], None]) -> Callable[[bytes], bytes]:

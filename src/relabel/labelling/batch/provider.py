@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ TIMEOUT_S = 600.0
 CLOCK_SKEW_S = 86400.0
 # Maximum number of pages of a listing; a longer one is a fault of the server.
 MAX_PAGES = 100
-# Timestamps above this are in milliseconds.
+# Timestamps above this are in milliseconds or smaller units.
 _LATEST_S = 1e11
 # OpenAI's states of a batch that will not change.
 FINAL = {"completed", "failed", "expired", "cancelled"}
@@ -123,6 +124,21 @@ class Result:
     error: RefusedError | None = None
 
 
+def _id(value: Any) -> str | None:
+    """An id, which some servers give as a number; None if there is none, which may be an empty text."""
+    return str(value) if value and isinstance(value, str | int) else None
+
+
+def _seconds(value: Any) -> float:
+    """A time in seconds since the epoch, from a date or any unit; the present if it is missing or impossible."""
+    try:
+        number = datetime.fromisoformat(value).timestamp() if isinstance(value, str) else float(value)
+    except (ValueError, TypeError, OverflowError):
+        number = 0.0
+    seconds = next((number / unit for unit in (1, 1e3, 1e6, 1e9) if 0 < number / unit < _LATEST_S), None)
+    return time.time() if seconds is None else seconds
+
+
 class BatchProvider:
     """OpenAI's Files and Batch API; subclasses override what differs at other providers.
 
@@ -170,8 +186,7 @@ class BatchProvider:
     def read(self, raw: Mapping[str, Any]) -> RemoteBatch:
         """Parse a batch; providers have different names for its fields."""
         raw = raw.get("job") or raw  # Together's reply to a creation holds the batch inside
-        created, counts = raw.get("created_at") or 0, {**raw, **object_of(raw.get("request_counts"))}
-        created = datetime.fromisoformat(created).timestamp() if isinstance(created, str) else float(created)
+        counts = {**raw, **object_of(raw.get("request_counts"))}
         status = str(raw["status"]).lower()
         counted = map(counts.get, ("completed", "failed", "succeeded_requests", "failed_requests"))
         errors, error = raw.get("errors") or raw.get("error") or [], None
@@ -182,20 +197,22 @@ class BatchProvider:
             line = f" (line {details['line']})" if details.get("line") is not None else ""
             error = str(details.get("code") or "error"), f"{details.get('message', first)}{line}"
         answered, total = sum(count for count in counted if isinstance(count, int) and count > 0), counts.get("total")
-        output = raw.get("output_file_id") or raw.get("output_file") or None  # "" means no file, too
+        output = _id(raw.get("output_file_id") or raw.get("output_file"))
         status = _STATUS.get(status, status)
         # An unknown word must mean the end if there is output and every request is finished.
         if status not in _KNOWN and output and isinstance(total, int) and answered >= total:
             status = "completed"
+        if (batch_id := _id(raw["id"])) is None:
+            raise ValueError("no id")
         return RemoteBatch(
-            id=raw["id"],
+            id=batch_id,
             status=status,
-            created_at=created / 1000 if created > _LATEST_S else created,
+            created_at=_seconds(raw.get("created_at")),
             input_file_id=str(raw.get("input_file_id") or (raw.get("input_files") or [""])[0]),
             mark=object_of(raw.get("metadata")),
             answered=answered,
             output_file_id=output,
-            error_file_id=raw.get("error_file_id") or raw.get("error_file") or None,
+            error_file_id=_id(raw.get("error_file_id") or raw.get("error_file")),
             error=error,
         )
 
