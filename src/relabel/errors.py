@@ -29,11 +29,13 @@ if TYPE_CHECKING:
 
 from relabel.redaction import clean
 
+WEB_ADDRESS = r"^https?://[^/\s]"
 # What a value that breaks the pattern of a field must be.
 _PATTERNS = {
     r"^[a-z0-9][a-z0-9-]*$": "must consist of lower-case letters, digits and hyphens, without a hyphen in front",
     r"^[a-z0-9][a-z0-9._-]*$": "must consist of lower-case letters, digits and . _ -, with a letter or digit in front",
     r"^\d\d$": "must be a SOC major group of two digits, such as 15",
+    WEB_ADDRESS: "must be an address that begins with http:// or https://",
     r"^[0-9a-f]{64}$": "must be a sha256 of 64 digits and letters from a to f",
 }
 

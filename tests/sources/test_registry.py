@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from relabel.cli.app import run_app
 from relabel.errors import DataError
 from relabel.sources.registry import get_source, load_registry
 
@@ -103,6 +104,8 @@ def test_a_users_entry_with_a_known_id_takes_its_place(tmp_path: Path, monkeypat
         (GOOD + 'sha256 = "123"\n', "entry 'mine': file.0.sha256"),
         (GOOD + 'shasum = "123"\n', "entry 'mine': file.0.shasum"),
         (GOOD + 'download = "zip"\nurl = "https://example.org/z.zip"\n', "file.0: .*needs the key 'member'"),
+        (GOOD + 'url = "example.org/a"\n', "entry 'mine': file.0.url: must be an address that begins with http:// or"),
+        (GOOD + 'url = "file:///etc/passwd"\n', "file.0.url: must be an address that begins with http:// or https://"),
         (GOOD + 'download = "file"\n', "file.0: .*needs the key 'url'"),
         (GOOD + 'copy = "rebuilt"\n', "file.0: .*needs the key 'sha256'"),
         (GOOD.replace("a.txt", "../a.txt"), "file.0.name: "),
@@ -131,3 +134,16 @@ def test_a_file_or_role_that_a_source_lacks_is_answered_with_what_it_has() -> No
         get_source("eloundou-2023").file("x")
     with pytest.raises(DataError, match="no file with the role 'task-ratings'"):
         get_source("onet-29.1").with_role("task-ratings")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:9", "[::1"])
+def test_the_host_of_a_download_is_shown_without_the_password_in_its_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], host: str
+) -> None:
+    path = extra(tmp_path, f'{GOOD}download = "file"\nurl = "http://me:mypassword@{host}/a.txt"\n')
+    monkeypatch.setenv("RELABEL_SOURCES", str(path))
+    monkeypatch.setenv("RELABEL_HOME", str(tmp_path / "home"))
+    assert run_app(["data", "pull", "mine"]) == 3
+    shown = capsys.readouterr()
+    assert "fetching mine from" in shown.err
+    assert "mypassword" not in shown.out + shown.err

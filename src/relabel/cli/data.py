@@ -17,6 +17,7 @@ from relabel.cli._options import AsJson, Commands, RunArg, give_json
 from relabel.cli.terminal import Table, say, say_next
 from relabel.errors import DataError, StoreError, UsageError
 from relabel.labelling import maintenance, request, store
+from relabel.redaction import public_url
 from relabel.sources import fetch, registry
 from relabel.tabular import listed_names
 
@@ -59,7 +60,7 @@ def pull(ids: _Ids = None, as_json: AsJson = False) -> None:
     announced: set[tuple[str, str]] = set()
 
     def announce(place: str, url: str) -> None:
-        source, host = place.partition("/")[0], url.split("/")[2]
+        source, host = place.partition("/")[0], public_url(url).partition("://")[2].partition("/")[0]
         if (source, host) not in announced:
             announced.add((source, host))
             typer.echo(f"fetching {source} from {host}", err=True)

@@ -13,7 +13,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from relabel.errors import DataError
+from relabel.errors import WEB_ADDRESS, DataError
 from relabel.files import read_user_entries
 from relabel.settings import Frozen, asset_dir, settings
 
@@ -48,7 +48,7 @@ class SourceFile(Frozen):
     bytes: Annotated[int, Field(ge=0)] | None = None
     copy_status: Annotated[CopyStatus, Field(alias="copy")] = "official"
     download: Literal["file", "zip", "page", "none"] = "none"
-    url: str | None = None
+    url: Annotated[str, Field(pattern=WEB_ADDRESS)] | None = None
     member: str | None = None
     note: str = ""
 
