@@ -133,3 +133,12 @@ def test_a_published_score_is_explained_with_its_interval_and_its_way(bounds_of:
     lost = explain(table, run, "2133")
     assert lost.status.startswith("unscored: no O*NET-SOC 2019 code leads to")
     assert lost.tasks == ()
+
+
+@pytest.mark.mirror
+def test_a_score_is_explained_with_the_options_of_its_table() -> None:
+    words = ["explain", "eloundou-2023:gpt4", "1121", "--draws", "0", "--wage", "mean", "--json"]
+    done = CliRunner().invoke(command_line(), words)
+    assert done.exit_code == 0, done.output
+    row = score_table(open_run("eloundou-2023:gpt4"), wage="mean").frame.set_index("code").loc["1121"]
+    assert json.loads(done.stdout)["score"]["wage_exposure_gamma_gbp"] == row["wage_exposure_gamma_gbp"]

@@ -212,7 +212,7 @@ def test_a_complete_run_over_a_sample_of_tasks_is_partial_and_its_groups_thin(
     table = score_table(run, taxonomy="onet-soc", tasks=tasks)
     row = by_code(table.frame)[A]
     assert row["alpha"] == pytest.approx(1 / 3)
-    assert row["status"] == "thin: 3% of the group's task weight has labels"
+    assert row["status"] == "thin: 3.0% of the group's task weight has labels"
     assert (row["percentile_alpha"], row["percentile_gamma"]) == (None, None)
     assert table.note == "PARTIAL: rests on 3 of 200 tasks"
     assert table.frame["note"].eq(table.note).all()

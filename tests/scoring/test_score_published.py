@@ -201,7 +201,7 @@ def test_the_armed_forces_are_not_scored_as_engineering_technicians(scored: Scor
     assert not shares["onet_soc_code"].str.startswith("17-3029").any()
     row = by_code(table.frame)["3311"]
     assert row["status"] == (
-        "thin: 1% of the group's task weight has labels, because only 1% of what is linked to it has task statements"
+        "thin: 1.8% of the group's task weight has labels, because only 1.8% of what is linked to it has task statements"
     )
     assert (row["percentile_alpha"], row["percentile_gamma"]) == (None, None)
     step = next(step for step in table.bridge.steps if step.target == "soc2010")

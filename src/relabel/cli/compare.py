@@ -84,10 +84,10 @@ def compare_runs(
     if results.give_all(document, tables):
         return
     which = " and ".join(document.runs) if len(runs) == 2 else f"{len(runs)} runs"
-    typer.echo(f"{which}: {document.common:,} common tasks")
+    typer.echo(f"{which}: {document.common:,} common task{'' if document.common == 1 else 's'}")
     for run, alone in zip(document.runs, getattr(document, "only", ()), strict=False):
         if alone:
-            typer.echo(f"{alone:,} tasks only in {run}")
+            typer.echo(f"{alone:,} task{'' if alone == 1 else 's'} only in {run}")
     show_verdict(document.verdict, tables)
     if gold is None:
         say_next(f"relabel compare {' '.join(runs)} --gold G says which run is closer to reference labels G")

@@ -197,7 +197,7 @@ def _write_outcome(
 def _show(document: relabel.EvalDocument, tables: list[Table], outcome: SuiteResult | None) -> None:
     chosen = ", on tasks chosen because they were doubtful" if document.selected else ""
     say(f"{document.run} against the gold {document.gold}{chosen}", hang=0)
-    typer.echo(f"{document.matched:,} tasks matched")
+    typer.echo(f"{document.matched:,} task{'' if document.matched == 1 else 's'} matched")
     if document.gold_by == "unknown" and document.gold != "sample":
         from relabel.evaluation.gold import UNKNOWN_MAKER
 

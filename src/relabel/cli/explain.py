@@ -63,7 +63,7 @@ def explain(
         path: Show only the crosswalk of the code, forward and back; needs no RUN.
     """
     if path:
-        idle = ("weights", "unrated", "pay", "bridge", "repeats", "gold", "rater", "draws", "seed", "show")
+        idle = ("weights", "unrated", "pay", "bridge", "repeats", "wage", "gold", "rater", "draws", "seed", "show")
         _options.reject_ineffective_options(ctx, "has no effect with --path; remove it", *idle)
         crosswalk = _path(code or run, scoring, taxonomy or "uk-soc2020")
         if not _options.give_json(json_bytes(crosswalk.describe()), out=out, as_json=as_json):

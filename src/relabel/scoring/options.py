@@ -74,6 +74,7 @@ class ScoringOptions:
             FILE.csv; uk-soc2020 only.
         bridge (FILE): Your own mapping of O*NET-SOC to UK SOC 2020 (CSV or Excel: codes, perhaps weights).
         repeats: Value of a task with several samples: their mean, or the most frequent label's.
+        wage: Pay that wage exposure is computed from; uk-soc2020 only.
     """
 
     method: Method = "bridge"
@@ -84,6 +85,7 @@ class ScoringOptions:
     pay: str | None = None
     bridge: str | None = None
     repeats: Repeats = "mean"
+    wage: Wage = "median"
 
 
 @dataclass(frozen=True)
@@ -92,11 +94,9 @@ class Choices(ScoringOptions):
 
     Attributes:
         taxonomy: Classification of the scored codes.
-        wage: Pay that wage exposure is computed from; uk-soc2020 only.
     """
 
     taxonomy: Taxonomy = "uk-soc2020"
-    wage: Wage = "median"
 
     def __post_init__(self) -> None:
         """Check values and combinations.

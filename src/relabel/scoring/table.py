@@ -601,8 +601,10 @@ def _status(covered: float, linked: float, *, published: bool) -> str:
 
 
 def _percent(part: float) -> str:
+    if part < 0.1:
+        return f"{100 * part:.1f}%" if part >= 0.01 else "under 1%"
     # Round down, so that 49.9% is not shown as 50%.
-    return f"{math.floor(100 * round(part, CLEAN))}%" if part >= 0.01 else "under 1%"
+    return f"{math.floor(100 * round(part, CLEAN))}%"
 
 
 def _with_pay(frame: pd.DataFrame, pay: Pay | None, wage: options.Wage) -> pd.DataFrame:
