@@ -118,6 +118,8 @@ def test_both_readings_are_shown_at_once_and_each_task_once(site: Site, page: Op
     opened.locator("#read-both").check()
     opened.goto(address(site, "index.html"))
     expect(opened.locator("#read-both")).to_be_checked()
+    heads = opened.locator("#occupations thead th:visible").all_inner_texts()
+    assert len(heads) == len(set(heads)), heads
     opened.goto(address(site, "map.html"))
     expect(opened.locator("#read-strict")).to_be_checked()  # a map has one colour
 
