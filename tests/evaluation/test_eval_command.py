@@ -12,6 +12,7 @@ import typer
 from typer.testing import CliRunner
 
 from relabel.cli.app import command_line
+from relabel.cli.terminal import Table
 from relabel.errors import DataError
 from run_builders import MakeRun
 
@@ -43,6 +44,19 @@ def test_people_get_the_verdict_before_the_figures_within_100_columns(app: typer
     assert [line for line in lines[lines.index("Verdict") :] if len(line) > 100] == []
     assert "The figures are rough: they rest on 5 tasks." in result.stdout
     assert result.stderr.startswith("next: relabel eval ")
+
+
+def test_names_in_front_wrap_where_a_table_would_run_over_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    figures, ranges = [0.5] * 3, [(0.4, 0.6)] * 3
+    row = [cell for pair in zip(figures, ranges, strict=True) for cell in pair]
+    columns = ["figure", "strict", "95%", "with-tools", "95%", "three-way", "95%"]
+    Table("", columns, [["Krippendorff, " * 2 + name, *row] for name in ("nominal", "ordinal")]).show()
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+    Table("", columns[:3], [["Krippendorff, ordinal", *row[:2]]]).show()
+    assert "Krippendorff, ordinal " in capsys.readouterr().out
 
 
 def test_json_to_stdout_is_the_document_and_nothing_else(app: typer.Typer, arguments: list[str]) -> None:

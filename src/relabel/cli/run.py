@@ -54,7 +54,7 @@ def demo(out: Path = Path("demo"), quiet: bool = False) -> None:
         ("Export tables for a site", export := ["export", run, "--out", exported]),
         ("Make pages of them", ["site", exported, "--out", str(out / "site")]),
     ]
-    typer.echo(f"SAMPLE: tasks, gold, pay and labels of this demo say nothing about real work. {EMBEDDED_ADVICE}")
+    say(f"SAMPLE: tasks, gold, pay and labels of this demo say nothing about real work. {EMBEDDED_ADVICE}")
     for number, (title, command) in enumerate(steps, start=1):
         typer.echo(f"\n=== {number}/{len(steps)}  {title}\n$ relabel {' '.join(command)}\n")
         code = run_app(command)
@@ -68,8 +68,8 @@ def demo(out: Path = Path("demo"), quiet: bool = False) -> None:
     typer.echo(
         f"""
 === Files
-{run}/manifest.json         what was asked, of which model, from which files, with counts
-{run}/labels.parquet        each label with its rationale and the key of its answer
+{run}/manifest.json        what was asked, of which model, from which files, with counts
+{run}/labels.parquet       each label with its rationale and the key of its answer
 {out}/eval.json                agreement with the gold
 {out}/scores.csv               occupations, US tasks bridged to UK groups
 {out}/report.html              the same as a page with charts
