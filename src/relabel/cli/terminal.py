@@ -303,13 +303,11 @@ class Table(tabular.Table):
         ]
         widths = [max(map(len, texts)) for texts in columns]
         least = [_CUT.get(texts[0]) or max(map(len, " ".join(texts).split()), default=0) for texts in columns]
-        names = _CUT.get(self.columns[0]) or max(map(len, columns[0][1:]), default=0)
-        for limits in ([names, *least[1:]], least):  # names in front wrap only if the table is too wide otherwise
-            while sum(widths) + 2 * (len(widths) - 1) > total and any(map(int.__gt__, widths, limits)):
-                shrinkable = [place for place, width in enumerate(widths) if width > limits[place]]
-                # Narrow the column in which this wraps the fewest texts; of several such columns, the widest.
-                wraps = {place: sum(len(text) >= widths[place] for text in columns[place]) for place in shrinkable}
-                widths[min(shrinkable, key=lambda place: (wraps[place], -widths[place]))] -= 1
+        while sum(widths) + 2 * (len(widths) - 1) > total and any(map(int.__gt__, widths, least)):
+            # Narrow the column in which this wraps the fewest texts; of several such columns, the widest.
+            shrinkable = [place for place, width in enumerate(widths) if width > least[place]]
+            wraps = {place: sum(len(text) >= widths[place] for text in columns[place]) for place in shrinkable}
+            widths[min(shrinkable, key=lambda place: (wraps[place], -widths[place]))] -= 1
         return widths
 
 
