@@ -108,6 +108,13 @@ def test_answers_of_a_package_are_a_file_of_its_own(
     assert link or run_app(["store", "unpack", "answers.pack"]) == 3
 
 
+def test_checksums_of_a_package_are_a_file_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("f.yaml").write_text(study(), encoding="utf-8")
+    os.mkfifo("checksums.txt")  # whoever opens it waits for ever
+    assert run_app(["study", "rebuild", "f.yaml", "--quiet"]) == 3
+    assert "checksums.txt is not a regular file" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("words", ["eval sample --html l", "eval sample --out l", "store pack l"])
 def test_a_file_that_is_written_takes_the_place_of_a_link(words: str, tmp_path: Path) -> None:
     precious = tmp_path / "precious"

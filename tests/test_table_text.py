@@ -58,6 +58,11 @@ def test_markdown_keeps_its_columns_whatever_a_name_holds() -> None:
     assert rows[1] == "| --- | ---: | ---: | ---: | ---: | ---: |"
 
 
+def test_markdown_holds_nothing_that_a_terminal_obeys_or_that_reorders_text() -> None:
+    text = table_text([Table("\x1b[2J", ["\u202ename"], [["a\x07\nb"]], notes=["\u2066x"])], "markdown")
+    assert text.replace("\n", "").isprintable()
+
+
 def test_csv_of_tables_is_a_line_a_figure_unrounded_with_its_interval() -> None:
     rows = list(csv.DictReader(io.StringIO(table_text([AGREEMENT, AGREEMENT], "csv"))))
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from relabel.errors import UsageError
+from relabel.redaction import printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -206,8 +207,8 @@ def _latex(table: Table) -> str:
 
 
 def markdown_safe(text: str) -> str:
-    """A text without markup or line breaks, for Markdown."""
-    return text.translate(_MARKDOWN)
+    """A text without markup, line breaks or control characters, for Markdown."""
+    return printable(text).translate(_MARKDOWN)
 
 
 def _markdown(table: Table) -> str:

@@ -447,6 +447,7 @@ def test_a_folder_in_other_use_is_left_alone(site: Site, tmp_path: Path) -> None
     export = site.folder.parent / "export"
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").write_text("years of work")
+    (tmp_path / "mine/site.json").write_text("[" * 100_000)
     with pytest.raises(UsageError, match="not a file of an earlier site"):
         build_site(export, tmp_path / "mine")
     with pytest.raises(UsageError, match="inside the export"):

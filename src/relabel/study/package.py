@@ -160,6 +160,7 @@ def unpack_answers(opened: OpenStudy) -> tuple[int, int]:
 def compare_checksums(opened: OpenStudy) -> tuple[int, list[str]]:
     """Number of results that match the package's checksums, and names of those that differ."""
     listed = opened.file.parent / "checksums.txt"
+    require_own(listed)
     try:
         lines = [line.partition("  ") for line in listed.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:

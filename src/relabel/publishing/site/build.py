@@ -138,7 +138,7 @@ def _site_address(base_url: str | None) -> str | None:
 def _files_of_site(folder: Path) -> set[str] | None:
     try:
         return {LISTING, *json.loads((folder / LISTING).read_text(encoding="utf-8"))["files"]}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
