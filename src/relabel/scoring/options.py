@@ -67,7 +67,8 @@ class ScoringOptions:
         weights: How tasks weigh within their occupation.
         links: How the bridge weighs the sources of a code. By default index. employment takes the latest US jobs
             (OEWS), or those of RELABEL_US_RELEASES.
-        unrated: How to weigh tasks that lack an importance rating: one (1.0), mean (of their occupation), or drop.
+        unrated: How to weigh tasks that lack an importance rating: one (1.0; the default of site-2026), mean (of their
+            occupation; the default of bridge), or drop.
         tasks: Task list for types and importance: onet-30.2, eloundou-2023 or FILE.csv. By default the run's own; onet-30.2
             if that is outdated or has no weights.
         pay: ons-ashe-2024 (the default), ons-ashe-2025-medians, a source of your own with the role pay, or
