@@ -129,6 +129,11 @@ def test_figures_of_a_perfectly_calibrated_and_of_a_boastful_set() -> None:
     assert [(b.low, b.high, b.n) for b in boast.bins] == [(0.9, 1.0, 10)]
 
 
+def test_a_label_counts_once_although_two_annotators_judge_it() -> None:
+    twice = reliability(np.array([0.9, 0.9, 0.2]), np.array([1, 0, 1]), np.ones(3), None, np.array([True, False, True]))
+    assert (twice.n, [part.n for part in twice.bins]) == (2, [1, 1])
+
+
 def test_probabilities_of_a_run_are_held_against_the_gold(tmp_path: Path, write_gold: WriteGold) -> None:
     labels = [a_label(str(i), "three-way", "E0", code=code, probability=0.8) for i, code in enumerate(CODES)]
     run = a_run(tmp_path / "run", labels, rubric="eloundou")

@@ -241,7 +241,9 @@ def eval_tables(document: relabel.EvalDocument, *, page: bool = False) -> Iterat
     method = document.intervals
     notes = ["-: undefined. majority label: always giving the gold's most frequent label. kappa: Cohen's. AC1: Gwet's."]
     if method is not None:
-        notes.append(f"95%: {method.draws:,} bootstrap draws of {method.units:,} occupations, seed {method.seed}.")
+        notes.append(
+            f"95%: {method.draws:,} bootstrap draws of {method.units:,} occupation{'' if method.units == 1 else 's'}, seed {method.seed}."
+        )
         notes += [f"Few occupations: {method.note}."] if method.note else []
         notes += ["They describe doubtful tasks only, not the run as a whole."] if document.selected else []
     table = _figure_table(f"Agreement {gold_text}, by setting", _FIGURES, settings, notes=notes, key="agreement")

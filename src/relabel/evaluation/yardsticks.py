@@ -356,7 +356,7 @@ def calibration(run: Run, aligned: AlignedLabels) -> dict[SettingName, doc.Calib
     calibrations: dict[SettingName, doc.Calibration] = {}
     for setting in aligned.labels:
         truth = aligned.tasks.assign(truth=aligned.words(setting, GOLD))[aligned.labelled(setting)]
-        rows = labels[labels["setting"] == setting].merge(truth, on=TASK_KEY)
+        rows = labels[labels["setting"] == setting].reset_index(names="answer").merge(truth, on=TASK_KEY)
         if len(rows):
             draws = aligned.draws
             calibrations[setting] = reliability(
@@ -364,11 +364,14 @@ def calibration(run: Run, aligned: AlignedLabels) -> dict[SettingName, doc.Calib
                 (rows["label"] == rows["truth"]).to_numpy(),
                 rows["weight"].to_numpy(dtype=np.float64),
                 draws and metrics.occupation_draws(rows["onet_soc_code"].to_numpy(), len(draws.counts), draws.seed),
+                ~rows["answer"].duplicated().to_numpy(),
             )
     return calibrations or None
 
 
-def reliability(probability: Array, right: np.ndarray, weight: Array, draws: Draws | None) -> doc.Calibration:
+def reliability(
+    probability: Array, right: np.ndarray, weight: Array, draws: Draws | None, counted: np.ndarray | None = None
+) -> doc.Calibration:
     """Figures of a set of labels.
 
     Args:
@@ -376,6 +379,7 @@ def reliability(probability: Array, right: np.ndarray, weight: Array, draws: Dra
         right: Whether it is right, shape (n,).
         weight: Weight of each label, shape (n,).
         draws: Draws for the labels; None for no intervals.
+        counted: Mask of one row per label, shape (n,), if the gold has several labels of a task; by default all.
     """
     weight, hit = mean_one(weight), right.astype(np.float64)
     # A bin includes its upper bound, so that a probability of 1 is in the last bin.
@@ -393,11 +397,12 @@ def reliability(probability: Array, right: np.ndarray, weight: Array, draws: Dra
     binned = (
         Sums(terms[name], draws, group=bin_of, groups=BINS).figures(mean_of) for name in ("probability", "accuracy")
     )
+    labels = np.bincount(bin_of if counted is None else bin_of[counted], minlength=BINS).tolist()
     curve = tuple(
         doc.ReliabilityBin(
             low=place / BINS,
             high=(place + 1) / BINS,
-            n=share.n,
+            n=labels[place],
             probability=mean.value,
             accuracy=share.value,
             ci95=ci95({"accuracy": share}, draws),
@@ -405,4 +410,4 @@ def reliability(probability: Array, right: np.ndarray, weight: Array, draws: Dra
         for place, (mean, share) in enumerate(zip(*binned, strict=True))
         if share.n
     )
-    return doc.Calibration(n=len(hit), bins=curve, **with_ci95(figures, draws))
+    return doc.Calibration(n=sum(labels), bins=curve, **with_ci95(figures, draws))
