@@ -89,10 +89,11 @@ async def test_attempts_are_bounded_and_one_owner_has_them() -> None:
 
 
 class Silent:
-    """Takes the place of HTTP: a provider that answers so many requests a minute, and refuses others without naming a time."""
+    """Takes the place of HTTP: a provider that answers so many requests a minute, and refuses others, by default without naming a time."""
 
-    def __init__(self, clock: Clock, a_minute: int) -> None:
+    def __init__(self, clock: Clock, a_minute: int, named_s: int = 0) -> None:
         self._clock, self._a_minute = clock, a_minute
+        self._headers = {"retry-after": str(named_s)} if named_s else {}
         self.sent = Counter[int]()
 
     async def send(self, api: Api, content: bytes) -> HttpReply:
@@ -100,7 +101,7 @@ class Silent:
         minute = int(self._clock() // 60)
         self.sent[minute] += 1
         if self.sent[minute] > self._a_minute:
-            return HttpReply(429, {}, b'{"message": "Requests rate limit exceeded"}')
+            return HttpReply(429, self._headers, b'{"message": "Requests rate limit exceeded"}')
         return HttpReply(200, {}, json.dumps(chat("x")).encode())
 
     def leave_connections(self) -> None: ...
@@ -109,14 +110,14 @@ class Silent:
 
 
 def ask_silent(
-    a_minute: int, concurrency: int | None, questions: int = 30
+    a_minute: int, concurrency: int | None, questions: int = 30, named_s: int = 0
 ) -> tuple[list[Answer | BaseException], Silent, float]:
     """Ask a silent provider some questions at once: what comes of them, the provider, and the seconds that it takes."""
 
     async def run(clock: Clock) -> tuple[list[Answer | BaseException], Silent, float]:
         limiter = Limiter(concurrency, clock=clock)
         engine = OnlineEngine(Connection("http://localhost:1/v1"), limiter=limiter, clock=clock, jitter=lambda: 0.5)
-        engine._transport = silent = Silent(clock, a_minute)  # pyright: ignore[reportPrivateUsage]  HTTP takes real time
+        engine._transport = silent = Silent(clock, a_minute, named_s)  # pyright: ignore[reportPrivateUsage]  HTTP takes real time
         bodies = [{"model": "m", "messages": [{"role": "user", "content": str(n)}]} for n in range(questions)]
         asked = [engine.ask(Request(host="h", body=body)) for body in bodies]
         return await asyncio.gather(*asked, return_exceptions=True), silent, clock()
@@ -137,6 +138,16 @@ def test_a_provider_that_only_refuses_is_left_within_minutes() -> None:
     assert all(isinstance(outcome, NoAnswerError) for outcome in outcomes)
     assert 180 < seconds < 300
     assert silent.sent.total() < 300
+
+
+@pytest.mark.parametrize(("named_s", "least", "most"), [(5, 600, 660), (60, 600, 660), (300, 1500, 1560)])
+def test_a_provider_that_only_refuses_is_left_although_it_names_a_time(named_s: int, least: float, most: float) -> None:
+    outcomes, silent, seconds = ask_silent(0, None, named_s=named_s)
+    assert all(isinstance(outcome, NoAnswerError) for outcome in outcomes)
+    assert least < seconds < most
+    assert silent.sent.total() < 400
+    outcomes, _, seconds = ask_silent(10, None, questions=200, named_s=named_s)
+    assert all(isinstance(outcome, Answer) for outcome in outcomes)
 
 
 async def test_pauses_grow_and_retry_after_is_obeyed() -> None:

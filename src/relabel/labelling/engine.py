@@ -342,7 +342,7 @@ class OnlineEngine(Engine):
             except RefusedError as error:
                 charged = error.may_have_been_charged
                 if error.passes and error.meaning == "wait":
-                    error.wait_s = error.wait_s or self.limiter.assumed_wait()
+                    error.wait_s = self.limiter.wait_after(error.wait_s)
                     wait_s = error.wait_s or 0.0
                     hand_back = partial(self.limiter.limited, reason="429", retry_after=wait_s, headers=error.headers)
                 raise

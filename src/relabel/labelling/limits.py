@@ -35,8 +35,9 @@ _HISTORY = 500
 _RECHECK_S = 0.25
 # Resets later than this, such as those of a daily quota, are not waited for: the provider will refuse, which ends the run.
 _LONGEST_RESET_S = 900.0
-# Seconds without an answer after which refusals that name no time are no longer waited for.
-_ONLY_REFUSALS_S = 180.0
+# Seconds without an answer after which refusals are no longer waited for: if they name no time, and if they name one, which may
+# be asked for so many times.
+_ONLY_REFUSALS_S, _ONLY_NAMED_S, _NAMED_TIMES = 180.0, 600.0, 5
 # Longest plausible wait, in seconds; a longer one is ignored.
 LONGEST_WAIT_S = 32 * 86400.0
 # Regular expression for a duration, regardless of case.
@@ -252,16 +253,18 @@ class Limiter:
                 self._successes = 0
                 self._grow()
 
-    def assumed_wait(self) -> float | None:
-        """Seconds to wait after a 429 that names no time: as long as there have been only refusals, up to the usual minute.
+    def wait_after(self, named_s: float | None) -> float | None:
+        """Seconds to wait after a 429: those that it names, or as long as there have been only refusals, up to the usual minute.
 
         None if there have been only refusals for so long that waiting seems pointless.
         """
         now = self._clock()
         self._refused_since = min(self._refused_since, now)
         refused_s = now - self._refused_since
-        if refused_s > _ONLY_REFUSALS_S:
+        if refused_s > (max(_ONLY_NAMED_S, _NAMED_TIMES * named_s) if named_s else _ONLY_REFUSALS_S):
             return None
+        if named_s:
+            return named_s
         return min(refused_s, 60.0) if refused_s >= 0.5 else 0.0
 
     def limited(
