@@ -22,8 +22,8 @@ from relabel.errors import DataError, UsageError
 from relabel.publishing.export import export_run
 from relabel.publishing.methodology import BANDS
 from relabel.publishing.site import build
-from relabel.publishing.site.build import Site, build_site, site_server
-from relabel.publishing.site.figures import for_readers, money
+from relabel.publishing.site.build import Site, build_site, money, site_server
+from relabel.publishing.site.views import for_readers
 from relabel.run import open_run
 from relabel.scoring.options import Choices
 from relabel.tabular import records

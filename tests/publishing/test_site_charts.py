@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relabel.publishing.site.figures import Box, change, money, percent, signed, squarified, tenth, whole
-from relabel.publishing.site.views import scatter
+from relabel.publishing.site.build import change, money, percent, signed, tenth, whole
+from relabel.publishing.site.views import Box, scatter, squarified
 
 
 @given(

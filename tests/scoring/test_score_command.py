@@ -19,7 +19,7 @@ from relabel.cli.app import command_line
 from relabel.errors import UsageError
 from relabel.evaluation.gold import load_gold
 from relabel.publishing.methodology import caveats
-from relabel.publishing.site.figures import warning
+from relabel.publishing.site.views import warning
 from relabel.scoring.table import score_table
 from relabel.task import task_table
 from run_builders import MakeRun, answered

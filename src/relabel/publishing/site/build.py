@@ -50,9 +50,9 @@ from jinja2 import (
 from relabel.errors import DataError, RelabelError, UsageError
 from relabel.files import inside, os_errors, read_small
 from relabel.publishing.datapackage import ExportBundle, written_atomically
-from relabel.publishing.site import figures, views
+from relabel.publishing.site import views
 from relabel.sandbox import Sandbox, plain
-from relabel.tabular import json_bytes
+from relabel.tabular import half_up, json_bytes
 
 # Lists the files of a site, so that it can be replaced.
 LISTING = "site.json"
@@ -241,6 +241,82 @@ class _SiteWriter:
         self.size += len(content)
 
 
+# Shown for a missing figure.
+_NONE = "–"
+_UNITS = ((1_000_000_000, "bn"), (1_000_000, "m"))
+# Amounts of this many billions or more have one decimal instead of two.
+_ONE_DECIMAL_FROM = 100
+
+
+def money(value: float | None, sign: str = "£") -> str:
+    """An amount: `£52,885`, `£126m`, `£1.77bn`, `£346.8bn`; a dash if missing."""
+    if value is None:
+        return _NONE
+    minus, size = ("−" if value < 0 else ""), abs(value)
+    for unit, name in _UNITS:
+        # Choose the unit after rounding, so that 999.6 million becomes 1.00bn, not 1000m.
+        if round(size / (unit / 1000)) >= 1000:
+            places = 0 if name == "m" else 2 if half_up(size / unit, 2) < _ONE_DECIMAL_FROM else 1
+            return f"{minus}{sign}{half_up(size / unit, places):,.{places}f}{name}"
+    return f"{minus}{sign}{half_up(size, 0):,.0f}"
+
+
+def whole(value: float | None) -> str:
+    """A count with separators: `479,000`; a dash if missing."""
+    return _NONE if value is None else f"{half_up(value, 0):,.0f}"
+
+
+def tenth(value: float | None) -> str:
+    """One decimal, rounded half up: `4.6`; a dash if missing."""
+    return _NONE if value is None else f"{half_up(value, 1):.1f}"
+
+
+def weighs(task: Mapping[str, Any], names: Mapping[str, str]) -> str:
+    """How much one label matters: its share of the score, and the score if its reading were reversed."""
+    flipped = ((names["strict"], task["alpha_if_flipped"]), (names["with_tools"], task["gamma_if_flipped"]))
+    scores = ", ".join(f"{name.lower()} {tenth(10 * value)}" for name, value in flipped if value is not None)
+    return f"{tenth(100 * task['share'])}% of the score" + (f"; if labelled the other way: {scores}" if scores else "")
+
+
+def percent(share: float | None) -> str:
+    """A share (0-1) in whole percent; `under 1%` instead of `0%` unless it is 0; a dash if missing."""
+    if share is None:
+        return _NONE
+    if 0 < share < 0.005:
+        return "under 1%"
+    return f"{half_up(100 * share, 0):.0f}%"
+
+
+def signed(value: float | None, places: int = 1) -> str:
+    """A change with its sign: `+0.4`, `−1.2`, `0.0`; a dash if missing."""
+    if value is None:
+        return _NONE
+    rounded = half_up(abs(value), places)
+    sign = "" if rounded == 0 else ("+" if value > 0 else "−")
+    return f"{sign}{rounded:,.{places}f}"
+
+
+def change(percent: float | None) -> str:
+    """A projected change of jobs: `+3.1%`; `level` if it rounds to zero; a dash if missing."""
+    if percent is None:
+        return _NONE
+    return f"{signed(percent)}%" if round(percent, 1) else "level"
+
+
+def printable(text: str) -> str:
+    """A text with unprintable characters, which XML does not allow, replaced by spaces."""
+    return "".join(char if char.isprintable() else " " for char in text)
+
+
+_FILTERS: Mapping[str, Callable[..., Any]] = {
+    function.__name__: function
+    for function in (
+        *(money, whole, tenth, percent, signed, change, weighs, printable),
+        *(views.plain, views.reason, views.first_upper, views.warning, views.for_readers, views.long_date),
+    )
+}
+
+
 class _Environment(Environment):
     def getattr(self, obj: Any, attribute: str) -> Any:
         """Look up keys of dictionaries first: faster than jinja's order, which tries attributes first."""
@@ -268,15 +344,6 @@ def environment(theme: Path | None) -> Environment:
         chars=100_000_000,
         **options,
     )
-
-
-_FILTERS: dict[str, Callable[..., Any]] = {
-    name: getattr(figures, name)
-    for name in (
-        *("money", "whole", "tenth", "percent", "signed", "change", "weighs", "plain", "reason", "first_upper"),
-        *("long_date", "warning", "for_readers", "printable"),
-    )
-}
 
 
 class _QuietHandler(SimpleHTTPRequestHandler):
@@ -329,7 +396,7 @@ def api(book: ExportBundle) -> Iterator[tuple[str, bytes]]:
         "method": book.method["method"],
         "sample": book.method["sample"],
         "partial": book.method["partial"],
-        "warning": figures.warning(book.method["note"]),
+        "warning": views.warning(book.method["note"]),
     }
     listed: list[Row] = []
     for page in book.occupations:
@@ -372,7 +439,7 @@ def card(page: Row, site: str, link: str) -> Row:
         words = "This score rests on too few labels to be reliable."
     elif not readings:
         words = "This occupation has no score."
-    words = f"{words} {figures.warning(page['note']) or ''}".strip()
+    words = f"{words} {views.warning(page['note']) or ''}".strip()
     return {"title": page["title"][:200], "readings": readings, "words": words, "link": link, "site": site}
 
 
@@ -427,7 +494,7 @@ def feed(book: ExportBundle, title: str, address: str) -> Row:
     if baseline := book.method["baseline"]:
         words += f" {baseline['counts']['changed']} scores changed since {baseline['run']}."
     about = {"title": title, "address": address, "version": book.package["version"], "words": words}
-    return about | {"updated": f"{book.date or _EPOCH}T00:00:00Z", "note": figures.warning(book.method["note"])}
+    return about | {"updated": f"{book.date or _EPOCH}T00:00:00Z", "note": views.warning(book.method["note"])}
 
 
 def sources_pdf(book: ExportBundle, site: Row) -> bytes:

@@ -1,4 +1,4 @@
-"""The content of each kind of page, prepared from an export."""
+"""The content of each kind of page, prepared from an export: data, positions in charts, and remarks as sentences."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from datetime import date
+from itertools import accumulate
 from statistics import fmean, linear_regression
-from typing import Any
+from typing import Any, NamedTuple
 
+from relabel.manifest import EMBEDDED_ADVICE
 from relabel.publishing.datapackage import WORDS, ExportBundle
-from relabel.publishing.site.figures import Box, for_readers, long_date, squarified, warning
 from relabel.sources.tables import is_table_file
 
 Row = dict[str, Any]
 
+_ADVICE = re.compile(r" \(rate them with `[^`]*`\)")
 _UNGROUPED = {"code": "", "title": "All occupations"}
 # Maximum number of occupations named in the chart of pay, for each reading.
 _MAX_NAMED = 7
@@ -280,6 +283,59 @@ def _percent(box: Box, whole: Box) -> tuple[float, ...]:
     return tuple(round(100 * part / side, 3) for part, side in zip(box, (whole.width, whole.height) * 2, strict=True))
 
 
+class Box(NamedTuple):
+    """A rectangle: left, top, width and height, in the unit of the whole area."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+
+
+def squarified(values: Sequence[float], area: Box) -> list[Box]:
+    """Divide an area among values, with parts as close to squares as possible.
+
+    The squarified treemap of Bruls, Huizing and van Wijk (2000): parts are placed in rows along the shorter side, and a row
+    ends when another part would worsen its worst aspect ratio.
+
+    Args:
+        values: Above 0, largest first.
+        area: The area to divide.
+
+    Returns:
+        A box for each value, in the same order; its area is proportional to the value.
+    """
+    left = [value * area.width * area.height / sum(values) for value in values]
+    boxes: list[Box] = []
+    free = area
+    while left:
+        side = min(free.width, free.height)
+        count = 1
+        while count < len(left) and _worst_ratio(left[: count + 1], side) <= _worst_ratio(left[:count], side):
+            count += 1
+        row, left = left[:count], left[count:]
+        placed, free = _place_row(row, free)
+        boxes += placed
+    return boxes
+
+
+def _worst_ratio(row: Sequence[float], side: float) -> float:
+    total = sum(row)
+    return max(side**2 * max(row) / total**2, total**2 / (side**2 * min(row)))
+
+
+def _place_row(row: Sequence[float], free: Box) -> tuple[list[Box], Box]:
+    """Place a row along the shorter side; returns its boxes and the remaining area."""
+    x, y, width, height = free
+    if width < height:  # swap the axes, place the row, and swap them back
+        boxes, rest = _place_row(row, Box(y, x, height, width))
+        return [Box(b.y, b.x, b.height, b.width) for b in boxes], Box(rest.y, rest.x, rest.height, rest.width)
+    depth = sum(row) / height if height else 0
+    lengths = [value / depth if depth else 0 for value in row]
+    boxes = [Box(x, top, depth, length) for top, length in zip(accumulate(lengths, initial=y), lengths, strict=False)]
+    return boxes, Box(x + depth, y, max(width - depth, 0), height)
+
+
 def scatter(paid: Sequence[Row]) -> Row:
     """Positions of the occupations in a scatter plot, in percent: median pay from the left, score from the top.
 
@@ -446,3 +502,42 @@ def career(page: Row, book: ExportBundle) -> Row:
         "family_ids": {family["id"] for family in book.families},
         "onet_codes": set(book.onet),
     }
+
+
+def plain(text: str) -> str:
+    """A remark as a sentence on a page: without advice on commands at its end, and with a full stop."""
+    sentence = _ADVICE.sub("", text).strip()
+    return sentence if sentence.endswith(".") else f"{sentence}."
+
+
+def reason(text: str) -> str:
+    """The part of a remark after its first colon, as a sentence: `employment …` of `Growing demand gives 2 of 2: employment …`."""
+    return first_upper(plain(text.split(": ", 1)[-1]))
+
+
+def warning(note: str | None, subject: str = "These scores") -> str | None:
+    """The warning at the top of a document, from its note: that it is of the sample, of the embedded model, or partial; None for neither."""
+    sentences = ["SAMPLE: the tasks, labels, jobs and pay are invented and say nothing about a real occupation."]
+    sentences = sentences if "SAMPLE: " in (note or "") else []
+    if EMBEDDED_ADVICE.rstrip(".") in (note or ""):
+        sentences.append(EMBEDDED_ADVICE)
+    if rests := re.search(r"PARTIAL: .*?rests on ([\d,]+ of [\d,]+) tasks", note or ""):
+        sentences.append(f"{subject} are partial: they rest on {rests[1]} tasks, and the others have no label.")
+    return " ".join(sentences) or None
+
+
+def for_readers(text: str) -> str:
+    """A remark for a page: without a space before percent signs, and without names of columns."""
+    text = re.sub(r"\bp(\d\d)\b", r"\1th percentile", re.sub(r"columns _\w+: ", "", text))
+    return re.sub(r"(\d) %", r"\1%", text)
+
+
+def long_date(day: str) -> str:
+    """A date in words: `3 April 2026`."""
+    read = date.fromisoformat(day[:10])
+    return f"{read.day} {read:%B %Y}"
+
+
+def first_upper(text: str) -> str:
+    """A text with its first letter in upper case, and all others unchanged."""
+    return text[:1].upper() + text[1:]
