@@ -29,7 +29,7 @@ class Reply(NamedTuple):
     """A parsed reply of either dialect, with the names of `Answer`.
 
     Attributes:
-        finish_reason: `stop`, `length`, `content_filter`, or the server's own word.
+        finish_reason: `stop`, `length`, `content_filter`, or the server's own word, in lower case with underscores.
         logprobs: For each token of the content: its text, its log probability, and the log probabilities of the likeliest
             alternatives; None if the server gives none.
     """
