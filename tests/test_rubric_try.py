@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -363,6 +365,19 @@ def test_options_that_contradict_each_other_are_refused(
     Path("l.csv").write_text(LABELS)
     assert run_app(["rubric", "try", "exposure", "--gold", "sample", *more]) == 2
     assert words in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_a_trial_with_130_and_asks_no_further_rubric(capsys: pytest.CaptureFixture[str]) -> None:
+    def answer(seen: Seen) -> Reply:
+        if len(fake.seen) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return judged()
+
+    with provider(answer) as fake:
+        words = ["--model", "m", "--base-url", fake.base_url, "--tasks", "sample", "--gold", "sample", "--sample", "20"]
+        assert run_app(["rubric", "try", "exposure", "eloundou", *words, "--quiet"]) == 130
+        assert len(fake.seen) < 40
+    assert "run the same command again to continue" in capsys.readouterr().err
 
 
 def simulated(task_sd: float, order_sd: float, repeat_sd: float, seed: int) -> Run:

@@ -13,6 +13,7 @@ import sys
 import threading
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,26 @@ def test_ctrl_c_while_labels_are_imported_sends_nothing(monkeypatch: pytest.Monk
         write(path, rater("a", fake), own, tasks="sample", scoring=None)
         assert run_app(["study", "run", str(path), "--quiet"]) == 130
         assert fake.seen == []
+
+
+def test_ctrl_c_before_the_last_answer_leaves_the_results_for_the_next_start(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = Path("study.yaml")
+
+    def answer(seen: Seen) -> Reply:
+        if len(fake.seen) == 8:
+            os.kill(os.getpid(), signal.SIGINT)
+            return replace(judged(), delay=0.3)
+        return judged()
+
+    with provider(answer) as fake:
+        write(path, rater("a", fake), tasks={"list": "sample", "sample": 4}, scoring=None)
+        assert run_app(["study", "run", str(path), "--quiet"]) == 130
+        assert "stopped before the results were made" in capsys.readouterr().err
+        assert not Path("study-results/report.html").exists()
+        assert run_app(["study", "run", str(path), "--quiet"]) == 0
+        assert len(fake.seen) == 8
 
 
 def test_a_rater_that_fails_does_not_stop_the_others(capsys: pytest.CaptureFixture[str]) -> None:

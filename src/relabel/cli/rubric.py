@@ -13,7 +13,7 @@ import typer
 import relabel
 from relabel.cli import _options
 from relabel.cli.terminal import Table, say, say_next
-from relabel.errors import DataError, IncompleteRunError, UsageError
+from relabel.errors import DataError, IncompleteRunError, RunInterruptedError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -404,8 +404,9 @@ def _label_runs(
             get_consent(job, folder / name, environment)
         work = label_until(stop := Stop(), asked._replace(job=job), folder / name, environment, look=look)
         outcome = run_until_stopped(work, stop, look=look)
-        if outcome.interrupted or outcome.missing >= job.size:
-            raise IncompleteRunError(
+        if stop.asked.is_set() or outcome.missing >= job.size:
+            kind = RunInterruptedError if stop.asked.is_set() else IncompleteRunError
+            raise kind(
                 f"{name}: {outcome.missing:,} of {job.size:,} labels are missing "
                 f"(see {folder / name / 'failures.jsonl'}); run the same command again to continue"
             )

@@ -9,7 +9,7 @@ import typer
 
 from relabel.cli import _options
 from relabel.cli.terminal import Table, make_console, say, say_next, say_written
-from relabel.errors import DataError, GateError, RelabelError
+from relabel.errors import DataError, GateError, RelabelError, RunInterruptedError
 from relabel.tabular import figure, listed_names
 
 if TYPE_CHECKING:
@@ -77,6 +77,8 @@ def run(
     _table(raters, running.rater_states(raters, opened))
     if any(one.state == "interrupted" for one in raters):
         running.raise_worst(raters)
+    if stop.asked.is_set():
+        raise RunInterruptedError("stopped before the results were made; run the same command again to make them")
     if runs := running.runs_of(raters):
         from relabel.study.results import write_results
 
