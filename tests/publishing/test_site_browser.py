@@ -16,6 +16,9 @@ from site_builders import hostile_site, sample_answers, sample_site
 from browser import BROKEN_WORDS, OpenPage, serious_findings, shaded_edges
 from relabel.publishing.export import export_run
 from relabel.publishing.site.build import Site, build_site, site_server
+from relabel.run import open_run
+from relabel.tabular import records
+from run_builders import a_label, a_run
 
 KINDS = (
     *("index", "map", "pay", "compare", "changes", "totals", "method", "sources"),
@@ -139,6 +142,18 @@ def test_print_keeps_the_bar_of_a_score(site: Site, page: OpenPage) -> None:
     opened.emulate_media(media="print")
     kept = opened.locator(".meter:visible .fill").first.evaluate("e => getComputedStyle(e).printColorAdjust")
     assert kept == "exact"
+
+
+def test_no_name_in_the_chart_of_pay_covers_its_axis(page: OpenPage, tmp_path: Path) -> None:
+    rows = records(open_run("sample").labels)
+    labels = [a_label(row["task_id"], row["setting"], "not-exposed", code=row["onet_soc_code"]) for row in rows]
+    export_run(a_run(tmp_path / "run", labels, tasks="sample"), tmp_path / "export", draws=0)
+    opened = page(address(build_site(tmp_path / "export", tmp_path / "site"), "pay.html"))
+    below = opened.evaluate("document.querySelector('.plot').getBoundingClientRect().bottom")
+    names = [name.bounding_box() for name in opened.locator(".named:visible").all()]
+    assert names
+    assert all(box and box["y"] + box["height"] <= below + 6 for box in names)
+    expect(opened.get_by_text("1 occupation is not in the chart")).to_be_visible()
 
 
 def test_a_printed_page_keeps_what_its_scores_do_not_say(site: Site, page: OpenPage) -> None:

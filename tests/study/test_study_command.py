@@ -501,7 +501,7 @@ def test_pooled_scores_say_how_far_models_lie_apart(capsys: pytest.CaptureFixtur
         assert found["gamma_low"].to_numpy() == pytest.approx(made.loc[scored, "gamma_low"].to_numpy())
         assert (found["gamma_low"] <= found["gamma"]).all()
     pages = [p.read_text() for p in Path("study-results/site/occupations").glob("*.html")]
-    assert any("By model: " in page for page in pages)
+    assert any("By rater: " in page for page in pages)
     assert run_app(["score", str(path), "--taxonomy", "soc2018"]) == 2
     assert run_app(["score", str(path)]) == 0
     assert re.search(r"\d\.\d to \d", capsys.readouterr().out)

@@ -181,11 +181,11 @@ def _scores(
         counts: Whether to show the number of tasks and their coverage.
         notes: Sentences below the table.
     """
-    by_model = bool(rows) and "gamma_models_low" in rows[0]
+    by_rater = bool(rows) and "gamma_models_low" in rows[0]
     columns = ["code", "title"]
     for measure in measures:
         columns += [measure, *(["95%"] if bounded else []), *([other[1], "95%"] if other else [])]
-        columns += ["by model"] * by_model
+        columns += ["by rater"] * by_rater
     cells: list[list[Cell]] = []
     for row in rows:
         thin = " (thin)" if row["status"].startswith("thin") else ""
@@ -193,12 +193,12 @@ def _scores(
         for measure in measures:
             line += _interval(row, measure) if bounded else [row[measure]]
             line += _interval(row, f"{measure}_{other[0]}") if other else []
-            line += [_by_model(row, measure)] if by_model else []
+            line += [_by_rater(row, measure)] if by_rater else []
         cells.append(line + [row["tasks"], row["coverage"]] * counts)
     return Table(title, [*columns, *["tasks", "coverage"] * counts], cells, left=2, notes=notes)
 
 
-def _by_model(row: Mapping[str, Any], measure: str) -> str | None:
+def _by_rater(row: Mapping[str, Any], measure: str) -> str | None:
     """The range of the score over the raters of a study, such as `1.2 to 4.6`."""
     low, high = row.get(f"{measure}_models_low"), row.get(f"{measure}_models_high")
     return None if low is None or high is None else f"{10 * low:.1f} to {10 * high:.1f}"
@@ -274,9 +274,9 @@ def _highest_and_lowest(rows: pd.DataFrame, table: relabel.ScoreTable) -> Table:
     if table.intervals is None:
         return _scores(title, ends, _MEASURES)
     if (other := table.intervals.other) is None:
-        by_model = "gamma_models_low" in table.frame
-        title += "; by model: lowest to highest score, 0-10" if by_model else ""
-        return _scores(title, ends, ("alpha", "gamma"), bounded=True, counts=not by_model)
+        by_rater = "gamma_models_low" in table.frame
+        title += "; by rater: lowest to highest score, 0-10" if by_rater else ""
+        return _scores(title, ends, ("alpha", "gamma"), bounded=True, counts=not by_rater)
     title = f"{title}; {other.whose}: {ESTIMATES[other.whose]}"
     return _scores(title, ends, ("alpha", "gamma"), bounded=True, other=(other.name, other.whose), counts=False)
 
