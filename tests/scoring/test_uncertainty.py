@@ -364,6 +364,21 @@ def test_the_total_by_several_raters_is_the_sum_over_groups_although_draws_are_c
         assert found.intervals.own.totals[name]["mid"] == pytest.approx((table.totals or {})[name], rel=1e-6)
 
 
+def test_a_total_has_no_interval_over_raters_unless_all_of_them_score_its_groups() -> None:
+    run = open_run("sample")
+    table = score_table(run, taxonomy="uk-soc2020")
+    code = run.labels["onet_soc_code"].iloc[0]
+    part = dataclasses.replace(run, ref="part", labels=run.labels[run.labels["onet_soc_code"] != code])
+    scored = table.has_status("scored")
+    lacks = score_table(part, taxonomy="uk-soc2020").frame["gamma"].isna() & scored & table.wage_bill.notna()
+    assert lacks.any()
+    found = with_intervals(table, run, raters=[_flipped(run, "first", 3), part], draws=200)
+    assert found.intervals is not None
+    assert found.intervals.other is not None
+    assert found.intervals.other.totals == {}
+    assert set(found.intervals.own.totals) == {f"wage_exposure_{m}_gbp" for m in ("alpha", "beta", "gamma")}
+
+
 def test_the_same_seed_gives_the_same_intervals_and_another_seed_others(small: tuple[Run, str]) -> None:
     run, tasks = small
     table = score_table(run, taxonomy="onet-soc", tasks=tasks)

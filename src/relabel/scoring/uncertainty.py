@@ -183,7 +183,7 @@ def with_intervals(
 
 
 # Increased when the computation of intervals changes, so that earlier cache entries are ignored.
-_CACHE_VERSION = 10
+_CACHE_VERSION = 11
 
 
 def _cache_path(table: ScoreTable, runs: Sequence[Run], choices: Sequence[object]) -> Path:
@@ -224,6 +224,9 @@ def _simulate(
     if run.manifest.engine == POOLED:
         model = _raters(table, run, raters)
         note = f"intervals cover 95% of {draws:,} draws of {model.estimand}; they include the sampling of tasks"
+        lacking = np.isnan(model.pooled[:, table.has_status("scored")])
+        if (lacking.any(axis=1) & ~lacking.all(axis=1)).any():
+            note += "; groups that not every rater scores have none, and neither have totals with such groups"
     else:
         model = ResponseNoise(run, table.task_values)
         if noise == "repeats" and not model.repeated:
@@ -434,15 +437,16 @@ def _estimates(
 def _totals(table: ScoreTable, model: Noise, drawn: Floats, centre: Floats) -> _Totals:
     """Totals of the centre (measures x groups), with intervals around it: draws that are cut off at 0 or 1 have another mean.
 
-    Over raters it is the t interval of their own totals: what their draws add by group, independently, cancels out in a sum.
+    There is none unless each scored group with pay has draws. Over raters it is the t interval of their own totals: what their draws add by group, independently, cancels out in a sum.
     """
     from relabel.scoring.noise import Raters
 
     pay, scored = table.wage_bill.to_numpy(dtype="float64"), table.has_status("scored")
     totals: _Totals = {}
     for number, (measure, draws, middle) in enumerate(zip(MEASURES, drawn, centre, strict=True)):
-        counted = scored & ~np.isnan(pay) & ~np.isnan(draws).any(axis=1)
-        if counted.any():
+        counted = scored & ~np.isnan(pay)
+        # Where a rater has no score for some group, a total over the others is not that of the table.
+        if counted.any() and not np.isnan(draws[counted]).any():
             total, mid = pay[counted] @ draws[counted], float(pay[counted] @ middle[counted])
             bounds = np.quantile(total - total.mean() + mid, _QUANTILES)
             if isinstance(model, Raters):
