@@ -390,13 +390,17 @@ _AROUND_LABEL = " \t\r\n\"'`\u2018\u2019\u201c\u201d"
 
 
 def _known_label(written: Any, labels: Collection[str]) -> Any:
-    """The one label that a spelling means, regardless of case, and of spaces and quotes around it; unchanged without exactly one."""
+    """The one label that a spelling means, regardless of case, hyphens, and quotes around it; unchanged without exactly one."""
     text = str(written) if type(written) is int else written
     if text in labels or not isinstance(text, str):
         return text
     text = text.strip(_AROUND_LABEL)
-    alike = [text] if text in labels else [label for label in labels if label.casefold() == text.casefold()]
+    alike = [text] if text in labels else [label for label in labels if _folded(label) == _folded(text)]
     return alike[0] if len(alike) == 1 else written
+
+
+def _folded(label: str) -> str:
+    return re.sub(r"[\s_-]+", "-", label.casefold())
 
 
 def _judgement(data: Mapping[str, Any], rubric: Rubric) -> Judgement:

@@ -137,6 +137,10 @@ def test_an_answer_tells_how_it_was_read(content: str, unwrapped: bool, label_fi
         (("1", "2"), ["1"], None),
         (("1", "2"), None, None),
         (("Straße", "Weg"), "STRASSE", "Straße"),
+        (("exposed", "not-exposed"), "not exposed", "not-exposed"),
+        (("exposed", "not-exposed"), "NOT_EXPOSED", "not-exposed"),
+        (("exposed", "not-exposed"), "unexposed", None),
+        (("not exposed", "not-exposed"), "not_exposed", None),
     ],
 )
 def test_a_label_is_known_in_any_case_if_only_one_can_be_meant(
