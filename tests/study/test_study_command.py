@@ -184,7 +184,13 @@ def test_a_rater_without_a_key_is_told_the_key_of_the_study_file(
 
 @pytest.mark.parametrize(
     "address",
-    ["http://HOST", "https://api.openai.com.example/v1", "http://api.openai.com/v1", "https://gw.example/anthropic"],
+    [
+        "http://HOST",
+        "https://api.openai.com.example/v1",
+        "http://api.openai.com/v1",
+        "https://gw.example/anthropic",
+        "https://x.openai.azure.com",
+    ],
 )
 def test_a_study_file_alone_sends_nothing_to_a_host_that_its_user_does_not_know(
     address: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

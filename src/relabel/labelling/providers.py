@@ -69,6 +69,7 @@ class Provider(Frozen):
 
     Attributes:
         hosts: Shell patterns of its host names, with or without a port.
+        shared_domain: Whether any customer gets a host of such a name, so that a name alone does not earn trust.
         path: Part of its path, by which it is recognised behind a gateway.
         base_url: Address of its API.
         key_env: Environment variables that may have its key; the first one set is used. Empty if it needs no key.
@@ -86,6 +87,7 @@ class Provider(Frozen):
     id: str
     name: str
     hosts: tuple[str, ...] = ()
+    shared_domain: bool = False
     path: str | None = None
     base_url: str | None = None
     key_env: tuple[str, ...] = ()

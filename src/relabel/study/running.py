@@ -329,7 +329,7 @@ def require_known_hosts(raters: Sequence[RaterRun], opened: OpenStudy, allow_hos
     """Check that a study file, which may come from others, sends tasks and key only to trusted hosts.
 
     Trusted are this machine, the host in `OPENAI_BASE_URL`, and over https the providers in `data/providers.toml` and
-    `RELABEL_PROVIDERS`.
+    `RELABEL_PROVIDERS`, except those that give each customer a host, such as Azure.
 
     Args:
         raters: From `plan`.
@@ -346,7 +346,8 @@ def require_known_hosts(raters: Sequence[RaterRun], opened: OpenStudy, allow_hos
         parts, own = urlsplit(address), urlsplit(opened.environment.openai_base_url or "")
         host = parts.hostname or ""
         by_user = host in allow_hosts or (parts.scheme, parts.netloc) == (own.scheme, own.netloc)
-        provider = parts.scheme == "https" and provider_of(f"https://{parts.netloc}") is not UNKNOWN
+        known = provider_of(f"https://{parts.netloc}")
+        provider = parts.scheme == "https" and known is not UNKNOWN and not known.shared_domain
         this_machine = host == "localhost"
         with suppress(ValueError):
             this_machine |= ip_address(host).is_loopback
