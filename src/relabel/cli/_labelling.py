@@ -313,7 +313,7 @@ def show_outcome(outcome: Outcome, folder: Path, model: str) -> None:
         _say("note", manifest.note)
     _say("folder", str(folder))
     if is_local(model):
-        say(EMBEDDED_ADVICE if model == "local" else "Labels of your own model: evaluate them before use.")
+        typer.echo(EMBEDDED_ADVICE if model == "local" else "Labels of your own model: evaluate them before use.")
 
 
 def report(outcome: Outcome, folder: Path, model: str, advice: str, *, as_json: bool, elsewhere: str = "") -> None:
