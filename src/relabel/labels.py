@@ -405,8 +405,9 @@ def _folded(label: str) -> str:
 
 def _judgement(data: Mapping[str, Any], rubric: Rubric) -> Judgement:
     labels = tuple(rubric.labels)
+    known = {key: _known_label(value, labels) if key == "label" else value for key, value in data.items()}
     try:
-        return _answer_model(labels).model_validate({**data, "label": _known_label(data.get("label"), labels)})
+        return _answer_model(labels).model_validate(known)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "answer"

@@ -155,3 +155,10 @@ def test_a_label_is_known_in_any_case_if_only_one_can_be_meant(
         assert caught.value.kind == "schema"
     else:
         assert read_answer(answer, rubric).judged[0].label == read_as
+
+
+def test_a_missing_label_is_called_missing() -> None:
+    content = json.dumps({"rationale": "r"})
+    answer = answer_to("k", "chat", chat(content), PRICE, attempts=1, latency_s=1.0, received_at=CAME)
+    with pytest.raises(InvalidAnswerError, match=r"label: Field required"):
+        read_answer(answer, load_rubric("exposure"))
