@@ -140,6 +140,28 @@ async def test_a_byte_order_mark_is_no_part_of_a_reply(store: Store, tmp_path: P
         assert (await label_all(make_job(url), store, tmp_path / "run")).complete
 
 
+# Whole replies in the frame of a stream, or with the words of one, although none was asked for.
+FRAMED: dict[str, bytes] = {
+    "the end of a stream after it": GOOD + b"data: [DONE]",  # https://github.com/decolua/9router/issues/3492
+    "the end of a stream on a line of its own": GOOD + b"\n\ndata: [DONE]\n\n",
+    "one event": b"data: " + GOOD + b"\n\ndata: [DONE]\n\n",
+    "one event with an id": b"id: 1\nevent: message\ndata: " + GOOD + b"\n\n",
+    "one event after the time to reconnect": b"retry: 3000\n\ndata: " + GOOD + b"\n\n",
+    "a delta in place of the message": GOOD.replace(b'"message"', b'"delta"'),
+}
+
+
+@pytest.mark.parametrize("what", FRAMED)
+async def test_a_reply_framed_as_a_stream_is_read_and_not_bought_again(what: str, store: Store, tmp_path: Path) -> None:
+    with raw_server(lambda n: reply(FRAMED[what])) as (url, seen):
+        outcome = await label_all(make_job(url, 1), store, tmp_path / "run")
+    assert outcome.complete
+    assert [(label.label, label.repaired, label.prompt_tokens) for label in outcome.labels] == [
+        ("exposed", False, 100)
+    ] * 2
+    assert len(seen) == 2
+
+
 async def test_a_header_of_a_gateway_may_be_long(store: Store, tmp_path: Path) -> None:
     with raw_server(lambda n: reply(content_security_policy="https://example.org " * 1000)) as (url, seen):
         assert (await label_all(make_job(url), store, tmp_path / "run")).complete

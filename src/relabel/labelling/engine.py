@@ -445,7 +445,7 @@ def repaired(body: Mapping[str, Any], answer: str, reason: str) -> dict[str, Any
 
 
 # Beginnings of an event stream.
-_STREAM = ("data:", "event:")
+_STREAM = ("data:", "event:", "id:", "retry:")
 
 
 def _unstreamed(text: str) -> Mapping[str, Any]:
@@ -460,7 +460,7 @@ def _unstreamed(text: str) -> Mapping[str, Any]:
     if object_of(whole.get("response")).get("status") in {"completed", "incomplete"}:
         return whole["response"]
     choices = [choice for chunk in chunks for choice in chunk.get("choices") or () if not choice.get("index")]
-    contents = [object_of(choice.get("delta")).get("content") or "" for choice in choices]
+    contents = [object_of(choice.get("delta") or choice.get("message")).get("content") or "" for choice in choices]
     ends = [end for choice in choices if (end := choice.get("finish_reason"))]
     if not ends:
         raise ValueError("the stream broke off")

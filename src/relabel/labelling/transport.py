@@ -50,8 +50,9 @@ MOST_OPEN_FILES = 8192
 LARGEST_REPLY = 16 * 2**20
 # Maximum number of bytes of a header: gateways send lists of allowed sources that are longer than aiohttp's 8,190.
 LARGEST_HEADER = 2**16
-# Comments as in an event stream, with which OpenRouter keeps connections alive; any reply may begin with them.
-_KEEP_ALIVE = re.compile(rb"\A\s*(?::[^\n]*\n\s*)+")
+# Parts of an event stream around a reply that is none: comments before it, with which OpenRouter keeps connections alive, and
+# the mark of the end after it, as some gateways send it.
+_STREAM_PARTS = re.compile(rb"\A\s*(?::[^\n]*\n\s*)+|data:\s*\[DONE\]\s*\Z")
 # Prefixes of the names of headers that are used; the others are dropped.
 _USED_HEADERS = ("x-ratelimit-", "retry-after", "location", "content-type", *UPSTREAM_HEADERS)
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
@@ -418,7 +419,7 @@ async def _content(reply: aiohttp.ClientResponse) -> bytes:
         size += len(piece)
         if size > LARGEST_REPLY:
             break
-    return _KEEP_ALIVE.sub(b"", b"".join(pieces))
+    return _STREAM_PARTS.sub(b"", b"".join(pieces))
 
 
 def _connection_problem(error: aiohttp.ClientConnectorError | aiohttp.ClientHttpProxyError) -> str:

@@ -129,7 +129,7 @@ def _read_chat(raw: Any) -> Reply:
         blocked.kind = "content-filter"
         raise blocked
     choice = raw["choices"][0]
-    message = (choice.get("message") or {}) if choice.get("finish_reason") else choice["message"]
+    message = choice.get("message") or choice.get("delta") or ({} if choice.get("finish_reason") else choice["message"])
     content, calls = message.get("content"), message.get("tool_calls") or [{"function": message.get("function_call")}]
     if not content and len(calls) == 1:  # some gateways ask for JSON by way of a tool
         content = object_of(object_of(calls[0]).get("function")).get("arguments")
