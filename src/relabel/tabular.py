@@ -61,6 +61,11 @@ def listed_names(names: Sequence[str], most: int) -> str:
     return ", ".join(names[:most]) + more
 
 
+def counted(count: int, noun: str) -> str:
+    """A count with its noun, in the plural unless it is 1: `1 task`, `2,400 tasks`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 class Signed(float):
     """A change, shown with its sign."""
 

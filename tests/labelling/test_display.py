@@ -14,7 +14,7 @@ from rich.console import Console
 
 from job_builders import FakeTime, make_job
 from relabel.cli.app import run_app
-from relabel.cli.display import PlainLines, duration, line, money, panel, paused_until, shown
+from relabel.cli.terminal import PlainLines, duration, line, money, panel, paused_until, shown
 from relabel.errors import ProviderError
 from relabel.labelling.collector import Progress, RateEstimator
 from relabel.labelling.engine import OnlineEngine

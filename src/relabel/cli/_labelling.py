@@ -18,8 +18,7 @@ import typer
 
 import relabel
 from relabel.cli._options import give_json
-from relabel.cli.display import Look, announce, money, shown
-from relabel.cli.terminal import say, say_of
+from relabel.cli.terminal import Look, announce, money, say, say_of, shown
 from relabel.errors import DataError, IncompleteRunError, RunInterruptedError, UsageError
 from relabel.files import require_writable
 from relabel.labelling.batch.state import BatchFolder, BatchOptions, BatchState, run_id

@@ -23,7 +23,7 @@ import typer
 
 import relabel
 from relabel import files
-from relabel.cli.terminal import Table, doing, say_written
+from relabel.cli.terminal import Look, Table, doing, say_written
 from relabel.errors import SourceMissingError, UsageError
 from relabel.labelling import options, providers
 from relabel.tabular import TableForm, csv_bytes, json_bytes, parquet_bytes, require_suffix, table_text
@@ -31,7 +31,6 @@ from relabel.tabular import TableForm, csv_bytes, json_bytes, parquet_bytes, req
 if TYPE_CHECKING:
     import pandas as pd
 
-    from relabel.cli.display import Look
     from relabel.evaluation.report import Charts
 
 
@@ -195,17 +194,10 @@ class Tables:
             Whether they were printed, so that nothing else should be.
         """
         forms: dict[TableForm, Path | None] = {"latex": self.latex, "markdown": self.markdown, "csv": self.csv}
-        printed = False
-        for form, path in forms.items():
-            if path is None:
-                continue
-            text = table_text(tables, form)
-            if str(path) == "-":
-                typer.echo(text, nl=False)
-                printed = True
-            else:
-                write(path, text, f"--{form}")
-        return printed
+        printed = [
+            give_text(table_text(tables, form), path, f"--{form}") for form, path in forms.items() if path is not None
+        ]
+        return any(printed)
 
 
 @dataclass(frozen=True)
@@ -405,6 +397,15 @@ def write(path: Path, content: str | bytes, option: str, *, more: str = "") -> N
         with files.replacing(path) as temporary:
             temporary.write_bytes(raw)
     say_written(path, more)
+
+
+def give_text(text: str, path: Path, option: str) -> bool:
+    """Write a text to the file of an option, or print it if that is `-`; returns whether it was printed."""
+    if str(path) == "-":
+        typer.echo(text, nl=False)
+        return True
+    write(path, text, option)
+    return False
 
 
 def give_json(document: Any, *, out: Path | None = None, as_json: bool = True) -> bool:

@@ -11,7 +11,7 @@ import relabel
 from relabel.cli._options import Commands, Draws, GoldRule, Results, suggest_onet_soc
 from relabel.cli.terminal import Table, cut, doing, heading, say, say_next, show_verdict
 from relabel.errors import UsageError
-from relabel.tabular import Cell, Signed, cell_text, change, figure, json_bytes, records
+from relabel.tabular import Cell, Signed, cell_text, change, counted, figure, json_bytes, records
 
 if TYPE_CHECKING:
     from relabel.evaluation.compare import CompareDocument, Difference, Disputed, Flip, PairwiseDocument
@@ -84,10 +84,10 @@ def compare_runs(
     if results.give_all(document, tables):
         return
     which = " and ".join(document.runs) if len(runs) == 2 else f"{len(runs)} runs"
-    typer.echo(f"{which}: {document.common:,} common task{'' if document.common == 1 else 's'}")
+    typer.echo(f"{which}: {counted(document.common, 'common task')}")
     for run, alone in zip(document.runs, getattr(document, "only", ()), strict=False):
         if alone:
-            typer.echo(f"{alone:,} task{'' if alone == 1 else 's'} only in {run}")
+            typer.echo(f"{counted(alone, 'task')} only in {run}")
     show_verdict(document.verdict, tables)
     if gold is None:
         say_next(f"relabel compare {' '.join(runs)} --gold G says which run is closer to reference labels G")
@@ -117,17 +117,21 @@ def pair_tables(document: CompareDocument, *, page: bool = False) -> Iterator[Ta
         columns = ("first run", *(f"second: {label}" for label in result.transitions), "share, first", *moved[1:])
         rows = [[label, *row.values(), *_moved(result.prevalence[label])] for label, row in result.transitions.items()]
         agreement = [cell_text(x) for x in (result.agreement, result.agreement_ci95, result.kappa, result.kappa_ci95)]
-        note = f"agreement {agreement[0]} ({agreement[1]}), kappa {agreement[2]} ({agreement[3]}); {result.changed:,} tasks changed"
+        note = f"agreement {agreement[0]} ({agreement[1]}), kappa {agreement[2]} ({agreement[3]}); {counted(result.changed, 'task')} changed"
         yield Table(
-            f"Labels in {setting}, {result.n:,} tasks", columns, rows, notes=[note], key=f"transitions-{setting}"
+            f"Labels in {setting}, {counted(result.n, 'task')}",
+            columns,
+            rows,
+            notes=[note],
+            key=f"transitions-{setting}",
         )
     if document.measures:
         rows = [[measure, difference.n, *_moved(difference)] for measure, difference in document.measures.items()]
         yield Table("Means over tasks (0-1)", ("measure", "tasks", *moved), rows, key="measures")
     for setting, against in document.against_gold.items():
-        title = f"Agreement in {setting} with the gold {document.gold}, {against.n:,} tasks"
+        title = f"Agreement in {setting} with the gold {document.gold}, {counted(against.n, 'task')}"
         rows = [[metric.replace("_", " "), *_moved(difference)] for metric, difference in against.metrics.items()]
-        note = f"second run better on {against.better:,} tasks (now right), worse on {against.worse:,} (now wrong)"
+        note = f"second run better on {counted(against.better, 'task')} (now right), worse on {against.worse:,} (now wrong)"
         yield Table(title, ("figure", *moved), rows, notes=[note], key=f"gold-{setting}")
     measure = document.main_measure
     if measure is not None and document.occupations:
@@ -181,7 +185,7 @@ def several_tables(document: PairwiseDocument, *, page: bool = False) -> Iterato
         columns = ("pair", "agreement", "95%", "kappa", "95%", "quadratic kappa")
         alphas = [figure(x) for x in (result.krippendorff_nominal, result.krippendorff_ordinal)]
         note = f"Krippendorff's alpha of all: {alphas[0]}, ordinal {alphas[1]}"
-        title = f"Agreement of pairs in {setting}, {result.n:,} tasks with a label in all runs"
+        title = f"Agreement of pairs in {setting}, {counted(result.n, 'task')} with a label in all runs"
         yield Table(title, columns, rows, notes=[note], key=f"pairs-{setting}")
         gold, majority = ("gold accuracy", "gold kappa") if document.gold else (), result.majority
         suffix = f", accuracy {figure(majority.gold_accuracy)} against {document.gold}" if gold else ""
@@ -191,7 +195,7 @@ def several_tables(document: PairwiseDocument, *, page: bool = False) -> Iterato
             for name, run in zip(numbered, result.runs, strict=True)
         ]
         most = ", ".join(f"{n:,} {label}" for label, n in majority.labels.items())
-        note = f"majority: {most}; {majority.tied:,} tasks without one, {figure(majority.unanimous)} unanimous{suffix}"
+        note = f"majority: {most}; {counted(majority.tied, 'task')} without one, {figure(majority.unanimous)} unanimous{suffix}"
         yield Table(f"Each run among the others, {setting}", columns, rows, notes=[note], key=f"runs-{setting}")
     disputed = document.disputed[: _ON_PAGE if page else _TOP]
     if rows := [[*_task_cells(task, page=page), *task.labels, task.spread] for task in disputed]:
@@ -259,7 +263,7 @@ def _show_scores(
         table.show()
     for which, alone in (("scored after only", moved.appeared), ("scored before only", moved.disappeared)):
         if len(alone):
-            heading(f"{which}: {len(alone):,} groups")
+            heading(f"{which}: {counted(len(alone), 'group')}")
             for row in alone.head(_TOP).to_dict("records"):
                 say(f"{row['code']} {row['title']}: {row['reason']}", indent=2)
             if len(alone) > _TOP:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import relabel
-from relabel.cli._options import Commands, Draws, GoldBy, GoldRule, OutFile, Results, write
+from relabel.cli._options import Commands, Draws, GoldBy, GoldRule, OutFile, Results, give_text, write
 from relabel.cli.terminal import Table, doing, heading, say, say_next, show_verdict, workflow_command
 from relabel.errors import GateError, UsageError
-from relabel.tabular import Cell, change
+from relabel.tabular import Cell, change, counted
 
 if TYPE_CHECKING:
     from relabel.evaluation.document import SettingName
@@ -183,11 +183,7 @@ def _write_outcome(
 
     if junit is not None:
         write(junit, suite.junit_xml(result), "--junit")
-    printed = str(markdown) == "-"
-    if printed:
-        typer.echo(suite.markdown(result, verdict), nl=False)
-    elif markdown is not None:
-        write(markdown, suite.markdown(result, verdict), "--markdown")
+    printed = markdown is not None and give_text(suite.markdown(result, verdict), markdown, "--markdown")
     if annotations or (annotations is None and os.environ.get("GITHUB_ACTIONS") == "true"):
         for line in suite.github_annotations(result):
             workflow_command(line)
@@ -197,7 +193,7 @@ def _write_outcome(
 def _show(document: relabel.EvalDocument, tables: list[Table], outcome: SuiteResult | None) -> None:
     chosen = ", on tasks chosen because they were doubtful" if document.selected else ""
     say(f"{document.run} against the gold {document.gold}{chosen}", hang=0)
-    typer.echo(f"{document.matched:,} task{'' if document.matched == 1 else 's'} matched")
+    typer.echo(f"{counted(document.matched, 'task')} matched")
     if document.gold_by == "unknown" and document.gold != "sample":
         from relabel.evaluation.gold import UNKNOWN_MAKER
 
@@ -242,7 +238,7 @@ def eval_tables(document: relabel.EvalDocument, *, page: bool = False) -> Iterat
     notes = ["-: undefined. majority label: always giving the gold's most frequent label. kappa: Cohen's. AC1: Gwet's."]
     if method is not None:
         notes.append(
-            f"95%: {method.draws:,} bootstrap draws of {method.units:,} occupation{'' if method.units == 1 else 's'}, seed {method.seed}."
+            f"95%: {method.draws:,} bootstrap draws of {counted(method.units, 'occupation')}, seed {method.seed}."
         )
         notes += [f"Few occupations: {method.note}."] if method.note else []
         notes += ["They describe doubtful tasks only, not the run as a whole."] if document.selected else []
@@ -268,7 +264,7 @@ def eval_tables(document: relabel.EvalDocument, *, page: bool = False) -> Iterat
     yield from _yardstick_tables(document, page=page)
     if document.measures:
         occupations = {measure: getattr(document.occupations, measure) for measure in document.measures}
-        note = f"Means of {document.occupations.n:,} occupations; tasks and occupations weigh the same."
+        note = f"Means of {counted(document.occupations.n, 'occupation')}; tasks and occupations weigh the same."
         title = f"Values of tasks (0-1) {gold_text}, by measure"
         table = _figure_table(title, _MEASURES, document.measures, notes=[note], key="measures")
         yield replace(table, rows=[*table.rows, *_figure_table("", _OCCUPATIONS, occupations).rows])

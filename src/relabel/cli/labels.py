@@ -26,7 +26,7 @@ from relabel.evaluation import review as reviewing
 from relabel.publishing import viewer
 from relabel.sources import eloundou, tables
 from relabel.sources import registry as sources
-from relabel.tabular import csv_bytes, stata_bytes
+from relabel.tabular import counted, csv_bytes, stata_bytes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -126,9 +126,9 @@ def import_file(
     if _options.give_json(asdict(done) | {"folder": str(done.folder)}, as_json=as_json):
         return
     description = f"{loaded.unit}s: {done.tasks:,}, list: {done.task_list}"
-    typer.echo(f"{done.labels:,} label{'s' * (done.labels != 1)} imported ({description}) into {done.folder}")
+    typer.echo(f"{counted(done.labels, 'label')} imported ({description}) into {done.folder}")
     for change, count in done.mapped.items():
-        typer.echo(f"{count:,} labels mapped {change}")
+        typer.echo(f"{counted(count, 'label')} mapped {change}")
     if done.not_in_list:
         typer.echo(f"tasks not in {done.task_list}, so they match no gold of that list: {done.not_in_list:,}")
     rated = loaded.unit == "occupation"

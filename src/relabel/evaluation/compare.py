@@ -21,6 +21,7 @@ from relabel.evaluation.statistics import DRAWS, Figure, Ints, change, or_none
 from relabel.rubric import Measure
 from relabel.run import Run, changed_rubrics
 from relabel.settings import Frozen
+from relabel.tabular import counted
 from relabel.tabular import figure as shown
 from relabel.task import TASK_KEY
 
@@ -445,15 +446,14 @@ def _verdict(
     main = settings[aligned.main]
     if not main.n:
         return ["No task has a label in both runs."]
-    tasks = f"{main.n:,} task{'' if main.n == 1 else 's'}"
+    tasks = counted(main.n, "task")
     if not any(comparison.changed for comparison in settings.values()):
         return [
             f"The runs are identical: they give all {tasks} the same label{' in every setting' * (len(settings) > 1)}."
         ]
     kappa = "" if main.kappa is None else f" (kappa {shown(main.kappa)})"
     sentences = [
-        f"{aligned.main}: the runs agree on {100 * (main.agreement or 0):.1f}% of {tasks}{kappa}; {main.changed:,} "
-        f"label{'' if main.changed == 1 else 's'} changed."
+        f"{aligned.main}: the runs agree on {100 * (main.agreement or 0):.1f}% of {tasks}{kappa}; {counted(main.changed, 'label')} changed."
     ]
     for measure, moved in measures.items():
         if moved.difference is None:

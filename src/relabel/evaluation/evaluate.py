@@ -22,7 +22,7 @@ from relabel.evaluation.yardsticks import all_yardsticks, calibration, mean_of
 from relabel.rubric import Measure
 from relabel.run import Run, changed_rubrics
 from relabel.sources.tables import plain_name
-from relabel.tabular import figure
+from relabel.tabular import counted, figure
 from relabel.task import TASK_KEY, local_tasks
 
 # With fewer tasks, the verdict calls the figures rough.
@@ -301,7 +301,7 @@ def verdict(document: doc.EvalDocument, *, is_gold: bool = False) -> str:
         )
     fewest = min(figures.n for figures in settings.values())
     if fewest < FEW_TASKS:
-        lines.append(f"The figures are rough: they rest on {fewest} task{'' if fewest == 1 else 's'}.")
+        lines.append(f"The figures are rough: they rest on {counted(fewest, 'task')}.")
     return "\n".join(lines)
 
 
@@ -321,7 +321,7 @@ def _yardstick_sentences(settings: Mapping[SettingName, doc.SettingMetrics], yar
     same_text = yardsticks.consistency.settings.get(main) if yardsticks.consistency is not None else None
     if same_text is not None and same_text.run is not None:
         gold = "" if same_text.gold is None else f", in the gold {100 * same_text.gold:.0f}%"
-        pairs = f"{same_text.pairs:,} pair{'' if same_text.pairs == 1 else 's'}"
+        pairs = counted(same_text.pairs, "pair")
         sentences.append(f"Tasks with one text get one label in {100 * same_text.run:.0f}% of {pairs}{gold}.")
     repeated_questions = {} if yardsticks.self_agreement is None else yardsticks.self_agreement.settings
     shares = [f"{100 * x.run:.0f}% ({s})" for s, x in repeated_questions.items() if x.run is not None]
@@ -372,5 +372,4 @@ def _setting(figures: doc.SettingMetrics, majority: doc.MajorityClass) -> str:
         return f"better than {always} (accuracy {against}); {beyond}"
     if bounds is not None and bounds[1] < 0:
         return f"in accuracy worse than {always} ({against}); {beyond}"
-    tasks = f"{figures.n:,} task{'' if figures.n == 1 else 's'}"
-    return f"cannot be distinguished from {always} on {tasks} (accuracy {against}); {beyond}"
+    return f"cannot be distinguished from {always} on {counted(figures.n, 'task')} (accuracy {against}); {beyond}"

@@ -30,6 +30,7 @@ from relabel.evaluation.gold import Gold, asked, incoherent_pairs, labelled, lab
 from relabel.evaluation.statistics import Array, Figure, Formula, change, few_occupations
 from relabel.evaluation.suite import Gate, GateResult, Kind, Slice, Suite, SuiteResult
 from relabel.run import Run, changed_rubrics
+from relabel.tabular import counted
 from relabel.tabular import figure as shown
 from relabel.task import TASK_KEY
 
@@ -388,7 +389,7 @@ class _Fall:
         alone, together = ("under .001" if p < 0.001 else shown(p) for p in (self.p, adjusted))
         outcome = (
             f"{'falls' if fell else 'goes'} from {shown(self.figures['baseline'])} to {shown(self.figures['run'])}, change {moved.value:+.3f} "
-            f"({interval}{moved.n:,} tasks; sign-flip test by occupation p {alone}"
+            f"({interval}{counted(moved.n, 'task')}; sign-flip test by occupation p {alone}"
             f"{'' if together == alone else f', with all gates {together}'}){'' if fell else ': no significant fall'}"
             f"{f'; a drop of {shown(allowed)} is allowed' if allowed else ''}"
         )
@@ -410,10 +411,12 @@ def _bounds_of(gate: Gate, figure: Figure | None, level: float) -> Iterator[Gate
         holds = near >= threshold if kind == "min" else near <= threshold
         word = f"at {'least' if kind == 'min' else 'most'} {shown(threshold)}"
         if bounds is None:
-            outcome = f"is {shown(figure.value)} (counted over {figure.n:,} tasks), {'' if holds else 'not '}{word}"
+            outcome = (
+                f"is {shown(figure.value)} (counted over {counted(figure.n, 'task')}), {'' if holds else 'not '}{word}"
+            )
         else:
             interval = f"{_percent(level)} interval {shown(bounds[0])} to {shown(bounds[1])}"
-            outcome = f"is {shown(figure.value)} ({interval}, {figure.n:,} tasks)"
+            outcome = f"is {shown(figure.value)} ({interval}, {counted(figure.n, 'task')})"
             outcome += f": {word}" if holds else f": not shown to be {word}"
         yield _result(gate, kind, figure.n, outcome, bounds, bounds and level, passed=holds, value=figure.value)
 
@@ -423,10 +426,10 @@ def _unjudged(gate: Gate, kind: Kind, figure: Figure | None, level: float) -> Ga
     reason = "no task has this figure"
     if figure is not None:
         n, value, bounds = figure.n, metrics.or_none(figure.value), figure.interval(level)
-        over = f"{n:,} tasks of {figure.occupations} occupation{'' if figure.occupations == 1 else 's'}"
+        over = f"{counted(n, 'task')} of {counted(figure.occupations, 'occupation')}"
         reason = f"{over} give it no interval"
         if value is None:
-            reason = f"it is undefined on these {n:,} tasks, as where one label only is used"
+            reason = f"it is undefined on {counted(n, 'task')}, as where only one label is used"
         elif bounds is not None:
             ends = " to ".join(f"{end:+.3f}" if figure.change else shown(end) for end in bounds)
             reason = (

@@ -24,7 +24,7 @@ from relabel.evaluation.gold import Gold
 from relabel.evaluation.suite import SuiteResult, render
 from relabel.rubric import Measure
 from relabel.run import Run
-from relabel.tabular import Cell, Signed, Table
+from relabel.tabular import Cell, Signed, Table, counted
 from relabel.task import TASK_KEY
 
 # Most tasks that a page lists; the JSON document has all of them.
@@ -162,7 +162,7 @@ def compare_page(
             svg = charts.ranges(table.key, table.ranges(3), title="kappa")
         sections.append((table.key, table, svg))
     numbered = enumerate(zip(document.runs, document.models, strict=True), 1)
-    about = [f"{document.common:,} common tasks."]
+    about = [f"{counted(document.common, 'common task')}."]
     about += [f"{n}: {run if run == model else f'{run} ({model})'}." for n, (run, model) in numbered]
     many = f"{len(document.runs)} runs" if len(document.runs) > 2 else " and ".join(document.runs)
     foot = f"Intervals: {document.bootstrap.draws:,} draws of occupations, seed {document.bootstrap.seed}."

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from relabel.evaluation.document import Bounds, Intervals95, SettingMetrics
+from relabel.tabular import counted
 
 Array = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.intp]
@@ -290,7 +291,7 @@ def few_occupations(count: int) -> str | None:
     """The warning for intervals over few occupations; None if there are enough."""
     if count >= FEW_OCCUPATIONS:
         return None
-    tasks = f"the tasks belong to {count} occupation{'' if count == 1 else 's'} only"
+    tasks = f"the tasks belong to {counted(count, 'occupation')} only"
     return f"{tasks}: intervals are wide, and say little" if count > 1 else f"{tasks}, so there are no intervals"
 
 

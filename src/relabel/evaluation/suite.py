@@ -21,8 +21,8 @@ from relabel.evaluation.statistics import FIGURES
 from relabel.files import read_user_yaml
 from relabel.rubric import Measure
 from relabel.settings import Frozen, asset_dir
+from relabel.tabular import counted, markdown_safe, signed
 from relabel.tabular import figure as shown
-from relabel.tabular import markdown_safe, signed
 
 FamilyRule = Literal["joint", "bonferroni", "none"]
 TaskType = Literal["Core", "Supplemental"]
@@ -344,8 +344,7 @@ def render(template: str, **context: Any) -> str:
 def github_annotations(result: SuiteResult) -> list[str]:
     """GitHub's workflow commands: one error per failed condition, or one notice if all passed."""
     if result.passed:
-        count = len(result.results)
-        message = f"{count} gate{'' if count == 1 else 's'} passed for {result.run}"
+        message = f"{counted(len(result.results), 'gate')} passed for {result.run}"
         return [f"::notice title={_escaped_property(f'relabel {result.suite}')}::{_escaped_message(message)}"]
     return [
         f"::error title={_escaped_property(f'relabel {result.suite}: {gate.id}')}::{_escaped_message(gate.message)}"

@@ -18,6 +18,7 @@ from relabel.evaluation.gold import UNKNOWN_MAKER, Gold
 from relabel.evaluation.statistics import DRAWS, Figure, change, with_ci95
 from relabel.run import Run
 from relabel.settings import Frozen
+from relabel.tabular import counted
 from relabel.tabular import figure as shown
 from relabel.task import TASK_KEY
 
@@ -64,7 +65,8 @@ class Variance(Frozen):
         orders = "between orders" if self.repeat is not None else _ORDERS_AND_REPEATS
         parts = [(self.task, "between tasks"), (self.order, orders), (self.repeat, "between repeats")]
         shares = ", ".join(f"{share:.1%} {words}" for share, words in parts if share is not None)
-        asked = f"{self.tasks:,} tasks, {self.variants} order(s), {self.repeats} repeat(s) of each"
+        sizes = counted(self.tasks, "task"), counted(self.variants, "order"), counted(self.repeats, "repeat")
+        asked = f"{', '.join(sizes)} of each"
         return f"variance of a label: {shares} ({asked})"
 
 
@@ -464,9 +466,9 @@ def _validity(rubric: TriedRubric, document: TrialDocument, look: Look) -> dict[
             "rates": {str(a.setting): _round(a.second_rate) for a in agreements if a.second_rate is not None},
             "kappa": {str(a.setting): _round(a.kappa) for a in agreements if a.kappa is not None},
         }
-    counted = {a.setting: a.n for a in next(iter(by_gold.values()), ())}
-    sizes = ", ".join(f"{setting} {n:,}" for setting, n in counted.items())
-    uneven = f"tasks compared: {sizes}" if len(set(counted.values())) > 1 else ""
+    compared_tasks = {a.setting: a.n for a in next(iter(by_gold.values()), ())}
+    sizes = ", ".join(f"{setting} {n:,}" for setting, n in compared_tasks.items())
+    uneven = f"tasks compared: {sizes}" if len(set(compared_tasks.values())) > 1 else ""
     again = _look_in_words(look) if look.number > 1 else ""
     limits = "; ".join(filter(None, (again, _missing_in_words(rubric), uneven)))
     drawn = {"development": ", the half for tuning", "final": ", the half kept for the end", None: ""}[document.half]
@@ -498,7 +500,9 @@ def _verdict(document: TrialDocument) -> Iterator[str]:
         main: SettingName | None = next((s for s in MAIN if any(a.setting == s for a in own)), None)
         if main is None:
             continue
-        text = " and ".join(f"{_name(a.second)} at {shown(a.kappa)} ({a.n:,} tasks)" for a in own if a.setting == main)
+        text = " and ".join(
+            f"{_name(a.second)} at {shown(a.kappa)} ({counted(a.n, 'task')})" for a in own if a.setting == main
+        )
         rated = [a for a in agreements if a.on == tried.name and a.first in golds and a.setting == main]
         each_other = "; {} and {} agree with each other at {}"
         beside = "".join(each_other.format(_name(a.first), _name(a.second), shown(a.kappa)) for a in rated)
@@ -516,7 +520,7 @@ def _closer_in_words(pair: TrialDifference) -> str:
     setting = _IN_WORDS.get(pair.setting, pair.setting)
     if pair.difference is None or pair.ci95 is None:
         return f"{pair.first} and {pair.second} cannot be compared with {_name(pair.gold)} ({setting}): too few labels differ."
-    basis = f"{pair.n[0]:,} tasks, paired" if pair.paired else "not paired: each on its own tasks"
+    basis = f"{counted(pair.n[0], 'task')}, paired" if pair.paired else "not paired: each on its own tasks"
     low, high = pair.ci95
     (farther, low_kappa), (closer, high_kappa) = zip((pair.first, pair.second), pair.kappa, strict=True)
     if pair.difference < 0:
@@ -531,7 +535,7 @@ def _closer_in_words(pair: TrialDifference) -> str:
 def _cost_in_words(rubric: TriedRubric) -> str:
     if rubric.cost_usd is not None:
         rate = f"${1000 * rubric.cost_usd / max(rubric.tasks, 1):.2f} per 1,000"
-        return f"{rubric.name} ${rubric.cost_usd:.4f} for {rubric.tasks:,} tasks ({rate})"
+        return f"{rubric.name} ${rubric.cost_usd:.4f} for {counted(rubric.tasks, 'task')} ({rate})"
     tokens = rubric.prompt_tokens + rubric.completion_tokens
     return f"{rubric.name} {f'{tokens:,} tokens, of unknown cost' if tokens else 'not known, its labels were imported'}"
 

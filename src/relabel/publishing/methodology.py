@@ -17,7 +17,7 @@ from relabel.scoring.uncertainty import Estimate
 from relabel.sources import registry
 from relabel.sources.fetch import SourceUse
 from relabel.sources.tables import is_table_file
-from relabel.tabular import FORMULA
+from relabel.tabular import FORMULA, counted
 
 Reading = Literal["strict", "with_tools"]
 
@@ -147,17 +147,17 @@ def caveats(table: ScoreTable) -> list[str]:
     notes += [f"{note[0].upper()}{note[1:]}." for note in table.notes if not note.startswith(elsewhere)]
     counts = table.describe()["counts"]
     if counts["thin"]:
-        noun = "1 group has" if counts["thin"] == 1 else f"{counts['thin']:,} groups have"
+        have = "has" if counts["thin"] == 1 else "have"
         notes.append(
-            f"{noun} a thin score, without percentile and band: less than {100 * MIN_COVERAGE:.0f}% of what the group stands for "
+            f"{counted(counts['thin'], 'group')} {have} a thin score, without percentile and band: less than {100 * MIN_COVERAGE:.0f}% of what the group stands for "
             "has labels. Each group's own page says why."
         )
     if counts["tasks_half_labelled"]:
         notes.append(f"{counts['tasks_half_labelled']:,} tasks have some of their labels only and count as unlabelled.")
     if table.unrated is not None and (count := table.unrated_occupations):
-        noun = "1 occupation has" if count == 1 else f"{count:,} occupations have"
+        have = "has" if count == 1 else "have"
         left = "all of their tasks are left out" if table.unrated == "drop" else "their tasks weigh equally"
-        notes.append(f"{noun} no importance rating: {left}.")
+        notes.append(f"{counted(count, 'occupation')} {have} no importance rating: {left}.")
     if table.frame["pay_source"].str.match("(median of )?ASHE ").any():
         notes.append("The publisher calls its numbers of jobs indicative only.")
     if table.population is not None:

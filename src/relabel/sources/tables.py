@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from relabel.errors import ColumnError, DataError
 from relabel.files import opened, os_errors
+from relabel.tabular import counted
 
 if TYPE_CHECKING:  # importing a reader must not import it
     import pandas as pd
@@ -291,7 +292,7 @@ def read_table(path: Path, *, rows_are: str, advice: str) -> Table:
     rows: list[tuple[int, Mapping[str, str]]] = []
     for line, cells in records:
         if len(cells) != len(header):
-            counts = f"{len(cells)} cell{'' if len(cells) == 1 else 's'} where the header has {len(header)}"
+            counts = f"{counted(len(cells), 'cell')} where the header has {len(header)}"
             quoted = {"\t": "tab", ";": "semicolon"}.get(separator, "comma")
             raise DataError(f"{path} line {line} has {counts}; correct the line, a cell with a {quoted} goes in quotes")
         rows.append((line, dict(zip(header, cells, strict=True))))

@@ -34,7 +34,7 @@ from relabel.study import pooling
 from relabel.study.file import Scoring, Study
 from relabel.study.pooling import LatentClasses, Votes, collect_votes
 from relabel.study.running import OpenStudy, plan, runs_of, study_tasks
-from relabel.tabular import Cell, Table, cell_text, csv_bytes, stata_bytes, table_text
+from relabel.tabular import Cell, Table, cell_text, counted, csv_bytes, stata_bytes, table_text
 from relabel.task import TASK_KEY, Task
 
 _MAX_ROWS = 25
@@ -116,7 +116,7 @@ def write_results(opened: OpenStudy, runs: Mapping[str, Run]) -> Results:
             files[f"tables/{stem}.{end}"] = table_text([table], form).encode()  # pyright: ignore[reportArgumentType]  three literals
     files |= {f"figures/{name}": content for name, content in charts.files().items()}
     sections = [(stem, table, drawn.get(stem)) for stem, table in tables.items()]
-    page = tables_page(study.title, verdict, sections, f"relabel {__version__}, {len(votes):,} tasks.")
+    page = tables_page(study.title, verdict, sections, f"relabel {__version__}, {counted(len(votes), 'task')}.")
     files["report.html"] = page.encode()
     _write(opened.results, files)
     if study.export or study.site:
