@@ -278,8 +278,13 @@ def _object(fields: dict[str, Any]) -> dict[str, Any]:
     return {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
 
 
-_END_OF_THOUGHT = re.compile(r"</(?:think|thinking|thought|reasoning)>|\[/THINK\]|<\|channel\|>final<\|message\|>")
-_THOUGHT = re.compile(r"<(?:think|thinking|thought|reasoning)>|\[THINK\]|<\|channel\|>analysis<\|message\|>")
+# The marks of most models, of Mistral, of Cohere and Gemma, and of gpt-oss.
+_END_OF_THOUGHT = re.compile(
+    r"(?i)</(?:\w+:)?(?:think(?:ing)?|thoughts?|reasoning)>|\[/THINK\]|<(?:\|END_THINKING|channel)\|>|<\|channel\|>final[^{]{0,40}<\|message\|>"
+)
+_THOUGHT = re.compile(
+    r"(?i)<(?:\w+:)?(?:think(?:ing)?|thoughts?|reasoning)>|\[THINK\]|<\|(?:START_THINKING\||channel)>|<\|channel\|>analysis<\|message\|>"
+)
 # Characters of an invalid answer in the message of a failure.
 _EXCERPT = 120
 # Fields in which a server may return an answer that it mistook for something else.
@@ -290,7 +295,8 @@ def read_answer(answer: Answer, rubric: Rubric, count: int = 1) -> Reading:
     """Parse and validate an answer.
 
     Nothing is guessed: an answer is one JSON object with exactly the requested keys and a known label, which may be in another
-    case. The object may follow visible thinking, or be in a code fence or within prose, as long as there is only one.
+    case. The object may follow visible thinking, or be in a code fence, within prose or within other JSON, as long as there is
+    only one.
 
     Args:
         answer: The answer.
@@ -352,32 +358,38 @@ def _document(answer: Answer) -> tuple[Mapping[str, Any], bool]:
             others = [name for name in _BESIDE_CONTENT if message.get(name)]
         instead = f": all that came is {' and '.join(others)}; a setting of the server puts it there" if others else ""
         raise InvalidAnswerError("invalid-json", f"the answer is empty{instead}")
+    problem = ""
     try:
-        documents, unwrapped = [_DECODER.decode(content)], False
+        document: Any = _DECODER.decode(content)
     except (ValueError, RecursionError) as error:
-        documents, unwrapped = _within(content), True
-        if len(documents) != 1:
-            many = f"holds {len(documents)} different JSON objects" if documents else f"is not one JSON object: {error}"
-            raise InvalidAnswerError("invalid-json", f"the answer {many}; it reads {_excerpt(content)}") from error
-    if not isinstance(documents[0], Mapping):
-        raise InvalidAnswerError("schema", f"the answer is a JSON {type(documents[0]).__name__}, not an object")
-    return documents[0], unwrapped
+        document, problem = content, f": {error}"
+    if _is_document(document):
+        return document, False
+    documents = _within(document if isinstance(document, str) else content)
+    documents = documents or ([document] if isinstance(document, Mapping) else [])
+    if len(documents) != 1:
+        many = f"holds {len(documents)} different JSON objects" if documents else f"is not one JSON object{problem}"
+        raise InvalidAnswerError("invalid-json", f"the answer {many}; it reads {_excerpt(content)}")
+    return documents[0], True
+
+
+def _is_document(data: Any) -> bool:
+    """Whether a JSON value is an answer, and not a schema or an object around the answer."""
+    return isinstance(data, Mapping) and isinstance(data.get("label", data.get("answers")), (str, int, list))
 
 
 def _within(content: str) -> list[Mapping[str, Any]]:
     """The distinct JSON answers within a text, after any visible thinking; thinking that was cut off contains none."""
     text = _THOUGHT.split(_END_OF_THOUGHT.split(content)[-1])[0]
     documents: list[Mapping[str, Any]] = []
-    start = text.find("{")
-    while start >= 0:
-        try:
-            data, end = _DECODER.raw_decode(text, start)
-        except (ValueError, RecursionError):
-            end = start + 1
-        else:
-            if ("label" in data or "answers" in data) and data not in documents:
-                documents.append(data)
-        start = text.find("{", end)
+    end = 0
+    for brace in re.finditer("{", text):
+        if brace.start() >= end:
+            with suppress(ValueError, RecursionError):
+                data, after = _DECODER.raw_decode(text, brace.start())
+                if _is_document(data):  # otherwise it may hold the answer
+                    end = after
+                    documents += [] if data in documents else [data]
     return documents
 
 

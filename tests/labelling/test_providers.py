@@ -361,6 +361,24 @@ JSON = json.dumps(LABEL)
         f'About {{"occupation": "x", "task": "y"}}: {JSON}',
         f"{JSON}\n\nAgain: {JSON}",
         [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, {"type": "text", "text": f"So: {JSON}"}],
+        # Around the answer: a list, quotes, the schema's name, a tool's call, or the schema.
+        f"[{JSON}]",
+        json.dumps(JSON),
+        json.dumps({"answer": LABEL}),  # https://github.com/lennartpollvogt/ollama-instructor/issues/6
+        json.dumps({"name": "answer", "parameters": LABEL}),
+        json.dumps({"type": "object", "properties": LABEL}),  # https://github.com/cloudwego/eino/issues/385
+        f'{{"properties": {{"label": {{"type": "string"}}}}}} {JSON}',
+        # Other marks of thinking: https://docs.vllm.ai/en/latest/api/vllm/reasoning/index.html
+        *(
+            f"{begins} {json.dumps({**LABEL, 'label': 'not-exposed'})}? No. {ends}{JSON}"
+            for begins, ends in (
+                ("<seed:think>", "</seed:think>"),
+                ("<|START_THINKING|>", "<|END_THINKING|><|START_RESPONSE|>"),
+                ("<|channel>thought", "<channel|>"),
+                ("<THINK>", "</THINK>"),
+                ("<|channel|>analysis<|message|>", "<|end|><|channel|>final <|constrain|>json<|message|>"),
+            )
+        ),
     ],
 )
 async def test_one_answer_within_other_text_is_read_and_counted(content: Any, store: Store, tmp_path: Path) -> None:
@@ -377,6 +395,11 @@ async def test_one_answer_within_other_text_is_read_and_counted(content: Any, st
         (f"<think>\nOne draft is {JSON} but wait", "is not one JSON object"),
         (f"{JSON} or {json.dumps({**LABEL, 'label': 'not-exposed'})}", "holds 2 different JSON objects"),
         ("I would say exposed.", "it reads 'I would say exposed.'"),
+        (json.dumps([LABEL, {**LABEL, "label": "not-exposed"}]), "holds 2 different JSON objects"),
+        (json.dumps({"first": LABEL, "second": {**LABEL, "rationale": "No."}}), "holds 2 different JSON objects"),
+        ('{"properties": {"rationale": {"type": "string"}, "label": {"type": "string"}}}', "rationale: Field required"),
+        ("<|channel>thought\n" + JSON, "is not one JSON object"),
+        ("[]", "is not one JSON object; it reads '[]'"),
         ('So: {"rationale": "x", "label": "perhaps"}', "perhaps"),
     ],
 )

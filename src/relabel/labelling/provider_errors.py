@@ -107,8 +107,8 @@ def read_error(
     if status < 300 and inner is None:
         return None
     inner = inner or {}
-    text = content.decode("utf-8", "replace") if isinstance(content, bytes) else content
-    title = _TITLE.search(text[:_MOST_READ])  # of a proxy's page
+    text = (content.decode("utf-8", "replace") if isinstance(content, bytes) else content)[:_MOST_READ]
+    title = _TITLE.search(text)  # of a proxy's page
     message = _message(inner) or clean(" ".join((title[1] if title else text).split()))[:200] or f"HTTP {status}"
     if 300 <= status < 400:
         message = f"to {public_url(headers.get('location', ''))[:200] or 'nowhere'}"
@@ -119,7 +119,6 @@ def read_error(
     metadata = object_of(inner.get("metadata"))
     if metadata.get("reasons") and metadata.get("flagged_input") is not None:
         codes.add("content_filter")
-    text = text[:_MOST_READ]
     wait_s = _wait(status, headers, message, text, metadata, now)
     wait_s = None if (wait_s or 0.0) > LONGEST_WAIT_S else wait_s
     code = str(inner.get("code") or inner.get("type") or "").lower()
@@ -263,14 +262,7 @@ _NO_MODEL = re.compile(
     r"|no endpoints found",
     re.IGNORECASE,
 )
-_KEY_CODES = {
-    "invalid_api_key",
-    "api_key_invalid",
-    "authentication_error",
-    "unauthenticated",
-    "unauthorized",
-    "permission_denied_key",
-}
+_KEY_CODES = {"invalid_api_key", "api_key_invalid", "authentication_error", "unauthenticated", "unauthorized"}
 _KEY_WORDS = re.compile(
     r"api[ _-]?key (is )?(not valid|invalid|incorrect|expired)|(invalid|incorrect) (x-)?api[ _-]?key", re.IGNORECASE
 )

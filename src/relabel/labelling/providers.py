@@ -159,7 +159,8 @@ class Provider(Frozen):
             if rule.mark == "prompt_cache_breakpoint":
                 body = {"prompt_cache_options": {"mode": "explicit"}, **body}
         if rule.key is not None and api in rule.key_apis:
-            body = {rule.key: _cache_key(str(body.get("model")), fixed[-1]["content"]), **body}
+            prefix = f"{body.get('model')}\0{fixed[-1]['content']}"
+            body = {rule.key: "relabel-" + hashlib.sha256(prefix.encode()).hexdigest()[:32], **body}
         return body
 
 
@@ -244,11 +245,6 @@ def _fits(model: str, patterns: Sequence[str]) -> bool:
 def _marked(api: Api, text: str, mark: str) -> dict[str, Any]:
     control = {"mode": "explicit"} if mark == "prompt_cache_breakpoint" else {"type": "ephemeral"}
     return {"type": "input_text" if api == "responses" else "text", "text": text, mark: control}
-
-
-@cache
-def _cache_key(model: str, prefix: str) -> str:
-    return "relabel-" + hashlib.sha256(f"{model}\0{prefix}".encode()).hexdigest()[:32]
 
 
 # Ends of the names of headers in which gateways state the cost of an answer, such as LiteLLM's `x-litellm-response-cost`.
