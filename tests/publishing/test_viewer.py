@@ -106,6 +106,19 @@ def test_only_who_knows_the_address_is_answered(raters: list[Run], tmp_path: Pat
             ask(server, "../../../etc/passwd")
 
 
+def test_reviews_of_another_page_or_a_spreadsheet_are_kept(raters: list[Run], tmp_path: Path) -> None:
+    file = tmp_path / "review.csv"
+    with served(raters, file) as one, served(raters, file) as two:
+        first, second, third = ask(one, "api/tasks?size=3")["rows"]
+        ask(one, "api/review", a_review(first, "E0", "Ann"))
+        ask(two, "api/review", a_review(second, "E1", "Bob"))
+        file.write_text(file.read_text("utf-8").replace(",E0,", ",E2,"), "utf-8")
+        ask(one, "api/review", a_review(third, "E0", "Ann"))
+        ask(two, "api/review", {"undo": True, "reviewer": "Bob"})
+    labels = {row["task_id"]: row["label"] for row in rows_of(file) if row["label"]}
+    assert labels == {first["task"]: "E2", third["task"]: "E0"}
+
+
 def test_tasks_are_found_by_words_label_disagreement_and_what_went_wrong(raters: list[Run], tmp_path: Path) -> None:
     gold = load_gold("sample").table
     with served(raters, tmp_path / "review.csv", sample=gold) as server:

@@ -73,20 +73,30 @@ class Reviews:
 
     def __init__(self, path: Path, column: str) -> None:
         self.path, self.column = path, column
-        self.rows: list[Row] = []
-        header: Sequence[str] = [column if name == "label" else name for name in COLUMNS]
-        if path.exists():
-            table = read_table(path, rows_are="each task", advice="give another file to --review")
+        self.rows: list[Row]
+        self._undo: dict[str, list[tuple[Key, Row | None]]] = {}
+        self._changed_at = -1
+        self.read()
+
+    def read(self) -> None:
+        """Read the file, if another page or a spreadsheet has changed it since."""
+        changed_at = self.path.stat().st_mtime_ns if self.path.exists() else 0
+        if changed_at == self._changed_at:
+            return
+        self.rows = []
+        header: Sequence[str] = [self.column if name == "label" else name for name in COLUMNS]
+        if changed_at and len(self.path.read_bytes().splitlines()) > 1:  # it may hold only the header
+            table = read_table(self.path, rows_are="each task", advice="give another file to --review")
             header = table.header
-            if lacking := {"task_id", "onet_soc_code", "reviewer", column} - set(header):
+            if lacking := {"task_id", "onet_soc_code", "reviewer", self.column} - set(header):
                 raise UsageError(
-                    f"{path} is not a file of reviews for these labels (no column {sorted(lacking)[0]}); give another to --review"
+                    f"{self.path} is not a file of reviews for these labels (no column {sorted(lacking)[0]}); give another to --review"
                 )
             self.rows = [dict(cells) for _, cells in table.rows]
+        self._changed_at = changed_at
         self.header = [*header, *(name for name in ("annotator", "blind") if name not in header)]
         self.is_random_sample = "weight" in self.header
         self.queue = {self._key(row): place for place, row in reversed(list(enumerate(self.rows)))}
-        self._undo: dict[str, list[tuple[Key, Row | None]]] = {}
 
     @staticmethod
     def _key(row: Row) -> Key:
@@ -152,6 +162,7 @@ class Reviews:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(self.path) as temporary:
                 safe.to_csv(temporary, index=False, lineterminator="\r\n", encoding="utf-8-sig")
+            self._changed_at = self.path.stat().st_mtime_ns
 
     def agreement(self) -> list[Row]:
         """Agreement of each pair of reviewers: `who, tasks` (number labelled by both), `agreement` (0-1) and `kappa`.
@@ -377,6 +388,7 @@ class Viewer(ThreadingHTTPServer):
         reviewer = str(body.get("reviewer") or "").strip()[:80]
         if not reviewer:
             raise UsageError("enter your name first")
+        self.reviews.read()
         if body.get("undo"):
             key = self.reviews.undo(reviewer)
             return {"undone": key and {"code": key[0], "task": key[1]}}
