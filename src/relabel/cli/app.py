@@ -43,7 +43,18 @@ _WrongUsage: type[Exception] = typer.BadParameter.__mro__[1]
 # Commands whose --json took the name of a file in version 0.1.
 _TOOK_JSON_FILES = {"eval", "compare", "explain", "tasks"}
 # Commands with their own display of progress; for others, a terminal shows a status line after a second.
-_SHOW_THEMSELVES = {"demo", "run", "view", "careers", "rubric", "batch", "study"}
+_SHOW_THEMSELVES = {
+    "demo",
+    "run",
+    "view",
+    "careers",
+    "rubric",
+    "batch",
+    "site serve",
+    "store prune",
+    "study run",
+    "study rebuild",
+}
 
 
 class _AtFirstUse:
@@ -131,7 +142,7 @@ def run_app(arguments: Sequence[str] | None = None) -> int:
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
         signal.signal(signal.SIGINT, interrupt)
     try:
-        silent = words and words[0] not in _SHOW_THEMSELVES and words[1:2] not in (["serve"], ["prune"])
+        silent = words and _SHOW_THEMSELVES.isdisjoint({words[0], " ".join(words[:2])})
         with doing(f"relabel {words[0]}") if silent else nullcontext():
             result = command.main(args=_json_file_as_out(words), prog_name="relabel", standalone_mode=False)
         if result == 130:  # typer returns this code after Ctrl-C

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from relabel.cli import _options
-from relabel.cli.terminal import Table, make_console, say, say_next, say_written
+from relabel.cli.terminal import Table, doing, make_console, say, say_next, say_written
 from relabel.errors import DataError, GateError, RelabelError, RunInterruptedError
 from relabel.tabular import figure, listed_names
 
@@ -82,7 +82,8 @@ def run(
     if runs := running.runs_of(raters):
         from relabel.study.results import write_results
 
-        results = write_results(opened, runs)
+        with doing("making the results"):
+            results = write_results(opened, runs)
         typer.echo()
         for sentence in results.verdict:
             say(sentence)
@@ -165,11 +166,17 @@ def rebuild(path: StudyFile, quiet: _options.Quiet = False) -> None:
     opened = open_study(path)
     added, existing = unpack_answers(opened)
     say(f"Answers: {added:,} added to the store, {existing:,} already there.")
-    run(path, replay=True, dry_run=False, quiet=quiet)
+    failed: GateError | None = None
+    try:
+        run(path, replay=True, dry_run=False, quiet=quiet)
+    except GateError as error:  # as it did for the authors, perhaps
+        failed = error
     same, differ = compare_checksums(opened)
     if differ:
         raise DataError(f"{len(differ)} results are not those of the package: {listed_names(differ, 5)}; {same} are")
     say(f"All {same} results are those of the package, byte by byte.")
+    if failed is not None:
+        raise failed
 
 
 def _table(

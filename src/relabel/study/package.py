@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -16,13 +17,16 @@ import yaml
 
 from relabel import __version__
 from relabel.errors import DataError, UsageError
-from relabel.files import os_errors, require_own
+from relabel.evaluation.suite import load_suite
+from relabel.files import os_errors, replacing, require_own
 from relabel.labelling.maintenance import pack, unpack
 from relabel.labelling.store import Store
 from relabel.redaction import masked
+from relabel.rubric import load_rubric
 from relabel.sources.fetch import sha256_of
 from relabel.sources.registry import load_registry
 from relabel.study.file import template
+from relabel.study.results import write_results
 from relabel.study.running import OpenStudy, plan, runs_of
 
 ANSWERS = "answers.pack"
@@ -41,7 +45,7 @@ def write_package(opened: OpenStudy, target: Path) -> int:
         Number of files in it.
 
     Raises:
-        UsageError: A rater is not complete, or results are missing.
+        UsageError: A rater is not complete.
         DataError: A file cannot be read or written.
     """
     study, raters = opened.study, plan(opened)
@@ -49,9 +53,8 @@ def write_package(opened: OpenStudy, target: Path) -> int:
         raise UsageError(
             f"{', '.join(open_ones)}: labels are missing; finish the study with `relabel study run {opened.file}` first"
         )
-    if not opened.results_made:
-        raise UsageError(f"there are no results yet; make them with `relabel study run {opened.file}`")
     runs = runs_of(raters)
+    results = write_results(opened, runs)  # those there may be of an earlier study file, or of a start that was killed
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         data, copied = _inputs(opened, folder)
@@ -71,7 +74,7 @@ def write_package(opened: OpenStudy, target: Path) -> int:
         title, version = json.dumps(study.title, ensure_ascii=False), json.dumps(__version__)
         for name, text in {
             "study.yaml": yaml.safe_dump(data, sort_keys=False, allow_unicode=True),
-            "checksums.txt": "".join(f"{digest}  {name}\n" for name, digest in checksums(opened)),
+            "checksums.txt": "".join(f"{digest}  {name}\n" for name, digest in checksums(opened) if results.has(name)),
             "constraints.txt": _constraints(),
             "DATA.md": _data_statement(opened, copied),
             "CITATION.cff": template("CITATION.cff", title=title, version=version),
@@ -89,16 +92,39 @@ def _inputs(opened: OpenStudy, folder: Path) -> tuple[dict[str, Any], list[str]]
         if ref not in copied:
             beside = opened.file.parent / ref
             copied[ref] = name = f"inputs/{len(copied) + 1}/{beside.name}"
-            (folder / name).parent.mkdir(parents=True)
-            for path in (beside, *beside.rglob("*")):
-                require_own(path)  # a link in a study from elsewhere could put any file of the user into the package
-            if beside.is_dir():
-                shutil.copytree(beside, folder / name)
-            else:
-                shutil.copyfile(beside, folder / name)
+            _copy(beside, folder / name)
         return copied[ref]
 
-    return opened.content(relocated, exclude_unset=True), sorted(copied)
+    study, data = opened.study, opened.content(relocated, exclude_unset=True)
+    # Files that these files name: a suite relative to itself, a rubric relative to the folder in which the package is rebuilt.
+    named: list[tuple[str, Path, Path]] = []
+    if study.suite in copied:
+        suite, home = load_suite(opened.path(study.suite)), (folder / data["suite"]).parent
+        refs = (suite.gold, suite.baseline and suite.baseline.run)
+        named += [(ref, Path(suite.resolve(ref)), home) for ref in refs if ref]
+    prompts = {load_rubric(opened.path(rater.rubric or study.rubric)).prompt for rater in study.raters}
+    named += [(prompt, Path(prompt), folder) for prompt in sorted(prompts) if Path(prompt).suffix]
+    for ref, source, home in named:
+        target = Path(os.path.normpath(home / ref))
+        if source.exists() and not target.exists():
+            if not target.is_relative_to(folder):
+                raise DataError(
+                    f"{ref} is named by the study's suite or rubric, and lies outside of the study; move it beside it"
+                )
+            copied[ref] = ref
+            _copy(source, target)
+    return data, sorted(copied)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file or folder; a link in a study from elsewhere could put any file of the user into the package."""
+    for path in (source, *source.rglob("*")):
+        require_own(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        shutil.copytree(source, target)
+    else:
+        shutil.copyfile(source, target)
 
 
 def checksums(opened: OpenStudy) -> Iterator[tuple[str, str]]:
@@ -136,7 +162,7 @@ def _zip(folder: Path, target: Path) -> int:
                 f"{path.relative_to(folder)} holds what looks like a key; take it out of the study's files, then make the package again"
             )
     failing = os_errors(f"cannot write {target}", "name another file with --out")
-    with failing, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as package:
+    with failing, replacing(target) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as package:
         for path in files:
             name = f"{target.stem}/{path.relative_to(folder).as_posix()}"
             package.writestr(zipfile.ZipInfo(name, _ZIP_DATE), path.read_bytes(), zipfile.ZIP_DEFLATED)

@@ -48,11 +48,17 @@ class Results:
         folder: Their folder.
         verdict: The main findings, one sentence each.
         tables: The tables, by file stem.
+        files: Names of its files and folders.
     """
 
     folder: Path
     verdict: tuple[str, ...]
     tables: Mapping[str, Table]
+    files: tuple[str, ...] = ()
+
+    def has(self, name: str) -> bool:
+        """Whether a file in the folder is one of the results, and not of an earlier study file or another program."""
+        return name in self.files or name.partition("/")[0] in self.files
 
     def _repr_html_(self) -> str:
         """For notebooks: the main findings, then the tables."""
@@ -119,9 +125,10 @@ def write_results(opened: OpenStudy, runs: Mapping[str, Run]) -> Results:
     page = tables_page(study.title, verdict, sections, f"relabel {__version__}, {counted(len(votes), 'task')}.")
     files["report.html"] = page.encode()
     _write(opened.results, files)
-    if study.export or study.site:
+    pages = ["export"] * (study.export or study.site) + ["site"] * study.site
+    if pages:
         _pages(opened, pooled, runs)
-    return Results(opened.results, verdict, tables)
+    return Results(opened.results, verdict, tables, (*files, POOLED, *pages))
 
 
 def _on_tasks(runs: Mapping[str, Run], tasks: Sequence[Task]) -> dict[str, Run]:
