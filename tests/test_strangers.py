@@ -115,11 +115,21 @@ def test_checksums_of_a_package_are_a_file_of_its_own(capsys: pytest.CaptureFixt
     assert "checksums.txt is not a regular file" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", ["eval sample --html l", "eval sample --out l", "store pack l"])
-def test_a_file_that_is_written_takes_the_place_of_a_link(words: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("words", "link"),
+    [
+        ("eval sample --html l", "l"),
+        ("eval sample --out l", "l"),
+        ("store pack l", "l"),
+        ("study package f.yaml", "f-package.zip"),
+        ("study init mine.yaml", "study.schema.json"),
+    ],
+)
+def test_a_file_that_is_written_takes_the_place_of_a_link(words: str, link: str, tmp_path: Path) -> None:
     precious = tmp_path / "precious"
     precious.write_text("precious")
-    Path("l").symlink_to(precious)
+    Path("f.yaml").write_text(study() + "scoring: null\n", encoding="utf-8")
+    Path(link).symlink_to(precious)
     assert run_app(words.split()) == 0
     assert precious.read_text() == "precious"
 

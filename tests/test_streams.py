@@ -80,6 +80,12 @@ def test_output_that_is_lost_on_a_full_disk_is_an_error_where_all_else_went_well
     assert shell("relabel eval sample | true; echo ${PIPESTATUS[0]}").stdout.strip() == "0"
 
 
+def test_progress_that_is_lost_on_a_full_disk_is_no_lost_result() -> None:
+    done = shell("relabel eval sample --out e.json 2> /dev/full; echo $?")
+    assert done.stdout.splitlines()[-1] == "0"
+    assert Path("e.json").exists()
+
+
 @pytest.mark.parametrize("dead", ["2>&1 >/dev/null | true", "2>&1 | true"])
 def test_a_run_whose_reader_is_gone_goes_on_to_its_end(dead: str) -> None:
     bad = ["no label"]

@@ -22,7 +22,7 @@ from relabel.files import make_private_dir, os_errors, replacing, require_own
 from relabel.labels import Failure, Label
 from relabel.redaction import clean_document, masked
 from relabel.rubric import Rubric, Unit
-from relabel.settings import Frozen, asset_dir
+from relabel.settings import Frozen, Time, asset_dir
 from relabel.sources import fetch, registry
 from relabel.sources.fetch import SourceUse
 from relabel.sources.tables import is_table_file
@@ -103,8 +103,8 @@ class PerhapsCharged(Frozen):
 class Session(Frozen):
     """One start of a run: what it found in the store, bought and paid. A run that was stopped and started again has several."""
 
-    started_at: str
-    ended_at: str
+    started_at: Time
+    ended_at: Time
     status: str
     counts: Counts
     tokens: Tokens

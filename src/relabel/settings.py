@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from datetime import datetime
 from functools import cache, lru_cache
 from pathlib import Path
+from typing import Annotated
 
 import platformdirs
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from relabel.redaction import guard_environment
@@ -21,6 +23,16 @@ class Frozen(BaseModel):
     """Base of models passed between packages: immutable, without unknown fields, and serialisable as JSON."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
+
+
+def _zoned(text: str) -> str:
+    if datetime.fromisoformat(text).tzinfo is None:
+        raise ValueError("is a time without its zone")
+    return text
+
+
+# A time in ISO 8601 with its zone, as text.
+Time = Annotated[str, AfterValidator(_zoned)]
 
 
 class Settings(BaseSettings):

@@ -175,6 +175,18 @@ def test_an_archive_without_the_member_is_named(job_builders: Workshop, publishe
         fetch.locate("s", "a.txt")
 
 
+def test_an_archive_that_unpacks_to_more_than_a_disk_holds_is_refused(
+    job_builders: Workshop, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_builders.register("s", *two_members(publisher))
+    monkeypatch.setattr(fetch, "_MOST_BYTES", len(CONTENT) - 1)
+
+    with pytest.raises(DataError, match=r"db\.zip has a member 'db/a\.txt' that unpacks to more than"):
+        fetch.locate("s", "a.txt")
+
+    assert list((job_builders.cache / "s").glob("a*")) == []
+
+
 def test_an_archive_cut_short_is_named(job_builders: Workshop, publisher: Publisher) -> None:
     job_builders.register("s", *two_members(publisher))
     publisher.pages["/db.zip"] = publisher.pages["/db.zip"][:40]

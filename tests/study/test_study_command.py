@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ import yaml
 from batch_server import Call, Fate, batch_provider
 from relabel.cli.app import run_app
 from relabel.importing import import_labels
+from relabel.settings import asset_dir
 from relabel.task import load_tasks
 from server import FakeProvider, Reply, Seen, judged, provider, refused
 
@@ -215,6 +217,25 @@ def test_a_study_file_alone_sends_nothing_to_a_host_that_its_user_does_not_know(
             assert run_app([*run, "--dry-run"]) == 0
 
 
+@pytest.mark.parametrize(("variable", "code"), [("GITHUB_TOKEN", 2), ("MY_OPENAI_KEY", 0)])
+@pytest.mark.parametrize("address", [{}, {"base_url": "https://api.openai.com/v1"}])
+def test_a_study_file_alone_sends_no_variable_to_a_provider_that_it_does_not_name(
+    variable: str,
+    code: int,
+    address: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv(variable, "a-secret-of-another-place")
+    more = {**address, "key_env": variable, "provider": "openai"}
+    write(Path("study.yaml"), {"name": "a", "model": "m", **more}, scoring=None)
+    run = ["study", "run", "study.yaml", "--quiet", "--dry-run"]
+    assert run_app(run) == code
+    said = capsys.readouterr().err
+    assert not code or f"would send tasks and {variable} to api.openai.com" in said
+    assert run_app([*run, "--allow-host", "api.openai.com"]) == 0
+
+
 def test_the_budget_is_that_of_all_raters_over_all_starts() -> None:
     path = Path("study.yaml")
     priced = {"price": "1/1", "max_tokens": 50, "concurrency": 2}
@@ -316,6 +337,21 @@ def test_what_a_killed_start_spent_counts_in_the_budget_and_the_status(capsys: p
     assert counted <= len(one.seen) < 15  # a start of its own would have had room for thirteen
 
 
+@pytest.mark.parametrize("time", ["yesterday", "2026-11-28T14:00:00"])
+def test_a_damaged_time_in_a_run_is_one_sentence(time: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with provider(by_words(3)) as one:
+        write(Path("study.yaml"), rater("a", one), scoring=None)
+        assert run_app(["study", "run", "study.yaml", "--quiet"]) == 0
+    (path,) = Path("study-results/runs").glob("a-*/manifest.json")
+    manifest = json.loads(path.read_text())
+    manifest["status"], manifest["counts"]["fresh"] = "incomplete", 0
+    manifest["sessions"][0]["started_at"] = time
+    path.write_text(json.dumps(manifest))
+    os.environ["RELABEL_HOME"] += "-another"  # whose store lacks the answers
+    assert run_app(["study", "status", "study.yaml"]) == 3
+    assert "manifest.json is not a run manifest (sessions.0.started_at: " in capsys.readouterr().err
+
+
 def test_a_study_without_results_is_not_to_be_packaged_next(capsys: pytest.CaptureFixture[str]) -> None:
     path = Path("study.yaml")
     write(path, {"name": "people", "run": "sample"}, scoring=None)
@@ -366,6 +402,55 @@ def test_the_package_rebuilds_the_tables_from_its_answers_alone(
     monkeypatch.chdir(elsewhere / "study-package")
     assert run_app(["study", "rebuild", "study.yaml", "--quiet"]) == 0
     assert results(Path("study-results")) == made
+
+
+def packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the package of study.yaml, and go to where a reader unpacked it."""
+    assert run_app(["study", "package", "study.yaml"]) == 0
+    with zipfile.ZipFile("study-package.zip") as package:
+        package.extractall(tmp_path / "reader")
+    monkeypatch.setenv("RELABEL_HOME", str(tmp_path / "home-of-a-reader"))
+    monkeypatch.chdir(tmp_path / "reader" / "study-package")
+
+
+def test_a_package_has_the_files_that_its_files_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The gold and the baseline of a suite, and the prompt of a rubric; and gates fail for the reader as they did before."""
+    for folder in ("evals", "golds", "own"):
+        Path(folder).mkdir()
+    rows = "".join(f"{task.task_id},{task.onet_soc_code},E0\n" for task in load_tasks("sample"))
+    Path("golds/gold.csv").write_text(f"task_id,onet_soc_code,label\n{rows}")
+    gates = "gates: [{id: g, setting: three-way, metric: accuracy, min: 1}]"
+    Path("evals/suite.yaml").write_text(f"name: s\ngold: ../golds/gold.csv\nbaseline: {{run: base}}\n{gates}")
+    shutil.copyfile(asset_dir("prompts") / "task.jinja", "own/task.jinja")
+    text = (asset_dir("rubrics") / "exposure.yaml").read_text("utf-8")
+    text = text.replace("prompt: task", "prompt: own/task.jinja").replace("id: exposure\n", "id: mine\n")
+    Path("mine.yaml").write_text(text, "utf-8")
+    with provider(by_words(3)) as one:
+        shared: dict[str, object] = {"scoring": None, "rubric": "mine.yaml", "suite": "evals/suite.yaml"}
+        base = ["run", "--model", "m", "--base-url", one.base_url, "--tasks", "sample", "--out", "evals/base"]
+        assert run_app([*base, "--quiet"]) == 0
+        write(Path("study.yaml"), rater("a", one), {"name": "people", "run": "sample"}, **shared)
+        assert run_app(["study", "run", "study.yaml", "--quiet"]) == 6
+    packaged(tmp_path, monkeypatch)
+    assert run_app(["study", "rebuild", "study.yaml", "--quiet"]) == 6
+    assert "results are those of the package, byte by byte" in capsys.readouterr().out
+
+
+def test_a_package_holds_what_its_study_says_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not the results of an earlier study file, nor what other programs left among them."""
+    path, people = Path("study.yaml"), {"name": "people", "run": "sample"}
+    write(path, people)
+    assert run_app(["study", "run", "study.yaml", "--quiet"]) == 0
+    Path("study-results/tables/.DS_Store").touch()
+    write(path, people, title="Another title", scoring=None)
+    packaged(tmp_path, monkeypatch)
+    assert run_app(["study", "rebuild", "study.yaml", "--quiet"]) == 0
+    assert "are those of the package, byte by byte" in capsys.readouterr().out
+    assert "Another title" in Path("study-results/report.html").read_text("utf-8")
 
 
 @pytest.mark.parametrize(

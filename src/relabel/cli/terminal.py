@@ -110,12 +110,12 @@ def _raw_of(stream: Any) -> Any:
 
 
 def lost_output() -> str:
-    """Why printed output was lost, in a few words; empty if none was, or if the reader closed the pipe."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(raw := _raw_of(stream), _Raw):
-            stream.flush()
-            if raw.failed is not None:
-                return os.strerror(raw.failed.errno or 0)
+    """Why printed results were lost, in a few words; empty if none were, or if the reader closed the pipe."""
+    raw = _raw_of(sys.stdout)
+    if isinstance(raw, _Raw):
+        sys.stdout.flush()
+        if raw.failed is not None:
+            return os.strerror(raw.failed.errno or 0)
     return ""
 
 

@@ -283,6 +283,8 @@ def _check_local(source: Source, entry: SourceFile) -> FileCheck:
 
 
 _TIMEOUT_S = 60
+# Most bytes of an unpacked file of an archive.
+_MOST_BYTES = 1_000_000_000
 # Some publishers refuse clients without a user agent.
 _HEADERS = {"User-Agent": "relabel (research software; pooch)"}
 _fetched: set[Path] = set()
@@ -378,11 +380,14 @@ def _unpack(source: Source, entry: SourceFile, archive: Path) -> None:
                 # Publishers rename folders, but not files.
                 same_name = [name for name in names if name.rpartition("/")[2] == wanted.rpartition("/")[2]]
                 member = same_name[0] if len(same_name) == 1 else wanted
-                if member not in names:
+                problem = "" if member in names else f"no member {member!r} (it has {', '.join(names[:8])})"
+                if not problem and bundle.getinfo(member).file_size > _MOST_BYTES:
+                    problem = f"a member {member!r} that unpacks to more than {_MOST_BYTES:,} bytes"
+                if problem:
                     if other != entry:
                         continue
                     raise DataError(
-                        f"the archive at {entry.url} has no member {member!r} (it has {', '.join(names[:8])}); "
+                        f"the archive at {entry.url} has {problem}; "
                         f"correct the member of {source.id!r} in a RELABEL_SOURCES file"
                     )
                 # Use a separate path for each member, because checksums are cached by path, time and size.

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from relabel.errors import DataError, model_errors
-from relabel.files import os_errors, read_user_yaml, yaml_line
+from relabel.files import os_errors, read_user_yaml, replacing, yaml_line
 from relabel.scoring.options import Choices
 from relabel.settings import Frozen
 
@@ -221,6 +221,7 @@ def init_study(path: Path) -> Path:
     beside = path.with_name("study.schema.json")
     with os_errors(f"cannot write {path}", "name another file"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(template("study.yaml", name=path), encoding="utf-8")
-        beside.write_text(schema(), encoding="utf-8")
+        for target, text in {path: template("study.yaml", name=path), beside: schema()}.items():
+            with replacing(target) as temporary:
+                temporary.write_text(text, encoding="utf-8")
     return beside

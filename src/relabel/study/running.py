@@ -329,7 +329,8 @@ def require_known_hosts(raters: Sequence[RaterRun], opened: OpenStudy, allow_hos
     """Check that a study file, which may come from others, sends tasks and key only to trusted hosts.
 
     Trusted are this machine, the host in `OPENAI_BASE_URL`, and over https the providers in `data/providers.toml` and
-    `RELABEL_PROVIDERS`, except those that give each customer a host, such as Azure.
+    `RELABEL_PROVIDERS`, except those that give each customer a host, such as Azure, or if the file has them sent a key by a
+    variable that does not name them.
 
     Args:
         raters: From `plan`.
@@ -340,20 +341,23 @@ def require_known_hosts(raters: Sequence[RaterRun], opened: OpenStudy, allow_hos
         UsageError: A rater that is not complete would send to another host.
     """
     for one in raters:
-        address = one.model and one.rater.base_url and one.model.connection.base_url
-        if not address or one.state == "complete":
+        key, given = one.rater.key_env, one.rater.base_url
+        address = one.model.connection.base_url if one.model and (given or key) else None
+        if one.model is None or not address or one.state == "complete":
             continue
         parts, own = urlsplit(address), urlsplit(opened.environment.openai_base_url or "")
         host = parts.hostname or ""
         by_user = host in allow_hosts or (parts.scheme, parts.netloc) == (own.scheme, own.netloc)
-        known = provider_of(f"https://{parts.netloc}")
-        provider = parts.scheme == "https" and known is not UNKNOWN and not known.shared_domain
+        known = provider_of(f"https://{parts.netloc}") if given else one.model.connection.provider
+        names = {known.id, *(name.removesuffix("_API_KEY") for name in known.key_env)}
+        its_key = key is None or any(name.upper() in key.upper() for name in names)
+        its_host = not given or (parts.scheme == "https" and known is not UNKNOWN and not known.shared_domain)
         this_machine = host == "localhost"
         with suppress(ValueError):
             this_machine |= ip_address(host).is_loopback
-        if not (by_user or provider or this_machine):
+        if not (by_user or (its_host and its_key) or this_machine):
             raise UsageError(
-                f"the rater {one.rater.name} would send tasks and your key to {host}, which only the study file names; "
+                f"the rater {one.rater.name} would send tasks and {key or 'your key'} to {host}, as only the study file says; "
                 f"if you trust it, add --allow-host {host}"
             )
 

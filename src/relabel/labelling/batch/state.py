@@ -30,6 +30,7 @@ from relabel.labelling.job import Job, job_from_json, job_to_json
 from relabel.labelling.request import canonical_json
 from relabel.labelling.wire import Form
 from relabel.labels import FailureKind
+from relabel.settings import Time
 
 # Version of the state; version 1 did not store the job.
 FORMAT = 2
@@ -112,9 +113,9 @@ class Chunk(BaseModel):
     answered: int = 0
     output_file_id: str | None = None
     error_file_id: str | None = None
-    submitted_at: str | None = None
-    checked_at: str | None = None
-    ended_at: str | None = None
+    submitted_at: Time | None = None
+    checked_at: Time | None = None
+    ended_at: Time | None = None
     taken: bool = False
     cost_usd: float | None = None
     note: str | None = None
