@@ -442,7 +442,8 @@ def test_a_package_holds_what_its_study_says_now(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Not the results of an earlier study file, nor what other programs left among them."""
-    path, people = Path("study.yaml"), {"name": "people", "run": "sample"}
+    path = Path("study.yaml")
+    people: dict[str, object] = {"name": "people", "run": "sample"}
     write(path, people)
     assert run_app(["study", "run", "study.yaml", "--quiet"]) == 0
     Path("study-results/tables/.DS_Store").touch()
