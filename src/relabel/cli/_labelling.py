@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import typer
 
 import relabel
-from relabel.cli._options import give_json
+from relabel.cli._options import Showing, give_json
 from relabel.cli.terminal import Look, announce, money, say, say_of, shown
 from relabel.errors import DataError, IncompleteRunError, RunInterruptedError, UsageError
 from relabel.files import require_writable
@@ -139,15 +139,17 @@ def label_by_batch(
         return run_until_stopped(work(store), stop, "uploads in progress", look=look), advice
 
 
-def resume_batches(state: BatchState, environment: Settings, *, submit: bool, look: Look, as_json: bool) -> None:
+def resume_batches(state: BatchState, environment: Settings, *, submit: bool, showing: Showing) -> None:
     """Resume a stored job."""
     job = BatchFolder(environment.home / "batches", state.run_id).load_job()
     if job is None:
         advice = "repeat the command of the run, which continues with the existing batches"
         raise DataError(f"run {state.run_id} was started by an earlier version of relabel, without its job; {advice}")
     folder, options = Path(state.out), BatchOptions(submit=submit, max_cost=state.max_cost, key_env=state.key_env)
-    outcome, advice = label_by_batch(job, folder, environment, options=options, base_url=state.base_url, look=look)
-    report(outcome, folder, job.model, advice, as_json=as_json)
+    outcome, advice = label_by_batch(
+        job, folder, environment, options=options, base_url=state.base_url, look=showing.look
+    )
+    report(outcome, folder, job.model, advice, as_json=showing.as_json)
 
 
 async def refresh_batches(states: list[BatchState], environment: Settings) -> None:

@@ -286,9 +286,18 @@ class Labelling:
         }
 
 
-def progress_style(*, quiet: bool, log_json: bool = False) -> Look:
-    """The style of progress for the options `--quiet` and `--log-json`."""
-    return "quiet" if quiet else "json" if log_json else "people"
+@dataclass(frozen=True)
+class Showing:
+    """How progress and the outcome of a job are shown."""
+
+    quiet: Quiet = False
+    log_json: LogJson = False
+    as_json: ManifestJson = False
+
+    @property
+    def look(self) -> Look:
+        """How progress looks."""
+        return "quiet" if self.quiet else "json" if self.log_json else "people"
 
 
 NEEDS_DRAWS = "has no effect without --draws; add --draws 1000 or remove it"

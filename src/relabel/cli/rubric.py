@@ -392,7 +392,7 @@ def _label_runs(
     from relabel.labelling.store import Store
     from relabel.settings import settings
 
-    environment, look = settings(), _options.progress_style(quiet=labelling.quiet)
+    environment, look = settings(), _options.Showing(labelling.quiet).look
     runs: dict[str, relabel.Run] = {}
     rejected: dict[str, Spent] = {}
     for name, rubric in rubrics.items():

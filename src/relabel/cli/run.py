@@ -188,7 +188,7 @@ def run(
         return
     if not labelling.yes and chosen.max_cost is None and engine != "replay":
         _labelling.get_consent(priced, folder, environment)
-    look = _options.progress_style(quiet=labelling.quiet, log_json=log_json)
+    look = _options.Showing(labelling.quiet, log_json).look
     if engine == "batch":
         arguments: Any = {"base_url": connection.base_url, "headers": connection.headers, "look": look}
         by_batch = batches.BatchOptions(max_cost=chosen.max_cost, key_env=chosen.key_env)
@@ -262,29 +262,18 @@ def list_batches(refresh: bool = False, as_json: _options.AsJson = False) -> Non
 
 
 @batch_app.command()
-def resume(
-    ref: _BatchRef,
-    quiet: _options.Quiet = False,
-    log_json: _options.LogJson = False,
-    as_json: _options.ManifestJson = False,
-) -> None:
+def resume(ref: _BatchRef, showing: _options.Showing) -> None:
     """Resume a batch job: wait for its batches, collect their answers, and request again what is missing.
 
     The job is stored with its batches: neither its files nor its start folder are needed, and nothing that a batch
     has is requested again.
     """
     state, environment = _find_batch(ref)
-    look = _options.progress_style(quiet=quiet, log_json=log_json)
-    _labelling.resume_batches(_require_state(state, ref), environment, submit=True, look=look, as_json=as_json)
+    _labelling.resume_batches(_require_state(state, ref), environment, submit=True, showing=showing)
 
 
 @batch_app.command()
-def cancel(
-    ref: _BatchRef,
-    quiet: _options.Quiet = False,
-    log_json: _options.LogJson = False,
-    as_json: _options.ManifestJson = False,
-) -> None:
+def cancel(ref: _BatchRef, showing: _options.Showing) -> None:
     """Cancel the batches of a job at the provider, and collect the answers that are ready: they are paid for.
 
     The run folder is written with these answers. The command of the run requests the rest, if you want it after all.
@@ -299,8 +288,7 @@ def cancel(
         return
     many = len(state.open)
     try:
-        look = _options.progress_style(quiet=quiet, log_json=log_json)
-        _labelling.resume_batches(state, environment, submit=False, look=look, as_json=as_json)
+        _labelling.resume_batches(state, environment, submit=False, showing=showing)
     except IncompleteRunError as error:
         typer.echo(f"cancelled {many} batch(es) of run {state.run_id} and collected their answers; {error}", err=True)
     else:

@@ -73,7 +73,7 @@ def run(
 
     stop = running.StopAll()
     work = running.run_raters(raters, opened, replay=replay, allow_hosts=hosts, stop=stop)
-    run_until_stopped(_await_raters(work, raters, quiet=quiet), stop, look=_options.progress_style(quiet=quiet))
+    run_until_stopped(_await_raters(work, raters, quiet=quiet), stop, look=_options.Showing(quiet).look)
     _table(raters, running.rater_states(raters, opened))
     if any(one.state == "interrupted" for one in raters):
         running.raise_worst(raters)

@@ -271,9 +271,9 @@ def treemap(placed: Sequence[Row]) -> list[Row]:
         for inside in regions
     ]
     for form, whole in (("wide", Box(0, 0, 160, 90)), ("tall", Box(0, 0, 90, 200))):
-        for region, outer in zip(groups, squarified(sizes, whole), strict=True):
+        for region, outer in zip(groups, halved(sizes, whole), strict=True):
             region[form] = _percent(outer, whole)
-            boxes = squarified([tile["row"]["jobs"] for tile in region["tiles"]], outer)
+            boxes = halved([tile["row"]["jobs"] for tile in region["tiles"]], outer)
             for tile, box in zip(region["tiles"], boxes, strict=True):
                 tile[form] = _percent(box, whole)
     return groups
@@ -292,48 +292,26 @@ class Box(NamedTuple):
     height: float
 
 
-def squarified(values: Sequence[float], area: Box) -> list[Box]:
-    """Divide an area among values, with parts as close to squares as possible.
-
-    The squarified treemap of Bruls, Huizing and van Wijk (2000): parts are placed in rows along the shorter side, and a row
-    ends when another part would worsen its worst aspect ratio.
+def halved(values: Sequence[float], area: Box) -> list[Box]:
+    """Divide an area among values: a binary treemap, which cuts each area across its longer side into parts as equal as possible.
 
     Args:
-        values: Above 0, largest first.
+        values: Above 0.
         area: The area to divide.
 
     Returns:
         A box for each value, in the same order; its area is proportional to the value.
     """
-    left = [value * area.width * area.height / sum(values) for value in values]
-    boxes: list[Box] = []
-    free = area
-    while left:
-        side = min(free.width, free.height)
-        count = 1
-        while count < len(left) and _worst_ratio(left[: count + 1], side) <= _worst_ratio(left[:count], side):
-            count += 1
-        row, left = left[:count], left[count:]
-        placed, free = _place_row(row, free)
-        boxes += placed
-    return boxes
-
-
-def _worst_ratio(row: Sequence[float], side: float) -> float:
-    total = sum(row)
-    return max(side**2 * max(row) / total**2, total**2 / (side**2 * min(row)))
-
-
-def _place_row(row: Sequence[float], free: Box) -> tuple[list[Box], Box]:
-    """Place a row along the shorter side; returns its boxes and the remaining area."""
-    x, y, width, height = free
-    if width < height:  # swap the axes, place the row, and swap them back
-        boxes, rest = _place_row(row, Box(y, x, height, width))
-        return [Box(b.y, b.x, b.height, b.width) for b in boxes], Box(rest.y, rest.x, rest.height, rest.width)
-    depth = sum(row) / height if height else 0
-    lengths = [value / depth if depth else 0 for value in row]
-    boxes = [Box(x, top, depth, length) for top, length in zip(accumulate(lengths, initial=y), lengths, strict=False)]
-    return boxes, Box(x + depth, y, max(width - depth, 0), height)
+    if len(values) < 2:
+        return [area] * len(values)
+    sums = list(accumulate(values))
+    count = 1 + min(range(len(values) - 1), key=lambda place: abs(2 * sums[place] - sums[-1]))
+    share, (x, y, width, height) = sums[count - 1] / sums[-1], area
+    if width < height:
+        parts = Box(x, y, width, share * height), Box(x, y + share * height, width, (1 - share) * height)
+    else:
+        parts = Box(x, y, share * width, height), Box(x + share * width, y, (1 - share) * width, height)
+    return [*halved(values[:count], parts[0]), *halved(values[count:], parts[1])]
 
 
 def scatter(paid: Sequence[Row]) -> Row:
@@ -527,9 +505,8 @@ def warning(note: str | None, subject: str = "These scores") -> str | None:
 
 
 def for_readers(text: str) -> str:
-    """A remark for a page: without a space before percent signs, and without names of columns."""
-    text = re.sub(r"\bp(\d\d)\b", r"\1th percentile", re.sub(r"columns _\w+: ", "", text))
-    return re.sub(r"(\d) %", r"\1%", text)
+    """A remark for a page, without names of columns."""
+    return re.sub(r"\bp(\d\d)\b", r"\1th percentile", re.sub(r"columns _\w+: ", "", text))
 
 
 def long_date(day: str) -> str:
