@@ -157,4 +157,4 @@ def test_missing_answers_are_shown_to_people(app: typer.Typer, make_run: MakeRun
         app, ["eval", str(run.folder), "--gold", str(write_gold("task_id,code\n1,E1\n2,E2\n3,E0\n4,E0\n"))]
     )
     lines = result.stdout.splitlines()
-    assert "Of 4 asked tasks, 2 (50%) have no with-tools label" in lines[lines.index("Verdict") + 1]
+    assert "Of the 4 tasks asked, 2 (50%) have no with-tools label" in lines[lines.index("Verdict") + 1]

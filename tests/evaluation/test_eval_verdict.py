@@ -95,11 +95,11 @@ def test_few_tasks_make_the_figures_rough() -> None:
 def test_what_the_run_did_not_answer_is_said_first() -> None:
     lines = said([[450, 50], [50, 450]], unanswered={"strict": 4, "with-tools": 620, "three-way": 624})
     assert lines[0] == (
-        "Of 1,000 asked tasks, 4 (under 1%) have no strict label, 620 (62%) have no with-tools label, 624 (62%) have no "
+        "Of the 1,000 tasks asked, 4 (under 1%) have no strict label, 620 (62%) have no with-tools label, 624 (62%) have no "
         "three-way label: the figures describe the rest only."
     )
     assert len(lines) == 2
-    assert "asked tasks" not in said([[450, 50], [50, 450]], unanswered={"strict": 0})[0]
+    assert "tasks asked" not in said([[450, 50], [50, 450]], unanswered={"strict": 0})[0]
 
 
 def test_a_gold_with_one_label_cannot_tell() -> None:

@@ -264,7 +264,7 @@ def test_missing_answers_are_counted_by_setting(make_run: MakeRun, write_gold: W
     assert document.asked == 6
     assert document.unanswered == {"strict": 1, "with-tools": 4, "three-way": 4}
     assert document.verdict.splitlines()[0].startswith(
-        "Of 6 asked tasks, 1 (17%) have no strict label, 4 (67%) have no with-tools label, 4 (67%) have no three-way label"
+        "Of the 6 tasks asked, 1 (17%) have no strict label, 4 (67%) have no with-tools label, 4 (67%) have no three-way label"
     )
 
 

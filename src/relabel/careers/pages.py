@@ -71,7 +71,7 @@ def load_families(path: Path | None = None) -> tuple[Family, ...]:
     path = path or asset_dir("data") / "families.toml"
     families = tuple(read_user_entries(path, "family", Family, "data/families.toml").values())
     if not families:
-        raise DataError(f"the job families {path} hold no [[family]] entry; add one")
+        raise DataError(f"the job families {path} have no [[family]] entry; add one")
     owner: dict[str, str] = {}
     for family, code in ((entry, code) for entry in families for code in entry.codes):
         # A six-digit code includes its detailed codes, so with both, an occupation would count twice.

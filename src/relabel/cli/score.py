@@ -142,7 +142,7 @@ def _give(table: relabel.ScoreTable, run: relabel.Run, given: _options.Tables, o
     title = f"Exposure (0-1) by {table.taxonomy_name}, labels of {table.run} on {labelled}, method {table.method}"
     notes = [f"{table.note}."] if table.note else []
     if table.thin:
-        notes.append("thin: labels reach less than half of what the group stands for; such a score is not to be read.")
+        notes.append("thin: labels cover less than half of what the group stands for; do not interpret such a score.")
     printed = given.give([_scores(title, scored, _MEASURES, bounded=table.intervals is not None, notes=notes)])
     rows = ("rows", "by_rater", *extra)
     document = tables.table_json(table) | extra

@@ -291,7 +291,9 @@ def verdict(document: doc.EvalDocument, *, is_gold: bool = False) -> str:
         if count
     ]
     if lacking:
-        lines.append(f"Of {document.asked:,} asked tasks, {', '.join(lacking)}: the figures describe the rest only.")
+        lines.append(
+            f"Of the {document.asked:,} tasks asked, {', '.join(lacking)}: the figures describe the rest only."
+        )
     lines += [f"{name}: {_setting(figures, majority[name])}." for name, figures in settings.items()]
     lines += _yardstick_sentences(settings, document.yardsticks)
     if document.coherence.incoherent:
@@ -342,7 +344,7 @@ def _yardstick_sentence(setting: SettingName, labelling: str, yardstick: doc.Yar
         return f"{setting}: exactly as close to the gold as {labelling} ({reached}){nothing}."
     bounds = yardstick.ci95.get("kappa_difference")
     if bounds is None or difference is None:
-        reason = "kappa is undefined where one label only is used" if difference is None else "it has no interval"
+        reason = "kappa is undefined where only one label is used" if difference is None else "it has no interval"
         return f"{setting}: whether it is closer to the gold than {labelling} ({reached}) cannot be said: {reason}."
     closeness, (low, high) = "about as close to the gold as", bounds
     if low > 0:

@@ -89,7 +89,11 @@ _SOURCE_FIELDS = ("id", "title", "publisher", "release", "licence", "citation", 
 def describe(table: ScoreTable) -> str:
     """A summary for readers: how many groups are scored, from how many labels, and how."""
     counts = table.describe()["counts"]
-    thin = f"; {counts['thin']:,} more have a score that rests on too few labels to be read" if counts["thin"] else ""
+    thin = (
+        f"; {counts['thin']:,} more have a score that rests on too few labels to be interpreted"
+        if counts["thin"]
+        else ""
+    )
     text = (
         f"{counts['scored']:,} of {counts['groups']:,} groups scored, from {counts['tasks_labelled']:,} labelled tasks of "
         f"{counts['tasks_listed']:,} in {table.tasks}{thin}. {method_text(table)} {_csv_text()}"

@@ -505,7 +505,7 @@ def _notes(run: Run, task_list: str, values: pd.DataFrame, bridge: Bridge, *, pa
         notes.append(f"{len(others):,} {kind} than the run labelled under the same id ({first}) and {then}")
     for reason in dict.fromkeys(lacks.values()):
         notes.append(f"no {' or '.join(m for m in MEASURES if lacks.get(m) == reason)}: {reason}")
-    notes += [sentence.rstrip(".") for sentence in run.warnings()]
+    notes += [f"{sentence[0].lower()}{sentence[1:].rstrip('.')}" for sentence in run.warnings()]
     if is_table_file(task_list):
         notes.append(disputed_titles(zip(values["onet_soc_code"], values["title"], strict=True)))
     return [*filter(None, notes)]

@@ -278,7 +278,7 @@ def _measured_totals(table: ScoreTable, run: Run, gold: Run) -> str:
     figures = _derived_figures(table, scores)
     sums = {m: np.nansum(figures[f"wage_exposure_{m}_gbp"][counted]) for m in MEASURES if not np.isnan(scores[m]).all()}
     totals = ", ".join(f"{measure} GBP {total / 1e9:.1f}bn" for measure, total in sums.items())
-    return f"; {gold.name} labelled all these tasks itself, and its labels do give {totals} of wage exposure"
+    return f"; {gold.name} labelled all these tasks itself: by its own labels, wage exposure is {totals}"
 
 
 def _check(frame: pd.DataFrame, intervals: Intervals) -> None:

@@ -143,7 +143,7 @@ def latent_classes(
     """
     if labels.shape[1] < MIN_RATERS:
         raise DataError(
-            f"a latent-class model needs {MIN_RATERS} raters or more, and these are {labels.shape[1]}: two cannot tell who of them errs"
+            f"a latent-class model needs {MIN_RATERS} raters or more, and these are {labels.shape[1]}: two cannot show which of them errs"
         )
     cluster = np.zeros(len(labels), dtype=np.int_) if clusters is None else np.unique(clusters, return_inverse=True)[1]
     patterns, pattern_index = np.unique(np.column_stack([cluster, labels]), axis=0, return_inverse=True)

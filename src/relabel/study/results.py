@@ -264,7 +264,7 @@ def _means(study: Study, votes: Votes, classes: LatentClasses | None) -> Table:
         means = [float((classes.posterior @ votes.worth[measure]).mean()) for measure in votes.values]
         rows.append(["latent class", len(votes), *(cell for mean in means for cell in (or_none(mean), None))])
         notes.append(
-            "latent class: Dawid and Skene's model with shares by major group; it takes raters to err independently of one another, which "
+            "latent class: Dawid and Skene's model with shares by major group; it assumes that raters err independently of each other, which "
             "models of one family may not do."
         )
     columns = ["rater", "tasks", *(name for m in votes.values for name in (f"mean {m}", f"95% of {m}"))]

@@ -51,7 +51,11 @@ def about(book: ExportBundle) -> Row:
     money = any(page["score"]["employees"] is not None for page in book.occupations)
     verb = {"import": "imported", "carry": "carried over"}.get(method["labels"]["engine"], "made")
     dated = f", {verb} on {long_date(book.date)}" if book.date else ""
-    thin = f", and {counts['thin']:,} more with too few labels for a score to be read" if counts["thin"] else ""
+    thin = (
+        f", and {counts['thin']:,} more with too few labels for their scores to be interpreted"
+        if counts["thin"]
+        else ""
+    )
     made = (
         f"Scores for {counts['scored']:,} of {counts['groups']:,} occupations{thin}, from {counts['tasks_labelled']:,} labelled "
         f"tasks. Labels by {method['labels']['model_name']}"
@@ -497,7 +501,7 @@ def warning(note: str | None, subject: str = "These scores") -> str | None:
     """The warning at the top of a document, from its note: that it is of the sample, of the embedded model, or partial; None for neither."""
     sentences = ["SAMPLE: the tasks, labels, jobs and pay are invented and say nothing about a real occupation."]
     sentences = sentences if "SAMPLE: " in (note or "") else []
-    if EMBEDDED_ADVICE.rstrip(".") in (note or ""):
+    if EMBEDDED_ADVICE[1:].rstrip(".") in (note or ""):  # within a note it begins with a small letter
         sentences.append(EMBEDDED_ADVICE)
     if rests := re.search(r"PARTIAL: .*?rests on ([\d,]+ of [\d,]+) tasks", note or ""):
         sentences.append(f"{subject} are partial: they rest on {rests[1]} tasks, and the others have no label.")
