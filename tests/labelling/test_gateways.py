@@ -131,10 +131,17 @@ def test_a_cost_in_a_gateways_header_counts_and_the_tables_stands_beside_it(
     assert ("by the price table" in " ".join(capsys.readouterr().out.split())) == (table is not None)
 
 
-def test_the_tier_that_answered_is_kept() -> None:
+@pytest.mark.parametrize("header", [False, True])
+def test_the_tier_that_answered_is_kept(header: bool) -> None:
     def script(seen: Seen) -> Reply:
         body: dict[str, Any] = chat(json.dumps({"rationale": "Because.", "label": "exposed"}))
-        return Reply(body={**body, "service_tier": "flex" if len(fake.seen) % 2 else "default"})
+        tier = "flex" if len(fake.seen) % 2 else "default"
+        # Gemini states it in a header: https://ai.google.dev/gemini-api/docs/priority-inference
+        return (
+            Reply(body=body, headers={"x-gemini-service-tier": tier})
+            if header
+            else Reply(body={**body, "service_tier": tier})
+        )
 
     with provider(script) as fake:
         assert run(fake, "--concurrency", "1") == 0

@@ -136,9 +136,17 @@ LATER = {"retryDelay": "41s"}
         (403, {"error": {"message": "Your trial has expired. Please upgrade."}}, "quota", None),
         (409, {"error": {"code": "ReadOnlyDisabledSubscription", "message": "The subscription is disabled"}}, "quota", None),
         (446, {"error": {"message": "The guardrail checks defined in the config failed.", "type": "hooks_failed"}}, "content-filter", None),
+        # https://developers.cloudflare.com/ai-gateway/features/guardrails/set-up-guardrail/
+        (424, {"success": False, "error": [{"code": 2016, "message": "Prompt blocked due to security rules"}]}, "content-filter", None),
+        (424, {"success": False, "error": [{"code": 2017, "message": "Response blocked due to security rules"}]}, "content-filter", None),
+        # https://apim.docs.wso2.com/en/4.5.0/ai-gateway/ai-guardrails/guardrail-error-response/
+        (446, {"code": "900514", "message": "Runtime Error", "description": "Violation of x detected."}, "content-filter", None),
         # Limits per minute whose words are those of a quota, and capacity that comes back.
         (429, {"error": {"code": "Throttling.AllocationQuota", "message": "Allocated quota exceeded, please increase it."}}, "wait", None),
         (498, {"error": {"message": "Flex tier capacity exceeded, please try again later", "code": "capacity_exceeded"}}, "passing", None),
+        # https://github.com/GoogleCloudPlatform/Open_Data_QnA/issues/61
+        (429, google(429, "Quota exceeded for x.com/requests_per_minute_per_project_per_base_model with base model: g.", "y"), "wait", None),
+        (429, google(429, "Quota exceeded for x.com/requests_per_day_per_project_per_base_model with base model: g.", "y"), "quota", None),
         # Errors with a good status, without an object for them.
         (200, {"code": "rate_limit_daily", "message": "Error code: 429 - rate limit, slow down"}, "wait", None),
         (200, {"code": 429, "message": "busy"}, "wait", None),
@@ -177,6 +185,7 @@ LATER = {"retryDelay": "41s"}
         (400, {"error": {"code": 400, "message": "JSON schema conversion failed:\nUnrecognized schema"}}, "form", None),
         (500, {"error": {"message": "failed to load model vocabulary required for format"}}, "form", None),
         (500, {"error": {"message": "invalid JSON schema in format", "type": "api_error"}}, "form", None),
+        (400, {"message": "output_config.format: Extra inputs are not permitted"}, "form", None),  # Claude on Bedrock
         (500, {"error": {"message": "the server had an error"}}, "passing", None),
         (400, {"error": {"message": "Invalid model name passed in model=gpt-9.", "code": "400"}}, "model", None),
         (400, {"error": {"message": "Generated JSON does not match the expected schema.", "code": "json_validate_failed"}}, "bad-answer", None),
@@ -188,6 +197,8 @@ LATER = {"retryDelay": "41s"}
         (200, {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}, "passing", None),
         (200, {"choices": [{"finish_reason": None, "error": {"code": 502, "message": "x"}, "message": {"content": ""}}]}, "passing", None),
         (200, {"choices": [{"finish_reason": "network_error", "message": {"content": ""}}]}, "passing", None),
+        # https://github.com/vllm-project/vllm/issues/57082
+        (200, {"choices": [{"finish_reason": "abort", "message": {"content": "{"}}]}, "passing", None),
         (424, {"error": "Request failed during generation", "error_type": "generation"}, "passing", None),
         (425, "Too Early", "passing", None),
         (499, google(499, "The operation was cancelled.", "CANCELLED"), "passing", None),
@@ -616,6 +627,25 @@ async def test_a_router_whose_answer_breaks_off_is_asked_again(store: Store, tmp
     with provider(lambda seen: Reply(body=broken) if len(fake.seen) % 2 else judged()) as fake:
         outcome = await label_all(make_job(fake.base_url, 3), store, tmp_path / "run", concurrency=1)
     assert outcome.complete
+
+
+async def test_an_answer_that_the_server_aborted_is_asked_for_again_and_not_repaired(
+    store: Store, tmp_path: Path
+) -> None:
+    cut = chat('{"rationale": "Because', finish_reason="abort")
+    with provider(lambda seen: Reply(body=cut) if len(fake.seen) % 2 else judged()) as fake:
+        outcome = await label_all(make_job(fake.base_url, 2), store, tmp_path / "run", concurrency=1)
+        assert all(len(seen.messages) == 2 for seen in fake.seen)
+    assert [(row.label, row.repaired) for row in outcome.labels] == [("exposed", False)] * 4
+    assert outcome.manifest.perhaps_charged.requests == 4
+
+
+async def test_a_model_that_is_retired_during_a_run_ends_it(store: Store, tmp_path: Path) -> None:
+    gone = Reply(410, {"title": "Gone", "status": 410, "detail": "The model has reached its end of life."})
+    with provider(lambda seen: judged() if len(fake.seen) <= 4 else gone) as fake:
+        with pytest.raises(ProviderError, match="end of life"):
+            await label_all(make_job(fake.base_url, 20), store, tmp_path / "run", concurrency=1)
+        assert len(fake.seen) == 5
 
 
 async def test_a_run_whose_last_requests_fail_alike_pauses_tries_one_and_ends_with_the_reason(

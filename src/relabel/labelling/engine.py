@@ -520,12 +520,11 @@ def answer_to(
     """
     reply = read(api, document)
     # The cost stated by the provider is used; that by the price table is recorded too.
-    stated, tier = stated_cost(document, headers or {}), tier_of(document)
+    stated, tier = stated_cost(document, headers or {}), tier_of(document, headers or {})
     # If the server reports no tokens, the cost is unknown, not 0.
     counted = reply.usage.prompt + reply.usage.completion > 0 or price is None or price.input == price.output == 0
     table = price.cost(reply.usage) if price is not None and counted and price.holds_in(tier) else None
-    fields = reply._asdict()
-    del fields["logprobs"]
+    fields = {name: value for name, value in reply._asdict().items() if name != "logprobs"}
     return Answer(
         request_key=key,
         **fields,

@@ -82,9 +82,9 @@ class RefusedError(Exception):
 
 
 # Finish reasons of answers that the provider broke off.
-_BROKEN_OFF = {"error", "network_error", "insufficient_system_resource"}
+_BROKEN_OFF = {"error", "network_error", "insufficient_system_resource", "abort"}
 # Strings in possible errors of status 200, as gateways send them, and in answers; `read_error` decides.
-_ERROR_MARKS = (b'"error"', b'"base_resp"', b'"network_error"', b'"insufficient_system_resource"', b'"failed"')
+_ERROR_MARKS = (b'"base_resp"', b'"failed"', *(f'"{word}"'.encode() for word in _BROKEN_OFF))
 _ANSWER_MARKS = (b'"choices"', b'"output"')
 
 
@@ -228,20 +228,20 @@ _CURRENT_QUOTA = re.compile(
 _RATE = re.compile(r"rate[ _-]?limit|too many requests|resource[ _]exhausted", re.IGNORECASE)
 _TOO_LARGE = re.compile(r"request too large|tokens must be reduced", re.IGNORECASE)
 _A_DAY = re.compile(
-    r"(per|/|an?|this)[ _-]?(day|week|month)\b|per ?day|daily|weekly|\b[TR]PD\b|per ?month|monthly|\blimit: 0\b",
+    r"(per|/|an?|this)[ _-]?(day|week|month)(?![a-z])|per ?day|daily|weekly|\b[TR]PD\b|per ?month|monthly|\blimit: 0\b",
     re.IGNORECASE,
 )
 # Google's words for a daily or monthly quota, also inside a gateway's message.
 _QUOTA_OF_A_DAY = re.compile(r"quota_?id\W{1,8}\w*per_?(day|month)|\blimit: 0,", re.IGNORECASE)
 _A_MINUTE = re.compile(
-    r"(per|/)[ _-]?(minute|min|second)\b|per ?minute|\b[TR]PM\b|per ?second|\bthrottling\.", re.IGNORECASE
+    r"(per|/)[ _-]?(minute|min|second)(?![a-z])|per ?minute|\b[TR]PM\b|per ?second|\bthrottling\.", re.IGNORECASE
 )
 _FILTER_CODES = {
     "content_filter", "content_policy_violation", "responsibleaipolicyviolation", "data_inspection_failed", "invalid_prompt",
     "content_filtered", "moderation_blocked", "safety", "prohibited_content", "sensitive_content", "sensitivecontentdetected", "1301",
 }  # fmt: skip
 _FILTER_WORDS = re.compile(
-    r"content (management|filter|policy|policies|moderation|exists risk)|(input|prompt|content|request) (was|has been|is) (flagged|blocked|filtered)"
+    r"content (management|filter|policy|policies|moderation|exists risk)|(input|prompt|content|request) (was|has been|is) (flagged|blocked|filtered)|(prompt|response) blocked"
     r"|usage (polic|guideline)|guardrails? .{0,40}(triggered|intervened|block|violat|failed)|(by|violat\w*) .{0,20}guardrail|\bunsafe\b|harmful|敏感"
     r"|moderation (policy|layer|system|filter|service|check)|(by|requires|failed) (our |the )?moderation|violat.{0,40}polic|safety[ _](check|system|filter|setting|polic)|prohibited content|inappropriate content|sensitive (content|information)",
     re.IGNORECASE,
@@ -267,7 +267,7 @@ _KEY_WORDS = re.compile(
     r"api[ _-]?key (is )?(not valid|invalid|incorrect|expired)|(invalid|incorrect) (x-)?api[ _-]?key", re.IGNORECASE
 )
 _FORM_WORDS = re.compile(
-    r"response_?(format|schema)|json[_ ]?schema|json_?object|json mode|structured outputs?|text\.format|grammar|guided|required for format",
+    r"response_?(format|schema)|json[_ ]?schema|json_?object|json mode|structured outputs?|text\.format|output_config\.format|output[_ ]format|grammar|guided|required for format",
     re.IGNORECASE,
 )
 
@@ -277,8 +277,8 @@ def _meaning(status: int, codes: set[str], message: str, text: str, param: str, 
     if status == 402 or codes & _QUOTA_CODES:
         return "quota"
     # Check for filters before quotas: a filter's message may say that no credits were charged.
-    filtered = status in {400, 403, 422, 446, 451, 498} and _FILTER_WORDS.search(message)
-    if codes & _FILTER_CODES or (filtered and not _NOT_THE_QUESTION.search(message)):
+    filtered = status in {400, 403, 422, 424, 451, 498} and _FILTER_WORDS.search(message)
+    if status == 446 or codes & _FILTER_CODES or (filtered and not _NOT_THE_QUESTION.search(message)):
         return "content-filter"
     # Exclude statuses whose messages may quote the question.
     if status not in {404, 413, 415, 422} and _QUOTA_WORDS.search(message):
@@ -336,19 +336,15 @@ def _wait(
         return float(field_match[2]) * (0.001 if field_match[1] or field_match[3] == "ms" else 1.0)
     if status >= 300 and (message_match := _RETRY_IN.search(message)) is not None:
         return parse_seconds(message_match[1])
-    if status == 429 and (reset_s := _seconds_to_reset(headers)) > MAX_RETRY_AFTER_S:
+    limits = filter(None, (limit_in_headers(name, headers) for name in ("requests", "tokens")))
+    reset_s = max((reset_s for _, remaining, reset_s in limits if remaining == 0), default=0.0)
+    if status == 429 and reset_s > MAX_RETRY_AFTER_S:
         return reset_s
-    inner = {str(name).lower(): str(value) for name, value in object_of(metadata.get("headers")).items()}
-    reset = inner.get("x-ratelimit-reset", "")
+    inner = object_of(metadata.get("headers")).items()  # the upstream's, as OpenRouter gives them
+    reset = next((str(value) for name, value in inner if str(name).lower() == "x-ratelimit-reset"), "")
     if status == 429 and reset.isdecimal():
         return max(0.0, int(reset) / (1000 if len(reset) > 11 else 1) - now())
     return None
-
-
-def _seconds_to_reset(headers: Mapping[str, str]) -> float:
-    """Seconds until all limits that are used up by the headers are reset; 0 if there are none."""
-    limits = (limit_in_headers(name, headers) for name in ("requests", "tokens"))
-    return max((reset_s for _, remaining, reset_s in filter(None, limits) if remaining == 0), default=0.0)
 
 
 def retry_after(headers: Mapping[str, str], now: Callable[[], float] = time.time) -> float | None:
@@ -470,7 +466,7 @@ def fatal_refusal(error: RefusedError, *, address: str, path: str, model: str | 
             message = f"{address} has no model {model!r} ({detail}); check --model and --base-url"
         case "quota":
             message = f"{address} says that the quota is used up ({detail}); add credit or wait until it is renewed, then start the same run again"
-        case _ if error.status == 404:
+        case _ if error.status in {404, 410}:
             message = f"{address} has no {path} ({detail}); check --base-url, --model and --api"
         case _:
             return None

@@ -257,6 +257,8 @@ UPSTREAM_HEADERS = (
     "cf-aig-provider",
     "x-upstream",
 )
+# The header in which Gemini states the service tier.
+TIER_HEADER = "x-gemini-service-tier"
 _NO_HEADERS: Mapping[str, str] = {}
 
 
@@ -294,9 +296,9 @@ def upstream_of(reply: Mapping[str, Any], headers: Mapping[str, str] = _NO_HEADE
     return next((public_url(name)[:100] for name in names if isinstance(name, str) and name), None)
 
 
-def tier_of(reply: Mapping[str, Any]) -> str | None:
-    """The service tier of an answer, from the reply."""
-    tier = reply.get("service_tier") or object_of(reply.get("usage")).get("service_tier")
+def tier_of(reply: Mapping[str, Any], headers: Mapping[str, str] = _NO_HEADERS) -> str | None:
+    """The service tier of an answer, from the reply or Gemini's header."""
+    tier = reply.get("service_tier") or object_of(reply.get("usage")).get("service_tier") or headers.get(TIER_HEADER)
     return tier[:40] if isinstance(tier, str) and tier else None
 
 

@@ -29,6 +29,7 @@ from relabel.labelling.local import is_local
 from relabel.labelling.providers import (
     COST_HEADERS,
     OPENAI_URL,
+    TIER_HEADER,
     UNKNOWN,
     UPSTREAM_HEADERS,
     Price,
@@ -54,7 +55,7 @@ LARGEST_HEADER = 2**16
 # the mark of the end after it, as some gateways send it.
 _STREAM_PARTS = re.compile(rb"\A\s*(?::[^\n]*\n\s*)+|data:\s*\[DONE\]\s*\Z")
 # Prefixes of the names of headers that are used; the others are dropped.
-_USED_HEADERS = ("x-ratelimit-", "retry-after", "location", "content-type", *UPSTREAM_HEADERS)
+_USED_HEADERS = ("x-ratelimit-", "retry-after", "location", "content-type", TIER_HEADER, *UPSTREAM_HEADERS)
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
 _TRANSPORT_HEADERS = {"host", "content-length", "content-type", "transfer-encoding", "connection", "accept-encoding"}
 
