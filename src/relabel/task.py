@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import math
 import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -109,11 +108,7 @@ def task_table(ref: str, unit: Unit = "task") -> pd.DataFrame:
     """
     import pandas as pd
 
-    if unit == "task" and ref == LABELS_OF_2023:
-        from relabel.sources import eloundou
-
-        return eloundou.read_labels().assign(importance=math.nan)[list(TASK_COLUMNS)]
-    if unit == "task" and is_onet_release(ref):
+    if unit == "task" and (ref == LABELS_OF_2023 or is_onet_release(ref)):
         from relabel.sources import onet
 
         return onet.read_tasks(ref)

@@ -12,7 +12,7 @@ with many targets counts little in each, and no job is counted twice.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,12 +45,8 @@ _BROAD_GROUP = 6  # characters of a SOC code that name its broad group, such as 
 _MILITARY = "55-"  # prefix of military SOC codes
 _THREE_DIGIT_NOTE = "its rows for the three-digit ISCO-08 groups 211 and 315 lead to no group"
 _ISCO_UNIT = 4  # digits of an ISCO-08 unit group
-_FILES = (
-    ("onet-taxonomy", "2019-to-soc2018"),
-    ("bls-isco08-soc2010", "crosswalk"),
-    ("bls-soc2010-soc2018", "crosswalk"),
-)
-_UK_FILES = (("ons-soc2020", "coding-index"), ("ons-soc2020", "unit-groups"))
+_ISCO_FILE = ("bls-isco08-soc2010", "crosswalk")
+_UK_FILE = ("ons-soc2020", "unit-groups")
 
 
 @dataclass(frozen=True)
@@ -63,6 +59,7 @@ class Step:
         links: Table of schema `LINKS`.
         origin: Where the links come from and how they are weighted, in words.
         note: A remark on the source codes for statuses that explain why a code has no score; may be empty.
+        files: Source files, as pairs of source id and role.
     """
 
     source: System
@@ -70,6 +67,7 @@ class Step:
     links: pd.DataFrame
     origin: str
     note: str = ""
+    files: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         LINKS.validate(self.links)
@@ -84,7 +82,6 @@ class Bridge:
         target: The taxonomy.
         steps: The steps in order; empty if the taxonomy is O*NET-SOC itself.
         titles: All codes of the taxonomy with their titles: columns `code, title`, sorted by code.
-        files: Source files, as pairs of source id and role.
         donors: O*NET-SOC codes with task statements. A target without a link from any of them borrows the shares of donors
             in the same SOC broad group, see `same_broad_group`. If empty, no target borrows.
     """
@@ -93,9 +90,13 @@ class Bridge:
     target: Taxonomy
     steps: tuple[Step, ...]
     titles: pd.DataFrame
-    files: tuple[tuple[str, str], ...] = ()
     donors: frozenset[str] = frozenset()
     _cache: dict[tuple[frozenset[str], bool], pd.DataFrame] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def files(self) -> tuple[tuple[str, str], ...]:
+        """Source files of all steps, as pairs of source id and role."""
+        return tuple(file for step in self.steps for file in step.files)
 
     def shares(self, scored: Collection[str]) -> pd.DataFrame:
         """The share of each O*NET-SOC code in each target, when only these codes have a score.
@@ -131,19 +132,21 @@ class Bridge:
         Returns:
             Pairs of classification and shares (see `shares`), in the order of the steps.
         """
-        shares, levels = _initial_shares(scored), []
-        for step in self.steps:
-            shares = _next_shares(shares, step.links, relative_to_reached=True)
-            levels.append((step.target, shares))
-        return levels
+        return list(self._levels(scored, relative_to_reached=True))[1:]
+
+    def _levels(self, codes: Collection[str], *, relative_to_reached: bool) -> Iterator[tuple[System, pd.DataFrame]]:
+        """Shares of the codes themselves, and after each step, without borrowed ones."""
+        shares = _initial_shares(codes)
+        yield "onet-soc", shares
+        for number, step in enumerate(self.steps):
+            # The first step ignores codes without task statements, because they have nothing to label.
+            shares = _next_shares(shares, step.links, relative_to_reached=relative_to_reached or number == 0)
+            yield step.target, shares
 
     def _multiply_out(self, codes: Collection[str], *, relative_to_reached: bool) -> pd.DataFrame:
         key = (frozenset(codes), relative_to_reached)
         if key not in self._cache:
-            shares = _initial_shares(codes)
-            for number, step in enumerate(self.steps):
-                # The first step ignores codes without task statements, because they have nothing to label.
-                shares = _next_shares(shares, step.links, relative_to_reached=relative_to_reached or number == 0)
+            *_, (_, shares) = self._levels(codes, relative_to_reached=relative_to_reached)
             if relative_to_reached and self.donors:
                 shares = pd.concat([shares, self._borrowed(codes)])
             shares = shares[_isin(shares["code"], self.titles["code"])]
@@ -259,16 +262,17 @@ def make_bridge(
     links, published = links or DEFAULT_LINKS, method == "site-2026"
     crosswalk = onet.read_onet_to_soc2018()
     origin = "O*NET-SOC 2019 to SOC 2018 crosswalk; plain mean over the detailed codes"
-    first = Step("onet-soc", "soc2018", equal_links(crosswalk, "onet_soc_code", "soc2018"), origin)
+    links_to_soc = equal_links(crosswalk, "onet_soc_code", "soc2018")
+    first = Step("onet-soc", "soc2018", links_to_soc, origin, files=(("onet-taxonomy", "2019-to-soc2018"),))
     titles = _titles(crosswalk, "soc2018", "soc2018_title")
     if taxonomy == "soc2018":
-        return Bridge(method, taxonomy, (first,), titles, _FILES[:1])
+        return Bridge(method, taxonomy, (first,), titles)
     isco, bridge_donors = bls.read_isco08_soc2010(), frozenset[str]() if published else frozenset(donors)
-    steps, files = _site_steps(isco) if published else _steps(isco, codes_of(titles), links)
+    steps = (first, *([_site_step(isco)] if published else _steps(isco, codes_of(titles), links)))
     if taxonomy == "isco08":
         # Two rows of the crosswalk name a three-digit group, which cannot have a score.
         units = isco[isco["isco08"].str.len() == _ISCO_UNIT]
-        return Bridge(method, taxonomy, (first, *steps), _titles(units, "isco08", "isco08_title"), files, bridge_donors)
+        return Bridge(method, taxonomy, steps, _titles(units, "isco08", "isco08_title"), bridge_donors)
     entries = index_entries(ons.read_coding_index())
     if published:
         entries = most_frequent(entries)
@@ -279,30 +283,28 @@ def make_bridge(
         entries = entries.assign(weight=1.0) if links == "equal" else entries
         weighting = "all alike" if links == "equal" else "weighted by index entries"
         origin = f"all ISCO-08 codes of the group in the ONS coding index, {weighting}"
-    last = Step("isco08", "uk-soc2020", entries, origin)
-    return Bridge(method, taxonomy, (first, *steps, last), _uk_titles(), files + _UK_FILES, bridge_donors)
+    last = Step("isco08", "uk-soc2020", entries, origin, files=(("ons-soc2020", "coding-index"), _UK_FILE))
+    return Bridge(method, taxonomy, (*steps, last), _uk_titles(), bridge_donors)
 
 
-def _site_steps(isco: pd.DataFrame) -> tuple[tuple[Step, ...], tuple[tuple[str, str], ...]]:
-    """Step from SOC 2018 to ISCO-08 as the site of 2026 published it, and its source files."""
-    step = Step(
+def _site_step(isco: pd.DataFrame) -> Step:
+    """The step from SOC 2018 to ISCO-08 as the site of 2026 published it."""
+    return Step(
         "soc2018",
         "isco08",
         equal_links(isco, "soc2010", "isco08"),
         "BLS crosswalk of ISCO-08 and SOC 2010, its SOC 2010 codes read as SOC 2018; plain mean over the codes of an "
         f"ISCO-08 code; {_THREE_DIGIT_NOTE}",
         note="SOC 2010 codes are read as SOC 2018",
+        files=(_ISCO_FILE,),
     )
-    return (step,), _FILES[:2]
 
 
-def _steps(
-    isco: pd.DataFrame, soc2018: Collection[str], links: Links
-) -> tuple[tuple[Step, ...], tuple[tuple[str, str], ...]]:
-    """Steps from SOC 2018 through SOC 2010 to ISCO-08, and their source files."""
+def _steps(isco: pd.DataFrame, soc2018: Collection[str], links: Links) -> tuple[Step, Step]:
+    """The steps from SOC 2018 through SOC 2010 to ISCO-08."""
     to_2010 = equal_links(_without_military_links(bls.read_soc2010_soc2018()), "soc2018", "soc2010")
     to_isco = equal_links(isco, "soc2010", "isco08")
-    mean, files = "plain mean", _FILES
+    mean, files = "plain mean", [("bls-soc2010-soc2018", "crosswalk")]
     if links == "split":
         to_2010, to_isco = split_links(to_2010), split_links(to_isco)
         mean = "mean weighted by 1/n, where n is the number of codes that a source leads to,"
@@ -312,23 +314,24 @@ def _steps(
         wages = bls.wage_releases()[0].source
         to_2010 = weight_by_jobs(to_2010, us_jobs(soc2018, wages))
         to_isco = weight_by_jobs(to_isco, to_2010.groupby("target")["weight"].sum())
-        mean, files = f"mean weighted by US jobs ({wages})", (*_FILES, (wages, "wages"))
-    steps = (
+        mean, files = f"mean weighted by US jobs ({wages})", [*files, (wages, "wages")]
+    return (
         Step(
             "soc2018",
             "soc2010",
             to_2010,
             f"BLS crosswalk of SOC 2010 and SOC 2018; {mean} over the SOC 2018 codes of a SOC 2010 code",
             note="links from military SOC 2010 codes (55-) to civilian SOC 2018 codes are dropped",
+            files=tuple(files),
         ),
         Step(
             "soc2010",
             "isco08",
             to_isco,
             f"BLS crosswalk of ISCO-08 and SOC 2010; {mean} over the SOC 2010 codes of an ISCO-08 code; {_THREE_DIGIT_NOTE}",
+            files=(_ISCO_FILE,),
         ),
     )
-    return steps, files
 
 
 _ONET_COLUMNS = ("onet_soc_code", "O*NET-SOC Code", "onetsoc_code", "code")
@@ -377,8 +380,10 @@ def read_bridge(path: Path, occupations: Collection[str]) -> Bridge:
     if not lines:
         raise DataError(f"{path} has no row with both codes; {advice}")
     links = pd.DataFrame([(*pair, count) for pair, (_, count) in lines.items()], columns=["source", "target", "weight"])
-    step = Step("onet-soc", "uk-soc2020", links.astype({"source": "str", "target": "str"}), f"the file {path.name}")
-    return Bridge(f"file {path.name}", "uk-soc2020", (step,), titles, _UK_FILES[1:])
+    links, name = links.astype({"source": "str", "target": "str"}), f"file {path.name}"
+    return Bridge(
+        name, "uk-soc2020", (Step("onet-soc", "uk-soc2020", links, f"the {name}", files=(_UK_FILE,)),), titles
+    )
 
 
 def _uk_titles() -> pd.DataFrame:
@@ -524,14 +529,11 @@ def us_jobs(codes: Collection[str], release: str) -> pd.Series:
         DataError: The workbook cannot be obtained or is malformed.
     """
     wages = bls.read_wages(release)
-    detailed = wages[wages["group"] == "detailed"].set_index("soc2018")["employment"].dropna()
-    detailed = detailed[detailed > 0]
-    all_codes = pd.Index(sorted(codes), dtype="str")
-    jobs = detailed.reindex(all_codes)
-    combined = detailed[~detailed.index.isin(all_codes)]
-    without_row = all_codes[jobs.isna()]
-    # OEWS has at most one combined row per broad group, which all codes of the group without their own row share.
-    broad_group = pd.Series(without_row.str[:_BROAD_GROUP], index=without_row)
-    combined_jobs = broad_group.map(combined.groupby(combined.index.str[:_BROAD_GROUP]).sum())
-    jobs = jobs.fillna(combined_jobs / broad_group.map(broad_group.value_counts()))
-    return jobs.fillna(float(detailed.min())).rename("jobs")
+    wages = wages[(wages["group"] == "detailed") & (wages["employment"] > 0)]
+    titles = dict(zip(codes_of(wages, "soc2018"), wages["title"], strict=True))
+    matches = bls.match_codes(sorted(codes), titles, frozenset(codes))
+    rows = pd.Series({code: row for code, (row, _) in matches.items()}, dtype="str")
+    jobs = wages.set_index("soc2018")["employment"]
+    # The codes of a combined row share its jobs.
+    part = (rows.map(jobs) / rows.map(rows.value_counts())).reindex(sorted(codes))
+    return part.fillna(float(jobs.min())).rename("jobs")

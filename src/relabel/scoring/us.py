@@ -20,7 +20,7 @@ from relabel.errors import DataError, SourceMissingError, UsageError
 from relabel.scoring.options import SAMPLE, Taxonomy
 from relabel.scoring.table import ScoreTable
 from relabel.sources import bls
-from relabel.sources.bls import RATES
+from relabel.sources.bls import RATES, match_codes
 from relabel.sources.fetch import source_use
 
 # Taxonomies with BLS figures, because their codes map to SOC 2018.
@@ -148,35 +148,6 @@ def us_summary(frame: pd.DataFrame) -> str:
         own, combined, none = (int(kinds.get(kind, 0)) for kind in ("figures", "combined", "none:"))
         parts.append(f"{subject} of {own:,} codes by themselves, {combined:,} within combined codes, {none:,} missing")
     return f"US {'; '.join(parts)} (the columns wage_status and projection_status say which)"
-
-
-def match_codes(codes: Sequence[str], rows: Mapping[str, str], soc2018: frozenset[str]) -> dict[str, tuple[str, str]]:
-    """Find the code under which the BLS publishes each SOC 2018 code.
-
-    This is its own row, if there is one; otherwise the only row of its broad group (first six characters) whose code is not
-    in SOC 2018 and therefore combines several. If there is none, or more than one, the code has no figures.
-
-    Args:
-        codes: SOC 2018 codes.
-        rows: Titles by code of the BLS table, detailed rows only.
-        soc2018: All SOC 2018 codes.
-
-    Returns:
-        BLS code and status in words, by SOC 2018 code; codes without figures are left out.
-    """
-    combined: dict[str, list[str]] = {}
-    for row in rows:
-        if row not in soc2018:
-            combined.setdefault(row[:6], []).append(row)
-    result: dict[str, tuple[str, str]] = {}
-    for code in dict.fromkeys(codes):
-        within = combined.get(code[:6], [])
-        if code in rows:
-            result[code] = code, f"figures of SOC {code}"
-        elif len(within) == 1:
-            members = sorted(other for other in soc2018 if other[:6] == code[:6] and other not in rows)
-            result[code] = within[0], f"combined code {within[0]} ({rows[within[0]]}) for {', '.join(members)} together"
-    return result
 
 
 def _join_figures(

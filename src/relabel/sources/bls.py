@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pandas as pd
 
 from relabel.errors import DataError, UsageError
 from relabel.settings import settings
-from relabel.sources.fetch import cached, locate_role
+from relabel.sources.fetch import cached
 from relabel.sources.registry import Source, load_registry
 from relabel.sources.tables import SOC, Column, Schema, cell_text, header_names, read_columns, read_rows, validated
 
@@ -149,38 +150,33 @@ def _registered(role: str, years: str) -> list[tuple[bool, Source, Sequence[str]
 
 
 @cached("crosswalk", source="bls-isco08-soc2010")
-def read_isco08_soc2010() -> pd.DataFrame:
+def read_isco08_soc2010(path: Path) -> pd.DataFrame:
     """The crosswalk between ISCO-08 and SOC 2010.
 
     Returns:
         One row per pair of codes, many-to-many, in the order of ISCO-08: `isco08, isco08_title, soc2010, soc2010_title`;
         1,125 rows. Two of them have a three-digit ISCO-08 group, 211 and 315.
     """
-    path = locate_role("bls-isco08-soc2010", "crosswalk")
     frame = read_columns(path, header_names(ISCO08_SOC2010), sheet="ISCO-08 to 2010 SOC")
     return validated(path, frame, ISCO08_SOC2010, unique=["isco08", "soc2010"])
 
 
 @cached("crosswalk", source="bls-soc2010-soc2018")
-def read_soc2010_soc2018() -> pd.DataFrame:
+def read_soc2010_soc2018(path: Path) -> pd.DataFrame:
     """The crosswalk between SOC 2010 and SOC 2018.
 
     Returns:
         One row per pair of codes, many-to-many: `soc2010, soc2010_title, soc2018, soc2018_title`; 900 rows. The mark
         `(##)` after some titles is removed.
     """
-    path = locate_role("bls-soc2010-soc2018", "crosswalk")
     frame = read_columns(path, header_names(SOC2010_SOC2018), sheet="Sorted by 2010")
     titles = {name: frame[name].str.replace(_TITLE_MARK, "", regex=True) for name in ("soc2010_title", "soc2018_title")}
     return validated(path, frame.assign(**titles), SOC2010_SOC2018, unique=["soc2010", "soc2018"])
 
 
-@cached("projections")
-def read_projections(release: str = "bls-ep-2024-34") -> pd.DataFrame:
+@cached("projections", source="bls-ep-2024-34")
+def read_projections(path: Path, release: str) -> pd.DataFrame:
     """Employment projections by occupation: table 1.2.
-
-    Args:
-        release: Id of a source with a projections workbook, whose release names the first and the last year.
 
     Returns:
         One row per code and kind, 1,113 for 2024-34 (832 line items, 281 summaries): `soc2018, title, kind` (`line-item`
@@ -188,7 +184,6 @@ def read_projections(release: str = "bls-ep-2024-34") -> pd.DataFrame:
         openings_thousands` (annual average), `education, experience, training` (text; the publisher writes `None` if none
         is needed).
     """
-    path = locate_role(release, "projections")
     start, end = next((entry.start, entry.end) for _, entry in _projections() if entry.source == release)
     span, dash = f"{start}–{end % 100:02}", ("", "—")
     needs = {
@@ -213,12 +208,9 @@ def read_projections(release: str = "bls-ep-2024-34") -> pd.DataFrame:
     return validated(path, frame, schema, unique=["soc2018", "kind"])
 
 
-@cached("wages")
-def read_wages(release: str = "bls-oews-2024") -> pd.DataFrame:
+@cached("wages", source="bls-oews-2024")
+def read_wages(path: Path) -> pd.DataFrame:
     """National wages by occupation (OEWS).
-
-    Args:
-        release: Id of a source with a wages workbook.
 
     Returns:
         One row per code and group, 1,403: `soc2018` (or an OEWS code for several SOC codes combined), `title`, `group`
@@ -226,7 +218,6 @@ def read_wages(release: str = "bls-oews-2024") -> pd.DataFrame:
         `annual_..._usd` and an `annual_..._flag`; `hourly_only` (bool). A flag is `top-coded` if the publisher gives only
         a lower bound, `not-available` if it gives nothing; the wage is then missing.
     """
-    path = locate_role(release, "wages")
     frame = read_columns(path, header_names(WAGES))
     frame["hourly_only"] = frame["hourly_only"].str.upper() == "TRUE"
     for rate in RATES:
@@ -234,19 +225,45 @@ def read_wages(release: str = "bls-oews-2024") -> pd.DataFrame:
     return validated(path, frame, WAGES, unique=["soc2018", "group"])
 
 
-@cached("wages")
-def read_wage_cap(release: str = "bls-oews-2024") -> pd.DataFrame:
+@cached("wages", source="bls-oews-2024")
+def read_wage_cap(path: Path) -> pd.DataFrame:
     """The top code of OEWS: higher annual wages are published only as at least this.
-
-    Args:
-        release: Id of a source with a wages workbook.
 
     Returns:
         One row: `annual_usd`, from the workbook's field descriptions; 239,200 in May 2023 and May 2024, missing if the file
         has none, as releases before 2019 and CSV files.
     """
-    path, text = locate_role(release, "wages"), ""
+    text = ""
     with suppress(DataError):
         text = "\n".join(cell_text(cell) for row in read_rows(path, "Field Descriptions") for cell in row)
     match = _CAP.search(text)
     return pd.DataFrame({"annual_usd": [float(match[1].replace(",", "")) if match else math.nan]})
+
+
+def match_codes(codes: Sequence[str], rows: Mapping[str, str], soc2018: frozenset[str]) -> dict[str, tuple[str, str]]:
+    """Find the code under which the BLS publishes each SOC 2018 code.
+
+    This is its own row, if there is one; otherwise the only row of its broad group (first six characters) whose code is not
+    in SOC 2018 and therefore combines several. If there is none, or more than one, the code has no figures.
+
+    Args:
+        codes: SOC 2018 codes.
+        rows: Titles by code of the BLS table, detailed rows only.
+        soc2018: All SOC 2018 codes.
+
+    Returns:
+        BLS code and status in words, by SOC 2018 code; codes without figures are left out.
+    """
+    combined: dict[str, list[str]] = {}
+    for row in rows:
+        if row not in soc2018:
+            combined.setdefault(row[:6], []).append(row)
+    result: dict[str, tuple[str, str]] = {}
+    for code in dict.fromkeys(codes):
+        within = combined.get(code[:6], [])
+        if code in rows:
+            result[code] = code, f"figures of SOC {code}"
+        elif len(within) == 1:
+            members = sorted(other for other in soc2018 if other[:6] == code[:6] and other not in rows)
+            result[code] = within[0], f"combined code {within[0]} ({rows[within[0]]}) for {', '.join(members)} together"
+    return result

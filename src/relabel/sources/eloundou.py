@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from relabel.errors import DataError
-from relabel.sources.fetch import cached, locate, locate_role
+from relabel.sources.fetch import cached, locate
 from relabel.sources.onet import LABELS_OF_2023, TASKS, statements
 from relabel.sources.registry import get_source
 from relabel.sources.tables import ONET_SOC, Column, Schema, header_names, read_columns, validated
@@ -42,7 +42,7 @@ OCCUPATIONS: Schema = {
 
 
 @cached("labels", source=LABELS_OF_2023)
-def read_labels() -> pd.DataFrame:
+def read_labels(path: Path) -> pd.DataFrame:
     """The published task labels of 2023.
 
     Returns:
@@ -50,31 +50,28 @@ def read_labels() -> pd.DataFrame:
         `Supplemental`, missing for 1,312), and the labels `gpt4` (published), `gpt4_alt` (a second wording of the
         rubric) and `human` (annotators, aggregated), each `E0`, `E1` or `E2`.
     """
-    path = locate_role(LABELS_OF_2023, "labels")
     return _tasks(path, LABELS)
 
 
 @cached("automation-labels", source=LABELS_OF_2023)
-def read_automation() -> pd.DataFrame:
+def read_automation(path: Path) -> pd.DataFrame:
     """The published automation labels of 2023, from `T0` (none) to `T4` (full).
 
     Returns:
         One row per task, 19,265: `task_id, onet_soc_code, title, text, task_type`, and the labels `gpt4` and `human`
         (missing except for the 100 tasks that people labelled).
     """
-    path = locate_role(LABELS_OF_2023, "automation-labels")
     return _tasks(path, AUTOMATION)
 
 
 @cached("occupation-scores", source=LABELS_OF_2023)
-def read_occupations() -> pd.DataFrame:
+def read_occupations(path: Path) -> pd.DataFrame:
     """The published scores of occupations of 2023.
 
     Returns:
         One row per code, 923: `onet_soc_code, title, gpt4_alpha, gpt4_beta, gpt4_gamma, human_alpha, human_beta,
         human_gamma` (0-1); the file calls GPT-4's scores `dv_rating_*`.
     """
-    path = locate_role(LABELS_OF_2023, "occupation-scores")
     return validated(path, read_columns(path, header_names(OCCUPATIONS)), OCCUPATIONS)
 
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Container, Iterable
 from contextlib import suppress
 from functools import cache, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -30,8 +30,6 @@ from relabel.sources.tables import plain_name
 
 if TYPE_CHECKING:  # importing a reader must not import it
     import pandas as pd
-
-P = ParamSpec("P")
 
 Where = Literal["mirror", "cache", "download"]
 
@@ -529,31 +527,36 @@ def cached_frame(path: Path, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
 _TABLES = ".tables"
 
 
-def cached(*roles: str, source: str | None = None) -> Callable[[Callable[P, pd.DataFrame]], Callable[P, pd.DataFrame]]:
-    """Decorator that caches the result of a reader as parquet in the download cache.
+Reader = Callable[..., "pd.DataFrame"]
+
+
+def cached(*roles: str, source: str) -> Callable[[Reader], Reader]:
+    """Decorator that gives a reader its file, and caches its result as parquet in the download cache.
+
+    The reader is called with the path of the file of the first role and, if it has such a parameter, the release. What it
+    becomes takes only the release: the id of a source, by default `source`.
 
     The cache key covers the checksums of the files, the source's registry entry and the code of the readers. Entries that
     cannot be read are replaced; failure to write one is ignored.
 
     Args:
         roles: Roles of the files that the reader reads; those that the source lacks are ignored.
-        source: Id of the source; by default the reader's argument `release`.
+        source: Id of the source that is read by default.
     """
 
-    def decorate(read: Callable[P, pd.DataFrame]) -> Callable[P, pd.DataFrame]:
-        signature = inspect.signature(read)
+    def decorate(read: Reader) -> Reader:
+        needs_release = "release" in inspect.signature(read).parameters
 
         @wraps(read)
-        def once(*args: P.args, **kwargs: P.kwargs) -> pd.DataFrame:
-            bound = signature.bind(*args, **kwargs)
-            bound.apply_defaults()
-            entry = get_source(source or bound.arguments["release"])
-            files = [sha256_of(locate_role(entry.id, role)) for role in roles if entry.find_role(role) is not None]
-            key = json.dumps([entry.model_dump_json(), files, _code_checksum()])
+        def once(release: str = source, /) -> pd.DataFrame:
+            entry = get_source(release)
+            known = [role for role in roles if entry.find_role(role) is not None]
+            files = [locate_role(release, role) for role in known or roles[:1]]
+            key = json.dumps([entry.model_dump_json(), [sha256_of(file) for file in files], _code_checksum()])
             name = f"{read.__module__.rpartition('.')[2]}.{read.__name__}.{entry.id}"
             path = settings().download_dir / _TABLES / f"{name}.{hashlib.sha256(key.encode()).hexdigest()}.parquet"
             was_cached = path.exists()
-            frame = cached_frame(path, lambda: read(*args, **kwargs))
+            frame = cached_frame(path, lambda: read(files[0], *[release] * needs_release))
             with suppress(OSError):
                 for old in () if was_cached else path.parent.glob(f"{name}.*.parquet"):
                     if old != path:

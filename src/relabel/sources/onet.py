@@ -142,18 +142,9 @@ def _float(path: Path, text: str) -> float:
         ) from error
 
 
-@cached("tasks", "occupations", "task-ratings")
-def read_tasks(release: str = "onet-30.2") -> pd.DataFrame:
-    """Task statements with their importance.
-
-    Args:
-        release: Id of an O*NET source.
-
-    Returns:
-        One row per task, in the order of the release: `task_id, onet_soc_code, title, text, task_type` (`Core`,
-        `Supplemental`, or missing) and `importance` (float, 1 to 5; missing if the task is not rated or the release is
-        registered without ratings). 30.2 and 29.1 have 18,796 tasks of 923 codes each.
-    """
+@cached("tasks", "occupations", "task-ratings", "labels", source="onet-30.2")
+def read_tasks(_path: Path, release: str) -> pd.DataFrame:
+    """`task_columns` as a frame: texts, and `importance` as float; missing values are NaN."""
     import pandas as pd
 
     columns = task_columns(release)
@@ -169,12 +160,9 @@ def count_emerging_tasks(release: str = "onet-30.2") -> int:
     return len(text_columns(locate_role(release, "emerging-tasks"), {"Task": "text"})["text"])
 
 
-@cached("occupations")
-def read_occupations(release: str = "onet-30.2") -> pd.DataFrame:
+@cached("occupations", source="onet-30.2")
+def read_occupations(_path: Path, release: str) -> pd.DataFrame:
     """All occupations of a release, including those without tasks.
-
-    Args:
-        release: Id of an O*NET source.
 
     Returns:
         One row per code: `onet_soc_code, title, description`; 1,016 rows.
@@ -184,31 +172,23 @@ def read_occupations(release: str = "onet-30.2") -> pd.DataFrame:
     return pd.DataFrame(occupation_columns(release), dtype="str")
 
 
-@cached("job-zones")
-def read_job_zones(release: str = "onet-30.2") -> pd.DataFrame:
+@cached("job-zones", source="onet-30.2")
+def read_job_zones(path: Path) -> pd.DataFrame:
     """Job zones: how much preparation an occupation needs.
-
-    Args:
-        release: Id of an O*NET source.
 
     Returns:
         One row per code: `onet_soc_code, job_zone` (int, 1 little to 5 extensive preparation); 923 rows.
     """
-    path = locate_role(release, "job-zones")
     return validated(path, read_columns(path, header_names(JOB_ZONES)), JOB_ZONES).astype({"job_zone": "int64"})
 
 
-@cached("tasks-to-dwas", "dwas")
-def read_dwas(release: str = "onet-30.2") -> pd.DataFrame:
+@cached("tasks-to-dwas", "dwas", source="onet-30.2")
+def read_dwas(path: Path, release: str) -> pd.DataFrame:
     """Detailed work activities of tasks.
-
-    Args:
-        release: Id of an O*NET source.
 
     Returns:
         One row per task and activity: `task_id, onet_soc_code, dwa_id, dwa_title`; 23,850 rows in 30.2.
     """
-    path = locate_role(release, "tasks-to-dwas")
     links = read_columns(path, header_names(DWAS))
     links = links.assign(task_id=links["task_id"].map(plain_id))
     titles = read_columns(locate_role(release, "dwas"), {"DWA ID": "dwa_id", "DWA Title": "dwa_title"})
@@ -216,11 +196,10 @@ def read_dwas(release: str = "onet-30.2") -> pd.DataFrame:
 
 
 @cached("2019-to-soc2018", source="onet-taxonomy")
-def read_onet_to_soc2018() -> pd.DataFrame:
+def read_onet_to_soc2018(path: Path) -> pd.DataFrame:
     """The crosswalk from O*NET-SOC 2019 to SOC 2018.
 
     Returns:
         One row per O*NET-SOC 2019 code: `onet_soc_code, title, soc2018, soc2018_title`; 1,016 rows.
     """
-    path = locate_role("onet-taxonomy", "2019-to-soc2018")
     return validated(path, read_columns(path, header_names(TO_SOC2018)), TO_SOC2018)

@@ -57,18 +57,14 @@ ASHE_MEDIANS: Schema = {
 }
 
 
-@cached("coding-index")
-def read_coding_index(release: str = "ons-soc2020") -> pd.DataFrame:
+@cached("coding-index", source="ons-soc2020")
+def read_coding_index(path: Path) -> pd.DataFrame:
     """The index of job titles with their SOC 2020 and ISCO-08 codes (SOC 2020 volume 2).
-
-    Args:
-        release: Id of a source with a coding index.
 
     Returns:
         One row per index entry, 32,376 in version 13: `unique_id, soc2020, isco08`. Codes are missing if the entry only
         refers to another one (`}}}}`): SOC 2020 in 231 rows, ISCO-08 in 234.
     """
-    path = locate_role(release, "coding-index")
     frame = read_columns(path, header_names(CODING_INDEX), sheet="SOC2020 coding index")
     for name in ("soc2020", "isco08"):
         # Numeric cells have lost the leading zero of the codes of the armed forces.
@@ -77,18 +73,14 @@ def read_coding_index(release: str = "ons-soc2020") -> pd.DataFrame:
     return validated(path, frame, CODING_INDEX)
 
 
-@cached("unit-groups")
-def read_groups(release: str = "ons-soc2020") -> pd.DataFrame:
+@cached("unit-groups", source="ons-soc2020")
+def read_groups(path: Path) -> pd.DataFrame:
     """All groups of SOC 2020, from major to unit groups (SOC 2020 volume 1).
-
-    Args:
-        release: Id of a source with the structure of SOC 2020.
 
     Returns:
         One row per group, 551 (9 major, 26 sub-major, 104 minor, 412 unit): `soc2020` (1 to 4 digits), `level` (`major`,
         `sub-major`, `minor`, `unit`), `title, description, tasks, job_titles` (one item per line; unit groups only).
     """
-    path = locate_role(release, "unit-groups")
     codes = {f"SOC 2020 {level.title()} Group": level for level in _LEVELS.values()}
     frame = read_columns(path, codes | header_names(GROUPS), sheet="SOC2020 descriptions")
     frame = frame.mask(frame.isin(["", "<blank>"]))
@@ -115,12 +107,9 @@ def read_unit_groups(release: str = "ons-soc2020") -> pd.DataFrame:
     return groups[groups["level"] == "unit"].drop(columns="level").reset_index(drop=True)
 
 
-@cached("pay", "pay-quality")
-def read_ashe(release: str = "ons-ashe-2024") -> pd.DataFrame:
+@cached("pay", "pay-quality", source="ons-ashe-2024")
+def read_ashe(path: Path, release: str) -> pd.DataFrame:
     """Annual gross pay of employees by occupation, with its quality (ASHE tables 14.7a and 14.7b, sheet All).
-
-    Args:
-        release: Id of a source with both workbooks, or only the first.
 
     Returns:
         One row per group of SOC 2020 at any level: `code` (missing for the totals), `title`, `level` (`all`, `major`,
@@ -130,7 +119,6 @@ def read_ashe(release: str = "ons-ashe-2024") -> pd.DataFrame:
         (coefficient of variation in percent) and `STEM_quality` (`precise` up to 5%, `reasonably precise` up to 10%,
         `acceptable` up to 20%, otherwise `unreliable`), where STEM is `jobs`, `median` or `mean`.
     """
-    path = locate_role(release, "pay")
     pay = _ashe_table(path)
     # A user may have registered a release without its coefficients of variation.
     rated = get_source(release).find_role("pay-quality") is not None
@@ -153,18 +141,14 @@ def read_ashe(release: str = "ons-ashe-2024") -> pd.DataFrame:
     return validated(path, out, ASHE)
 
 
-@cached("quartiles")
-def read_ashe_medians(release: str = "ons-ashe-2025-medians") -> pd.DataFrame:
+@cached("quartiles", source="ons-ashe-2025-medians")
+def read_ashe_medians(path: Path) -> pd.DataFrame:
     """Medians of annual gross pay, from a derived extract without job counts or quality.
-
-    Args:
-        release: Id of a source with the role `quartiles`.
 
     Returns:
         One row per unit group of SOC 2020, 412: `soc2020, median_pay_gbp` (pounds a year; missing if withheld, in 49
         rows).
     """
-    path = locate_role(release, "quartiles")
     try:
         groups: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
         medians = {code: entry["p50"] for code, entry in groups.items()}
