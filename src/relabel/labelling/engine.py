@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
@@ -26,9 +26,9 @@ from relabel.labelling.provider_errors import (
     RefusedError,
     RetryPolicy,
     StaleReplyError,
+    fatal_refusal,
     is_about_prefix_cache,
     raise_for_error,
-    refusal,
 )
 from relabel.labelling.providers import Price, stated_cost, tier_of, upstream_of
 from relabel.labelling.request import Request
@@ -37,7 +37,6 @@ from relabel.labelling.transport import (
     Connection,
     Http,
     HttpReply,
-    Transport,
     UnreachableError,
     UnreadableError,
     require_key,
@@ -46,6 +45,9 @@ from relabel.labelling.wire import PATHS, Api, NotAReplyError, messages_of, obje
 from relabel.labels import MAX_RATIONALE, Answer
 from relabel.redaction import clean, clean_document, may_hold_secret
 from relabel.settings import settings
+
+if TYPE_CHECKING:
+    from relabel.labelling.ray import RayTransport
 
 # Maximum number of times that a request waits for a rate limit at the provider's request, before it fails.
 MOST_WAITS = 40
@@ -167,7 +169,7 @@ class OnlineEngine(Engine):
         self.limiter.answer_wait = self.wait
         self._address = connection.shown_url
         self._provider = connection.provider
-        self._transport: Transport | None = None
+        self._transport: Http | RayTransport | None = None
         self._opening: asyncio.Task[None] | None = None
         self._send_once = self._hedged if hedge else self._send
         self._hedges = 0
@@ -200,7 +202,7 @@ class OnlineEngine(Engine):
     async def _open(self) -> None:
         self._transport = await self._connect()
 
-    async def _connect(self) -> Transport:
+    async def _connect(self) -> Http | RayTransport:
         connection, base_url = self.connection, self.connection.base_url
         if is_local(connection.model):
             base_url = await asyncio.to_thread(self._serve)
@@ -247,8 +249,9 @@ class OnlineEngine(Engine):
             raise NoAnswerError("provider", clean(f"{self._address}: {error}")[:400], sending.sent) from error
         except RefusedError as error:
             path, model = PATHS[request.api], request.body.get("model")
-            alone = self.answered and (error.meaning == "access" or (error.status, error.meaning) == (404, "request"))
-            raise refusal(error, sending.sent, address=self._address, path=path, model=model, alone=alone) from error
+            fatal = fatal_refusal(error, address=self._address, path=path, model=model, answered=self.answered)
+            missing = NoAnswerError(error.kind, error.with_status, sending.sent, error.status, error.meaning)
+            raise fatal or missing from error
 
     async def _attempt(self, sending: _Sending) -> Answer:
         """Send until there is an answer or an error; a rate limit is not an error if the provider asks to wait for it."""

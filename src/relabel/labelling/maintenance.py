@@ -316,15 +316,10 @@ def _keys_of(run: Run, store: Store) -> set[str]:
 def _chosen(store: Store, wanted: set[str] | None) -> Iterator[tuple[str, dict[str, Any]]]:
     """Rows in the order of their keys, each shared message before the first row that needs it; damaged rows are left out."""
     # A run is packed without notes, which contain server addresses and are valid for a day only.
-    for key in store.keys(rows.NOTE) if wanted is None else ():
-        if (value := store.note(key.removeprefix(rows.NOTE))) is not None:
-            yield key, {"value": value}
+    notes = store.keys(rows.NOTE) if wanted is None else ()
+    answers = (key for key in store.keys(by_key=True) if not key.startswith((rows.TEXT, rows.NOTE, rows.ASIDE)))
     seen_digests: set[str] = set()
-    for key in store.keys(by_key=True):
-        if key.startswith((rows.TEXT, rows.NOTE, rows.ASIDE)) or not (
-            wanted is None or key.partition("/")[0] in wanted
-        ):
-            continue
+    for key in (*notes, *(key for key in answers if wanted is None or key.partition("/")[0] in wanted)):
         if (row := store.row(key)) is None:
             continue
         for digest in rows.digests_of(row):
@@ -362,21 +357,18 @@ def _checked(source: Path) -> Generator[tuple[str, dict[str, Any]]]:
                     )
                 entry = json.loads(line)
                 key, row = entry["key"], entry["row"]
+                # A KeyError here means that a shared message does not come before this row.
+                _ = [texts[digest] for digest in rows.digests_of(row)]
                 try:
-                    if key.startswith(rows.TEXT):
-                        texts[key.removeprefix(rows.TEXT)] = text = rows.checked_text(key, row)
-                        if (size := size + len(text)) > _MOST_TEXT:
-                            raise DataError(f"{source} holds too many shared messages; get the file again")
-                    elif key.startswith(rows.NOTE):
-                        rows.checked_note(key, row)
-                    else:
-                        # A KeyError here means that a shared message does not come before this row.
-                        _ = [texts[digest] for digest in rows.digests_of(row)]
-                        rows.checked_answer(key, row, texts.get)
+                    verified = rows.checked(key, row, texts.get)
                 except rows.DamagedRowError as error:
                     raise DataError(
                         f"{source} line {number}: the row {key[:100]!r} does not match its key: {error}; get the file again"
                     ) from error
+                if key.startswith(rows.TEXT):
+                    texts[key.removeprefix(rows.TEXT)] = text = str(verified)
+                    if (size := size + len(text)) > _MOST_TEXT:
+                        raise DataError(f"{source} holds too many shared messages; get the file again")
                 yield key, row
     except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{source} is damaged or not a packed store ({error}); get the file again") from error

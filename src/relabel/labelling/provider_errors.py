@@ -367,30 +367,26 @@ def is_about_prefix_cache(error: RefusedError) -> bool:
     return error.status in {400, 422} and ("prompt_cache_" in text or "cache_control" in text)
 
 
+@dataclass(eq=False)
 class NoAnswerError(Exception):
     """A request has no answer; the run continues.
 
     Attributes:
         kind: The kind of failure.
+        message: What is wrong.
         attempts: Number of requests sent.
         status: HTTP status of the provider's error; 0 if the server could not be reached; None if neither is the problem.
         meaning: Cause of the provider's error, if there was one.
     """
 
-    def __init__(
-        self,
-        kind: FailureKind,
-        message: str,
-        attempts: int,
-        *,
-        status: int | None = None,
-        meaning: ErrorMeaning | None = None,
-    ) -> None:
-        super().__init__(clean(message))
-        self.kind: FailureKind = kind
-        self.attempts = attempts
-        self.status = status
-        self.meaning: ErrorMeaning | None = meaning
+    kind: FailureKind
+    message: str
+    attempts: int
+    status: int | None = None
+    meaning: ErrorMeaning | None = None
+
+    def __str__(self) -> str:
+        return clean(self.message)
 
 
 # Maximum wait in seconds; if a provider asks for a longer one, the run ends with a message that says when to continue.
@@ -416,26 +412,9 @@ def raise_for_error(response: HttpReply) -> None:
             raise error
 
 
-def refusal(
-    error: RefusedError, sent: int, *, address: str, path: str, model: str | None, alone: bool = False
-) -> ProviderError | NoAnswerError:
-    """The error to raise for a refusal: a `ProviderError` if it holds for all requests.
-
-    Args:
-        error: The refusal.
-        sent: Number of times that the request was sent.
-        address: The provider's address, without credentials.
-        path: Path of the request below the address.
-        model: The model of the request.
-        alone: Whether it probably holds for this request only, such as that of a firewall because of a task's text.
-    """
-    alone = alone and not _NOT_THE_QUESTION.search(error.message)
-    if not alone and (fatal := fatal_refusal(error, address=address, path=path, model=model)) is not None:
-        return fatal
-    return NoAnswerError(error.kind, error.with_status, sent, status=error.status, meaning=error.meaning)
-
-
-def fatal_refusal(error: RefusedError, *, address: str, path: str, model: str | None) -> ProviderError | None:
+def fatal_refusal(
+    error: RefusedError, *, address: str, path: str, model: str | None, answered: bool = False
+) -> ProviderError | None:
     """The error to raise if a refusal holds for all requests; None if it holds for one request only.
 
     Args:
@@ -443,8 +422,13 @@ def fatal_refusal(error: RefusedError, *, address: str, path: str, model: str | 
         address: The provider's address, without credentials.
         path: Path of the request below the address.
         model: The model of the request.
+        answered: Whether the provider has answered other requests: a 403 or 404 then probably concerns this one only, such as
+            that of a firewall because of a task's text.
     """
     detail = error.message
+    alone = error.meaning == "access" or (error.status, error.meaning) == (404, "request")
+    if answered and alone and not _NOT_THE_QUESTION.search(detail):
+        return None
     match error.meaning:
         case _ if 300 <= error.status < 400:
             message = (

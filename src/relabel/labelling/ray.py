@@ -35,7 +35,6 @@ from relabel.labelling.transport import (
     Connection,
     Http,
     HttpReply,
-    Transport,
     TransportError,
     UnreachableError,
     key_for,
@@ -310,7 +309,11 @@ class RayTransport:
             )
 
     async def send(self, api: Api, content: bytes) -> HttpReply:
-        """Post a document; see `Transport.send`."""
+        """Post a document; see `Http.send`.
+
+        Raises:
+            ProviderError: No further request can be sent.
+        """
         if not await self._wait(1, NO_WORKER_S):
             raise UnreachableError("no worker of the cluster is up")
         worker = min((worker for worker in self._workers if worker.up), key=lambda worker: worker.in_flight)
@@ -329,7 +332,7 @@ class RayTransport:
         return reply
 
     def leave_connections(self) -> None:
-        """See `Transport.leave_connections`; does nothing, because each worker manages its own."""
+        """See `Http.leave_connections`; does nothing, because each worker manages its own."""
 
     async def close(self) -> None:
         """Stop waiting for workers to come up; the workers themselves go on."""
@@ -395,7 +398,7 @@ class RayEngine(OnlineEngine):
         super().__init__(connection, limiter=limiter, budget=budget)
         self._options = options
 
-    async def _connect(self) -> Transport:
+    async def _connect(self) -> RayTransport:
         local = is_local(self.connection.model)
         cluster = await asyncio.to_thread(join, self._options)
         self._exit.callback(cluster.leave)

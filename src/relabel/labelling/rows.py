@@ -144,6 +144,13 @@ def checked_note(key: str, row: object) -> str:
     return str(value)
 
 
+def checked(key: str, row: object, text: FindText) -> AnswerRow | str:
+    """Verify a row of any kind against its key; a shared message and a note are returned as text."""
+    if key.startswith(TEXT):
+        return checked_text(key, row)
+    return checked_note(key, row) if key.startswith(NOTE) else checked_answer(key, row, text)
+
+
 def sha256_of(text: str) -> str:
     """Hash of a shared message, by which it is stored."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -307,11 +307,10 @@ class Store:
         return [key for key in self.keys() if rows.REJECTED in key and key.partition(rows.REJECTED)[0] in request_keys]
 
     def row(self, key: str) -> dict[str, Any] | None:
-        """A row as stored, with shared messages as hashes; None if it is missing or does not match its key."""
+        """A row as stored, with shared messages as hashes; None if it does not match its key."""
         try:
             document = self._load(key)
-            if document is not None and not key.startswith((rows.TEXT, rows.NOTE, rows.ASIDE)):
-                rows.checked_answer(key, document, self.text)
+            rows.checked(key, document, self.text)
         except rows.DamagedRowError:
             self.damaged.add(key)
             return None
@@ -408,20 +407,16 @@ class Store:
 
     def _checked_rows(self) -> Iterator[tuple[str, rows.AnswerRow | StoreError]]:
         """All answers, and the errors of damaged rows of any kind, with their keys."""
-        for row in self._rows("1 ORDER BY rowid"):
-            key = _key_text(row[0])
+        for cells in self._rows("1 ORDER BY rowid"):
+            key = _key_text(cells[0])
             try:
                 with self._guarded():
-                    key, text = text_of(row)
+                    key, text = text_of(cells)
                 if key.startswith(rows.ASIDE):
                     continue
-                document = rows.document_of(key, text)
-                if key.startswith(rows.TEXT):
-                    rows.checked_text(key, document)
-                elif key.startswith(rows.NOTE):
-                    rows.checked_note(key, document)
-                else:
-                    yield key, rows.checked_answer(key, document, self.text)
+                row = rows.checked(key, rows.document_of(key, text), self.text)
+                if isinstance(row, rows.AnswerRow):
+                    yield key, row
             except StoreError as error:
                 if isinstance(error, rows.DamagedRowError):
                     self.damaged.add(key)

@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cache
 from ipaddress import ip_address, ip_network
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -261,35 +261,6 @@ class HttpReply(NamedTuple):
     connection: int = 0
 
 
-class Transport(Protocol):
-    """Sends one request to the provider and returns the reply."""
-
-    async def send(self, api: Api, content: bytes) -> HttpReply:
-        """Post a document.
-
-        Args:
-            api: The dialect, which determines the path.
-            content: The JSON document.
-
-        Returns:
-            The reply, whatever its status.
-
-        Raises:
-            TransportError: There is no reply, or it cannot be read.
-            TimeoutError: It took too long.
-            ProviderError: No further request can be sent.
-        """
-        ...
-
-    def leave_connections(self) -> None:
-        """Use new connections from now on, because an existing one returned a wrong reply."""
-        ...
-
-    async def close(self) -> None:
-        """Close the connections."""
-        ...
-
-
 Reader = Callable[["aiohttp.ClientResponse"], Awaitable[bytes]]
 
 
@@ -334,11 +305,20 @@ class Http:
         return URL(f"{self.address}{path}{separator + self.query if self.query else ''}")
 
     async def send(self, api: Api, content: bytes) -> HttpReply:
-        """Post a document; see `Transport.send`."""
+        """Post a document and return the reply, whatever its status.
+
+        Args:
+            api: The dialect, which determines the path.
+            content: The JSON document.
+
+        Raises:
+            TransportError: There is no reply, or it cannot be read.
+            TimeoutError: It took too long.
+        """
         return await self.exchange("POST", self._urls[api], data=content)
 
     async def exchange(self, method: str, url: URL, *, read: Reader | None = None, **options: Any) -> HttpReply:
-        """Send a request and return the reply; for errors see `Transport.send`.
+        """Send a request and return the reply; for errors see `send`.
 
         Args:
             method: The HTTP method.
