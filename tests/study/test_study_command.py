@@ -337,6 +337,19 @@ def test_what_a_killed_start_spent_counts_in_the_budget_and_the_status(capsys: p
     assert counted <= len(one.seen) < 15  # a start of its own would have had room for thirteen
 
 
+def test_a_replay_under_another_address_names_the_one_that_has_the_answers(capsys: pytest.CaptureFixture[str]) -> None:
+    path = Path("study.yaml")
+    with provider(by_words(3)) as one:
+        write(path, rater("a", one), {"name": "people", "run": "sample"}, scoring=None)
+        assert run_app(["study", "run", "study.yaml", "--quiet"]) == 0
+        assert "next: relabel study package" in capsys.readouterr().err
+        path.write_text(path.read_text().replace("127.0.0.1", "localhost"))
+        assert run_app(["study", "run", "study.yaml", "--replay", "--quiet"]) == 5
+    said = capsys.readouterr().err
+    assert f"the store has answers to these questions for base_url {one.base_url.removesuffix('/v1')}" in said
+    assert "next: relabel study package" not in said
+
+
 @pytest.mark.parametrize("time", ["yesterday", "2026-11-28T14:00:00"])
 def test_a_damaged_time_in_a_run_is_one_sentence(time: str, capsys: pytest.CaptureFixture[str]) -> None:
     with provider(by_words(3)) as one:

@@ -24,7 +24,7 @@ from relabel.files import require_writable
 from relabel.labelling.batch.state import BatchFolder, BatchOptions, BatchState, run_id
 from relabel.labelling.collector import Progress
 from relabel.labelling.estimate import Estimate, cost_at_a_glance, estimate, limits
-from relabel.labelling.job import Job, Stop, other_addresses
+from relabel.labelling.job import Job, Stop
 from relabel.labelling.local import is_local
 from relabel.labelling.options import Prepared
 from relabel.labelling.runner import run_job
@@ -352,17 +352,6 @@ def _show_settings(outcome: Outcome) -> None:
     none = [setting for setting, counts in by_setting.items() if not counts]
     if none and len(none) < len(by_setting):
         _say("", f"finish the run before you evaluate or score {' and '.join(none)}")
-
-
-def stored_elsewhere(job: Job, outcome: Outcome, environment: Settings) -> str:
-    """Advice for a replay that found no answer: other addresses with stored answers, as the address is part of the key."""
-    if outcome.labels:
-        return ""
-    with Store(environment.store_dir, read_only=True) as store:
-        hosts = other_addresses(job, store)
-    schemes = ("http" if host.startswith(("localhost", "127.", "[")) else "https" for host in hosts)
-    urls = [f"--base-url {scheme}://{host}" for scheme, host in zip(schemes, hosts, strict=True)]
-    return f"the store has answers to these questions for {' and '.join(urls)}" if urls else ""
 
 
 def still_missing(outcome: Outcome, folder: Path, elsewhere: str = "") -> str:

@@ -16,7 +16,7 @@ from relabel.cli import _labelling, _options
 from relabel.cli.terminal import say, say_next, say_of
 from relabel.errors import IncompleteRunError, UsageError
 from relabel.labelling import job as jobs
-from relabel.labelling import leases, local, options, providers, ray, transport
+from relabel.labelling import leases, local, options, providers, ray, store, transport
 from relabel.labelling.batch import state as batches
 
 Engine = Literal["online", "batch", "replay", "ray"]
@@ -198,7 +198,10 @@ def run(
         stop, replay = jobs.Stop(), engine == "replay"
         coroutine = _labelling.label_until(stop, prepared, folder, environment, replay=replay, look=look)
         outcome = _labelling.run_until_stopped(coroutine, stop, look=look)
-    elsewhere = _labelling.stored_elsewhere(job, outcome, environment) if engine == "replay" else ""
+    elsewhere = ""
+    if engine == "replay" and not outcome.labels:
+        with store.Store(environment.store_dir, read_only=True) as answers:
+            elsewhere = jobs.stored_elsewhere(job, answers)
     _labelling.report(outcome, folder, model, advice, as_json=as_json, elsewhere=elsewhere)
     if look == "people" and not as_json and job.rubric.unit == "task":
         own = Path(asking.tasks).is_file() or (asking.tasks == "sample" and rubric != "exposure")

@@ -89,7 +89,8 @@ def run(
             say(sentence)
         typer.echo()
         say(f"Report: {results.folder / 'report.html'}. Tables: {results.folder / 'tables'}.")
-        say_next(f"relabel study package {path}")
+        if all(one.state == "complete" for one in raters):
+            say_next(f"relabel study package {path}")
     _judge(opened, raters)
     running.raise_worst(raters)
 

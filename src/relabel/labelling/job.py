@@ -163,15 +163,18 @@ def with_known_format(job: Job, store: Store) -> Job:
     return job
 
 
-def other_addresses(job: Job, store: Store) -> list[str]:
-    """Other hosts for which the store has answers to a job's first questions: the host is part of a request's key."""
+def stored_elsewhere(job: Job, store: Store) -> str:
+    """Advice for a replay that found no answer: other addresses with stored answers, as the address is part of the key."""
     hosts = {row.request.host for _, row in store.newest(_ANSWERS_TRIED)} - {job.endpoint.host}
 
     def answers(host: str, form: Form) -> bool:
         job_at_host = replace(job, endpoint=job.endpoint.model_copy(update={"host": host})).in_form(form)
         return any(store.has(item.request.key) for item in islice(job_at_host.plan(), _QUESTIONS_TRIED))
 
-    return [host for host in sorted(hosts) if any(answers(host, form) for form in FORMS)]
+    found = [host for host in sorted(hosts) if any(answers(host, form) for form in FORMS)]
+    schemes = ("http" if host.startswith(("localhost", "127.", "[")) else "https" for host in found)
+    urls = [f"--base-url {scheme}://{host}" for scheme, host in zip(schemes, found, strict=True)]
+    return f"the store has answers to these questions for {' and '.join(urls)}" if urls else ""
 
 
 def job_to_json(job: Job) -> bytes:

@@ -24,7 +24,7 @@ from relabel.labelling.batch.runner import run_batch
 from relabel.labelling.batch.state import BatchFolder, BatchOptions, run_id, unaccounted_usd
 from relabel.labelling.collector import Progress
 from relabel.labelling.estimate import BATCH_WINDOW_H, Estimate, Limit, estimate, limits
-from relabel.labelling.job import Job, Stop, with_known_format
+from relabel.labelling.job import Job, Stop, stored_elsewhere, with_known_format
 from relabel.labelling.limits import Budget
 from relabel.labelling.local import is_local
 from relabel.labelling.options import Prepared, RunOptions, checked_parameters, default_name
@@ -418,6 +418,9 @@ async def run_raters(
                 work = run_job(model.job, engine, store, one.out, progress=one.progress, stop=own)
             coroutines.append(_track(one, work))
         await asyncio.gather(*coroutines)
+        for one, model in asked if replay else ():
+            if one.error is not None and not one.progress.from_store and (advice := stored_elsewhere(model.job, store)):
+                one.error = IncompleteRunError(f"{one.error}; {advice}")
 
 
 def _shares(
