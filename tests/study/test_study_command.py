@@ -26,6 +26,7 @@ import yaml
 from batch_server import Call, Fate, batch_provider
 from relabel.cli.app import run_app
 from relabel.importing import import_labels
+from relabel.manifest import Manifest, write_manifest
 from relabel.settings import asset_dir
 from relabel.task import load_tasks
 from server import FakeProvider, Reply, Seen, judged, provider, refused
@@ -171,6 +172,24 @@ def test_a_rater_that_fails_does_not_stop_the_others(capsys: pytest.CaptureFixtu
     assert found["bad"]["kappa"] is None
     assert (found["bad"]["state"], found["bad"]["labels"]) == ("incomplete", 0)
     assert Path("study-results/report.html").exists()
+
+
+def test_a_disk_that_fails_one_rater_loses_no_answer_of_the_others(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def failing(folder: Path, manifest: Manifest) -> None:
+        if folder.name.startswith("a-") and one.seen:
+            raise OSError(28, "No space left on device", str(folder))
+        write_manifest(folder, manifest)
+
+    monkeypatch.setattr("relabel.labelling.session.write_manifest", failing)
+    with provider(lambda _: judged()) as one, provider(lambda _: replace(judged(), delay=0.1)) as two:
+        first = rater("a", one, response_format="auto")
+        write(Path("study.yaml"), first, rater("b", two, concurrency=8), scoring=None)
+        assert run_app(["study", "run", "study.yaml", "--quiet"]) == 3
+    assert "No space left on device" in capsys.readouterr().err
+    (path,) = Path("study-results/runs").glob("b-*/manifest.json")
+    assert json.loads(path.read_text())["counts"]["fresh"] == 40
 
 
 def test_a_rater_without_a_key_is_told_the_key_of_the_study_file(

@@ -417,7 +417,10 @@ async def run_raters(
                 engine = model.options.engine(model.connection, budget, replay=replay)
                 work = run_job(model.job, engine, store, one.out, progress=one.progress, stop=own)
             coroutines.append(_track(one, work))
-        await asyncio.gather(*coroutines)
+        # Any other error of one rater is raised at the end: cancelled requests of the others would be paid for and lost.
+        for error in await asyncio.gather(*coroutines, return_exceptions=True):
+            if error is not None:
+                raise error
         for one, model in asked if replay else ():
             if one.error is not None and not one.progress.from_store and (advice := stored_elsewhere(model.job, store)):
                 one.error = IncompleteRunError(f"{one.error}; {advice}")
