@@ -265,9 +265,7 @@ def answer_schema(rubric: Rubric, *, max_chars: int | None = None, packed: bool 
             keyword, so it is left out by default.
         packed: Whether an answer judges several tasks, each by its id.
     """
-    rationale: dict[str, Any] = {"type": "string"}
-    if max_chars is not None:
-        rationale["maxLength"] = max_chars
+    rationale = {"type": "string", **({} if max_chars is None else {"maxLength": max_chars})}
     fields = {"rationale": rationale, "label": {"type": "string", "enum": list(rubric.labels)}}
     if not packed:
         return _object(fields)

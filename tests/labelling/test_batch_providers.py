@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -121,6 +122,37 @@ def test_a_prompt_that_azure_filters_is_that_labels_failure(tmp_path: Path, monk
     with batch_provider(lambda seen: filtered if next(turns) == 1 else by_number(seen), kind=Azure) as fake:
         assert run_app([*WORDS, "--base-url", fake.base_url.removesuffix("/v1") + "/openai/v1"]) == 5
         assert [failure.kind for failure in open_run("r").failures()] == ["content-filter"]
+
+
+@pytest.mark.parametrize(
+    ("way", "share", "more"),
+    [
+        ("openai", 0.5, ""),
+        ("openai", 0.6, "batch_price = 0.6\n"),  # as at https://platform.kimi.ai/docs/pricing/batch
+        ("together", 1.0, None),  # https://docs.together.ai/docs/inference/pricing: half for selected models only
+    ],
+)
+def test_a_batch_costs_what_its_provider_asks_for_batches(
+    way: str,
+    share: float,
+    more: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("TOGETHER_API_KEY", KEY)
+    kind = Together if way == "together" else FakeBatches
+    with batch_provider(by_number, kind=kind) as fake:
+        named(tmp_path, monkeypatch, way, more or "")
+        words = [*WORDS, "--base-url", fake.base_url, "--price", "1/10", *(["--provider", way] if more is None else [])]
+        assert run_app([*words, "--json", "--dry-run", "--max-tokens", "100"]) == 0
+        low, *_ = json.loads(capsys.readouterr().out)["cost_usd"]
+        assert low == pytest.approx(share * 0.005981)
+        assert run_app(words) == 0
+    opened = open_run("r")
+    tokens = opened.manifest.tokens
+    usual = (tokens.prompt + 10 * tokens.completion) / 1e6
+    assert opened.manifest.cost_usd == pytest.approx(share * usual) == pytest.approx(opened.labels["cost_usd"].sum())
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -182,7 +182,7 @@ def run(
     if doubts := chosen.doubts(job):
         say(f"warning: {doubts}", err=True)
     folder = out or Path("runs") / options.default_name(job)
-    priced = replace(job, price=job.price.halved()) if engine == "batch" and job.price else job
+    priced = job.in_batches if engine == "batch" else job
     if dry_run:
         _labelling.show_plan(priced, environment, engine, asking.rpm, asking.tpm, as_json=as_json)
         return

@@ -108,6 +108,11 @@ class Job:
         """The job with this response format, and without a probe."""
         return replace(self, endpoint=self.endpoint.model_copy(update={"form": form}), probe=False)
 
+    @property
+    def in_batches(self) -> Job:
+        """The job at the provider's price of batches."""
+        return replace(self, price=self.price.halved(self.provider.batch_price) if self.price else None)
+
     @cached_property
     def planner(self) -> Planner:
         """Builds the requests."""

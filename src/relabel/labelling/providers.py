@@ -80,6 +80,7 @@ class Provider(Frozen):
         notes: Other peculiarities.
         cache: Its prefix caches; the first one that matches a model is used.
         batch: The type of its Files and Batch API, or `none`; if unset, OpenAI's type is probed.
+        batch_price: Price of batches, as a share of the usual one.
         as_of: When the sources were read.
         sources: Sources of this information.
     """
@@ -98,6 +99,7 @@ class Provider(Frozen):
     notes: tuple[str, ...] = ()
     cache: tuple[PrefixCache, ...] = ()
     batch: Literal["openai", "azure", "groq", "mistral", "together", "none"] | None = None
+    batch_price: float = Field(default=0.5, ge=0)
     as_of: str | None = None
     sources: tuple[str, ...] = ()
 
@@ -184,9 +186,8 @@ def provider_of(base_url: str, name: str | None = None) -> Provider:
     """
     all_providers = _properties().provider
     if name is not None:
-        for provider in all_providers:
-            if provider.id == name:
-                return provider
+        if named := [provider for provider in all_providers if provider.id == name]:
+            return named[0]
         raise UsageError(f"unknown provider {name!r}; use one of {', '.join(sorted({p.id for p in all_providers}))}")
     try:
         parts = urlsplit(base_url)
@@ -268,9 +269,8 @@ def stated_cost(reply: Mapping[str, Any], headers: Mapping[str, str] = _NO_HEADE
     cost = usage.get("cost", usage.get("estimated_cost"))  # OpenRouter's name, and DeepInfra's
     if isinstance(cost, Mapping):
         cost = cost.get("total_cost")  # Perplexity
-    cost, ticks = _amount(cost), usage.get("cost_in_usd_ticks")
-    if cost is None and isinstance(ticks, int):
-        cost = _amount(f"{ticks}e-10")  # xAI's ticks
+    cost, ticks = _amount(cost), _amount(f"{usage.get('cost_in_usd_ticks')}e-10")
+    cost = ticks if cost is None else cost  # xAI's ticks
     if cost is None:
         amounts = (_amount(value) for name, value in headers.items() if name.lower().endswith(COST_HEADERS))
         return next((amount for amount in amounts if amount), None)  # for gateways, 0 also means unknown
@@ -336,10 +336,11 @@ class Price(Frozen):
         """Whether this price covers a service tier; the public table has the standard tier only, and `priority` costs more."""
         return tier != "priority" or not self.source.startswith(_TABLE)
 
-    def halved(self) -> Price:
-        """The price of the Batch API."""
-        half = {name: value / 2 for name, value in self if isinstance(value, float)}
-        return self.model_copy(update={**half, "source": f"{self.source}, half for batch"})
+    def halved(self, share: float = 0.5) -> Price:
+        """The price of the Batch API: half, or another share of this price."""
+        part = {name: value * share for name, value in self if isinstance(value, float)}
+        words = "half" if share == 0.5 else f"{share:.0%}"
+        return self.model_copy(update={**part, "source": f"{self.source}, {words} for batch"})
 
 
 # The price of a model that the user runs.

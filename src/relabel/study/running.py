@@ -7,7 +7,7 @@ import hashlib
 import re
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
@@ -433,7 +433,7 @@ def _shares(
     most: dict[str, float] = {}
     for one, (_, _, job) in asked:
         assert job.price is not None  # a cap needs one
-        budget = Budget(None, job.price.halved() if one.batched else job.price)
+        budget = Budget(None, job.in_batches.price if one.batched else job.price)
         plan = with_known_format(job, store).plan()
         worst = sum(budget.most(item.request.body) or 0.0 for item in plan if not store.has(item.request.key))
         most[one.rater.name] = worst * (1 + 1e-9)
@@ -496,8 +496,7 @@ def estimates(raters: Sequence[RaterRun], opened: OpenStudy) -> dict[str, tuple[
     with store_so_far(opened.environment.store_dir) as store:
         for one in raters:
             if one.model is not None and one.state != "complete":
-                job = one.model.job
-                result = estimate(replace(job, price=job.price.halved()) if one.batched and job.price else job, store)
+                result = estimate(one.model.job.in_batches if one.batched else one.model.job, store)
                 rpm, tpm = one.rater.rpm, one.rater.tpm
                 bounds = limits(result, one.rater.engine, rpm=rpm, tpm=tpm) if one.batched or rpm or tpm else []
                 estimate_by_rater[one.rater.name] = result, bounds

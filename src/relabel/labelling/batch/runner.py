@@ -93,7 +93,7 @@ def _final_job(job: Job, store: Store, state: BatchState | None) -> Job:
     settled = with_known_format(job, store)
     if job.probe and state is not None and state.open and state.form is not None:
         settled = job.in_form(state.form)
-    return replace(settled, probe=False, price=job.price.halved() if job.price else None)
+    return replace(settled.in_batches, probe=False)
 
 
 def _open_state(
