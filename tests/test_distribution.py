@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from relabel.labelling.ray import RAY_EXTRA
 
@@ -87,3 +88,9 @@ def test_what_is_installed_is_pinned_by_its_hash() -> None:
         assert "://" not in text
         for entry in re.split(r"\n(?=\w)", text.strip()):
             assert "--hash=sha256:" in entry, entry
+
+
+@pytest.mark.parametrize(("package", "version"), [("pydantic", "2.11.1"), ("pandera", "0.29.0"), ("typst", "0.14.9")])
+def test_versions_with_which_commands_end_in_an_internal_error_are_not_installed(package: str, version: str) -> None:
+    bounds = {bound.name: bound.specifier for bound in map(Requirement, PROJECT["dependencies"])}
+    assert version not in bounds[package]

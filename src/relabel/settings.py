@@ -12,8 +12,11 @@ import platformdirs
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from relabel.errors import UsageError
 from relabel.redaction import guard_environment
 
+# A path whose leading `~` is the user's home: no shell expands it in a .env or YAML file.
+_UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
 _PACKAGE = Path(__file__).resolve().parent
 # Prefixes of the variables that settings depend on, directly or through the user's folders.
 _PREFIXES = ("RELABEL_", "OPENAI_", "HOME", "XDG_", "APPDATA", "LOCALAPPDATA", "USERPROFILE")
@@ -53,13 +56,13 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="RELABEL_", env_ignore_empty=True, extra="ignore", frozen=True)
 
-    home: Path = Field(default_factory=lambda: Path(platformdirs.user_data_dir("relabel")))
-    store: Path | None = None
-    data_mirror: Path | None = None
-    sources: Path | None = None
+    home: _UserPath = Field(default_factory=lambda: Path(platformdirs.user_data_dir("relabel")))
+    store: _UserPath | None = None
+    data_mirror: _UserPath | None = None
+    sources: _UserPath | None = None
     us_releases: str = ""
-    prices: Path | None = None
-    providers: Path | None = None
+    prices: _UserPath | None = None
+    providers: _UserPath | None = None
     openai_api_key: SecretStr | None = Field(default=None, validation_alias="OPENAI_API_KEY")
     openai_base_url: str | None = Field(default=None, validation_alias="OPENAI_BASE_URL")
 
@@ -80,9 +83,16 @@ class Settings(BaseSettings):
 
 
 def settings() -> Settings:
-    """Read the current environment, and register its secrets so that they are never printed."""
+    """Read the current environment, and register its secrets so that they are never printed.
+
+    Raises:
+        UsageError: The user has no home folder, and a path needs it.
+    """
     guard_environment()
-    return _settings(tuple(sorted(item for item in os.environ.items() if item[0].upper().startswith(_PREFIXES))))
+    try:
+        return _settings(tuple(sorted(item for item in os.environ.items() if item[0].upper().startswith(_PREFIXES))))
+    except RuntimeError as error:
+        raise UsageError(f"no folder for the store and data ({error}); give a full path in RELABEL_HOME") from error
 
 
 @lru_cache(maxsize=4)

@@ -210,3 +210,37 @@ def test_a_low_limit_of_open_files_is_raised_where_the_system_allows_it() -> Non
         done = subprocess.run(["bash", "-c", line, sys.executable, *words], capture_output=True, text=True, check=False)
         assert fake.most_at_once > 48
     assert done.returncode == 0, done.stderr
+
+
+def test_a_tilde_in_a_variable_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+    monkeypatch.setenv("RELABEL_HOME", "~/labels")  # as a .env or YAML file gives it, without a shell
+    monkeypatch.delenv("RELABEL_STORE", raising=False)
+    with provider(lambda seen: judged()) as fake:
+        assert run(fake.base_url) == 0
+    assert (tmp_path / "me" / "labels" / "store" / "cache.db").exists()
+    assert not Path("~").exists()
+
+
+def test_a_variable_in_the_path_of_the_store_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+    monkeypatch.setenv("RELABEL_STORE", "$HOME/labels")
+    with provider(lambda seen: judged()) as fake:
+        assert run(fake.base_url) == 3
+        assert fake.seen == []
+    assert "$HOME/labels has a variable in its path; write the path in full" in capsys.readouterr().err
+    assert not Path("$HOME").exists()
+
+
+def test_a_user_without_a_home_is_told_what_to_set(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_home(*_: object) -> str:
+        raise RuntimeError("could not determine the home directory")
+
+    monkeypatch.setattr("platformdirs.user_data_dir", no_home)  # as in a container that is started with an unknown user id
+    monkeypatch.delenv("RELABEL_HOME", raising=False)
+    assert run("http://127.0.0.1:9/v1") == 2
+    assert "could not determine the home directory); give a full path in RELABEL_HOME" in capsys.readouterr().err

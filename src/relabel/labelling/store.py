@@ -132,6 +132,8 @@ class Store:
                     f"the store {folder} has been used before and its database is {'empty' if database.exists() else 'missing'}; "
                     "restore it from a copy, or start a new one with `relabel store verify --set-aside`"
                 )
+            if os.path.expandvars(folder) != str(folder):  # diskcache would write elsewhere
+                raise StoreError(f"the store {folder} has a variable in its path; write the path in full")
             if not read_only:
                 make_private_dir(folder)
                 self._cache = self._open.enter_context(
