@@ -244,3 +244,13 @@ def test_a_user_without_a_home_is_told_what_to_set(
     monkeypatch.delenv("RELABEL_HOME", raising=False)
     assert run("http://127.0.0.1:9/v1") == 2
     assert "could not determine the home directory); give a full path in RELABEL_HOME" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
+def test_a_low_limit_of_open_files_costs_no_label() -> None:
+    with provider(lambda seen: judged()) as fake:
+        words = [*WORDS[:2], *WORDS[4:], "--model", "m", "--base-url", fake.base_url, "--price", "1/2", "--concurrency", "64"]
+        line = 'ulimit -n 64; exec "$0" -m relabel run "$@"'
+        done = subprocess.run(["bash", "-c", line, sys.executable, *words], capture_output=True, text=True, check=False)
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+    assert open_run("r").manifest.counts.fresh == 60

@@ -413,6 +413,27 @@ def test_a_store_that_cannot_be_written_is_one_sentence_and_nothing_is_corrupted
     assert open_run("r").manifest.counts.from_store == 10
 
 
+def test_a_full_disk_with_store_and_run_folder_counts_the_answers_that_it_could_not_keep(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with provider(lambda seen: judged()) as fake:
+        with failing_after(10, FAULTS["full"][0]), monkeypatch.context() as patch:
+            patch.setattr("relabel.manifest.write_label_table", full)
+            assert run(fake) == 3
+        said = one_sentence(capsys.readouterr().err)
+        assert "cannot use the store" in said
+        assert "safe in the store" not in said
+        lost = len(fake.seen) - 10
+        assert lost > 0
+        assert run(fake) == 0
+    killed, _ = open_run("r").manifest.sessions
+    assert killed.perhaps_charged is not None
+    assert (killed.counts.fresh, killed.perhaps_charged.requests) == (10, lost)
+
+
 def test_leases_that_cannot_be_written_are_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     def broken(self: Any, key: str) -> bool:
         self._db.execute("DROP TABLE IF EXISTS taken")

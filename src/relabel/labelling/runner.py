@@ -381,6 +381,9 @@ class WorkerPool:
         except NoAnswerError as error:
             error.attempts += attempts
             raise
+        except StoreError:
+            self.journal.note("?", item.request.key)  # paid for and lost
+            raise
 
     def _track(self, item: WorkItem, task: asyncio.Task[Any] | None, on_wire: bool) -> None:
         """Record that a worker's request is about to be sent, or has ended."""

@@ -8,14 +8,14 @@ import os
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
 from relabel import __version__
-from relabel.errors import DataError
+from relabel.errors import DataError, StoreError
 from relabel.files import require_own, require_writable, writing
 from relabel.labelling.collector import LabelCollector, Progress, shared_answers
 from relabel.labelling.job import Job, differences, with_known_format
@@ -156,8 +156,10 @@ class RunSession:
         manifest = manifest.model_copy(update={"sessions": (*existing.sessions, session)})
         earlier_labels, own_labels = count_labels(self.out), len(collector.labels)
         if earlier_labels <= own_labels:
-            write_run(self.out, manifest, collector.labels, collector.failures)
-            self.journal.remove()
+            # If one full disk holds both, the error of the store is the one to tell.
+            with suppress(DataError) if isinstance(fatal, StoreError) else nullcontext():
+                write_run(self.out, manifest, collector.labels, collector.failures)
+                self.journal.remove()
         else:  # keep the labels of the folder; what this start bought is in the store, and the manifest has its cost
             with suppress(OSError):  # must not hide the error that ended the run
                 write_manifest(self.out, existing.model_copy(update={"sessions": (*existing.sessions, session)}))

@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT_S = 20.0
 # More than the maximum number of requests in flight, and less than macOS grants.
 MOST_OPEN_FILES = 8192
+# Files that are open beside the connections: those of the store, the run and modules that load.
+OTHER_OPEN_FILES = 40
 # Maximum number of bytes read of a reply; an answer about a task is never longer.
 LARGEST_REPLY = 16 * 2**20
 # Maximum number of bytes of a header: gateways send lists of allowed sources that are longer than aiohttp's 8,190.
@@ -370,7 +372,7 @@ class Http:
     def _opened(self) -> aiohttp.ClientSession:
         import aiohttp
 
-        _allow_open_files()
+        open_files()
         # The caller limits the total time.
         return aiohttp.ClientSession(
             connector=_connector_class()(limit=0, keepalive_timeout=30, ssl=self._trusted),
@@ -380,8 +382,9 @@ class Http:
         )
 
 
-def _allow_open_files() -> None:
-    """Raise the limit of open files, which is 256 on macOS, as far as the system allows: each connection is an open file."""
+def open_files() -> int:
+    """Raise the limit of open files, which is 256 on macOS, as far as the system allows, and return it: each connection is one."""
+    wanted = MOST_OPEN_FILES
     with suppress(ImportError, ValueError, OSError):
         import resource
 
@@ -389,6 +392,7 @@ def _allow_open_files() -> None:
         wanted = hard if 0 <= hard < MOST_OPEN_FILES else MOST_OPEN_FILES
         if 0 <= soft < wanted:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted
 
 
 async def _content(reply: aiohttp.ClientResponse) -> bytes:
