@@ -14,7 +14,7 @@ from relabel.task import load_tasks
 
 def main() -> None:
     """Print prompt tokens a label."""
-    weights = find_weights("local", settings().models_dir)
+    weights = find_weights("local", settings().home / "models")
     endpoint = local_endpoint("local")
     planner = Planner(load_rubric("exposure"), load_prompt("task"), endpoint)
     tasks = load_tasks("sample", sample=20)

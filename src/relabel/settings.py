@@ -76,11 +76,6 @@ class Settings(BaseSettings):
         """Folder of downloaded source files, laid out as `SOURCE_ID/FILE`."""
         return self.home / "data"
 
-    @property
-    def models_dir(self) -> Path:
-        """Folder of the embedded model's weights."""
-        return self.home / "models"
-
 
 def settings() -> Settings:
     """Read the current environment, and register its secrets so that they are never printed.

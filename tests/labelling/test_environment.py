@@ -240,7 +240,9 @@ def test_a_user_without_a_home_is_told_what_to_set(
     def no_home(*_: object) -> str:
         raise RuntimeError("could not determine the home directory")
 
-    monkeypatch.setattr("platformdirs.user_data_dir", no_home)  # as in a container that is started with an unknown user id
+    monkeypatch.setattr(
+        "platformdirs.user_data_dir", no_home
+    )  # as in a container that is started with an unknown user id
     monkeypatch.delenv("RELABEL_HOME", raising=False)
     assert run("http://127.0.0.1:9/v1") == 2
     assert "could not determine the home directory); give a full path in RELABEL_HOME" in capsys.readouterr().err
@@ -249,7 +251,18 @@ def test_a_user_without_a_home_is_told_what_to_set(
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
 def test_a_low_limit_of_open_files_costs_no_label() -> None:
     with provider(lambda seen: judged()) as fake:
-        words = [*WORDS[:2], *WORDS[4:], "--model", "m", "--base-url", fake.base_url, "--price", "1/2", "--concurrency", "64"]
+        words = [
+            *WORDS[:2],
+            *WORDS[4:],
+            "--model",
+            "m",
+            "--base-url",
+            fake.base_url,
+            "--price",
+            "1/2",
+            "--concurrency",
+            "64",
+        ]
         line = 'ulimit -n 64; exec "$0" -m relabel run "$@"'
         done = subprocess.run(["bash", "-c", line, sys.executable, *words], capture_output=True, text=True, check=False)
     assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr

@@ -36,7 +36,7 @@ def wait_until_gone(pid: int) -> bool:
 
 @pytest.fixture(scope="module")
 def weights() -> Path:
-    return find_weights("local", settings().models_dir)
+    return find_weights("local", settings().home / "models")
 
 
 def relabel(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:

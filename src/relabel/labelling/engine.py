@@ -211,7 +211,7 @@ class OnlineEngine(Engine):
         return Http(base_url, connection.secret, connection.provider, connection.headers)
 
     def _serve(self) -> str:
-        weights = find_weights(self.connection.model, settings().models_dir)
+        weights = find_weights(self.connection.model, settings().home / "models")
         return self._exit.enter_context(serve(weights, self.connection.endpoint.model)).base_url
 
     async def ask(

@@ -18,15 +18,7 @@ from relabel.labelling.limits import LARGEST_LIMIT, Budget, Limiter
 from relabel.labelling.local import SLOTS, is_local, local_endpoint
 from relabel.labelling.providers import FREE, OPENAI_URL, Price, find_price, provider_of
 from relabel.labelling.request import ONE_TOKEN, Decide, Endpoint, canonical_json, host_of, load_prompt
-from relabel.labelling.transport import (
-    LOCAL_TIMEOUTS,
-    OTHER_OPEN_FILES,
-    Connection,
-    Timeouts,
-    key_for,
-    open_files,
-    public_headers,
-)
+from relabel.labelling.transport import LOCAL_TIMEOUTS, Connection, Timeouts, key_for, most_connections, public_headers
 from relabel.labelling.wire import Api, Form, output_bound
 from relabel.manifest import task_sources
 from relabel.redaction import guard_address
@@ -242,11 +234,8 @@ class RunOptions:
             at_once = SLOTS
             if self.cluster:  # each worker runs a server; their number may be known only once the cluster is joined
                 at_once = SLOTS * self.cluster.workers if self.cluster.workers else LARGEST_LIMIT
-        largest = LARGEST_LIMIT
-        if self.cluster is None:  # each connection is an open file
-            most = max(1, open_files() - OTHER_OPEN_FILES)
-            at_once, largest = at_once and min(at_once, most), min(largest, most)
-        return Limiter(at_once, largest=largest, rpm=self.rpm, tpm=self.tpm)
+        most = MOST_IN_FLIGHT if self.cluster else most_connections()
+        return Limiter(at_once and min(at_once, most), largest=min(LARGEST_LIMIT, most), rpm=self.rpm, tpm=self.tpm)
 
     def budget(self, connection: Connection, job: Job, environment: Settings) -> Budget:
         """The budget; the maximum cost of the job's batches counts as spent."""

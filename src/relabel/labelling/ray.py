@@ -231,7 +231,7 @@ class Sender:
         return socket.gethostname(), __version__
 
     def _serve(self) -> str:
-        weights = find_weights(self._model, settings().models_dir)
+        weights = find_weights(self._model, settings().home / "models")
         alias = local_endpoint(self._model).model
         if alias != self._alias:
             raise DataError(

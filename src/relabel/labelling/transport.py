@@ -47,8 +47,6 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT_S = 20.0
 # More than the maximum number of requests in flight, and less than macOS grants.
 MOST_OPEN_FILES = 8192
-# Files that are open beside the connections: those of the store, the run and modules that load.
-OTHER_OPEN_FILES = 40
 # Maximum number of bytes read of a reply; an answer about a task is never longer.
 LARGEST_REPLY = 16 * 2**20
 # Maximum number of bytes of a header: gateways send lists of allowed sources that are longer than aiohttp's 8,190.
@@ -372,7 +370,7 @@ class Http:
     def _opened(self) -> aiohttp.ClientSession:
         import aiohttp
 
-        open_files()
+        most_connections()
         # The caller limits the total time.
         return aiohttp.ClientSession(
             connector=_connector_class()(limit=0, keepalive_timeout=30, ssl=self._trusted),
@@ -382,17 +380,20 @@ class Http:
         )
 
 
-def open_files() -> int:
-    """Raise the limit of open files, which is 256 on macOS, as far as the system allows, and return it: each connection is one."""
-    wanted = MOST_OPEN_FILES
+def most_connections() -> int:
+    """The number of connections that the limit of open files allows, after it is raised as far as the system allows.
+
+    It is 256 on macOS. Some files are kept for the store, the run and modules that load.
+    """
+    most = MOST_OPEN_FILES
     with suppress(ImportError, ValueError, OSError):
         import resource
 
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        wanted = hard if 0 <= hard < MOST_OPEN_FILES else MOST_OPEN_FILES
-        if 0 <= soft < wanted:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    return wanted
+        most = hard if 0 <= hard < most else most
+        if 0 <= soft < most:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    return max(1, most - 40)
 
 
 async def _content(reply: aiohttp.ClientResponse) -> bytes:
