@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -14,13 +14,14 @@ import relabel
 from relabel.cli._options import Commands, Draws, GoldBy, GoldRule, OutFile, Results, give_text, write
 from relabel.cli.terminal import Table, doing, heading, say, say_next, show_verdict, workflow_command
 from relabel.errors import GateError, UsageError
+from relabel.evaluation import alignment, gates
+from relabel.evaluation import compare as comparing
+from relabel.evaluation import document as documents
+from relabel.evaluation import gold as golds
+from relabel.evaluation import paper as replication
+from relabel.evaluation import report as reports
+from relabel.evaluation import suite as suites
 from relabel.tabular import Cell, change, counted
-
-if TYPE_CHECKING:
-    from relabel.evaluation.document import SettingName
-    from relabel.evaluation.paper import PaperDocument, PaperFigure
-    from relabel.evaluation.report import Charts
-    from relabel.evaluation.suite import SuiteResult
 
 _UNMATCHED = {
     "not-in-gold": "in the run but not in the gold",
@@ -103,10 +104,8 @@ def evaluate_run(
     if paper:
         if run is not None or gold is not None or suite is not None:
             raise UsageError("--paper cannot be combined with RUN, --gold or --suite")
-        from relabel.evaluation.paper import recompute
-
         with doing("replicating the paper's figures"):
-            recomputed = recompute()
+            recomputed = replication.recompute()
         tables = list(_paper_tables(recomputed))
         if not results.give_all(recomputed, tables):
             _show_paper(recomputed, tables)
@@ -115,37 +114,28 @@ def evaluate_run(
         raise UsageError("name a run: a run folder, a name under runs/, or a published set; or use --paper")
     if suite is None and junit is not None:
         raise UsageError("--junit reports on a suite; add --suite FILE")
-    from relabel.evaluation.alignment import task_details
-    from relabel.evaluation.gold import default_gold
-    from relabel.evaluation.suite import load_suite
-
-    judged_by = None if suite is None else load_suite(suite)
+    judged_by = None if suite is None else suites.load_suite(suite)
     with doing("reading labels and gold"):
         opened = relabel.open_run(run)
         if gold is None and judged_by is not None and judged_by.gold is not None:
             gold = judged_by.resolve(judged_by.gold)
-        truth = relabel.load_gold(gold or default_gold(opened), gold_rule, gold_by)
+        truth = relabel.load_gold(gold or golds.default_gold(opened), gold_rule, gold_by)
     with doing("evaluating: agreement, intervals, yardsticks"):
         document = relabel.evaluate(opened, truth, draws=0 if no_intervals else draws, seed=seed, by_model=by_model)
-    outcome: SuiteResult | None = None
+    outcome: suites.SuiteResult | None = None
     baseline: relabel.Run | None = None
-    details = task_details(opened) if suite or results.html or results.figures else None
+    details = alignment.task_details(opened) if suite or results.html or results.figures else None
     if judged_by is not None:
-        from relabel.evaluation.gates import judge
-
         with doing(f"judging by the suite {judged_by.name}"):
             if judged_by.baseline is not None:
                 baseline = relabel.open_run(judged_by.resolve(judged_by.baseline.run))
-            outcome = judge(judged_by, opened, truth, baseline, details)
+            outcome = gates.judge(judged_by, opened, truth, baseline, details)
         document = _with_suite_warnings(document, outcome.warnings)
 
-    def page(charts: Charts) -> str:
-        from relabel.evaluation.compare import compare
-        from relabel.evaluation.report import eval_page
-
-        change = None if baseline is None else compare(baseline, opened, details=details)
+    def page(charts: reports.Charts) -> str:
+        change = None if baseline is None else comparing.compare(baseline, opened, details=details)
         shown = list(eval_tables(document, page=True))
-        return eval_page(
+        return reports.eval_page(
             document, shown, opened, truth, suite=outcome, comparison=change, details=details, charts=charts
         )
 
@@ -163,9 +153,7 @@ def evaluate_run(
         if document.gold not in (run, "sample"):
             say_next(after if results.html else report)
     if outcome is not None and not outcome.passed:
-        from relabel.evaluation.suite import gate_error
-
-        raise GateError(gate_error(outcome.failures))
+        raise GateError(suites.gate_error(outcome.failures))
 
 
 def _with_suite_warnings(document: relabel.EvalDocument, sentences: Sequence[str]) -> relabel.EvalDocument:
@@ -176,28 +164,24 @@ def _with_suite_warnings(document: relabel.EvalDocument, sentences: Sequence[str
 
 
 def _write_outcome(
-    result: SuiteResult, verdict: str, junit: Path | None, markdown: Path | None, annotations: bool | None
+    result: suites.SuiteResult, verdict: str, junit: Path | None, markdown: Path | None, annotations: bool | None
 ) -> bool:
     """Write a suite's result for CI; returns whether it was printed, so that nothing else is."""
-    from relabel.evaluation import suite
-
     if junit is not None:
-        write(junit, suite.junit_xml(result), "--junit")
-    printed = markdown is not None and give_text(suite.markdown(result, verdict), markdown, "--markdown")
+        write(junit, suites.junit_xml(result), "--junit")
+    printed = markdown is not None and give_text(suites.markdown(result, verdict), markdown, "--markdown")
     if annotations or (annotations is None and os.environ.get("GITHUB_ACTIONS") == "true"):
-        for line in suite.github_annotations(result):
+        for line in suites.github_annotations(result):
             workflow_command(line)
     return printed
 
 
-def _show(document: relabel.EvalDocument, tables: list[Table], outcome: SuiteResult | None) -> None:
+def _show(document: relabel.EvalDocument, tables: list[Table], outcome: suites.SuiteResult | None) -> None:
     chosen = ", on tasks chosen because they were doubtful" if document.selected else ""
     say(f"{document.run} against the gold {document.gold}{chosen}", hang=0)
     typer.echo(f"{counted(document.matched, 'task')} matched")
     if document.gold_by == "unknown" and document.gold != "sample":
-        from relabel.evaluation.gold import UNKNOWN_MAKER
-
-        say(UNKNOWN_MAKER.format(name=document.gold), hang=0)
+        say(golds.UNKNOWN_MAKER.format(name=document.gold), hang=0)
     for reason, count in document.unmatched.items():
         if count:
             typer.echo(f"{count:,} {_UNMATCHED[reason]}")
@@ -310,9 +294,7 @@ def _yardstick_tables(document: relabel.EvalDocument, *, page: bool) -> Iterator
 
 def _slice_tables(document: relabel.EvalDocument) -> Iterator[Table]:
     """Agreement by slices of the tasks, in the most informative setting."""
-    from relabel.evaluation.alignment import MAIN
-
-    setting: SettingName = next(s for s in MAIN if s in document.settings)
+    setting: documents.SettingName = next(s for s in alignment.MAIN if s in document.settings)
     columns = ("part", "tasks", "occupations", "accuracy", "95%", "kappa", "95%")
     for dimension, parts in document.slices.items():
         rows = [
@@ -327,7 +309,7 @@ def _slice_tables(document: relabel.EvalDocument) -> Iterator[Table]:
         yield Table(f"Agreement in {setting}, by {part}", columns, rows, key=f"slices-{dimension}")
 
 
-def _show_paper(document: PaperDocument, tables: list[Table]) -> None:
+def _show_paper(document: replication.PaperDocument, tables: list[Table]) -> None:
     """The paper's figures and ours."""
     heading("The figures of the 2023 paper, replicated from its published labels")
     counts = f"{document.reproduced} reproduced, {document.not_reproduced} not, {document.not_compared} recomputed only"
@@ -338,8 +320,8 @@ def _show_paper(document: PaperDocument, tables: list[Table]) -> None:
         table.show()
 
 
-def _paper_tables(document: PaperDocument) -> Iterator[Table]:
-    by_table: dict[str, list[PaperFigure]] = {}
+def _paper_tables(document: replication.PaperDocument) -> Iterator[Table]:
+    by_table: dict[str, list[replication.PaperFigure]] = {}
     for cell in document.cells:
         by_table.setdefault(cell.table, []).append(cell)
     for name, cells in by_table.items():
@@ -352,6 +334,6 @@ def _paper_tables(document: PaperDocument) -> Iterator[Table]:
 _REPRODUCED = {True: "yes", False: "no", None: "-"}
 
 
-def _number(value: float | None, cell: PaperFigure) -> str:
+def _number(value: float | None, cell: replication.PaperFigure) -> str:
     digits = {"percent": 1, "share": 2, "correlation": 3, "count": 0}[cell.unit]
     return "-" if value is None else f"{value:.{digits}f}"

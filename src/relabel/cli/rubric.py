@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 import relabel
-from relabel.cli import _options
+from relabel import files, importing, settings
+from relabel import rubric as rubric_files
+from relabel import task as task_lists
+from relabel.cli import _labelling, _options
 from relabel.cli.terminal import Table, say, say_next
 from relabel.errors import DataError, IncompleteRunError, RunInterruptedError, UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from relabel.evaluation.trial import Half, Look, Spent, TrialDocument
-    from relabel.labelling.options import RunOptions
+from relabel.evaluation import trial as trials
+from relabel.labelling import job as jobs
+from relabel.labelling import options, request, store
+from relabel.sources import tables
 
 app = _options.Commands()
 rubric_app = _options.Commands(name="rubric", help="List, show and check rubrics.", no_args_is_help=True)
@@ -29,9 +34,7 @@ app.add_typer(rubric_app)
 @rubric_app.command("list")
 def list_rubrics(as_json: _options.AsJson = False) -> None:
     """List the rubrics that ship with relabel, with what trials have shown of each."""
-    from relabel.rubric import rubric_names
-
-    rubrics = {name: relabel.load_rubric(name) for name in rubric_names()}
+    rubrics = {name: relabel.load_rubric(name) for name in rubric_files.rubric_names()}
     keys = {"id", "version", "title", "unit", "validity"}
     listed = [
         {"name": name, **r.model_dump(mode="json", include=keys), "settings": list(r.settings), "tried": r.tried}
@@ -63,13 +66,11 @@ def show(rubric: str, setting: str | None = None, examples: bool = True, as_json
             text = yaml.safe_dump(loaded.model_dump(), sort_keys=False, allow_unicode=True, width=100)
             typer.echo("\n".join([text.rstrip(), *(f"# {line}" for line in loaded.validity_in_words())]))
         return
-    from relabel.labelling.request import load_prompt
-
     if setting not in loaded.settings:
         raise UsageError(f"the rubric {loaded.id} has no setting {setting!r}; use one of {', '.join(loaded.settings)}")
     title, text = "TITLE OF THE OCCUPATION", f"TEXT OF THE {loaded.unit.upper()}."
     task = relabel.Task(task_id="0", onet_soc_code="00-0000.00", title=title, text=text)
-    messages = load_prompt(loaded.prompt).messages((task,), loaded, setting, examples=examples)
+    messages = request.load_prompt(loaded.prompt).messages((task,), loaded, setting, examples=examples)
     if _options.give_json(messages, as_json=as_json):
         return
     for message in messages:
@@ -85,9 +86,7 @@ def new(name: str, *, base: Annotated[str, typer.Option("--from")] = "exposure",
         base: The rubric to start from: a name, or the path of a YAML file.
         out (F): The file to write. By default NAME.yaml here.
     """
-    from relabel.rubric import new_rubric
-
-    text, file = new_rubric(name, base), out or Path(f"{name}.yaml")
+    text, file = rubric_files.new_rubric(name, base), out or Path(f"{name}.yaml")
     if file.exists():
         raise UsageError(f"{file} exists; give another name, or --out")
     _options.write(file, text, "--out")
@@ -101,18 +100,16 @@ def check(rubric: str, as_json: _options.AsJson = False) -> None:
     Args:
         rubric: A rubric's name, or the path of a YAML file.
     """
-    from relabel.labelling.request import load_prompt
-    from relabel.rubric import rubric_warnings
-    from relabel.task import is_local
-
     loaded = relabel.load_rubric(rubric)
-    prompt = load_prompt(loaded.prompt)
+    prompt = request.load_prompt(loaded.prompt)
     task = relabel.Task(task_id="0", onet_soc_code="00-0000.00", title="Checkers", text="Check.")
     for setting in loaded.settings:
         prompt.messages((task,), loaded, setting)
     lists = ("sample", "eloundou-2023") if loaded.unit == "task" else ()
-    local_lists = [name for name in lists if is_local(name)]
-    warnings = rubric_warnings(loaded, {name: [task.text for task in relabel.load_tasks(name)] for name in local_lists})
+    local_lists = [name for name in lists if task_lists.is_local(name)]
+    warnings = rubric_files.rubric_warnings(
+        loaded, {name: [task.text for task in relabel.load_tasks(name)] for name in local_lists}
+    )
     unread = [name for name in lists if name not in local_lists]
     identity = {"rubric": f"{loaded.id}@{loaded.version}", "source": loaded.source, "sha256": loaded.sha256}
     document = {**identity, "warnings": warnings, "tried": loaded.tried, "not_compared_with": unread}
@@ -161,34 +158,31 @@ def try_rubrics(
         final: Use the half of the tasks kept for the end: once, with the final wording.
         out (DIR): Folder for trial.json and one run per rubric. By default under runs/.
     """
-    from datetime import UTC, datetime
-
-    from relabel.evaluation.trial import FIRST_LOOK, trial
-    from relabel.labelling.options import RunOptions
-
     if (model is None) == (not labels) or (labels and (len(labels) != len(files) or sample is not None)):
         raise UsageError("give either --model, or a --labels FILE for each rubric and no --sample, not both")
     rubrics = _rubrics_by_name([relabel.load_rubric(file) for file in files])
     usual = ["sample"] if tasks == "sample" else ["eloundou-2023:human", "eloundou-2023:gpt4"]
     golds = [relabel.load_gold(name, made_by=gold_by) for name in gold or usual]
     started = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-    half: Half | None = "final" if final else None if labels else "development"
+    half: trials.Half | None = "final" if final else None if labels else "development"
     folder = out or Path("runs") / _trial_name(
         rubrics, model or "labels", half, sample, seed, list(map(str, labels or ()))
     )
     _keep_final_trial(folder, rubrics, final=final)
-    rejected: dict[str, Spent] = {}
+    rejected: dict[str, trials.Spent] = {}
     runs = _import_runs(rubrics, labels, tasks, folder, final=final) if labels else {}
     listed = tasks or (next(iter(runs.values())).manifest.tasks if labels else "eloundou-2023")
-    look, new = _final_look(rubrics, listed, named=out is not None) if final else (FIRST_LOOK, ())
+    look, new = _final_look(rubrics, listed, named=out is not None) if final else (trials.FIRST_LOOK, ())
     if labels:
         listed = next(iter(runs.values())).manifest.tasks
     else:
         chosen = _tasks_for(rubrics, golds, listed, "final" if final else "development", sample, seed)
-        ask = partial(RunOptions, model=str(model), tasks=listed, chosen=chosen, seed=seed, **labelling.chosen())
+        ask = partial(
+            options.RunOptions, model=str(model), tasks=listed, chosen=chosen, seed=seed, **labelling.chosen()
+        )
         extra = {"half": half, "sample": len(chosen), "seed": seed}
         runs, rejected = _label_runs(rubrics, ask, labelling, folder, extra)
-    document = trial(
+    document = trials.trial(
         runs,
         golds,
         tasks=listed,
@@ -228,8 +222,6 @@ def _rubrics_by_name(rubrics: Sequence[relabel.Rubric]) -> dict[str, relabel.Rub
 
 def _trial_name(rubrics: Mapping[str, relabel.Rubric], model: str, half: str | None, *more: Any) -> str:
     """A descriptive name for a trial's folder, with a hash of `more`, which identifies tasks or labels."""
-    import hashlib
-
     whole = json.dumps([[rubric.sha256 for rubric in rubrics.values()], model, half, *more])
     name = "-".join(["try", *rubrics, model, *([half] if half else []), hashlib.sha256(whole.encode()).hexdigest()[:6]])
     return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
@@ -237,13 +229,11 @@ def _trial_name(rubrics: Mapping[str, relabel.Rubric], model: str, half: str | N
 
 def _keep_final_trial(folder: Path, rubrics: Mapping[str, relabel.Rubric], *, final: bool) -> None:
     """Check that a trial on the final half is not overwritten by one with other tasks or another wording."""
-    from relabel.evaluation.trial import TrialDocument
-
     path = folder / "trial.json"
     if not path.is_file():
         return
     try:
-        before = TrialDocument.model_validate_json(path.read_text(encoding="utf-8"))
+        before = trials.TrialDocument.model_validate_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{path} is not a readable trial; use another --out") from error
     if before.final and (not final or {r.wording for r in before.rubrics} != {r.wording for r in rubrics.values()}):
@@ -255,7 +245,7 @@ def _keep_final_trial(folder: Path, rubrics: Mapping[str, relabel.Rubric], *, fi
 
 def _final_look(
     rubrics: Mapping[str, relabel.Rubric], tasks: str, *, named: bool
-) -> tuple[Look, Sequence[Mapping[str, str]]]:
+) -> tuple[trials.Look, Sequence[Mapping[str, str]]]:
     """The number of this test on the final half of a task list, for these rubric ids, from the record of earlier ones.
 
     Args:
@@ -270,10 +260,7 @@ def _final_look(
         UsageError: Another wording was tried on this half before, which the user may not know.
         DataError: The record cannot be read.
     """
-    from relabel.evaluation.trial import FIRST_LOOK, Look
-    from relabel.sources.tables import is_table_file
-
-    task_list = str(Path(tasks).resolve()) if is_table_file(tasks) else tasks
+    task_list = str(Path(tasks).resolve()) if tables.is_table_file(tasks) else tasks
     wordings = dict.fromkeys((rubric.id, rubric.wording) for rubric in rubrics.values())
     path = _record_of_looks()
     try:
@@ -290,7 +277,7 @@ def _final_look(
         raise DataError(f"{path}, the record of final trials, cannot be read; correct or remove it") from error
     new = [{"tasks": task_list, "rubric": pair[0], "wording": pair[1]} for pair in wordings if pair not in seen]
     if number == 1:
-        return FIRST_LOOK, new
+        return trials.FIRST_LOOK, new
     if not named:
         used = " and ".join(f"on {when} in {folder}" for when, folder in others)
         raise UsageError(
@@ -298,22 +285,18 @@ def _final_look(
             "a second look would tune on it: try wordings without --final, or name a folder with --out, and the result records which look it is"
         )
     # The document may be published, so it must not show the paths of private folders.
-    return Look(number, " and ".join(f"on {when} ({Path(folder).name})" for when, folder in others)), new
+    return trials.Look(number, " and ".join(f"on {when} ({Path(folder).name})" for when, folder in others)), new
 
 
 def _record_of_looks() -> Path:
-    from relabel.settings import settings
-
-    return settings().home / "final-looks.jsonl"
+    return settings.settings().home / "final-looks.jsonl"
 
 
 def _record_look(new: Sequence[Mapping[str, str]], when: str, folder: Path) -> None:
     """Add the wordings of a trial on the final half to the record."""
-    from relabel.files import make_private_dir, os_errors
-
     path, about = _record_of_looks(), {"when": when, "folder": str(folder.resolve())}
-    with os_errors(f"cannot write {path}", "set RELABEL_HOME to another folder"):
-        make_private_dir(path.parent)
+    with files.os_errors(f"cannot write {path}", "set RELABEL_HOME to another folder"):
+        files.make_private_dir(path.parent)
         with path.open("a", encoding="utf-8") as lines:
             lines.writelines(json.dumps({**entry, **about}) + "\n" for entry in new)
 
@@ -322,15 +305,10 @@ def _import_runs(
     rubrics: Mapping[str, relabel.Rubric], files: Sequence[Path], tasks: str | None, folder: Path, *, final: bool
 ) -> dict[str, relabel.Run]:
     """Runs made from label files; with `final`, only of tasks in the final half."""
-    from dataclasses import replace
-
-    from relabel.evaluation.trial import half_of
-    from relabel.importing import import_labels
-
     runs: dict[str, relabel.Run] = {}
     for (name, rubric), path in zip(rubrics.items(), files, strict=True):
         try:
-            done = import_labels(path, model=path.stem, rubric=rubric, out=folder / name, tasks=tasks)
+            done = importing.import_labels(path, model=path.stem, rubric=rubric, out=folder / name, tasks=tasks)
         except (DataError, UsageError) as error:
             # Advice on options of `relabel import` would mislead here.
             message = re.sub(r"[;:] [^;:]*--(?!tasks\b).*", "", str(error))
@@ -339,7 +317,9 @@ def _import_runs(
             ) from error
         run = relabel.open_run(str(done.folder))
         if final:
-            run = replace(run, labels=run.labels[run.labels["task_id"].map(half_of) == "final"].reset_index(drop=True))
+            run = replace(
+                run, labels=run.labels[run.labels["task_id"].map(trials.half_of) == "final"].reset_index(drop=True)
+            )
             if run.labels.empty:
                 raise DataError(f"{path} has no task of the final half; remove --final, or give other labels")
         runs[name] = run
@@ -350,17 +330,19 @@ def _tasks_for(
     rubrics: Mapping[str, relabel.Rubric],
     golds: Sequence[relabel.Gold],
     ref: str,
-    half: Half,
+    half: trials.Half,
     sample: int | None,
     seed: int,
 ) -> list[relabel.Task]:
     """Tasks of one half with a label in every gold, and that are not examples in a rubric."""
-    from relabel.evaluation.trial import half_of
-    from relabel.sources.tables import plain_name
-    from relabel.task import draw_sample
-
-    shown = {plain_name(example.task) for rubric in rubrics.values() for example in rubric.examples if example.task}
-    tasks = [t for t in relabel.load_tasks(ref) if half_of(t.task_id) == half and plain_name(t.text) not in shown]
+    shown = {
+        tables.plain_name(example.task) for rubric in rubrics.values() for example in rubric.examples if example.task
+    }
+    tasks = [
+        t
+        for t in relabel.load_tasks(ref)
+        if trials.half_of(t.task_id) == half and tables.plain_name(t.text) not in shown
+    ]
     for gold in golds:
         keys = set(zip(gold.table["onet_soc_code"].fillna(""), gold.table["task_id"], strict=True))
         tasks = [t for t in tasks if (t.onet_soc_code, t.task_id) in keys or ("", t.task_id) in keys]
@@ -369,41 +351,35 @@ def _tasks_for(
             f"the {half} half of {ref} has {len(tasks):,} tasks with labels in {', '.join(gold.name for gold in golds)}; give a smaller "
             "--sample, or --gold with labels of these tasks"
         )
-    return draw_sample(tasks, min(sample or 240, len(tasks)), seed)
+    return task_lists.draw_sample(tasks, min(sample or 240, len(tasks)), seed)
 
 
 def _label_runs(
     rubrics: Mapping[str, relabel.Rubric],
-    ask: partial[RunOptions],
+    ask: partial[options.RunOptions],
     labelling: _options.Labelling,
     folder: Path,
     extra: dict[str, Any],
-) -> tuple[dict[str, relabel.Run], dict[str, Spent]]:
+) -> tuple[dict[str, relabel.Run], dict[str, trials.Spent]]:
     """Label the tasks under each rubric, one run after the other; `ask` makes the options, and `extra` is added to the manifests.
 
     Returns:
         The runs, and the cost and tokens of rejected answers in each.
     """
-    from dataclasses import replace
-
-    from relabel.cli._labelling import get_consent, label_until, run_until_stopped
-    from relabel.evaluation.trial import Spent
-    from relabel.labelling.job import Stop
-    from relabel.labelling.store import Store
-    from relabel.settings import settings
-
-    environment, look = settings(), _options.Showing(labelling.quiet).look
+    environment, look = settings.settings(), _options.Showing(labelling.quiet).look
     runs: dict[str, relabel.Run] = {}
-    rejected: dict[str, Spent] = {}
+    rejected: dict[str, trials.Spent] = {}
     for name, rubric in rubrics.items():
         chosen = ask(rubric=rubric, max_cost=labelling.max_cost and labelling.max_cost / len(rubrics))
         asked = chosen.prepare(environment)
         job = replace(asked.job, parameters={**asked.job.parameters, **extra})
         typer.echo(f"{name}: {job.size:,} labels", err=True)
         if not labelling.yes and labelling.max_cost is None:
-            get_consent(job, folder / name, environment)
-        work = label_until(stop := Stop(), asked._replace(job=job), folder / name, environment, look=look)
-        outcome = run_until_stopped(work, stop, look=look)
+            _labelling.get_consent(job, folder / name, environment)
+        work = _labelling.label_until(
+            stop := jobs.Stop(), asked._replace(job=job), folder / name, environment, look=look
+        )
+        outcome = _labelling.run_until_stopped(work, stop, look=look)
         if stop.asked.is_set() or outcome.missing >= job.size:
             kind = RunInterruptedError if stop.asked.is_set() else IncompleteRunError
             raise kind(
@@ -412,21 +388,21 @@ def _label_runs(
             )
         runs[name] = relabel.open_run(str(folder / name))
         keys = {row.request_key for row in (*outcome.labels, *outcome.failures)}
-        with Store(environment.store_dir, read_only=True) as store:
-            stored = [store.get(key) for key in store.rejected_keys(keys)]
+        with store.Store(environment.store_dir, read_only=True) as opened:
+            stored = [opened.get(key) for key in opened.rejected_keys(keys)]
         answers = [answer for answer in stored if answer is not None]
         costs = [answer.cost_usd for answer in answers if answer.cost_usd is not None]
         cost = sum(costs) if len(costs) == len(stored) else None  # the cost of a damaged row is unknown
         usages = [answer.usage for answer in answers]
-        rejected[name] = Spent(cost, sum(usage.prompt for usage in usages), sum(usage.completion for usage in usages))
+        rejected[name] = trials.Spent(
+            cost, sum(usage.prompt for usage in usages), sum(usage.completion for usage in usages)
+        )
     return runs, rejected
 
 
-def _show_trial(document: TrialDocument) -> None:
-    from relabel.evaluation.trial import rate_in_words
-
+def _show_trial(document: trials.TrialDocument) -> None:
     columns = ["on tasks of", "labels", "reference", "setting", "n", "rate", "ref. rate", "kappa", "95%"]
-    rates = ((rate_in_words(a.first_rate), rate_in_words(a.second_rate)) for a in document.agreements)
+    rates = ((trials.rate_in_words(a.first_rate), trials.rate_in_words(a.second_rate)) for a in document.agreements)
     rows = [
         [a.on, a.first, a.second, a.setting, a.n, *pair, a.kappa, a.ci95.get("kappa")]
         for a, pair in zip(document.agreements, rates, strict=True)

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from relabel.cli import _options
+from relabel.cli import _labelling, _options
 from relabel.cli.terminal import Table, doing, make_console, say, say_next, say_written
 from relabel.errors import DataError, GateError, RelabelError, RunInterruptedError
+from relabel.study import file as study_files
+from relabel.study import package as packages
+from relabel.study import results, running
 from relabel.tabular import figure, listed_names
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Coroutine
 
     from rich.console import RenderableType
-
-    from relabel.study.running import OpenStudy, RaterRun, RaterState
 
 app = _options.Commands()
 study_app = _options.Commands(
@@ -34,9 +39,7 @@ def init(path: Annotated[Path, typer.Argument()] = Path("study.yaml")) -> None:
     Args:
         path (STUDY.yaml): The file to write.
     """
-    from relabel.study.file import init_study
-
-    schema = init_study(path)
+    schema = study_files.init_study(path)
     say(f"Written: {path} and {schema}. Edit it, then: relabel study run {path} --dry-run")
 
 
@@ -59,8 +62,6 @@ def run(
         allow_host: Send tasks and key to this host, which only the study file names; repeatable. Known providers and
             this machine do not need it.
     """
-    from relabel.study import running
-
     opened = running.open_study(path)
     raters, hosts = running.plan(opened), allow_host or ()
     running.require_golds(opened)
@@ -69,33 +70,29 @@ def run(
         _estimates(raters, opened)
         return
 
-    from relabel.cli._labelling import run_until_stopped
-
     stop = running.StopAll()
     work = running.run_raters(raters, opened, replay=replay, allow_hosts=hosts, stop=stop)
-    run_until_stopped(_await_raters(work, raters, quiet=quiet), stop, look=_options.Showing(quiet).look)
+    _labelling.run_until_stopped(_await_raters(work, raters, quiet=quiet), stop, look=_options.Showing(quiet).look)
     _table(raters, running.rater_states(raters, opened))
     if any(one.state == "interrupted" for one in raters):
         running.raise_worst(raters)
     if stop.asked.is_set():
         raise RunInterruptedError("stopped before the results were made; run the same command again to make them")
     if runs := running.runs_of(raters):
-        from relabel.study.results import write_results
-
         with doing("making the results"):
-            results = write_results(opened, runs)
+            made = results.write_results(opened, runs)
         typer.echo()
-        for sentence in results.verdict:
+        for sentence in made.verdict:
             say(sentence)
         typer.echo()
-        say(f"Report: {results.folder / 'report.html'}. Tables: {results.folder / 'tables'}.")
+        say(f"Report: {made.folder / 'report.html'}. Tables: {made.folder / 'tables'}.")
         if all(one.state == "complete" for one in raters):
             say_next(f"relabel study package {path}")
     _judge(opened, raters)
     running.raise_worst(raters)
 
 
-def _judge(opened: OpenStudy, raters: list[RaterRun]) -> None:
+def _judge(opened: running.OpenStudy, raters: list[running.RaterRun]) -> None:
     """Run the suite on each model; a failed gate of one model does not prevent the others."""
     if (suite := opened.study.suite) is None:
         return
@@ -115,21 +112,15 @@ def _judge(opened: OpenStudy, raters: list[RaterRun]) -> None:
 @study_app.command()
 def status(path: StudyFile, as_json: _options.AsJson = False) -> None:
     """Show the state of each rater of a study."""
-    from contextlib import suppress
-    from dataclasses import asdict
-
-    from relabel.study.results import kappa_by_rater
-    from relabel.study.running import RaterState, open_study, plan, rater_states, runs_of
-
-    opened = open_study(path)
-    study, raters = opened.study, plan(opened)
-    states = rater_states(raters, opened)
+    opened = running.open_study(path)
+    study, raters = opened.study, running.plan(opened)
+    states = running.rater_states(raters, opened)
     kappas: dict[str, float | None] = {}
     with suppress(RelabelError):  # the state of the raters matters more than a gold that cannot be read
-        kappas = kappa_by_rater(opened, runs) if (runs := runs_of(raters)) else {}
+        kappas = results.kappa_by_rater(opened, runs) if (runs := running.runs_of(raters)) else {}
     rows: list[dict[str, object]] = []
     for one in raters:
-        state = states.get(one.rater.name) or RaterState(one.state, 0, 0, 0.0, None, (0, 0))
+        state = states.get(one.rater.name) or running.RaterState(one.state, 0, 0, 0.0, None, (0, 0))
         rows.append({"rater": one.rater.name, **asdict(state), "kappa": kappas.get(one.rater.name), "folder": one.ref})
     if _options.give_json({"title": study.title, "budget_usd": study.budget_usd, "raters": rows}, as_json=as_json):
         return
@@ -150,29 +141,23 @@ def package(path: StudyFile, out: Path | None = None) -> None:
     Args:
         out: The zip file. By default STUDY-package.zip beside the study file.
     """
-    from relabel.study.package import write_package
-    from relabel.study.running import open_study
-
     target = out or path.with_name(f"{path.stem}-package.zip")
-    files = write_package(open_study(path), target)
+    files = packages.write_package(running.open_study(path), target)
     say_written(target, f", {files} files; its README.md says how to rebuild the tables")
 
 
 @study_app.command()
 def rebuild(path: StudyFile, quiet: _options.Quiet = False) -> None:
     """Rebuild the results of an unpacked replication package from its answers alone, and compare their checksums."""
-    from relabel.study.package import compare_checksums, unpack_answers
-    from relabel.study.running import open_study
-
-    opened = open_study(path)
-    added, existing = unpack_answers(opened)
+    opened = running.open_study(path)
+    added, existing = packages.unpack_answers(opened)
     say(f"Answers: {added:,} added to the store, {existing:,} already there.")
     failed: GateError | None = None
     try:
         run(path, replay=True, dry_run=False, quiet=quiet)
     except GateError as error:  # as it did for the authors, perhaps
         failed = error
-    same, differ = compare_checksums(opened)
+    same, differ = packages.compare_checksums(opened)
     if differ:
         raise DataError(f"{len(differ)} results are not those of the package: {listed_names(differ, 5)}; {same} are")
     say(f"All {same} results are those of the package, byte by byte.")
@@ -181,7 +166,7 @@ def rebuild(path: StudyFile, quiet: _options.Quiet = False) -> None:
 
 
 def _table(
-    raters: list[RaterRun], states: dict[str, RaterState], kappas: dict[str, float | None] | None = None
+    raters: list[running.RaterRun], states: dict[str, running.RaterState], kappas: dict[str, float | None] | None = None
 ) -> None:
     rows: list[list[str]] = []
     for one in raters:
@@ -198,10 +183,8 @@ def _table(
     Table("", ["rater", "state", "labels", "missing", "cost", *more, "run"], rows, left=2).show()
 
 
-def _estimates(raters: list[RaterRun], opened: OpenStudy) -> None:
-    from relabel.study.running import estimates
-
-    estimate_by_rater, rows = estimates(raters, opened), list[list[str]]()
+def _estimates(raters: list[running.RaterRun], opened: running.OpenStudy) -> None:
+    estimate_by_rater, rows = running.estimates(raters, opened), list[list[str]]()
     costs = [estimate.cost_usd for estimate, _ in estimate_by_rater.values()]
     longest = {name: bounds[0].hours[1] for name, (_, bounds) in estimate_by_rater.items() if bounds}
     for name, (entry, _) in estimate_by_rater.items():
@@ -230,11 +213,8 @@ def _in_all(amount: str, costs: Collection[object]) -> str:
     return f"{amount}, without raters of unknown cost" if unknown else amount
 
 
-async def _await_raters(work: Coroutine[object, object, None], raters: list[RaterRun], *, quiet: bool) -> None:
+async def _await_raters(work: Coroutine[object, object, None], raters: list[running.RaterRun], *, quiet: bool) -> None:
     """Await the raters; on a terminal, show a line for each meanwhile."""
-    import asyncio
-    import sys
-
     asked = [one for one in raters if one.model is not None and one.state != "complete"]
     if quiet or not asked or not sys.stderr.isatty():
         await work
