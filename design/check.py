@@ -22,9 +22,9 @@ MOST_FUNCTION_LINES = 80
 LONG_FUNCTIONS = {
     "cli/compare.py:compare_runs",
     "cli/eval.py:evaluate_run",
-    "cli/export.py:export",
     "cli/labels.py:import_file",
     "cli/labels.py:review_run",
+    "cli/publish.py:export",
     "cli/rubric.py:try_rubrics",
     "cli/run.py:run",
     "cli/score.py:explain",
