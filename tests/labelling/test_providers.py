@@ -313,6 +313,47 @@ async def test_a_wait_in_the_body_is_waited_for_and_loses_no_label(store: Store,
     assert granted > 100
 
 
+# https://openrouter.ai/docs/api_reference/limits
+HELD = {"code": 402, "message": "Your credits are held by requests in flight. Retry after they settle, or add credits.",
+        "metadata": {"reason": "in_flight_budget_exhausted", "limit_source": "openrouter_in_flight_budget"}}  # fmt: skip
+SLOW = {"code": 429, "message": "Rate limit exceeded"}
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "error", "meaning", "wait_s"),
+    [
+        (402, {"retry-after": "120"}, HELD, "wait", 120),
+        (402, {}, HELD, "wait", None),
+        (200, {"retry-after": "2"}, HELD, "wait", 2),
+        (402, {}, {"code": 402, "metadata": {"limit_source": "openrouter_credits"}}, "quota", None),
+        (403, {}, {"code": 403, "message": "x", "metadata": {"limit_source": "openrouter_workspace_budget"}}, "quota", None),
+        # https://openrouter.ai/docs/api_reference/errors-and-debugging
+        (403, {}, {"code": 403, "message": "Request blocked", "metadata": {"patterns": ["x"]}}, "content-filter", None),
+        (400, {}, {"message": "x", "metadata": {"error_type": "content_policy_violation"}}, "content-filter", None),
+        (400, {}, {"message": "Provider returned error", "metadata": {"error_type": "refusal"}}, "content-filter", None),
+        (400, {}, {"message": "unsupported role", "metadata": {"error_type": "invalid_prompt"}}, "request", None),
+        (429, {"x-ratelimit-remaining": "0", "x-ratelimit-reset": "1000000030000"}, SLOW, "wait", 30),
+        (429, {"x-ratelimit-remaining": "0", "x-ratelimit-reset": "1000000030"}, SLOW, "wait", 30),
+        (429, {"x-ratelimit-remaining": "0", "x-ratelimit-reset": "7"}, SLOW, "wait", 7),
+        (429, {"x-ratelimit-remaining": "9", "x-ratelimit-reset": "1000086400"}, SLOW, "wait", None),
+    ],
+)  # fmt: skip
+def test_what_a_router_says_beside_an_error_is_read(
+    status: int, headers: dict[str, str], error: dict[str, Any], meaning: ErrorMeaning, wait_s: float | None
+) -> None:
+    found = read_error(status, headers, json.dumps({"error": error}).encode(), now=lambda: 1_000_000_000.0)
+    assert found is not None
+    assert (found.meaning, found.wait_s) == (meaning, wait_s)
+
+
+async def test_credit_that_requests_in_flight_hold_is_waited_for(store: Store, tmp_path: Path) -> None:
+    held = Reply(402, {"error": HELD}, {"retry-after": "0.1"})
+    with provider(lambda seen: held if len(fake.seen) in range(5, 9) else judged()) as fake:
+        outcome = await label_all(make_job(fake.base_url, 10), store, tmp_path / "run", concurrency=8)
+    assert outcome.complete
+    assert len(fake.seen) == 24
+
+
 async def test_a_filtered_task_is_that_labels_failure_alone(store: Store, tmp_path: Path) -> None:
     body = {
         "error": {

@@ -25,6 +25,7 @@ from relabel.redaction import clean, public_url
 if TYPE_CHECKING:
     import tenacity
 
+Clock = Callable[[], float]  # returns seconds since the epoch
 # Cause of an error. `quota`: credit or quota is used up; `wait`: a temporary limit; `key`: the key is refused; `access`: rights or
 # terms are missing; `model`: it does not exist; `content-filter`: the request is blocked; `bad-answer`: the model's answer is
 # malformed; `form`: the response format is not supported; `passing`: a temporary fault; `request`: this request only.
@@ -89,7 +90,7 @@ _ANSWER_MARKS = (b'"choices"', b'"output"')
 
 
 def read_error(
-    status: int, headers: Mapping[str, str], content: bytes | str, now: Callable[[], float] = time.time
+    status: int, headers: Mapping[str, str], content: bytes | str, now: Clock = time.time
 ) -> RefusedError | None:
     """Parse an error of any provider; None if a reply of status 200 is not an error.
 
@@ -117,7 +118,9 @@ def read_error(
     details = inner["details"] if isinstance(inner.get("details"), list) else ()
     codes |= {str(object_of(detail).get("reason") or "").lower() for detail in details}
     metadata = object_of(inner.get("metadata"))
-    if metadata.get("reasons") and metadata.get("flagged_input") is not None:
+    # OpenRouter's; its `invalid_prompt` is a malformed one.
+    codes |= {str(metadata.get(name) or "") for name in ("reason", "limit_source", "error_type")} - {"invalid_prompt"}
+    if metadata.get("patterns") or (metadata.get("reasons") and metadata.get("flagged_input") is not None):
         codes.add("content_filter")
     wait_s = _wait(status, headers, message, text, metadata, now)
     wait_s = None if (wait_s or 0.0) > LONGEST_WAIT_S else wait_s
@@ -208,6 +211,7 @@ _QUOTA_CODES = {
     "insufficient_credits", "credit_balance_too_low", "exceeded_current_quota_error", "free_quota_exceeded", "arrearage",
     "payment_required", "billing_error", "budget_exceeded", "1113", "insufficient_user_quota", "pre_consume_token_quota_failed",
     "billing_disabled", "credit_limit", "insufficient_funds", "readonlydisabledsubscription",
+    "openrouter_credits", "openrouter_key_limit", "openrouter_guardrail_budget", "openrouter_workspace_budget",
 }  # fmt: skip
 _QUOTA_WORDS = re.compile(
     r"balance (is|was|has been) .{0,20}(low|negative|insufficient|zero)|negative balance|(no|insufficient) (account )?(balance|funds)"
@@ -238,7 +242,7 @@ _A_MINUTE = re.compile(
 )
 _FILTER_CODES = {
     "content_filter", "content_policy_violation", "responsibleaipolicyviolation", "data_inspection_failed", "invalid_prompt",
-    "content_filtered", "moderation_blocked", "safety", "prohibited_content", "sensitive_content", "sensitivecontentdetected", "1301",
+    "content_filtered", "moderation_blocked", "safety", "refusal", "image_content_policy_violation", "prohibited_content", "sensitive_content", "sensitivecontentdetected", "1301",
 }  # fmt: skip
 _FILTER_WORDS = re.compile(
     r"content (management|filter|policy|policies|moderation|exists risk)|(input|prompt|content|request) (was|has been|is) (flagged|blocked|filtered)|(prompt|response) blocked"
@@ -274,6 +278,9 @@ _FORM_WORDS = re.compile(
 
 def _meaning(status: int, codes: set[str], message: str, text: str, param: str, wait_s: float | None) -> ErrorMeaning:
     invalid = status in {400, 413, 415, 422, 501}
+    # A 402 that asks to wait, such as OpenRouter's: requests in flight hold the credit, until they are charged.
+    if status == 402 and (wait_s is not None or "in_flight_budget_exhausted" in codes):
+        return "wait"
     if status == 402 or codes & _QUOTA_CODES:
         return "quota"
     # Check for filters before quotas: a filter's message may say that no credits were charged.
@@ -322,12 +329,7 @@ _MOST_READ = 20_000
 
 
 def _wait(
-    status: int,
-    headers: Mapping[str, str],
-    message: str,
-    text: str,
-    metadata: Mapping[str, Any],
-    now: Callable[[], float],
+    status: int, headers: Mapping[str, str], message: str, text: str, metadata: Mapping[str, Any], now: Clock
 ) -> float | None:
     """Seconds to wait, from headers, a field such as Google's `retryDelay`, the message, or the reset of a limit; None without these."""
     if (wait_s := retry_after(headers, now)) is not None:
@@ -340,14 +342,15 @@ def _wait(
     reset_s = max((reset_s for _, remaining, reset_s in limits if remaining == 0), default=0.0)
     if status == 429 and reset_s > MAX_RETRY_AFTER_S:
         return reset_s
-    inner = object_of(metadata.get("headers")).items()  # the upstream's, as OpenRouter gives them
-    reset = next((str(value) for name, value in inner if str(name).lower() == "x-ratelimit-reset"), "")
-    if status == 429 and reset.isdecimal():
-        return max(0.0, int(reset) / (1000 if len(reset) > 11 else 1) - now())
+    upstream = {str(name).lower(): str(value) for name, value in object_of(metadata.get("headers")).items()}
+    reset = {**headers, **upstream}.get("x-ratelimit-reset", "")
+    if status == 429 and reset.isdecimal() and headers.get("x-ratelimit-remaining", "0") == "0":
+        reset_at = int(reset) / (1000 if len(reset) > 11 else 1)  # a time, or the seconds until then
+        return max(0.0, reset_at - (now() if reset_at > 1e9 else 0.0))
     return None
 
 
-def retry_after(headers: Mapping[str, str], now: Callable[[], float] = time.time) -> float | None:
+def retry_after(headers: Mapping[str, str], now: Clock = time.time) -> float | None:
     """Seconds to wait, from the headers `retry-after-ms` or `retry-after` (seconds or a date); None without these."""
     try:
         if "retry-after-ms" in headers:

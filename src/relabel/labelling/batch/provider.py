@@ -135,8 +135,7 @@ def _seconds(value: Any) -> float:
         number = datetime.fromisoformat(value).timestamp() if isinstance(value, str) else float(value)
     except (ValueError, TypeError, OverflowError):
         number = 0.0
-    seconds = next((number / unit for unit in (1, 1e3, 1e6, 1e9) if 0 < number / unit < _LATEST_S), None)
-    return time.time() if seconds is None else seconds
+    return next((number / unit for unit in (1, 1e3, 1e6, 1e9) if 0 < number / unit < _LATEST_S), time.time())
 
 
 class BatchProvider:
