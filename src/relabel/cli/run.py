@@ -85,35 +85,13 @@ relabel run --model MODEL --sample 50             a real run, with OPENAI_API_KE
 
 
 @dataclass(frozen=True)
-class Asking:
-    """What is asked. The names are those of `RunOptions`.
+class Asking(options.Asking):
+    """What is asked, with the limits of the numbers."""
 
-    Attributes:
-        api: Chat Completions or the Responses API.
-        prompt: A prompt's name, or the path of a .jinja file. By default the rubric's.
-        examples: Show the rubric's worked examples to the model.
-        tasks: onet-30.2, onet-29.1, eloundou-2023, sample, or the path of a CSV file.
-        sample: Draw this many tasks at random.
-        seed: Seed of the draw.
-        decide: json: a rationale and a label; logprob: one token, whose probabilities decide.
-        pack: Tasks in one request. More than one is cheaper and changes labels: compare first.
-        rpm: Requests a minute at most.
-        tpm: Tokens a minute at most.
-        hedge: Send a request once more when its answer is later than nearly all others. The first answer counts; both may
-            be charged.
-    """
-
-    api: Literal["chat", "responses"] = "chat"
-    prompt: str | None = None
-    examples: bool = True
-    tasks: str = "onet-30.2"
     sample: Annotated[int | None, typer.Option(min=1)] = None
-    seed: int = 0
-    decide: Literal["json", "logprob"] = "json"
     pack: Annotated[int, typer.Option(min=1, max=100)] = 1
     rpm: Annotated[float | None, typer.Option(min=0.001, callback=_options.finite)] = None
     tpm: Annotated[float | None, typer.Option(min=1, callback=_options.finite)] = None
-    hedge: bool = False
 
 
 @app.command()

@@ -33,12 +33,11 @@ from relabel.labelling.provider_errors import (
 from relabel.labelling.providers import Price, stated_cost, tier_of, upstream_of
 from relabel.labelling.request import Request
 from relabel.labelling.transport import (
-    BrokenError,
     Connection,
     Http,
     HttpReply,
+    TransportError,
     UnreachableError,
-    UnreadableError,
     require_key,
 )
 from relabel.labelling.wire import PATHS, Api, NotAReplyError, messages_of, object_of, output_bound, read, with_messages
@@ -245,7 +244,7 @@ class OnlineEngine(Engine):
             if not self._reached:
                 raise ProviderError(f"{self._unreachable(error)}; check --base-url and that the server runs") from error
             raise NoAnswerError("provider", self._unreachable(error), sending.sent, status=0) from error
-        except (UnreadableError, StaleReplyError, BrokenError) as error:
+        except TransportError as error:
             raise NoAnswerError("provider", clean(f"{self._address}: {error}")[:400], sending.sent) from error
         except RefusedError as error:
             path, model = PATHS[request.api], request.body.get("model")

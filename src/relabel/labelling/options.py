@@ -48,37 +48,59 @@ class Prepared(NamedTuple):
     job: Job
 
 
+@dataclass(frozen=True, kw_only=True)
+class Asking:
+    """What is asked. These texts are also the help of the command-line options.
+
+    Attributes:
+        api: Chat Completions or the Responses API.
+        prompt: A prompt's name, or the path of a .jinja file. By default the rubric's.
+        examples: Show the rubric's worked examples to the model.
+        tasks: onet-30.2, onet-29.1, eloundou-2023, sample, or the path of a CSV file.
+        sample: Draw this many tasks at random.
+        seed: Seed of the draw.
+        decide: json: a rationale and a label; logprob: one token, whose probabilities decide.
+        pack: Tasks in one request. More than one is cheaper and changes labels: compare first.
+        rpm: Requests a minute at most.
+        tpm: Tokens a minute at most.
+        hedge: Send a request once more when its answer is later than nearly all others. The first answer counts; both may
+            be charged.
+    """
+
+    api: Api = "chat"
+    prompt: str | None = None
+    examples: bool = True
+    tasks: str = "onet-30.2"
+    sample: int | None = None
+    seed: int = 0
+    decide: Decide = "json"
+    pack: int = 1
+    rpm: float | None = None
+    tpm: float | None = None
+    hedge: bool = False
+
+
 @dataclass(frozen=True)
-class RunOptions:
-    """The user's choices for a run, by the options of `relabel run`.
+class RunOptions(Asking):
+    """The user's choices for a run, by the options of `relabel run`; `seed` also draws the orders of variants.
 
     Attributes:
         model: `local`, `local:FILE.gguf`, or a model's name at the provider.
         base_url, provider, key_env, headers: Address, provider, variable of the key (defaults depend on each other), and
             additional headers.
-        api: The dialect to speak.
         rubric: The rubric.
         settings: Settings of the rubric to ask; by default all.
-        prompt: A prompt's name or path; by default the rubric's.
-        examples: Whether worked examples are shown.
-        tasks: The task list as the user named it.
         chosen: The tasks, if they are not to be determined from `tasks`, `sample`, `seed` and `occupations`.
-        sample: Number of tasks to draw at random.
-        seed: Seed of the draw, and of the orders of variants.
         occupations: Only tasks of these codes.
         samples: Number of times that each question is asked, in each order.
         variants: Number of orders of the rubric's labels and examples in which each question is asked.
-        decide: How the label is obtained from an answer: `json` or `logprob`.
-        pack: Number of tasks per request.
         form: The response format; None for the strictest that the server accepts.
         params: Further request parameters, passed on unchanged.
         max_tokens: Maximum tokens of an answer.
         timeout: Seconds to wait for one answer.
         price: The user's price; by default from the price table.
         concurrency: Maximum number of requests in flight; None to adapt it to the server.
-        rpm, tpm: Maximum requests and tokens per minute.
         max_cost: Cost cap, in USD.
-        hedge: Whether to repeat a request whose answer is late.
         cluster: The Ray cluster whose workers send the requests.
     """
 
@@ -88,29 +110,18 @@ class RunOptions:
     provider: str | None = None
     key_env: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
-    api: Api = "chat"
     settings: tuple[str, ...] = ()
-    prompt: str | None = None
-    examples: bool = True
-    tasks: str = "onet-30.2"
     chosen: Sequence[Task] | None = None
-    sample: int | None = None
-    seed: int = 0
     occupations: tuple[str, ...] = ()
     samples: int = 1
     variants: int = 1
-    decide: Decide = "json"
-    pack: int = 1
     form: Form | None = None
     params: Mapping[str, Any] = field(default_factory=dict[str, Any])
     max_tokens: int | None = None
     timeout: float | None = None
     price: Price | None = None
     concurrency: int | None = None
-    rpm: float | None = None
-    tpm: float | None = None
     max_cost: float | None = None
-    hedge: bool = False
     cluster: ClusterOptions | None = None
 
     def asked_settings(self) -> tuple[str, ...]:

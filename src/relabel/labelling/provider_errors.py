@@ -398,7 +398,7 @@ MAX_RETRY_AFTER_S = 900.0
 _PERHAPS_CHARGED = {408, 424, 499, 502, 504, 520, 524}
 
 
-class StaleReplyError(Exception):
+class StaleReplyError(BrokenError):
     """The server sent the reply to another request."""
 
 
@@ -466,7 +466,7 @@ def is_transient(error: BaseException) -> bool:
         return error.passes
     if isinstance(error, UnreachableError):
         return not error.lasting
-    return isinstance(error, (BrokenError, TimeoutError, StaleReplyError))
+    return isinstance(error, (BrokenError, TimeoutError))
 
 
 ATTEMPTS = 6
