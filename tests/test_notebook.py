@@ -71,8 +71,35 @@ def test_frames_and_ids_are_task_lists_too() -> None:
             asked(fake, ["nothing"], task_list="sample")
         with pytest.raises(UsageError, match="no option 'temperature'"):
             asked(fake, temperature=0)
+        others = asked(fake, [t.task_id for t in load_tasks("sample")[3:5]], task_list="sample", sample=None)
+    assert of_ids.folder != others.folder  # each list has its own, and the second is not refused once it is paid for
     assert list(of_frame.labels["label"]) == list(of_ids.labels["label"])
     assert of_frame.own_task_list() is not None
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"max_cost": float("nan")},
+        {"max_cost": "5"},
+        {"max_cost": float("inf")},
+        {"samples": 0},
+        {"samples": -1},
+        {"samples": 1.5},
+        {"sample": 0},
+        {"pack": 0},
+        {"timeout": -1},
+        {"concurrency": "many"},
+        {"params": {"temperature": float("nan")}},
+        {"params": {"stop": {1, 2}}},
+    ],
+)
+def test_a_number_that_bounds_nothing_is_refused_before_anything_is_bought(option: dict[str, Any]) -> None:
+    """A cap that is not a number bought everything."""
+    with provider(lambda seen: judged()) as fake:
+        with pytest.raises(UsageError, match=f"{next(iter(option))} is|temperature|stop"):
+            asked(fake, **{"max_tokens": 50, "price": "1/2", **option})
+        assert fake.seen == []
 
 
 def test_an_id_that_two_occupations_have_names_the_tasks_of_both() -> None:

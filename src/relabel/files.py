@@ -325,7 +325,10 @@ def _yaml_parser() -> Callable[[str], Any]:
             try:
                 if node.tag.endswith(":int") and len(node.value) > _LONGEST_INT:
                     raise ValueError
-                return super().construct_object(node, deep)
+                value = super().construct_object(node, deep)
+                if isinstance(value, str):
+                    value.encode()  # half of a surrogate pair, which no file can hold
+                return value
             except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
                 # PyYAML's own readers of dates, numbers and tags fail on values such as the 30th of February.
                 about = f"{node.value[:40]!r}" if isinstance(node, yaml.ScalarNode) else "this"

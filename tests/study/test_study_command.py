@@ -496,6 +496,9 @@ def test_a_package_holds_what_its_study_says_now(
         ("  - {name: a, model: local, engine: batch}", "the rater a: the embedded model has no Batch API"),
         ("  - {name: a, run: sample, samples: 3}", "samples has no effect"),
         ("  - {name: a, model: m, params: {messages: []}}", "relabel sets it itself"),
+        ("  - {name: a, model: m, params: {temperature: .nan}}", "params 'temperature' cannot be sent as JSON"),
+        ("  - {name: a, model: m, params: {stop: 2026-11-28}}", "params 'stop' cannot be sent as JSON"),
+        ('  - {name: a, model: m, params: {stop: "\\ud800"}}', "cannot be read as str"),
         (
             "  - {name: a, model: m}\nbudget_usd: 2",
             "budget_usd needs a price, and none is known for m; give it with price",

@@ -166,7 +166,11 @@ async def _label(
 ) -> relabel.Run:
     environment = environment_settings()
     prepared = options.prepare(environment)
-    folder, look = Path(out or Path("runs") / default_name(prepared.job)), "people" if progress else "quiet"
+    name, look = default_name(prepared.job), "people" if progress else "quiet"
+    if options.chosen is not None:
+        ids = sorted(f"{task.onet_soc_code} {task.task_id}" for task in options.chosen)
+        name = f"{name}-{hashlib.sha256(chr(10).join(ids).encode()).hexdigest()[:6]}"
+    folder = Path(out or Path("runs") / name)
     await label_until(stop, prepared, folder, environment, replay=replay, look=look)
     return relabel.open_run(str(folder))
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -123,6 +125,14 @@ class RunOptions(Asking):
     concurrency: int | None = None
     max_cost: float | None = None
     cluster: ClusterOptions | None = None
+
+    def __post_init__(self) -> None:
+        whole = {"samples": 1, "variants": 1, "pack": 1, "sample": 1, "max_tokens": 1, "concurrency": 1}
+        for name, least in {**whole, "timeout": 0, "rpm": 0, "tpm": 0, "max_cost": 0}.items():
+            value = getattr(self, name)
+            fits = isinstance(value, Integral if name in whole else Real) and least <= float(value) < math.inf
+            if value is not None and not fits:  # nan is not at least anything
+                raise UsageError(f"{name} is {value!r}; give a {'whole ' * (name in whole)}number of {least} or more")
 
     def asked_settings(self) -> tuple[str, ...]:
         """The settings to ask: those that were given, or all.
@@ -292,7 +302,12 @@ def read_parameters(items: Sequence[str]) -> dict[str, Any]:
         name, equals, text = item.partition("=")
         if not equals:
             raise UsageError(f"--param {item!r} is not NAME=VALUE with a sampling parameter, such as temperature=0")
-        parameters[name] = _value(item, name, text)
+        try:
+            parameters[name] = json.loads(text)
+        except ValueError:
+            parameters[name] = text
+        except RecursionError:
+            parameters[name] = math.nan  # refused below
     return checked_parameters(parameters)
 
 
@@ -300,9 +315,14 @@ def checked_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Check additional request parameters.
 
     Raises:
-        UsageError: One may hold a credential, or relabel sets it itself.
+        UsageError: One may hold a credential, is not JSON, or relabel sets it itself.
     """
     for name, value in parameters.items():
+        try:
+            canonical_json({name: value})
+        except (ValueError, TypeError, RecursionError):  # NaN, infinity, a lone surrogate, a date of YAML
+            problem = f"--param {str(name)[:100]!r} cannot be sent as JSON; use a finite number, valid text, or a simpler value"
+            raise UsageError(problem) from None
         if _CREDENTIALS.search(json.dumps({name: value})):
             raise UsageError(f"--param {name} would write a credential into the store; set OPENAI_API_KEY instead")
         if not name or name in _OWN_FIELDS:
@@ -327,20 +347,6 @@ def read_concurrency(text: str) -> int | None:
     if text.isdecimal() and 1 <= int(text) <= MOST_IN_FLIGHT:
         return int(text)
     raise UsageError(f"--concurrency must be 'auto' or an integer from 1 to {MOST_IN_FLIGHT}; got {text!r}")
-
-
-def _value(item: str, name: str, text: str) -> Any:
-    try:
-        try:
-            value = json.loads(text)
-        except ValueError:
-            value = text
-        canonical_json({name: value})
-    except (ValueError, RecursionError):  # not expressible in JSON: NaN, infinity, a lone surrogate
-        raise UsageError(
-            f"--param {item[:100]!r} cannot be sent as JSON; use a finite number, valid text, or a simpler value"
-        ) from None
-    return value
 
 
 def _refuse_overridden(params: dict[str, Any], max_tokens: int | None) -> None:
