@@ -59,6 +59,13 @@ LATER = {"retryDelay": "41s"}
         (429, {"error": {"message": "Project spending limit reached"}}, "quota", None),
         (429, google(429, SPENT, "RESOURCE_EXHAUSTED", QuotaFailure=quota("PerDay")), "quota", None),
         (200, {"base_resp": {"status_code": 1008, "status_msg": "insufficient balance"}, "choices": None}, "quota", None),
+        # https://help.openai.com/en/articles/5955604-troubleshooting-api-rate-limits-and-429-errors
+        (429, {"error": {"message": "x", "type": None, "code": "credit_balance_exhausted"}}, "quota", None),
+        (429, {"error": {"message": "x", "type": None, "code": "organization_usage_limit_exceeded"}}, "quota", None),
+        (429, {"error": {"message": "Try later.", "type": "rate_limit_error", "code": "slow_down"}}, "wait", None),
+        # Anthropic's cap of a tier, until the next month
+        (429, {"error": {"type": "rate_limit_error", "message": "x", "details": {"error_code": "enforced_spend_limit_reached"}}},
+         "quota", None),
         # Limits that pass, with the wait wherever it stands.
         (429, google(429, SPENT, "RESOURCE_EXHAUSTED", QuotaFailure=quota("PerMinute"), RetryInfo=LATER), "wait", 41),
         (429, google(429, f"{SPENT}\nPlease retry in 58.25s.", "RESOURCE_EXHAUSTED"), "wait", 58.25),

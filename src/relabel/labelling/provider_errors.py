@@ -113,10 +113,9 @@ def read_error(
     message = _message(inner) or clean(" ".join((title[1] if title else text).split()))[:200] or f"HTTP {status}"
     if 300 <= status < 400:
         message = f"to {public_url(headers.get('location', ''))[:200] or 'nowhere'}"
-    codes = {str(inner.get(name) or "").lower() for name in ("code", "type", "status", "reason", "error_code")}
-    codes.add(str(object_of(inner.get("innererror")).get("code") or "").lower())
-    details = inner["details"] if isinstance(inner.get("details"), list) else ()
-    codes |= {str(object_of(detail).get("reason") or "").lower() for detail in details}
+    details = inner["details"] if isinstance(inner.get("details"), list) else [inner.get("details")]
+    parts, names = (inner, inner.get("innererror"), *details), ("code", "type", "status", "reason", "error_code")
+    codes = {str(object_of(part).get(name) or "").lower() for part in parts for name in names}
     metadata = object_of(inner.get("metadata"))
     # OpenRouter's; its `invalid_prompt` is a malformed one.
     codes |= {str(metadata.get(name) or "") for name in ("reason", "limit_source", "error_type")} - {"invalid_prompt"}
@@ -211,7 +210,8 @@ _QUOTA_CODES = {
     "insufficient_credits", "credit_balance_too_low", "exceeded_current_quota_error", "free_quota_exceeded", "arrearage",
     "payment_required", "billing_error", "budget_exceeded", "1113", "insufficient_user_quota", "pre_consume_token_quota_failed",
     "billing_disabled", "credit_limit", "insufficient_funds", "readonlydisabledsubscription",
-    "openrouter_credits", "openrouter_key_limit", "openrouter_guardrail_budget", "openrouter_workspace_budget",
+    "credit_balance_exhausted", "organization_spend_limit_exceeded", "project_spend_limit_exceeded",
+    "organization_usage_limit_exceeded", "enforced_spend_limit_reached", "openrouter_credits", "openrouter_key_limit", "openrouter_guardrail_budget", "openrouter_workspace_budget",
 }  # fmt: skip
 _QUOTA_WORDS = re.compile(
     r"balance (is|was|has been) .{0,20}(low|negative|insufficient|zero)|negative balance|(no|insufficient) (account )?(balance|funds)"
