@@ -251,7 +251,7 @@ def test_a_file_of_families_is_read_with_care(old: str, new: str, words: str | N
 def test_a_file_without_a_family_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text("family = []\n")
-    with pytest.raises(DataError, match=r"hold no \[\[family\]\] entry"):
+    with pytest.raises(DataError, match=r"have no \[\[family\]\] entry"):
         load_families(path)
 
 
