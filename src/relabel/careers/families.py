@@ -540,19 +540,14 @@ def activity_similarity(
     Returns:
         Cosines, 0-1; 0 for a group without activities.
     """
-    counts = activities.groupby(["onet_soc_code", "dwa_id"]).size().rename("count").reset_index()
-    codes, code_names = pd.factorize(counts["onet_soc_code"], sort=True)
-    kinds, _ = pd.factorize(counts["dwa_id"], sort=True)
-    matrix = np.zeros((len(code_names), int(kinds.max(initial=-1)) + 1))
-    matrix[codes, kinds] = counts["count"].to_numpy(dtype="float64")
-    rarity = np.log(max(len(code_names), 1) / np.maximum((matrix > 0).sum(axis=0), 1))
-    vectors = _normalise(matrix * rarity)
-    place = {str(code): row for row, code in enumerate(code_names)}
+    counts = activities.value_counts(["onet_soc_code", "dwa_id"]).unstack(fill_value=0)
+    vectors = _normalise((counts * np.log(len(counts) / (counts > 0).sum())).to_numpy())
+    place = {str(code): row for row, code in enumerate(counts.index)}
 
     def means(named: Mapping[str, Sequence[str]]) -> np.ndarray:
         rows = [[place[code] for code in codes if code in place] for codes in named.values()]
-        centroids = [vectors[row].mean(axis=0) if row else np.zeros(matrix.shape[1]) for row in rows]
-        return _normalise(np.array(centroids).reshape(len(named), matrix.shape[1]))
+        centroids = [vectors[row].mean(axis=0) if row else np.zeros(vectors.shape[1]) for row in rows]
+        return _normalise(np.array(centroids).reshape(len(named), vectors.shape[1]))
 
     cosine = np.clip(means(groups) @ means(others).T, 0.0, 1.0)
     return pd.DataFrame(cosine, index=list(groups), columns=list(others))
