@@ -350,6 +350,19 @@ def test_labels_of_one_setting_are_compared_in_that_setting(capsys: pytest.Captu
     assert "exposure@2 calls .333 of tasks exposed, strict (sample .333)." in document["verdict"]
 
 
+def test_ties_between_repeats_which_make_rates_too_low_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    given = {"S001": "exposed exposed", "S002": "exposed not-exposed", "S003": "not-exposed exposed"}
+    rows = [f"{t},strict,{label},{n}" for t, said in given.items() for n, label in enumerate(said.split())]
+    Path("l.csv").write_text("\n".join(["task_id,setting,label,sample", *rows]))
+    document = tried(
+        "exposure", "--labels", "l.csv", "--gold", "sample", "--tasks", "sample", "--out", "o", capsys=capsys
+    )
+    assert document["rubrics"][0]["tied"] == 2
+    words = "2 labels under exposure@2 are ties between orders and repeats and count as the less exposed label"
+    assert words in document["note"]
+    assert words in document["validity"]["exposure@2"]["limits"]
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [

@@ -488,3 +488,33 @@ def _published(ref: str) -> Run:
     labels = labels[[name for name in LABEL_COLUMNS if name in labels]].assign(sample=0, request_key=None)
     table = pyarrow.Table.from_pandas(labels, preserve_index=False)
     return Run(ref, None, manifest, _whole(table, ref))
+
+
+def by_sample(run: Run) -> pd.DataFrame:
+    """One row per sample of a task: the columns of `Run.coded`, the measures, and `sample`."""
+    # Code each sample as if it were a task of its own.
+    answers = run.answers()
+    sample_ids = answers["task_id"] + "\n" + answers["sample"].astype("str")
+    table = coded(run.rubric, answers.assign(task_id=sample_ids, sample=0))
+    ids = table["task_id"].str.rpartition("\n")
+    table = table.assign(task_id=ids[0], sample=ids[2].astype("int64"))
+    return table.join(measures_of(run.rubric, table))
+
+
+def mean_measures(run: Run, *, majority: bool = False) -> pd.DataFrame:
+    """The measures by task: means over samples; a task without any sample that has all readings keeps its majority values.
+
+    Args:
+        run: The run.
+        majority: Whether to use the most frequent labels for all tasks.
+
+    Returns:
+        Columns `alpha, beta, gamma`, indexed by code and id, in the order of `Run.coded`.
+    """
+    table = run.coded()
+    values = measures_of(run.rubric, table).set_index(pd.MultiIndex.from_frame(table[_LABEL_KEY[:2]]))
+    if not majority and run.answers()["sample"].nunique() > 1:
+        samples = by_sample(run)
+        whole = samples[list(_READINGS)].dropna(axis=1, how="all").notna().all(axis=1)
+        values.update(samples[whole].groupby(_LABEL_KEY[:2])[list(MEASURES)].mean())
+    return values

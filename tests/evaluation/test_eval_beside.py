@@ -12,6 +12,7 @@ import pytest
 from sklearn.metrics import brier_score_loss
 
 from relabel.errors import DataError
+from relabel.evaluation.compare import compare
 from relabel.evaluation.document import EvalDocument, SettingName
 from relabel.evaluation.evaluate import evaluate
 from relabel.evaluation.gold import load_gold, read_gold_csv
@@ -249,3 +250,18 @@ def test_labels_of_the_word_count_are_kept_and_made_anew_where_they_cannot_be_re
     assert cached_predictions(pool, labels, 0)["strict"].tolist() == made.tolist()
     cached_predictions(pool, labels, 1)
     assert len(list(kept.parent.iterdir())) == 2
+
+
+def test_the_means_of_a_run_with_repeats_are_those_that_score_gives(tmp_path: Path) -> None:
+    answers = {"1": "E1 E0", "2": "E0 E0", "3": "E1 E1", "4": "E2 E0"}
+    labels = [a_label(t, "three-way", label, n) for t, said in answers.items() for n, label in enumerate(said.split())]
+    run = a_run(tmp_path / "run", labels, rubric="eloundou", parameters={"samples": 2})
+    once = a_run(tmp_path / "once", [a_label(t, "three-way", answers[t][:2]) for t in answers], rubric="eloundou")
+    found = briefly(run, load_gold(str(once.folder)))
+    assert {m: x.mean for m, x in found.measures.items()} == {"alpha": 0.375, "beta": 0.4375, "gamma": 0.5}
+    # The labels are still those of the majority, where a tie is the less exposed label.
+    assert found.measures["alpha"].agreement == found.settings["strict"].accuracy == 0.75
+    assert briefly(once, load_gold(str(run.folder))).measures["gamma"].gold_mean == 0.5
+    moved = compare(run, once, draws=0)
+    assert moved.measures["gamma"].difference == pytest.approx(0.75 - 0.5)
+    assert [flip.task_id for flip in moved.flips] == ["1", "4"]

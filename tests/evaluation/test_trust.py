@@ -159,9 +159,11 @@ def test_several_annotators_make_a_gold_by_majority_or_by_their_shares(
     assert majority.tied == 1
     document = evaluate(run, majority, draws=0, yardsticks=False)
     assert (document.matched, document.settings["three-way"].accuracy) == (2, 1.0)
+    assert document.verdict.startswith("The gold's annotators tie on 1 of its tasks, which are left out")
     shares = evaluate(run, read_gold_csv(path, "distribution"), draws=0, yardsticks=False)
     # Two of three, three of three, and one of two annotators agree with the run.
     assert (shares.matched, shares.settings["three-way"].accuracy) == (3, pytest.approx((2 / 3 + 1 + 1 / 2) / 3))
+    assert "tie" not in shares.verdict
     # There are eight labels, but figures rest on three tasks.
     assert {shares.settings["three-way"].n, *(part.n for part in shares.slices["major-group"])} == {3}
     assert shares.slices["major-group"][0].settings["three-way"].n == 3

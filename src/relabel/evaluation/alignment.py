@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
 from pathlib import Path
 from typing import Any, cast
@@ -19,7 +19,7 @@ from relabel.evaluation.document import SCALES, ReplacedText, SettingName, Unmat
 from relabel.evaluation.gold import COLUMNS, Gold, asked_tasks, coded_table, full_codes, positions, run_settings
 from relabel.evaluation.statistics import Array, Draws, Figure, Ints, Sums
 from relabel.rubric import MEASURES, Measure
-from relabel.run import Run, measures_of
+from relabel.run import Run, mean_measures, measures_of
 from relabel.sources.tables import is_table_file
 from relabel.task import TASK_KEY, local_tasks, replaced, task_table, text_similarity
 
@@ -46,6 +46,7 @@ class Pair:
         draws: Bootstrap draws for these tasks; None for no intervals.
         scale: The k labels, in order of exposure; empty for values.
         numbers: Number of the task at each position, shape (n,); by default each has its own.
+        same: For values, whether the labels behind them have the same value, shape (n,); by default whether they are equal.
     """
 
     tasks: Ints
@@ -55,6 +56,7 @@ class Pair:
     draws: Draws | None
     scale: tuple[str, ...] = ()
     numbers: Ints | None = None
+    same: npt.NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.tasks)
@@ -84,7 +86,10 @@ class Pair:
         """
         if not self.scale:
             ends = metrics.task_values([0, 0, 1, 1], [0, 1, 0, 1])
-            return Sums(metrics.task_values(self.gold, self.run) * self.weight[:, None], self.draws, ends)
+            terms = metrics.task_values(self.gold, self.run)
+            if self.same is not None:
+                terms[:, -1] = self.same
+            return Sums(terms * self.weight[:, None], self.draws, ends)
         size = len(self.scale)
         terms = metrics.pairs(self.gold, self.run, size) * self.weight[:, None, None]
         return Sums(terms, self.draws, np.eye(size * size).reshape(-1, size, size))
@@ -124,7 +129,7 @@ class Pair:
         ]
 
     def part(self, keep: npt.ArrayLike) -> Pair:
-        """The pair restricted to some of the tasks, by a mask, shape (n,)."""
+        """A pair of labels restricted to some of the tasks, by a mask, shape (n,)."""
         mask = np.asarray(keep)
         draws = self.draws and self.draws.of(mask)
         weight = mean_one(self.weight[mask])
@@ -149,7 +154,8 @@ class AlignedLabels:
         tasks: Columns `onet_soc_code, task_id`, the gold's `weight` (1 if it has none) and `stratum`; indexed by position.
         labels: By setting that all runs have: labels as positions on the setting's scale, shape (n, raters), -1 if missing;
             the gold is the last column.
-        values: By measure: values (0-1), shape (n, raters), NaN if missing.
+        values: By measure: values (0-1), for several samples of a task their mean; shape (n, raters), NaN if missing.
+        voted: The same of the most frequent labels.
         only: For each run, the number of its tasks that are not compared.
         unmatched: Number of tasks of the first run or the gold that are not compared, by reason.
         warnings: Warnings about the alignment with the gold, to be shown first.
@@ -163,6 +169,7 @@ class AlignedLabels:
     tasks: pd.DataFrame
     labels: Mapping[SettingName, Ints]
     values: Mapping[Measure, Array]
+    voted: Mapping[Measure, Array] = field(default_factory=dict[Measure, Array])
     only: tuple[int, ...] = ()
     unmatched: Mapping[UnmatchedReason, int] | None = None
     warnings: tuple[str, ...] = ()
@@ -256,8 +263,10 @@ class AlignedLabels:
         weights = self.weight if self.weights is None else self.weights[:, other]
         weight = mean_one(weights[tasks]) if weighted else np.ones(len(tasks))
         draws = self.draws and self.draws.of(tasks)
-        numbers = self.numbers[tasks]
-        return Pair(tasks, table[tasks, other], table[tasks, run], weight, draws, scale=scale, numbers=numbers)
+        voted = self.voted.get(about)  # pyright: ignore[reportArgumentType,reportCallIssue]  a setting has no values
+        same = None if voted is None else voted[tasks, other] == voted[tasks, run]
+        both = table[tasks, other], table[tasks, run]
+        return Pair(tasks, *both, weight, draws, scale=scale, numbers=self.numbers[tasks], same=same)
 
     def with_draws(self, draws: int = metrics.DRAWS, seed: int = 0) -> AlignedLabels:
         """The alignment with bootstrap draws of its occupations; 0 for none."""
@@ -270,6 +279,7 @@ class AlignedLabels:
             tasks=self.tasks[keep].reset_index(drop=True),
             labels={s: table[keep] for s, table in self.labels.items()},
             values={m: table[keep] for m, table in self.values.items()},
+            voted={m: table[keep] for m, table in self.voted.items()},
             draws=None if self.draws is None else self.draws.of(keep),
         )
 
@@ -328,17 +338,25 @@ def align(runs: Sequence[Run], gold: Gold | None = None) -> AlignedLabels:
     sides = [*(table.reindex(gold_rows.index) for table in tables), *([gold_rows] if gold is not None else [])]
     # Both readings must be nullable booleans, even if a side has no values at all in one of them.
     sides = [side.astype({"strict": "boolean", "with_tools": "boolean"}) for side in sides]
-    values: dict[Measure, Array] = {}
-    measures = [measures_of(r, side[["strict", "with_tools"]]) for r, side in zip(rubrics, sides, strict=True)]
+    values, voted = dict[Measure, Array](), dict[Measure, Array]()
+    by_vote = [measures_of(r, side[["strict", "with_tools"]]) for r, side in zip(rubrics, sides, strict=True)]
+    makers = zip(by_vote, [*runs, gold.run] if gold else runs, strict=True)
+    means = [
+        side if run is None else mean_measures(run).reindex(side.index).where(side.notna()) for side, run in makers
+    ]
     for measure in MEASURES:
-        table = np.stack([side[measure].to_numpy(dtype=np.float64) for side in measures], axis=1)
+        table, votes = (
+            np.stack([side[measure].to_numpy(dtype=np.float64) for side in tables], axis=1)
+            for tables in (means, by_vote)
+        )
         if _NEEDS[measure] in settings and np.isfinite(table[:, : len(runs)]).any(axis=0).all():
-            values[measure] = table
+            values[measure], voted[measure] = table, votes
     return AlignedLabels(
         names=tuple(run.ref for run in runs),
         tasks=design.reset_index(),
         labels={s: np.stack([positions(side[COLUMNS[s]], s) for side in sides], axis=1) for s in settings},
         values=values,
+        voted=voted,
         only=tuple(len(table) - len(index) for table in tables),
         unmatched=unmatched,
         warnings=warnings,

@@ -371,7 +371,7 @@ def flips_of(aligned: AlignedLabels, first: int, second: int, texts: TaskTexts) 
     changes: dict[Measure, Any] = {m: v[:, second] - v[:, first] for m, v in once.values.items()}
     main = pd.Series(changes[aligned.main_measure])
     effects = main.fillna(0.0) / main.notna().groupby(once.codes).transform("sum")
-    changed = np.any([np.nan_to_num(difference) != 0 for difference in changes.values()], axis=0)
+    changed = np.any([np.nan_to_num(v[:, second] - v[:, first]) != 0 for v in once.voted.values()], axis=0)
     keys = once.index()
     labels: list[dict[SettingName, Any]] = [
         {s: once.words(s, n).to_numpy() for s in once.labels} for n in (first, second)

@@ -141,6 +141,11 @@ class Gold:
                 "The gold has strata but no weights: if some strata were sampled more densely than others, every figure leans "
                 "towards them; add a column weight (one over the chance of each task to be drawn)."
             )
+        if self.tied and self.rule == "majority":
+            caveats.append(
+                f"The gold's annotators tie on {self.tied:,} of its tasks, which are left out: agreement on the others, "
+                "which are clearer, is usually higher than on all; --gold-rule distribution keeps them."
+            )
         return caveats
 
 

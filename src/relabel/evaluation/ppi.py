@@ -23,7 +23,7 @@ from relabel.evaluation.document import MAJOR_GROUPS, Bounds, Debiased, Estimate
 from relabel.evaluation.gold import Gold
 from relabel.evaluation.statistics import SHARE, Array, few_occupations, on_scale, student_t
 from relabel.rubric import MEASURES, Measure
-from relabel.run import Run, measures_of
+from relabel.run import Run, mean_measures
 from relabel.task import TASK_KEY
 
 # Minimum number of gold labels in a group for an estimate.
@@ -197,7 +197,6 @@ def debiased(run: Run, gold: Gold, aligned: AlignedLabels) -> Debiased | None:
     """
     if gold.made_by == "model" or gold.selected or gold.is_run(run):
         return None
-    coded = run.coded()
     gold_values = pd.DataFrame({f"{m}_gold": table[:, GOLD] for m, table in aligned.values.items()})
     matched = aligned.tasks.join(gold_values)
     if matched.duplicated(TASK_KEY).any():  # a gold with several labels of a task: use their weighted mean
@@ -205,8 +204,7 @@ def debiased(run: Run, gold: Gold, aligned: AlignedLabels) -> Debiased | None:
         summed = matched.assign(**parts).groupby(TASK_KEY)[[*gold_values, "weight"]].sum(min_count=1)
         means = summed[list(gold_values)].div(summed["weight"], axis=0).reset_index()
         matched = means.merge(matched.drop_duplicates(TASK_KEY)[[*TASK_KEY, "stratum"]], on=TASK_KEY).assign(weight=1.0)
-    values = measures_of(run.rubric, coded)
-    table = coded[TASK_KEY].join(values).merge(matched, on=TASK_KEY, how="left", validate="one_to_one")
+    table = mean_measures(run).reset_index().merge(matched, on=TASK_KEY, how="left", validate="one_to_one")
     table["group"] = table["onet_soc_code"].str[:2]
     estimates: dict[Measure, tuple[Estimate, ...]] = {}
     for measure in MEASURES:

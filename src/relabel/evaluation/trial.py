@@ -83,6 +83,7 @@ class TriedRubric(Frozen):
         rates: Share labelled exposed (0-1) by setting; `E0`, `E1`, `E2` are the shares of codes.
         ci95: Their intervals.
         missing: Number of missing labels, of those in `asked`.
+        tied: Number of labels that are ties between orders and repeats, and count as the less exposed label.
         cost_usd: Cost of its labels, including those from the store and rejected answers; null if unknown.
         prompt_tokens, completion_tokens: Tokens of its labels, including rejected answers.
         variance: Variance components by setting; empty without variants or repeats.
@@ -101,6 +102,7 @@ class TriedRubric(Frozen):
     ci95: Intervals95
     asked: int = 0
     missing: int = 0
+    tied: int = 0
     cost_usd: float | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -397,6 +399,9 @@ def _tried(run: Run, aligned: AlignedLabels, rater: int, rejected: Spent) -> Tri
         if len(pair):
             used = {setting: "exposed"} if len(pair.scale) == 2 else dict(zip(pair.scale, pair.scale, strict=True))
             figures |= {name: pair.figure(f"run:{label}") for name, label in used.items()}
+    task = [*TASK_KEY, "setting"]
+    votes = run.answers().groupby([*task, "label"]).size()
+    most = votes.groupby(level=task).transform("max")
     costs = labels["cost_usd"]
     costs_known = rejected.cost_usd is not None and not costs.isna().any()
     return TriedRubric(
@@ -413,6 +418,7 @@ def _tried(run: Run, aligned: AlignedLabels, rater: int, rejected: Spent) -> Tri
         ci95={name: figure.interval() for name, figure in figures.items()},
         asked=manifest.counts.asked,
         missing=manifest.counts.failed,
+        tied=int((votes == most).groupby(level=task).sum().gt(1).sum()),
         cost_usd=float(costs.sum()) + (rejected.cost_usd or 0.0) if costs_known else None,
         prompt_tokens=int(labels["prompt_tokens"].fillna(0).sum()) + rejected.prompt_tokens,
         completion_tokens=int(labels["completion_tokens"].fillna(0).sum()) + rejected.completion_tokens,
@@ -421,7 +427,9 @@ def _tried(run: Run, aligned: AlignedLabels, rater: int, rejected: Spent) -> Tri
 
 
 def _note(document: TrialDocument, look: Look) -> str | None:
-    notes = [missing for rubric in document.rubrics if (missing := _missing_in_words(rubric))]
+    notes = [
+        text for rubric in document.rubrics for text in (_missing_in_words(rubric), _tied_in_words(rubric)) if text
+    ]
     unknown = [gold.name for gold in document.golds if gold.made_by == "unknown" and gold.name != "sample"]
     notes += [UNKNOWN_MAKER.format(name=name) for name in unknown]
     if document.final:
@@ -452,6 +460,15 @@ def _missing_in_words(rubric: TriedRubric) -> str:
     )
 
 
+def _tied_in_words(rubric: TriedRubric) -> str:
+    if not rubric.tied:
+        return ""
+    return (
+        f"{rubric.tied:,} labels under {rubric.name} are ties between orders and repeats and count as the less exposed label, so "
+        "its rates are too low; an odd number of answers, such as --samples 3, has fewer ties"
+    )
+
+
 def _validity(rubric: TriedRubric, document: TrialDocument, look: Look) -> dict[str, Any]:
     """A block for the rubric's file, with figures rounded to three decimals; see `relabel.rubric.Study`."""
     compared: dict[str, dict[str, Any]] = {}
@@ -470,7 +487,7 @@ def _validity(rubric: TriedRubric, document: TrialDocument, look: Look) -> dict[
     sizes = ", ".join(f"{setting} {n:,}" for setting, n in compared_tasks.items())
     uneven = f"tasks compared: {sizes}" if len(set(compared_tasks.values())) > 1 else ""
     again = _look_in_words(look) if look.number > 1 else ""
-    limits = "; ".join(filter(None, (again, _missing_in_words(rubric), uneven)))
+    limits = "; ".join(filter(None, (again, _missing_in_words(rubric), _tied_in_words(rubric), uneven)))
     drawn = {"development": ", the half for tuning", "final": ", the half kept for the end", None: ""}[document.half]
     when = document.started_at[:10]
     return {

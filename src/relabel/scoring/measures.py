@@ -15,7 +15,7 @@ import pandera.pandas as pa
 
 from relabel.errors import DataError, UsageError
 from relabel.rubric import MEASURES, Measure, Rubric
-from relabel.run import Run, coded, measures_of
+from relabel.run import Run, mean_measures, measures_of
 from relabel.scoring.options import SAMPLE, Repeats, Taxonomy, Unrated, Weights
 from relabel.sources import onet
 from relabel.tabular import records
@@ -90,26 +90,8 @@ def coded_tasks(run: Run, repeats: Repeats = "mean") -> pd.DataFrame:
         are missing.
     """
     table = run.coded()
-    table = table.join(measures_of(run.rubric, table))[_fully_labelled(run, table)].reset_index(drop=True)
-    if repeats == "majority" or run.answers()["sample"].nunique() < 2:
-        return table
-    samples = by_sample(run)
-    means = samples[_fully_labelled(run, samples)].groupby(TASK_KEY)[list(MEASURES)].mean()
-    keyed = table.set_index(TASK_KEY)
-    # A task without any sample that has both readings keeps its majority values.
-    keyed.update(means)
-    return keyed.reset_index()[list(table.columns)]
-
-
-def by_sample(run: Run) -> pd.DataFrame:
-    """One row per sample of a task: the columns of `Run.coded`, the measures, and `sample`."""
-    # Code each sample as if it were a task of its own.
-    answers = run.answers()
-    sample_ids = answers["task_id"] + "\n" + answers["sample"].astype("str")
-    table = coded(run.rubric, answers.assign(task_id=sample_ids, sample=0))
-    ids = table["task_id"].str.rpartition("\n")
-    table = table.assign(task_id=ids[0], sample=ids[2].astype("int64"))
-    return table.join(measures_of(run.rubric, table))
+    values = mean_measures(run, majority=repeats == "majority")
+    return table.join(values, on=TASK_KEY)[_fully_labelled(run, table)].reset_index(drop=True)
 
 
 def count_left_out(run: Run, tasks: pd.DataFrame) -> tuple[int, int]:

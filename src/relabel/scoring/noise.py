@@ -22,8 +22,8 @@ import pandas as pd
 from scipy.special import expit, gammaln, logsumexp, stdtrit
 
 from relabel.errors import DataError, UsageError
-from relabel.run import Run
-from relabel.scoring.measures import Classes, Floats, Ints, ScoreMap, by_sample, classes_of
+from relabel.run import Run, by_sample
+from relabel.scoring.measures import Classes, Floats, Ints, ScoreMap, classes_of
 from relabel.task import TASK_KEY
 
 # Fewest tasks that a run and a gold must share.

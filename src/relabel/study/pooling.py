@@ -20,8 +20,8 @@ from relabel.evaluation.document import SCALES, Bounds, SettingName
 from relabel.evaluation.gold import COLUMNS, run_settings
 from relabel.evaluation.statistics import SHARE, Sums, occupation_draws, on_scale, ratio, student_t
 from relabel.rubric import MEASURES, Measure
-from relabel.run import Run
-from relabel.scoring.measures import by_sample, class_values
+from relabel.run import Run, by_sample
+from relabel.scoring.measures import class_values
 from relabel.task import TASK_KEY
 
 Array = npt.NDArray[np.float64]
