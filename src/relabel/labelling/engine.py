@@ -175,7 +175,7 @@ class OnlineEngine(Engine):
         self._reached = False
         self._exit = ExitStack()
         self._replies = _Replies()
-        self._retry = RetryPolicy(_server_wait, **policy)
+        self._retry = RetryPolicy(limits=False, **policy)
         self._clock = self._retry.clock
 
     def record(self) -> Mapping[str, Any]:
@@ -429,11 +429,6 @@ class _Replies:
             self._repeat = True
             return False
         return True
-
-
-def _server_wait(error: BaseException) -> float:
-    """Seconds that an error asks to wait; 0 for a rate limit, for which the limiter makes all requests wait."""
-    return (error.wait_s or 0.0) if isinstance(error, RefusedError) and error.meaning == "passing" else 0.0
 
 
 def repaired(body: Mapping[str, Any], answer: str, reason: str) -> dict[str, Any]:

@@ -487,13 +487,13 @@ class RetryPolicy:
     """Exponential backoff with jitter; no pause is shorter than the server asks.
 
     Attributes:
-        server_wait: Returns the seconds that the server asks to wait, given its error.
+        limits: Whether to wait as long as a rate limit asks; otherwise, the caller makes all requests wait for it.
         clock: Monotonic clock, in seconds.
         sleep: Waits for a number of seconds.
         jitter: Returns a random number in 0-1.
     """
 
-    server_wait: Callable[[BaseException], float]
+    limits: bool = True
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     jitter: Callable[[], float] = random.random
@@ -530,4 +530,6 @@ class RetryPolicy:
     def _pause(self, state: tenacity.RetryCallState) -> float:
         backoff = min(LONGEST_PAUSE_S, 0.5 * 2**state.attempt_number) * (0.5 + self.jitter() / 2)
         error = state.outcome.exception() if state.outcome else None
-        return backoff if error is None else max(backoff, self.server_wait(error))
+        if isinstance(error, RefusedError) and (self.limits or error.meaning != "wait"):
+            return max(backoff, error.wait_s or 0.0)
+        return backoff

@@ -160,9 +160,7 @@ class BatchProvider:
         self._http, self.model, self._provider = http, model, provider
         version = api_version(http.query)
         self.address = http.address + (f"?{version}" if version else "")
-        self._retry = RetryPolicy(
-            lambda error: (error.wait_s or 0.0) if isinstance(error, RefusedError) else 0.0, **policy
-        )
+        self._retry = RetryPolicy(**policy)
 
     # Hooks.
 
