@@ -276,20 +276,19 @@ def _read_list(path: Path, unit: Unit) -> Columns:
         row = {holds: cells[column] for holds, column in columns.items()}
         if any(row[name].strip().lower() in MISSING_MARKS for name in required):
             lacking = f"{' or no '.join(required)}, or a mark such as nan or #REF! in its place"
-            raise DataError(f"{path} line {line} has no {lacking}; fill both or remove the line")
+            raise file.fault(line, f" has no {lacking}; fill both or remove the line")
         # Files of an export are named after codes, so other text must be refused.
         code = (file.occupation_code if has_own_codes else file.onet_soc_code)(line, row[code_in])
         task_id = code if by_code else file.task_id(line, row["task_id"])
         if (first := seen.setdefault((code, task_id), line)) != line:
             again = f"code {code}" if by_code else f"task id {task_id!r}"
-            raise DataError(f"{path} line {line} repeats the {again} of line {first}; remove one of the lines")
+            raise file.fault(line, f" repeats the {again} of line {first}; remove one of the lines")
         written = row.get("importance", "").strip()
         importance = file.number(written) if written else None
         if written and (importance is None or importance <= 0 or not scale[0] <= importance <= scale[1]):
-            raise DataError(
-                f"{path} line {line}: importance must be a number over 0, from {scale[0]:g} to {scale[1]:g}, or empty, not "
-                f"{written[:40]!r}; another scale is declared in the column's name, such as `importance 0-100`"
-            )
+            scale_text = f"a number over 0, from {scale[0]:g} to {scale[1]:g}, or empty, not {written[:40]!r}"
+            advice = "another scale is declared in the column's name, such as `importance 0-100`"
+            raise file.fault(line, f": importance must be {scale_text}; {advice}")
         kind = file.category(line, columns.get("task_type", "task_type"), row.get("task_type", ""), TASK_TYPES)
         text = row[required[1]]
         if spreadsheet_safe(text[1:]) == text:  # an apostrophe put there against formulas

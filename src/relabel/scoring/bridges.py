@@ -364,18 +364,12 @@ def read_bridge(path: Path, occupations: Collection[str]) -> Bridge:
             continue
         for column, code in zip((source, target), pair, strict=True):
             if code not in codes_by_column[column]:
-                raise DataError(
-                    f"{path} line {line}, column {column}: unknown code {code[:40]!r}; correct or remove the line"
-                )
+                raise file.fault(line, f": unknown code {code[:40]!r}; correct or remove the line", column)
         if pair in lines:
-            raise DataError(
-                f"{path} line {line}: {' to '.join(pair)} is already in line {lines[pair][0]}; remove one of them"
-            )
+            raise file.fault(line, f": {' to '.join(pair)} is already in line {lines[pair][0]}; remove one of them")
         count = 1.0 if weight is None else file.number(cells[weight].strip())
         if not count:
-            raise DataError(
-                f"{path} line {line}, column {weight}: the weight must be a number above 0, such as 1 or 0.25"
-            )
+            raise file.fault(line, ": the weight must be a number above 0, such as 1 or 0.25", weight)
         lines[pair] = (line, count)
     if not lines:
         raise DataError(f"{path} has no row with both codes; {advice}")

@@ -184,19 +184,16 @@ def _reasons(by_figure: dict[str, pd.Series]) -> pd.Series:
 def _read_file(path: Path, codes: Collection[str], origin: str) -> pd.DataFrame:
     advice = "give a CSV or Excel file with columns code, employees, median_pay_gbp"
     file = read_table(path, rows_are="each group", advice=advice)
-    key = file.find("uk_soc2020") if file.find("code") is None else None
-    key = key or file.columns("code")["code"]
+    key = file.find("code", "uk_soc2020") or file.columns("code")["code"]
     units = {figure: _unit(file, figure) for figure in _UNITS}
     seen: dict[str, int] = {}
     rows: list[Mapping[str, object]] = []
     for line, cells in file.rows:
         code = plain_id(cells[key])
         if code not in codes:
-            raise DataError(f"{path} line {line}, column {key}: {code!r} is not a group of UK SOC 2020; correct it")
+            raise file.fault(line, f": {code!r} is not a group of UK SOC 2020; correct it", key)
         if (first := seen.setdefault(code, line)) != line:
-            raise DataError(
-                f"{path} line {line}, column {key}: {code} is given twice, first in line {first}; keep one line a group"
-            )
+            raise file.fault(line, f": {code} is given twice, first in line {first}; keep one line a group", key)
         rows.append(
             {"code": code}
             | {
@@ -395,8 +392,6 @@ def _number(file: Table, line: int, column: str, cell: str, *, whole: bool = Fal
     number = file.number(text)
     if number is None or (whole and not number.is_integer()):
         kind = "a whole number of jobs" if whole else "a number"
-        raise DataError(
-            f"{file.path} line {line}, column {column}: {text[:40]!r} is not {kind}, 0 or more; "
-            "write plain digits without commas or signs, or leave the cell empty where it is not known"
-        )
+        advice = "write plain digits without commas or signs, or leave the cell empty where it is not known"
+        raise file.fault(line, f": {text[:40]!r} is not {kind}, 0 or more; {advice}", column)
     return number

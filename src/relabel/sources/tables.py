@@ -167,6 +167,10 @@ class Table:
             raise ColumnError(self.path, lacking[0], self.header, others=lacking[1:], advice=advice)
         return {content: column for content, column in columns.items() if column is not None}
 
+    def fault(self, line: int, problem: str, column: str | None = None) -> DataError:
+        """The error for a line, and perhaps for its cell in a column."""
+        return DataError(f"{self.path} line {line}{'' if column is None else f', column {column}'}{problem}")
+
     def task_id(self, line: int, written: str) -> str:
         """Parse a task id; a trailing `.0` is removed.
 
@@ -176,12 +180,11 @@ class Table:
         # Files written for spreadsheets have an apostrophe before an id that looks like a formula.
         value = plain_id(written).removeprefix("'") if written.startswith("'-") else plain_id(written)
         if not value:
-            raise DataError(f"{self.path} line {line} has no task_id; fill it or remove the line")
+            raise self.fault(line, " has no task_id; fill it or remove the line")
         formula = value[0] in "=+@" or (value[0] == "-" and not written.startswith("'-"))
         if formula or _REWRITTEN.fullmatch(value):
-            raise DataError(
-                f"{self.path} line {line}: task_id {value[:40]!r} is a formula or was rewritten by a spreadsheet; save plain ids"
-            )
+            what = "is a formula or was rewritten by a spreadsheet"
+            raise self.fault(line, f": task_id {value[:40]!r} {what}; save plain ids")
         return value
 
     def onet_soc_code(self, line: int, written: str) -> str:
@@ -192,11 +195,9 @@ class Table:
         """
         value = plain_id(written)
         if not value:
-            raise DataError(f"{self.path} line {line} has no onet_soc_code; fill it or remove the line")
+            raise self.fault(line, " has no onet_soc_code; fill it or remove the line")
         if not _CODE.fullmatch(value):
-            raise DataError(
-                f"{self.path} line {line}: {value[:40]!r} is not an O*NET-SOC code; write it in full, like 11-3051.00"
-            )
+            raise self.fault(line, f": {value[:40]!r} is not an O*NET-SOC code; write it in full, like 11-3051.00")
         return value
 
     def occupation_code(self, line: int, written: str) -> str:
@@ -208,9 +209,8 @@ class Table:
         value = plain_id(written)
         if (rewritten := _REWRITTEN.fullmatch(value)) or not _ANY_CODE.fullmatch(value):
             reason = " but a date or number that a spreadsheet made of one" if rewritten else ""
-            raise DataError(
-                f"{self.path} line {line}: {value[:40]!r} is not a code{reason}; write letters, digits, dots and hyphens, such as 2512"
-            )
+            advice = "write letters, digits, dots and hyphens, such as 2512"
+            raise self.fault(line, f": {value[:40]!r} is not a code{reason}; {advice}")
         return value
 
     def category(self, line: int, column: str, written: str, among: Sequence[str]) -> str | None:
@@ -222,11 +222,8 @@ class Table:
         if written.strip().lower() in MISSING_MARKS:
             return None
         if (value := category(written, among)) is None:
-            allowed = ", ".join(among)
-            raise DataError(
-                f"{self.path} line {line}: {column} {written.strip()[:40]!r} is not one of {allowed}; correct it, or leave "
-                "the cell empty"
-            )
+            advice = f"one of {', '.join(among)}; correct it, or leave the cell empty"
+            raise self.fault(line, f": {column} {written.strip()[:40]!r} is not {advice}")
         return value
 
     def number(self, written: str) -> float | None:
