@@ -266,10 +266,11 @@ def test_a_gold_that_labelled_all_tasks_gives_its_measured_total_beside_the_esti
     assert found.intervals is not None
     assert found.intervals.other is not None
     total = (score_table(gold).totals or {})["wage_exposure_gamma_gbp"]
-    assert f"gamma GBP {(total or 0) / 1e9:.1f}bn of wage exposure" in found.intervals.other.note
+    assert "by its own labels, wage exposure is" in found.intervals.other.note
+    assert f"gamma GBP {(total or 0) / 1e9:.1f}bn" in found.intervals.other.note
     part = dataclasses.replace(gold, labels=gold.labels[gold.labels["task_id"] != gold.labels["task_id"].iloc[0]])
     found = with_intervals(score_table(run), run, gold=part, draws=200)
-    assert "of wage exposure" not in " ".join(found.notes)
+    assert "by its own labels" not in " ".join(found.notes)
 
 
 def test_a_gold_with_hardly_any_common_task_is_refused() -> None:
