@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -86,6 +87,7 @@ def test_frames_and_ids_are_task_lists_too() -> None:
         {"samples": 0},
         {"samples": -1},
         {"samples": 1.5},
+        {"samples": np.int64(2)},
         {"sample": 0},
         {"pack": 0},
         {"timeout": -1},

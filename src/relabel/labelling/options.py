@@ -8,7 +8,6 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -130,9 +129,11 @@ class RunOptions(Asking):
         whole = {"samples": 1, "variants": 1, "pack": 1, "sample": 1, "max_tokens": 1, "concurrency": 1}
         for name, least in {**whole, "timeout": 0, "rpm": 0, "tpm": 0, "max_cost": 0}.items():
             value = getattr(self, name)
-            fits = isinstance(value, Integral if name in whole else Real) and least <= float(value) < math.inf
+            fits = isinstance(value, int if name in whole else int | float) and least <= float(value) < math.inf
             if value is not None and not fits:  # nan is not at least anything
-                raise UsageError(f"{name} is {value!r}; give a {'whole ' * (name in whole)}number of {least} or more")
+                raise UsageError(
+                    f"{name} is {value!r}; give {'an int' if name in whole else 'a number'} of {least} or more"
+                )
 
     def asked_settings(self) -> tuple[str, ...]:
         """The settings to ask: those that were given, or all.
