@@ -99,11 +99,11 @@ def hostile_pages(folder: Path) -> Pages:
         eval=page_of(
             evaluate(named[0], gold, draws=200), named[0], gold, suite=result, comparison=change, details=details
         ),
-        compare=compare_page(pair, list(pair_tables(pair, page=True)), named[:2]),
-        several=compare_page(several, list(several_tables(several, page=True)), named),
+        compare=compare_page(pair, list(pair_tables(pair, page=True)), named[:2])[0],
+        several=compare_page(several, list(several_tables(several, page=True)), named)[0],
     )
 
 
 def page_of(document: EvalDocument, run: Run, gold: Gold, **more: Any) -> str:
     """The page of an evaluation, with its tables."""
-    return eval_page(document, list(eval_tables(document, page=True)), run, gold, **more)
+    return eval_page(document, list(eval_tables(document, page=True)), run, gold, **more)[0]

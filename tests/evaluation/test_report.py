@@ -125,7 +125,7 @@ def test_the_word_count_has_the_name_that_verdict_and_terminal_give_it(tmp_path:
 def test_a_page_shows_every_figure_of_the_tables_that_the_command_prints(tmp_path: Path) -> None:
     runs = [hostile_run(tmp_path / f"r{seed}", seed=seed) for seed in (1, 2)]
     document = compare(runs[0], runs[1], draws=200)
-    found = parsed(compare_page(document, list(pair_tables(document, page=True)), runs))
+    found = parsed(compare_page(document, list(pair_tables(document, page=True)), runs)[0])
     shown = {text.strip() for text in found.text}
     for table in pair_tables(document):
         assert table.title in shown

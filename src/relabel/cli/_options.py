@@ -213,15 +213,12 @@ class Results(Tables):
     html: OutFile = None
     figures: Path | None = None
 
-    def draw(self, page: Callable[[Charts], str]) -> None:
-        """Write the report and its charts, if asked for; `page` returns the report's HTML and adds the charts to its argument."""
+    def draw(self, page: Callable[[], tuple[str, Charts]]) -> None:
+        """Write the report and its charts, if asked for; `page` makes both."""
         if self.html is None and self.figures is None:
             return
-        from relabel.evaluation.report import Charts
-
-        charts = Charts()
         with doing("drawing the report"):
-            text = page(charts)
+            text, charts = page()
         if self.html is not None:
             write(self.html, text, "--html")
         if self.figures is not None:

@@ -11,11 +11,11 @@ import relabel
 from relabel.cli._options import Commands, Draws, GoldRule, Results, suggest_onet_soc
 from relabel.cli.terminal import Table, cut, doing, heading, say, say_next, show_verdict
 from relabel.errors import UsageError
+from relabel.evaluation import report as reports
 from relabel.tabular import Cell, Signed, cell_text, change, counted, figure, json_bytes, records
 
 if TYPE_CHECKING:
     from relabel.evaluation.compare import CompareDocument, Difference, Disputed, Flip, PairwiseDocument
-    from relabel.evaluation.report import Charts
     from relabel.scoring.decomposition import Decomposition
 
 # Rows of a table on a terminal, and tasks of a moved group in JSON.
@@ -75,12 +75,7 @@ def compare_runs(
     tables_of: Any = pair_tables if len(opened) == 2 else several_tables
     tables = list(tables_of(document))
 
-    def page(charts: Charts) -> str:
-        from relabel.evaluation.report import compare_page
-
-        return compare_page(document, list(tables_of(document, page=True)), opened, charts)
-
-    results.draw(page)
+    results.draw(lambda: reports.compare_page(document, list(tables_of(document, page=True)), opened))
     if results.give_all(document, tables):
         return
     which = " and ".join(document.runs) if len(runs) == 2 else f"{len(runs)} runs"

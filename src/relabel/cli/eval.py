@@ -132,12 +132,10 @@ def evaluate_run(
             outcome = gates.judge(judged_by, opened, truth, baseline, details)
         document = _with_suite_warnings(document, outcome.warnings)
 
-    def page(charts: reports.Charts) -> str:
+    def page() -> tuple[str, reports.Charts]:
         change = None if baseline is None else comparing.compare(baseline, opened, details=details)
         shown = list(eval_tables(document, page=True))
-        return reports.eval_page(
-            document, shown, opened, truth, suite=outcome, comparison=change, details=details, charts=charts
-        )
+        return reports.eval_page(document, shown, opened, truth, suite=outcome, comparison=change, details=details)
 
     results.draw(page)
     printed = False

@@ -55,9 +55,8 @@ def eval_page(
     suite: SuiteResult | None = None,
     comparison: CompareDocument | None = None,
     details: pd.DataFrame | None = None,
-    charts: Charts | None = None,
-) -> str:
-    """The report of an evaluation.
+) -> tuple[str, Charts]:
+    """The report of an evaluation, as one HTML document, and its charts.
 
     Args:
         document: The evaluation.
@@ -67,12 +66,8 @@ def eval_page(
         suite: The result of a suite, if one was run.
         comparison: The comparison of the suite's baseline with the run.
         details: Task table (`relabel.task.task_schema`) for statements and titles; without it these are left out.
-        charts: Draws the charts and keeps them for `Charts.files`.
-
-    Returns:
-        One HTML document.
     """
-    charts, aligned = charts or Charts(), match(run, gold)
+    charts, aligned = Charts(), match(run, gold)
     main: SettingName = next(s for s in MAIN if s in document.settings)
     sections = list[tuple[str, Table, Markup | None]]()
     for table in tables:
@@ -99,7 +94,7 @@ def eval_page(
     if differences := [flip for flip in flips_of(aligned, GOLD, 0, TaskTexts(details)) if flip.effect]:
         difference_table = _flip_table(differences, ("gold", "run"), {"run": run}, aligned.main_measure)
         sections.append(("differences", replace(difference_table, title="Where run and gold differ most"), None))
-    return render(
+    text = render(
         "eval.html.jinja",
         title=f"{document.run} against the gold {document.gold}"
         + (", on tasks chosen because they were doubtful" if document.selected else ""),
@@ -110,6 +105,7 @@ def eval_page(
         # A published set was not labelled with the rubric that relabel reads its codes with.
         rubric=None if run.folder is None else run.rubric,
     )
+    return text, charts
 
 
 def _scatter(aligned: AlignedLabels, charts: Charts) -> Markup | None:
@@ -125,20 +121,16 @@ def _scatter(aligned: AlignedLabels, charts: Charts) -> Markup | None:
 
 
 def compare_page(
-    document: CompareDocument | PairwiseDocument,
-    tables: Sequence[Table],
-    runs: Sequence[Run],
-    charts: Charts | None = None,
-) -> str:
-    """The report of a comparison: its tables and charts, and for two runs the rationales for changed tasks.
+    document: CompareDocument | PairwiseDocument, tables: Sequence[Table], runs: Sequence[Run]
+) -> tuple[str, Charts]:
+    """The report of a comparison, as one HTML document, and its charts; for two runs with the rationales for changed tasks.
 
     Args:
         document: The comparison.
         tables: Its figures as tables; the key of a table decides which chart it gets.
         runs: The compared runs, in the order of the document.
-        charts: Draws the charts and keeps them for `Charts.files`.
     """
-    charts, sections = charts or Charts(), list[tuple[str, Table, Markup | None]]()
+    charts, sections = Charts(), list[tuple[str, Table, Markup | None]]()
     for table in tables:
         kind, _, name = table.key.partition("-")
         svg = None
@@ -166,7 +158,7 @@ def compare_page(
     about += [f"{n}: {run if run == model else f'{run} ({model})'}." for n, (run, model) in numbered]
     many = f"{len(document.runs)} runs" if len(document.runs) > 2 else " and ".join(document.runs)
     foot = f"Intervals: {document.bootstrap.draws:,} draws of occupations, seed {document.bootstrap.seed}."
-    return tables_page(f"{many} compared", document.verdict.splitlines(), sections, " ".join(about), foot)
+    return tables_page(f"{many} compared", document.verdict.splitlines(), sections, " ".join(about), foot), charts
 
 
 def _flip_table(
