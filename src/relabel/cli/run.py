@@ -15,8 +15,8 @@ from relabel import settings
 from relabel.cli import _labelling, _options
 from relabel.cli.terminal import say, say_next, say_of
 from relabel.errors import IncompleteRunError, UsageError
+from relabel.labelling import Asking, leases, local, options, providers, ray, store, transport
 from relabel.labelling import job as jobs
-from relabel.labelling import leases, local, options, providers, ray, store, transport
 from relabel.labelling.batch import state as batches
 
 Engine = Literal["online", "batch", "replay", "ray"]
@@ -85,7 +85,7 @@ relabel run --model MODEL --sample 50             a real run, with OPENAI_API_KE
 
 
 @dataclass(frozen=True)
-class Asking(options.Asking):
+class CheckedAsking(Asking):
     """What is asked, with the limits of the numbers."""
 
     sample: Annotated[int | None, typer.Option(min=1)] = None
@@ -102,7 +102,7 @@ def run(
     rubric: str = "exposure",
     setting: list[str] | None = None,
     occupation: list[str] | None = None,
-    asking: Asking,
+    asking: CheckedAsking,
     labelling: _options.Labelling,
     response_format: Literal["auto", "json_schema", "json_object", "text"] = "auto",
     header: list[str] | None = None,

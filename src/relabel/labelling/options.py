@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from relabel.errors import UsageError
+from relabel.labelling import Asking
 from relabel.labelling.batch.state import unaccounted_usd
 from relabel.labelling.engine import Engine, OnlineEngine
 from relabel.labelling.job import Job
 from relabel.labelling.limits import LARGEST_LIMIT, Budget, Limiter
 from relabel.labelling.local import SLOTS, is_local, local_endpoint
 from relabel.labelling.providers import FREE, OPENAI_URL, Price, find_price, provider_of
-from relabel.labelling.request import ONE_TOKEN, Decide, Endpoint, canonical_json, host_of, load_prompt
+from relabel.labelling.request import ONE_TOKEN, Endpoint, canonical_json, host_of, load_prompt
 from relabel.labelling.transport import LOCAL_TIMEOUTS, Connection, Timeouts, key_for, most_connections, public_headers
-from relabel.labelling.wire import Api, Form, output_bound
+from relabel.labelling.wire import Form, output_bound
 from relabel.manifest import task_sources
 from relabel.redaction import guard_address
 from relabel.rubric import Rubric, orders
@@ -47,38 +48,6 @@ class Prepared(NamedTuple):
     options: RunOptions
     connection: Connection
     job: Job
-
-
-@dataclass(frozen=True, kw_only=True)
-class Asking:
-    """What is asked. These texts are also the help of the command-line options.
-
-    Attributes:
-        api: Chat Completions or the Responses API.
-        prompt: A prompt's name, or the path of a .jinja file. By default the rubric's.
-        examples: Show the rubric's worked examples to the model.
-        tasks: onet-30.2, onet-29.1, eloundou-2023, sample, or the path of a CSV file.
-        sample: Draw this many tasks at random.
-        seed: Seed of the draw.
-        decide: json: a rationale and a label; logprob: one token, whose probabilities decide.
-        pack: Tasks in one request. More than one is cheaper and changes labels: compare first.
-        rpm: Requests a minute at most.
-        tpm: Tokens a minute at most.
-        hedge: Send a request once more when its answer is later than nearly all others. The first answer counts; both may
-            be charged.
-    """
-
-    api: Api = "chat"
-    prompt: str | None = None
-    examples: bool = True
-    tasks: str = "onet-30.2"
-    sample: int | None = None
-    seed: int = 0
-    decide: Decide = "json"
-    pack: int = 1
-    rpm: float | None = None
-    tpm: float | None = None
-    hedge: bool = False
 
 
 @dataclass(frozen=True)
