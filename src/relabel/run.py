@@ -339,8 +339,7 @@ class Run:
         table = self.decided()
         if self.rubric.unit != "task":
             return table
-        keys = ["onet_soc_code", "task_id"]
-        return table.merge(self.coded()[[*keys, "code"]], on=keys, how="left")
+        return table.merge(self.coded()[[*_LABEL_KEY[:2], "code"]], on=_LABEL_KEY[:2], how="left")
 
     def evaluate(self, gold: Gold | str | None = None, **options: Any) -> EvalDocument:
         """Its agreement with a gold, by default the one for its tasks; options and errors as for `relabel.evaluate`."""

@@ -114,6 +114,7 @@ LATER = {"retryDelay": "41s"}
         (500, {"error": {"message": f"litellm.RateLimitError: OpenAIException - {SPENT}"}}, "quota", None),
         (502, {"error": {"message": "Quota exceeded for metric: generate_requests_per_model_per_day, limit: 250"}}, "quota", None),
         (500, {"error": {"message": "AnthropicException - Your credit balance is too low to access the API."}}, "quota", None),
+        (502, {"error": {"message": "upstream error: insufficient_quota"}}, "quota", None),
         (500, {"error": {"message": f"x {json.dumps(google(429, SPENT, 'y', QuotaFailure=quota('PerDay')))}"}}, "quota", None),
         (400, {"error": {"message": "You have reached your specified API usage limits. You will regain access on 2026-12-01"}}, "quota", None),
         (403, {"error": {"message": "Account balance is negative, please recharge"}}, "quota", None),

@@ -461,12 +461,9 @@ def _missing_in_words(rubric: TriedRubric) -> str:
 
 
 def _tied_in_words(rubric: TriedRubric) -> str:
-    if not rubric.tied:
-        return ""
-    return (
-        f"{rubric.tied:,} labels under {rubric.name} are ties between orders and repeats and count as the less exposed label, so "
-        "its rates are too low; an odd number of answers, such as --samples 3, has fewer ties"
-    )
+    ties = f"{rubric.tied:,} labels under {rubric.name} are ties between orders and repeats"
+    effect = "count as the less exposed label, so its rates are too low"
+    return f"{ties} and {effect}; an odd number of answers has fewer ties" if rubric.tied else ""
 
 
 def _validity(rubric: TriedRubric, document: TrialDocument, look: Look) -> dict[str, Any]:

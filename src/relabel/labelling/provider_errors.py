@@ -215,7 +215,7 @@ _QUOTA_CODES = {
 }  # fmt: skip
 _QUOTA_WORDS = re.compile(
     r"balance (is|was|has been) .{0,20}(low|negative|insufficient|zero)|negative balance|(no|insufficient) (account )?(balance|funds)"
-    r"|insufficient (credits?|quota)|not enough (credits?|balance)|out of (credits?|funds|extra usage|call volume quota)"
+    r"|insufficient[ _](credits?|quota|balance)|not enough (credits?|balance)|out of (credits?|funds|extra usage|call volume quota)"
     r"|no (remaining|more|available) credits?|no credits? (left|remaining|available)|have any credits"
     r"|(credits?|balance|quota|allowance) (has|have|is|are|was) (been )?(exhausted|depleted|used up|exceeded)"
     r"|key (usage )?limit exceeded|(quota|credits?) (used|exhausted|depleted)|add (more )?credits|purchase credits|more credits|billing (hard )?limit"
