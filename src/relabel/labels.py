@@ -19,7 +19,7 @@ from relabel.settings import Frozen
 # Why a label is missing.
 FailureKind = Literal["refusal", "length", "content-filter", "invalid-json", "schema", "provider", "timeout", "budget"]
 
-# Characters; a model that writes a longer rationale has failed to stop.
+# Characters of a rationale that a label keeps; the store has the whole answer.
 MAX_RATIONALE = 4000
 
 
@@ -250,7 +250,7 @@ class InvalidAnswerError(Exception):
 def _answer_model(labels: tuple[str, ...]) -> type[Judgement]:
     """The model that validates an answer: a rationale, and one of the rubric's labels."""
     fields: dict[str, Any] = {
-        "rationale": (str, Field(min_length=1, max_length=MAX_RATIONALE)),
+        "rationale": (str, Field(min_length=1)),
         "label": (Literal[labels], ...),
     }
     return create_model("answer", __base__=Judgement, **fields)
@@ -416,6 +416,8 @@ def _folded(label: str) -> str:
 def _judgement(data: Mapping[str, Any], rubric: Rubric) -> Judgement:
     labels = tuple(rubric.labels)
     known = {key: _known_label(value, labels) if key == "label" else value for key, value in data.items()}
+    if isinstance(rationale := known.get("rationale"), str):  # no file takes half of a surrogate pair, few a NUL
+        known["rationale"] = rationale.replace("\0", "").encode("utf-8", "replace").decode("utf-8")[:MAX_RATIONALE]
     try:
         return _answer_model(labels).model_validate(known)
     except ValidationError as error:

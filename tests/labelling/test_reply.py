@@ -157,6 +157,17 @@ def test_a_label_is_known_in_any_case_if_only_one_can_be_meant(
         assert read_answer(answer, rubric).judged[0].label == read_as
 
 
+@pytest.mark.parametrize(
+    ("written", "kept"),
+    [("half \ud83d of an emoji", "half ? of an emoji"), ("word " * 1000, "word " * 800), ("a\0b", "ab")],
+)
+def test_an_odd_rationale_costs_no_label(written: str, kept: str) -> None:
+    content = json.dumps({"rationale": written, "label": "exposed"})
+    answer = answer_to("k", "chat", chat(content), PRICE, attempts=1, latency_s=1.0, received_at=CAME)
+    judged = read_answer(answer, load_rubric("exposure")).judged[0]
+    assert (judged.label, judged.rationale) == ("exposed", kept)
+
+
 def test_a_missing_label_is_called_missing() -> None:
     content = json.dumps({"rationale": "r"})
     answer = answer_to("k", "chat", chat(content), PRICE, attempts=1, latency_s=1.0, received_at=CAME)
