@@ -173,6 +173,9 @@ LATER = {"retryDelay": "41s"}
         (400, google(400, 'Unknown name "safety_settings": Cannot find field.', "INVALID_ARGUMENT"), "request", None),
         (403, {"error": {"message": "Your API key does not have permission for the moderation endpoint"}}, "access", None),
         (403, {"error": {"message": "Your account was suspended for violating our usage policies"}}, "quota", None),
+        # https://learn.microsoft.com/azure/foundry/openai/how-to/troubleshoot-errors
+        (403, {"error": {"code": "Forbidden", "message": "Your resource has been temporarily blocked because we detected "
+                                                         "behavior that may violate our content policy."}}, "access", None),
         # Keys, rights, models.
         (403, {"code": "permission-denied", "error": "Access to the chat endpoint is denied"}, "access", None),
         (401, {"detail": "Unauthorized"}, "key", None),
@@ -389,6 +392,16 @@ async def test_a_firewall_that_dislikes_a_task_does_not_end_any_start(
             outcome = await label_all(make_job(fake.base_url, 3), store, tmp_path / "run", concurrency=1)
             assert [(f.task_id, f.setting, f.kind) for f in outcome.failures] == [("0", "with-tools", "provider")]
             assert len(outcome.labels) == 5
+
+
+async def test_a_resource_that_is_blocked_during_a_run_ends_it(store: Store, tmp_path: Path) -> None:
+    said = (
+        "Your resource has been temporarily blocked because we detected behavior that may violate our content policy."
+    )
+    with provider(lambda seen: judged() if len(fake.seen) <= 4 else Reply(403, {"error": {"message": said}})) as fake:
+        with pytest.raises(ProviderError, match="denies access"):
+            await label_all(make_job(fake.base_url, 20), store, tmp_path / "run", concurrency=1)
+        assert len(fake.seen) == 5
 
 
 async def test_an_answer_that_the_model_spoiled_is_asked_for_again(store: Store, tmp_path: Path) -> None:

@@ -253,7 +253,8 @@ _FILTER_WORDS = re.compile(
 # Words of a refusal that concerns a parameter or an account, even if it also contains words of content filters.
 _NOT_THE_QUESTION = re.compile(
     r"(unknown|unrecognized|unsupported|invalid) (name|param|field|arg)|extra inputs"
-    r"|\b(account|organi[sz]ation|team|project|key|token|signature)\b.{0,80}(suspend|disabled|banned|deactivated|terminated|permission|verif|expired|leaked|revoked)",
+    r"|\b(account|organi[sz]ation|team|project|key|token|signature)\b.{0,80}(suspend|disabled|banned|deactivated|terminated|permission|verif|expired|leaked|revoked)"
+    r"|\byour (resource|account|subscription|(api )?access|organi[sz]ation|project)\b.{0,40}(blocked|restricted)",
     re.IGNORECASE,
 )
 _BAD_ANSWER_CODES = {"json_validate_failed", "tool_use_failed", "output_parse_failed"}
