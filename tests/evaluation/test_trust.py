@@ -208,7 +208,7 @@ def test_the_annotators_agreement_stands_beside_the_runs(make_run: MakeRun, writ
     # Two annotators agree where both are right, or wrong in the same of two ways.
     assert low < 0.8**2 + 0.2**2 / 2 < high
     assert found.krippendorff_nominal["three-way"] == pytest.approx(0.49, abs=0.1)
-    assert "the gold's annotators are to each other" in evaluate(run, gold, draws=300).verdict
+    assert "to a single annotator as the gold's annotators are to" in evaluate(run, gold, draws=300).verdict
 
 
 def test_a_difference_from_annotators_rests_on_the_occupations_that_show_one(

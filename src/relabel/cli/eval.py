@@ -286,8 +286,9 @@ def _yardstick_tables(document: relabel.EvalDocument, *, page: bool) -> Iterator
     ends = ["95%"] * bounded
     by_accuracy = ["run minus this, accuracy", *ends] if page else []
     columns = ["yardstick", "setting", "tasks", "accuracy", "kappa", *by_accuracy, "run minus this, kappa", *ends]
+    notes = ["annotators: two of a task; the run is compared with one of them."] if yardsticks.annotators else []
     if rows:
-        yield Table("Yardsticks", columns, rows, left=2, key="yardsticks")
+        yield Table("Yardsticks", columns, rows, left=2, notes=notes, key="yardsticks")
 
 
 def _slice_tables(document: relabel.EvalDocument) -> Iterator[Table]:

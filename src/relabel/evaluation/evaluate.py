@@ -313,13 +313,13 @@ def _yardstick_sentences(settings: Mapping[SettingName, doc.SettingMetrics], yar
     sentences: list[str] = []
     classifier = yardsticks.text_classifier
     floor = 0 if classifier is None else classifier.trained_on
-    for group, labelling, labels in (
-        (classifier, f"a word count trained on {floor:,} gold labels of other occupations", floor),
-        (yardsticks.raters, "the annotators and GPT-4 of 2023 are to each other", 0),
-        (yardsticks.annotators, "the gold's annotators are to each other", 0),
+    for group, to, labelling, labels in (
+        (classifier, "the gold", f"a word count trained on {floor:,} gold labels of other occupations", floor),
+        (yardsticks.raters, "the gold", "the annotators and GPT-4 of 2023 are to each other", 0),
+        (yardsticks.annotators, "a single annotator", "the gold's annotators are to each other", 0),
     ):
         if group is not None and main in group.settings:
-            sentences.append(_yardstick_sentence(main, labelling, group.settings[main], floor=labels))
+            sentences.append(_yardstick_sentence(main, to, labelling, group.settings[main], labels))
     same_text = yardsticks.consistency.settings.get(main) if yardsticks.consistency is not None else None
     if same_text is not None and same_text.run is not None:
         gold = "" if same_text.gold is None else f", in the gold {100 * same_text.gold:.0f}%"
@@ -332,25 +332,25 @@ def _yardstick_sentences(settings: Mapping[SettingName, doc.SettingMetrics], yar
     return sentences
 
 
-def _yardstick_sentence(setting: SettingName, labelling: str, yardstick: doc.Yardstick, *, floor: int = 0) -> str:
+def _yardstick_sentence(setting: SettingName, to: str, labelling: str, yardstick: doc.Yardstick, floor: int) -> str:
     """One sentence on the difference in kappa, judged by its interval.
 
-    `floor` is the number of training labels of a yardstick that a run must beat; 0 for a yardstick for comparison only.
+    `to` is what run and yardstick are compared with; `floor` is the number of training labels of a yardstick that a run must beat; 0 for a yardstick for comparison only.
     """
     reached = f"kappa {figure(yardstick.kappa)}, accuracy {figure(yardstick.accuracy)}"
     difference = yardstick.kappa_difference
     nothing = ": it is not shown to add anything" if floor else ""
     if difference == yardstick.accuracy_difference == 0:
-        return f"{setting}: exactly as close to the gold as {labelling} ({reached}){nothing}."
+        return f"{setting}: exactly as close to {to} as {labelling} ({reached}){nothing}."
     bounds = yardstick.ci95.get("kappa_difference")
     if bounds is None or difference is None:
         reason = "kappa is undefined where only one label is used" if difference is None else "it has no interval"
-        return f"{setting}: whether it is closer to the gold than {labelling} ({reached}) cannot be said: {reason}."
-    closeness, (low, high) = "about as close to the gold as", bounds
+        return f"{setting}: whether it is closer to {to} than {labelling} ({reached}) cannot be said: {reason}."
+    closeness, (low, high) = f"about as close to {to} as", bounds
     if low > 0:
-        closeness, nothing = "closer to the gold than", ""
+        closeness, nothing = f"closer to {to} than", ""
     elif high < 0:
-        closeness = "further from the gold than"
+        closeness = f"further from {to} than"
         nothing = f": by this gold, the run adds nothing to {floor:,} gold labels and a word count" if floor else ""
     difference_words = f"difference in kappa {figure(difference)}, 95% {figure(low)} to {figure(high)}"
     return f"{setting}: {closeness} {labelling} ({reached}; {difference_words}){nothing}."
