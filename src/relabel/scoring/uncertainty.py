@@ -33,7 +33,7 @@ from relabel.run import Run, open_run
 from relabel.scoring.measures import READING_MEASURES, Floats
 from relabel.scoring.options import SAMPLE
 from relabel.scoring.options import Noise as NoiseChoice
-from relabel.scoring.table import ScoreTable, insert_columns
+from relabel.scoring.table import MIN_COVERAGE, ScoreTable, insert_columns
 from relabel.settings import Frozen, settings
 from relabel.sources.fetch import cached_frame
 from relabel.tabular import CLEAN, half_up_all, records
@@ -183,7 +183,7 @@ def with_intervals(
 
 
 # Increased when the computation of intervals changes, so that earlier cache entries are ignored.
-_CACHE_VERSION = 11
+_CACHE_VERSION = 12
 
 
 def _cache_path(table: ScoreTable, runs: Sequence[Run], choices: Sequence[object]) -> Path:
@@ -331,8 +331,15 @@ def _raters(table: ScoreTable, run: Run, others: Sequence[Run], *, joint: bool =
 
 
 def _scores_by_run(table: ScoreTable, run: Run, others: Sequence[Run]) -> dict[str, Floats]:
-    """Scores (measures x groups) of a run and of others on its tasks, by run name."""
-    return {name: table.map_of(tasks).scores(tasks) for name, tasks in table.tasks_by_rater(run, others).items()}
+    """Scores (measures x groups) of a run and of others on its tasks, by run name.
+
+    NaN where labels cover less than half of what the run's cover: a score from a few tasks would pass for a difference of raters.
+    """
+    tasks_by_rater, whole = table.tasks_by_rater(run, others), table.full_map
+    maps = {name: table.map_of(tasks) for name, tasks in tasks_by_rater.items()}
+    covered = {name: whole.shares @ (mapped.mass / np.maximum(whole.mass, 1e-12)) for name, mapped in maps.items()}
+    least = MIN_COVERAGE * covered[run.name] - 1e-9
+    return {n: np.where(covered[n] >= least, maps[n].scores(tasks), np.nan) for n, tasks in tasks_by_rater.items()}
 
 
 def _seed(run: Run) -> int:

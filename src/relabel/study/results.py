@@ -435,6 +435,7 @@ def _scores(
             values = pd.concat(parts, ignore_index=True)[["code", "measure", *names]]
             files["scores_plausible.csv"] = csv_bytes(values.round(6))
         note = "low and high in scores.csv: 95% interval of the mean over raters like these; it includes the sampling of tasks."
+        note += " A rater with less than half of a group's labels does not count there, in lowest and highest neither."
     files["scores.csv"] = csv_bytes(frame)
     description = {"note": note, "raters": list(tables), "notes": list(whole.notes)}
     files["scores.json"] = (json.dumps(description, indent=2) + "\n").encode()
@@ -442,9 +443,7 @@ def _scores(
     common = np.all([table.has_status("scored") for table in (whole, *tables.values())], axis=0)
     notes = [note, *whole.notes]
     if common.sum() < whole.scored:
-        notes.append(
-            f"Means are over the groups that all raters score ({common.sum():,}), totals over each rater's own."
-        )
+        notes += [f"Means are over the groups that all raters score ({common.sum():,}), totals over each rater's own."]
     rows: list[list[Cell]] = []
     for name, table in {"pooled": whole, **tables}.items():
         totals = [(table.totals or {}).get(key) for key in (*_TOTALS, "employees", "coverage")]
