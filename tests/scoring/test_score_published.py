@@ -122,6 +122,10 @@ def test_totals_say_how_much_of_the_workforce_they_cover(scored: Scored) -> None
     for measure in ("alpha", "beta", "gamma"):
         whole = (paid[measure] * paid["employees"].astype(float) * paid["median_pay_gbp"]).sum()
         assert totals[f"wage_exposure_{measure}_gbp"] == pytest.approx(whole)
+    # Five of the groups have no mean pay: their jobs x mean pay is unknown, and not that of the other 306.
+    assert paid["mean_pay_gbp"].isna().sum() == 5
+    assert totals["pay_at_median_gbp"] == (paid["employees"].astype(float) * paid["median_pay_gbp"]).sum()
+    assert totals["pay_at_mean_gbp"] is None
     assert scored(taxonomy="soc2018").describe()["totals"] is None
 
 

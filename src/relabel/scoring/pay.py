@@ -359,9 +359,9 @@ def wage_totals(frame: pd.DataFrame, workforce: int | None) -> dict[str, float |
 
     Returns:
         `wage_exposure_alpha_gbp`, `..._beta_gbp`, `..._gamma_gbp` (pounds a year; None if no group has the measure),
-        `pay_at_median_gbp` and `pay_at_mean_gbp` (jobs x median or mean pay of the same groups), `groups` and `employees`
-        in the sums, `thin_groups` (number excluded), `workforce`, and `coverage`: jobs in the sums as a share (0-1) of the
-        workforce, None if that is unknown.
+        `pay_at_median_gbp` and `pay_at_mean_gbp` (jobs x median or mean pay; None if one of the groups lacks it), `groups`
+        and `employees` in the sums, `thin_groups` (number excluded), `workforce`, and `coverage`: jobs in the sums as a
+        share (0-1) of the workforce, None if that is unknown.
     """
     exposures = [f"wage_exposure_{measure}_gbp" for measure in MEASURES]
     paid = frame[frame[exposures].notna().any(axis=1)]
@@ -369,14 +369,10 @@ def wage_totals(frame: pd.DataFrame, workforce: int | None) -> dict[str, float |
     paid = paid[~thin]
     jobs = paid["employees"].astype("float64")
     employees = int(jobs.sum())
-    totals: dict[str, float | int | None] = {
-        name: round(float(paid[name].sum()), 2) if paid[name].notna().any() else None for name in exposures
-    }
-    return totals | {
-        "pay_at_median_gbp": round(float((jobs * paid["median_pay_gbp"]).sum()), 2),
-        "pay_at_mean_gbp": round(float((jobs * paid["mean_pay_gbp"]).sum()), 2)
-        if paid["mean_pay_gbp"].notna().any()
-        else None,
+    sums = {name: paid[name].sum(min_count=1) for name in exposures}
+    # A sum over fewer groups would seem to be lower pay.
+    sums |= {f"pay_at_{p}_gbp": (jobs * paid[f"{p}_pay_gbp"]).sum(skipna=False) for p in ("median", "mean")}
+    return {name: None if pd.isna(total) else round(float(total), 2) for name, total in sums.items()} | {
         "groups": len(paid),
         "thin_groups": int(thin.sum()),
         "employees": employees,
