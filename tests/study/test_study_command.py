@@ -714,6 +714,6 @@ def test_raters_of_different_groups_are_told_apart_on_the_groups_that_all_score(
     capsys.readouterr()
     assert run_app(["score", "study.yaml"]) == 0
     assert "Means over the groups that all raters score (1), by rater" in " ".join(capsys.readouterr().out.split())
-    scores = pd.read_csv("study-results/scores.csv").set_index("code").loc[first]
-    assert scores["gamma_lowest"] == scores["gamma_highest"] == 0
-    assert pd.isna(scores["gamma_low"])
+    scores = pd.read_csv("study-results/scores.csv").set_index("code").loc[[first]]
+    assert scores[["gamma_lowest", "gamma_highest"]].to_numpy().tolist() == [[0, 0]]
+    assert scores["gamma_low"].isna().all()
