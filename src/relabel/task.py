@@ -237,16 +237,18 @@ def disputed_titles(occupations: Iterable[tuple[str, str]]) -> str:
         return ""
     onet = occupation_columns("onet-30.2")
     titles = dict(zip(onet["onet_soc_code"], onet["title"], strict=True))
-    disputed = {
-        code: f"{code} is {ours!r} in the list, {titles[code]!r} in O*NET"
-        for code, ours in dict.fromkeys(occupations)
-        if code in titles and _stems(ours) and not _stems(ours) & _stems(titles[code])
-    }
+    wrong = {code: ours for code, ours in dict.fromkeys(occupations) if is_other_title(ours, titles.get(code, ""))}
+    disputed = [f"{code} is {ours!r} in the list, {titles[code]!r} in O*NET" for code, ours in wrong.items()]
     if not disputed:
         return ""
     more = f"; and {len(disputed) - 3:,} more" if len(disputed) > 3 else ""
-    named = "; ".join(list(disputed.values())[:3])
+    named = "; ".join(disputed[:3])
     return f"titles disagree with their codes, by which jobs and pay are joined: {named}{more}"
+
+
+def is_other_title(one: str, other: str) -> bool:
+    """Whether two titles have no word in common, and so are probably not of the same occupation."""
+    return all(stems := (_stems(one), _stems(other))) and stems[0].isdisjoint(stems[1])
 
 
 def _stems(title: str) -> set[str]:

@@ -121,10 +121,10 @@ def test_an_ashe_table_of_other_pay_or_codes_is_refused(
     source = f"ashe-{groups[0][1]:.0f}-{groups[1][0]}"  # of its own, because its first file is pinned
     register(source, "2020", {"pay": "t.xlsx"}, {"pay": (tmp_path / "t.xlsx").read_bytes()})
     if said is None:
-        assert read_pay(source, ()).frame["median_pay_gbp"].tolist() == [52_000, 48_000]
+        assert read_pay(source, {}).frame["median_pay_gbp"].tolist() == [52_000, 48_000]
         return
     with pytest.raises(DataError, match=said):
-        read_pay(source, ())
+        read_pay(source, {})
 
 
 @pytest.mark.mirror

@@ -23,7 +23,7 @@ from relabel.scoring.pay import read_pay
 from relabel.scoring.table import COLUMNS, percentiles, score_table, table_json
 from relabel.tabular import csv_bytes, half_up, json_bytes
 
-KNOWN = frozenset({"1121", "8160"})
+KNOWN = {"1121": "Production managers", "8160": "Plant operatives"}
 Ties = Literal["shared", "by-code"]
 
 
@@ -68,7 +68,7 @@ def pay_file(tmp_path: Path, text: str) -> str:
 
 
 def test_a_user_s_pay_file_is_read_with_gaps(tmp_path: Path) -> None:
-    ref = pay_file(tmp_path, "uk_soc2020,title,employees,median_pay_gbp\n1121,Some,479000,\n8160,Other,,35092.5\n")
+    ref = pay_file(tmp_path, "uk_soc2020,title,employees,median_pay_gbp\n1121,Production manager,479000,\n8160,Operatives of plants,,35092.5\n")
     pay = read_pay(ref, KNOWN)
     assert pay.frame["employees"].tolist() == [479000, pd.NA]
     assert pay.frame["median_pay_gbp"].isna().tolist() == [True, False]
@@ -104,6 +104,10 @@ def test_a_user_s_pay_file_is_read_with_gaps(tmp_path: Path) -> None:
         ("code,employees,median_pay_gbp\n1121,٤٧٩,2\n", "line 2, column employees"),
         ("code,employees,median_pay_gbp\n1121,99999999999999999999,2\n", "line 2, column employees"),
         ('code,employees,median_pay_gbp\n1121,1,"2\n', "line 2 is not CSV"),
+        (
+            "code,title,employees,median_pay_gbp\n1121,Plant operatives,30000,20000\n8160,Production managers,40000,30000\n",
+            r"the titles of 2 of 2 groups are not those of their codes, such as 'Plant operatives' for 1121 \(Production managers\)",
+        ),
     ],
 )
 def test_a_bad_pay_file_is_refused_by_line_and_column(tmp_path: Path, text: str, message: str) -> None:

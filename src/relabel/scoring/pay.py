@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from relabel.sources.fetch import SourceUse, file_use
 from relabel.sources.registry import Source
 from relabel.sources.tables import Table, is_table_file, plain_id, read_table
 from relabel.tabular import listed_names
+from relabel.task import is_other_title
 
 # Jobs (persons), median and mean gross pay (pounds a year) by UK unit group. Suppressed or unknown figures are missing;
 # `pay_status` gives the reason for jobs and median pay. `..._cv` is the publisher's coefficient of variation in percent,
@@ -85,7 +86,7 @@ class Pay:
     population: str | None = None
 
 
-def read_pay(ref: str, codes: Collection[str]) -> Pay:
+def read_pay(ref: str, titles: Mapping[str, str]) -> Pay:
     """Read jobs and pay.
 
     Args:
@@ -94,7 +95,7 @@ def read_pay(ref: str, codes: Collection[str]) -> Pay:
             jobs of 2024); `sample`; or the path of a table with the columns `code` (or `uk_soc2020`), `employees`,
             `median_pay_gbp` and optionally `mean_pay_gbp`, or with column names that declare units (see `_UNITS`). Groups
             missing from a user's file have no pay.
-        codes: Codes of the unit groups; a user's file may contain no others.
+        titles: Titles of the unit groups by code; a user's file may contain no other codes.
 
     Raises:
         UsageError: There is no such source of pay.
@@ -111,7 +112,7 @@ def read_pay(ref: str, codes: Collection[str]) -> Pay:
         return Pay(ref, PAY.validate(frame), uses, workforce, ASHE_POPULATION)
     if ref == SAMPLE:
         path = asset_dir("data") / SAMPLE / "pay.csv"
-        return Pay(ref, _read_file(path, codes, "SAMPLE: invented"), (file_use(path, SAMPLE),))
+        return Pay(ref, _read_file(path, titles, "SAMPLE: invented"), (file_use(path, SAMPLE),))
     path = Path(ref)
     if not is_table_file(path):
         pay_sources = [s.id for s in known_sources.values() if s.find_role("pay") or s.find_role("quartiles")]
@@ -119,7 +120,7 @@ def read_pay(ref: str, codes: Collection[str]) -> Pay:
             f"unknown source of pay {ref!r}; use one of {', '.join(pay_sources)}, or the path of a CSV or Excel file; another year of "
             "ASHE table 14.7 is an entry with the roles pay and pay-quality in your RELABEL_SOURCES file"
         )
-    return Pay(path.name, _read_file(path, codes, f"file {path.name}"), (file_use(path, "pay-file"),))
+    return Pay(path.name, _read_file(path, titles, f"file {path.name}"), (file_use(path, "pay-file"),))
 
 
 def _release(source: Source) -> str:
@@ -181,16 +182,17 @@ def _reasons(by_figure: dict[str, pd.Series]) -> pd.Series:
     return pd.Series(texts, index=frame.index, dtype="str")
 
 
-def _read_file(path: Path, codes: Collection[str], origin: str) -> pd.DataFrame:
+def _read_file(path: Path, titles: Mapping[str, str], origin: str) -> pd.DataFrame:
     advice = "give a CSV or Excel file with columns code, employees, median_pay_gbp"
     file = read_table(path, rows_are="each group", advice=advice)
     key = file.find("code", "uk_soc2020") or file.columns("code")["code"]
+    title = file.find("title", "uk_title", "uk_soc2020_title", "group")
     units = {figure: _unit(file, figure) for figure in _UNITS}
     seen: dict[str, int] = {}
     rows: list[Mapping[str, object]] = []
     for line, cells in file.rows:
         code = plain_id(cells[key])
-        if code not in codes:
+        if code not in titles:
             raise file.fault(line, f": {code!r} is not a group of UK SOC 2020; correct it", key)
         if (first := seen.setdefault(code, line)) != line:
             raise file.fault(line, f": {code} is given twice, first in line {first}; keep one line a group", key)
@@ -201,6 +203,13 @@ def _read_file(path: Path, codes: Collection[str], origin: str) -> pd.DataFrame:
                 for figure, (unit, column) in units.items()
                 if column
             }
+        )
+    named = {plain_id(cells[key]): cells[title] for _, cells in file.rows} if title else {}
+    wrong = [code for code, given in named.items() if is_other_title(given, titles[code])]
+    if 2 * len(wrong) > len(rows):  # a spreadsheet was probably sorted by some of its columns
+        raise DataError(
+            f"{path}: the titles of {len(wrong)} of {len(rows)} groups are not those of their codes, such as {named[wrong[0]]!r} "
+            f"for {wrong[0]} ({titles[wrong[0]]}); correct the rows, or remove the column {title}"
         )
     frame = pd.DataFrame(rows, columns=["code", *_UNITS]).astype({"code": "str", **dict.fromkeys(_UNITS, "float64")})
     for figure, (unit, column) in units.items():

@@ -446,7 +446,7 @@ def score_by(run: Run, choices: options.Choices) -> ScoreTable:
     pay = None
     if taxonomy == "uk-soc2020":
         asked = choices.pay if choices.pay is not None else options.SAMPLE if sample else ASHE
-        pay = read_pay(asked, frozenset(codes_of(bridge.titles)))
+        pay = read_pay(asked, dict(zip(codes_of(bridge.titles), codes_of(bridge.titles, "title"), strict=True)))
     frame = _with_pay(frame, pay, choices.wage)
     half, unmatched = measures.count_left_out(run, values)
     values_by_code = {m: [run.rubric.measures[m][code] for code in run.rubric.codes] for m in MEASURES}
