@@ -68,7 +68,10 @@ def pay_file(tmp_path: Path, text: str) -> str:
 
 
 def test_a_user_s_pay_file_is_read_with_gaps(tmp_path: Path) -> None:
-    ref = pay_file(tmp_path, "uk_soc2020,title,employees,median_pay_gbp\n1121,Production manager,479000,\n8160,Operatives of plants,,35092.5\n")
+    ref = pay_file(
+        tmp_path,
+        "uk_soc2020,title,employees,median_pay_gbp\n1121,Production manager,479000,\n8160,Operatives of plants,,35092.5\n",
+    )
     pay = read_pay(ref, KNOWN)
     assert pay.frame["employees"].tolist() == [479000, pd.NA]
     assert pay.frame["median_pay_gbp"].isna().tolist() == [True, False]
