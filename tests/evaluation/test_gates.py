@@ -520,6 +520,7 @@ def test_a_single_occupation_is_no_certainty() -> None:
     assert one.interval() is None
     assert change(one, Figure(0.7, np.full(200, 0.7), 40, 1), 1).interval() is None
     assert change(one, one, 0).interval() == (0.0, 0.0)
+    assert change(one, one, 1).interval() is None  # what changed there cancels out
 
 
 def _agreeing(occupations: int, each: int = 1) -> dict[str, Figure]:

@@ -423,11 +423,11 @@ class Figure:
         return student_t(level, max(self.occupations - 1, 1)) * error
 
     def _without_spread(self, tail: float) -> Bounds | None:
-        if self.change and self.value == 0:
-            return 0.0, 0.0
         if self.occupations < 2:
             # All draws of a single occupation are equal, which says nothing about the variance.
             return None
+        if self.change and self.value == 0:
+            return 0.0, 0.0
         if self.extremes is not None:
             return self.extremes(tail)
         share = unseen_share(tail, self.occupations)
