@@ -330,3 +330,17 @@ def test_several_annotators_of_a_task_do_not_count_it_several_times_for_the_runs
     # Each task has a label E0 and a label E1, of half the weight each.
     shares = frame(first).head(60).isin(["E0", "E1"]).mean() / 2
     assert judged.settings["three-way"].runs[0].gold_accuracy == pytest.approx(shares)
+
+
+def test_a_run_that_was_stopped_in_its_first_setting_is_compared_in_that_one(make_run: MakeRun) -> None:
+    tasks = [(f"11-{1000 + i}.00", str(i)) for i in range(24)]
+    whole = {key: {"strict": i % 2 == 0, "with-tools": True} for i, key in enumerate(tasks)}
+    begun = {key: {"strict": i % 3 == 0} for i, key in enumerate(tasks[:12])}
+    stopped = make_run(begun, name="stopped", failed=[(*key, "with-tools") for key in tasks])
+    runs = [stopped, *(make_run(whole, name=name) for name in ("a", "b"))]
+    found = compare(runs[0], runs[1], draws=200)
+    assert (found.main_setting, list(found.settings)) == ("strict", ["strict"])
+    assert "the runs agree on 50.0% of 12 tasks" in found.verdict
+    assert "50.0% of 12 tasks have one label in all 3 runs" in compare_several(runs, draws=200).verdict
+    nothing = make_run({tasks[0]: {"with-tools": True}}, name="n", failed=[(*tasks[0], "strict")])
+    assert "No task has a label in both runs." in compare(stopped, nothing, draws=200).verdict
