@@ -19,6 +19,7 @@ from relabel.run import open_run
 from relabel.sources.eloundou import relabel_models
 from relabel.sources.fetch import sha256_of
 from relabel.task import task_table
+from run_builders import a_failure
 
 Write = Callable[[str | bytes], Path]
 HEAD = "task_id,onet_soc_code,label"
@@ -261,6 +262,13 @@ def test_an_imported_random_sample_of_tasks_gives_means_by_major_group(
         assert ("major_groups" in document) == bool(declared)
     everything = document["major_groups"][-1]
     assert everything["gamma_low"] < 0.50 < everything["gamma_high"]
+    # If some were not asked at all, what has labels is the beginning of the list.
+    gap = a_failure("51-1011.00", "1", "three-way")
+    for attempts, estimated in ((1, True), (0, False)):
+        line = gap.model_copy(update={"attempts": attempts}).model_dump_json()
+        (tmp_path / "random" / "failures.jsonl").write_text(f"{line}\n", encoding="utf-8")
+        assert run_app(score) == 0
+        assert ("major_groups" in json.loads(capsys.readouterr().out)) == estimated
 
 
 def test_a_file_without_a_column_of_labels_is_answered_with_those_that_hold_some(write: Write, tmp_path: Path) -> None:

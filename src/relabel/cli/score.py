@@ -136,7 +136,10 @@ def _give(table: relabel.ScoreTable, run: relabel.Run, given: _options.Tables, o
     if table.spread is not None:
         extra["bridges"] = records(table.spread)
     if table.partial and uncertainty.is_random_sample(run):
-        extra["major_groups"] = records(uncertainty.major_groups(table))
+        begun = set(run.labels["setting"])
+        # A stopped run has labelled only the first of its tasks, which are not a random sample.
+        if all(failure.attempts or failure.setting not in begun for failure in run.failures()):
+            extra["major_groups"] = records(uncertainty.major_groups(table))
     scored = records(table.frame[~table.frame["status"].str.startswith("unscored")])
     labelled = f"{int(table.task_values['labelled'].sum()):,} of {len(table.task_values):,} tasks of {table.tasks}"
     title = f"Exposure (0-1) by {table.taxonomy_name}, labels of {table.run} on {labelled}, method {table.method}"
@@ -146,10 +149,8 @@ def _give(table: relabel.ScoreTable, run: relabel.Run, given: _options.Tables, o
     printed = given.give([_scores(title, scored, _MEASURES, bounded=table.intervals is not None, notes=notes)])
     rows = ("rows", "by_rater", *extra)
     document = tables.table_json(table) | extra
-    if (
-        not _options.give_table_or_json(document, lambda: table.frame, rows=rows, out=out, as_json=given.as_json)
-        and not printed
-    ):
+    written = _options.give_table_or_json(document, lambda: table.frame, rows=rows, out=out, as_json=given.as_json)
+    if not written and not printed:
         _show(table, extra.get("major_groups"))
         say_next(f"relabel explain {run.ref} CODE, with the same options")
 
@@ -355,13 +356,12 @@ def _show_multiverse(result: multiverse_analysis.Multiverse, table: relabel.Scor
     def named(outcome: object) -> str:
         return str(outcome).removesuffix("_gbp").replace("_", " ")
 
-    all_scores = result.universes
-    say(f"{len(all_scores):,} universes on {table.tasks}, {all_scores['labels'].nunique()} label sets:")
+    say(f"{len(result.universes):,} universes on {table.tasks}, {result.universes['labels'].nunique()} label sets:")
     for choice in multiverse_analysis.CHOICES:
-        say_of(f"  {choice}", "; ".join(str(level) for level in all_scores[choice].unique()), column=13)
+        say_of(f"  {choice}", "; ".join(str(level) for level in result.universes[choice].unique()), column=13)
     for reason in result.left_out:
         say(f"left out: {reason}")
-    fewest, most = int(all_scores["scored"].min()), int(all_scores["scored"].max())
+    fewest, most = int(result.universes["scored"].min()), int(result.universes["scored"].max())
     if fewest < most:
         say(
             f"{fewest:,} to {most:,} groups are scored; figures are over these, so ranges also show differences in coverage"
