@@ -339,7 +339,6 @@ def align(runs: Sequence[Run], gold: Gold | None = None) -> AlignedLabels:
     # Both readings must be nullable booleans, even if a side has no values at all in one of them.
     sides = [side.astype({"strict": "boolean", "with_tools": "boolean"}) for side in sides]
     labels = {s: np.stack([positions(side[COLUMNS[s]], s) for side in sides], axis=1) for s in settings}
-    # A run that was stopped in its first setting has no labels in the others.
     common: list[SettingName] = [s for s in settings if (labels[s][:, : len(runs)] >= 0).all(axis=1).any()]
     values, voted = dict[Measure, Array](), dict[Measure, Array]()
     by_vote = [measures_of(r, side[["strict", "with_tools"]]) for r, side in zip(rubrics, sides, strict=True)]
@@ -347,11 +346,12 @@ def align(runs: Sequence[Run], gold: Gold | None = None) -> AlignedLabels:
     means = [
         side if run is None else mean_measures(run).reindex(side.index).where(side.notna()) for side, run in makers
     ]
-    for measure in (m for m in MEASURES if _NEEDS[m] in common):
-        values[measure], voted[measure] = (
-            np.stack([side[measure].to_numpy(dtype=np.float64) for side in tables], axis=1)
-            for tables in (means, by_vote)
-        )
+    for measure in MEASURES:
+        if _NEEDS[measure] in common:
+            values[measure], voted[measure] = (
+                np.stack([side[measure].to_numpy(dtype=np.float64) for side in tables], axis=1)
+                for tables in (means, by_vote)
+            )
     return AlignedLabels(
         names=tuple(run.ref for run in runs),
         tasks=design.reset_index(),
