@@ -339,7 +339,7 @@ def of_the_totals(found: Mapping[str, ScoreTable]) -> Iterator[str]:
         f"{100 * (old['coverage'] or 0):.1f}% of the jobs, alpha {billions('site-2026', 'alpha')}, gamma "
         f"{billions('site-2026', 'gamma')} billion"
     )
-    pay = read_pay("ons-ashe-2024", frozenset(codes_of(table.bridge.titles))).frame
+    pay = read_pay("ons-ashe-2024", dict.fromkeys(codes_of(table.bridge.titles), "")).frame
     jobs = pay["employees"].astype("float64")
     both = pay["median_pay_gbp"].notna() & pay["mean_pay_gbp"].notna() & jobs.notna()
     more = (jobs * pay["mean_pay_gbp"])[both].sum() / (jobs * pay["median_pay_gbp"])[both].sum() - 1

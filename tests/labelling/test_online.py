@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from itertools import count
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from pydantic import SecretStr
@@ -19,7 +19,7 @@ from relabel.labelling.limits import Limiter
 from relabel.labelling.provider_errors import ATTEMPTS, NoAnswerError
 from relabel.labelling.providers import find_price
 from relabel.labelling.request import Endpoint, Planner, Request, load_prompt
-from relabel.labelling.transport import Connection, HttpReply, Timeouts
+from relabel.labelling.transport import Connection, Http, HttpReply, Timeouts
 from relabel.labelling.wire import Api
 from relabel.labels import Answer
 from relabel.rubric import load_rubric
@@ -117,7 +117,8 @@ def ask_silent(
     async def run(clock: Clock) -> tuple[list[Answer | BaseException], Silent, float]:
         limiter = Limiter(concurrency, clock=clock)
         engine = OnlineEngine(Connection("http://localhost:1/v1"), limiter=limiter, clock=clock, jitter=lambda: 0.5)
-        engine._transport = silent = Silent(clock, a_minute, named_s)  # pyright: ignore[reportPrivateUsage]  HTTP takes real time
+        silent = Silent(clock, a_minute, named_s)
+        engine._transport = cast(Http, silent)  # pyright: ignore[reportPrivateUsage]  HTTP takes real time
         bodies = [{"model": "m", "messages": [{"role": "user", "content": str(n)}]} for n in range(questions)]
         asked = [engine.ask(Request(host="h", body=body)) for body in bodies]
         return await asyncio.gather(*asked, return_exceptions=True), silent, clock()

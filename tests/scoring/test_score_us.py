@@ -15,9 +15,9 @@ from relabel.cli.app import run_app
 from relabel.errors import UsageError
 from relabel.run import open_run
 from relabel.scoring.table import score_table
-from relabel.scoring.us import match_codes, us_figures, with_us_figures
+from relabel.scoring.us import us_figures, with_us_figures
 from relabel.sources import bls, onet
-from relabel.sources.bls import RATES
+from relabel.sources.bls import RATES, match_codes
 
 KNOWN = frozenset({"13-1021", "13-1022", "13-1031", "25-2051", "25-2055", "25-2056", "45-3031"})
 
