@@ -101,7 +101,11 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "doubled key": (chat('{"rationale": "x", "label": "exposed", "label": "not-exposed"}'), "invalid-json"),
     "not a number": (chat('{"rationale": "x", "label": NaN}'), "invalid-json"),
     "deep": (chat("[" * 100_000), "invalid-json"),
-    "a list": (chat('[{"rationale": "x", "label": "exposed"}]'), "schema"),
+    "a list of two": (
+        chat('[{"rationale": "x", "label": "exposed"}, {"rationale": "x", "label": "not-exposed"}]'),
+        "invalid-json",
+    ),
+    "a list of numbers": (chat("[1, 2]"), "invalid-json"),
     "wrong label": (chat('{"rationale": "x", "label": "E1"}'), "schema"),
     "label in other words": (chat('{"rationale": "x", "label": "fully exposed"}'), "schema"),
     "wrong type": (chat('{"rationale": "x", "label": true}'), "schema"),
