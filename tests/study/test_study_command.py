@@ -699,7 +699,7 @@ def test_raters_of_different_groups_are_told_apart_on_the_groups_that_all_score(
     }
     for name, labels in given.items():
         rows = [(task, code, label) for code, label in labels.items() for task in by_code[code]]
-        # One task of many is no score of a rater: it says nothing about how raters differ in the occupation.
+        # A single task is too little for a rater's score: it says nothing about how raters differ in the occupation.
         rows += [(by_code[first][0], first, "E1")] if name == "c" else []
         pd.DataFrame(rows, columns=["task_id", "onet_soc_code", "label"]).to_csv(f"{name}.csv", index=False)
     raters: list[dict[str, object]] = [{"name": n, "labels": f"{n}.csv", "rubric": "eloundou"} for n in given]
