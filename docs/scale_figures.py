@@ -13,7 +13,7 @@ from relabel.labelling.estimate import Estimate, estimate, limits
 from relabel.labelling.options import RunOptions
 from relabel.labelling.providers import given_price
 from relabel.rubric import load_rubric
-from relabel.settings import Settings
+from relabel.settings import settings
 
 PAGE = Path(__file__).parent / "scale.md"
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
@@ -31,7 +31,7 @@ def once() -> Estimate:
     options = RunOptions(
         "any", load_rubric("exposure"), base_url="http://any/v1", max_tokens=MAX_TOKENS, price=given_price(PRICE)
     )
-    return estimate(options.job(options.connection(Settings())), None)
+    return estimate(options.job(options.connection(settings())), None)
 
 
 def tables(asked: Estimate) -> Iterator[str]:

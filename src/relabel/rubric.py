@@ -371,7 +371,7 @@ def load_rubric(ref: str) -> Rubric:
     """
     path = rubric_path(ref)
     form = "a rubric is a mapping of keys such as id, labels and settings; this is not one"
-    data, raw = read_user_yaml(path, form, refuse=RubricError)
+    data, raw = read_user_yaml(path, form, refuse=RubricError, ships=path.parent == asset_dir("rubrics"))
     for key in ("source", "sha256"):
         if key in data:
             raise RubricError(f"{path}: {key}: is set by relabel; remove it")

@@ -10,7 +10,6 @@ from typing import Annotated
 
 import platformdirs
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from relabel.errors import UsageError
 from relabel.redaction import guard_environment
@@ -38,7 +37,7 @@ def _zoned(text: str) -> str:
 Time = Annotated[str, AfterValidator(_zoned)]
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """Settings from the environment; nothing is read from files.
 
     Attributes:
@@ -54,7 +53,7 @@ class Settings(BaseSettings):
         openai_base_url: Address of the provider's API (`OPENAI_BASE_URL`).
     """
 
-    model_config = SettingsConfigDict(env_prefix="RELABEL_", env_ignore_empty=True, extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True)
 
     home: _UserPath = Field(default_factory=lambda: Path(platformdirs.user_data_dir("relabel")))
     store: _UserPath | None = None
@@ -63,8 +62,8 @@ class Settings(BaseSettings):
     us_releases: str = ""
     prices: _UserPath | None = None
     providers: _UserPath | None = None
-    openai_api_key: SecretStr | None = Field(default=None, validation_alias="OPENAI_API_KEY")
-    openai_base_url: str | None = Field(default=None, validation_alias="OPENAI_BASE_URL")
+    openai_api_key: SecretStr | None = None
+    openai_base_url: str | None = None
 
     @property
     def store_dir(self) -> Path:
@@ -91,9 +90,13 @@ def settings() -> Settings:
 
 
 @lru_cache(maxsize=4)
-def _settings(_environment: tuple[tuple[str, str], ...]) -> Settings:
-    """The settings of an environment, cached: commands read them many times."""
-    return Settings()
+def _settings(environment: tuple[tuple[str, str], ...]) -> Settings:
+    """The settings of an environment, cached: commands read them many times. An empty variable counts as not set."""
+    ours = ((name.upper(), value) for name, value in environment if value)
+    values = {
+        name.removeprefix("RELABEL_").lower(): text for name, text in ours if name.startswith(("RELABEL_", "OPENAI_"))
+    }
+    return Settings.model_validate(values)
 
 
 @cache

@@ -14,7 +14,7 @@ from relabel.cli.app import run_app
 from relabel.labelling.estimate import Estimate, limits
 from relabel.labelling.options import RunOptions
 from relabel.rubric import load_rubric
-from relabel.settings import Settings
+from relabel.settings import settings
 
 ROOT = Path(__file__).parents[2]
 ONCE = Estimate(
@@ -142,7 +142,7 @@ def test_the_tables_of_the_page_are_the_plans_own() -> None:
 def test_how_long_to_wait_follows_where_the_model_is() -> None:
     def timeouts(model: str, timeout: float | None) -> tuple[float, float]:
         options = RunOptions(model, load_rubric("exposure"), base_url="http://x/v1", timeout=timeout)
-        found = options.connection(Settings()).timeouts
+        found = options.connection(settings()).timeouts
         return found.attempt_s, found.deadline_s
 
     assert timeouts("m", None) == (90, 300)

@@ -21,6 +21,7 @@ from relabel.cli._options import Showing, give_json
 from relabel.cli.terminal import Look, announce, money, say, say_of, shown
 from relabel.errors import DataError, IncompleteRunError, RunInterruptedError, UsageError
 from relabel.files import require_writable
+from relabel.labelling import transport
 from relabel.labelling.batch.state import BatchFolder, BatchOptions, BatchState, run_id
 from relabel.labelling.collector import Progress
 from relabel.labelling.estimate import Estimate, cost_at_a_glance, estimate, limits
@@ -93,6 +94,7 @@ def run_until_stopped(
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    transport.alone = True
     return asyncio.run(stoppable())
 
 

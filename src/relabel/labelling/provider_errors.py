@@ -109,7 +109,7 @@ def read_error(
         return None
     inner = inner or {}
     text = (content.decode("utf-8", "replace") if isinstance(content, bytes) else content)[:_MOST_READ]
-    title = _TITLE.search(text)  # of a proxy's page
+    title = _search(_TITLE, text)  # of a proxy's page
     message = _message(inner) or clean(" ".join((title[1] if title else text).split()))[:200] or f"HTTP {status}"
     if 300 <= status < 400:
         message = f"to {public_url(headers.get('location', ''))[:200] or 'nowhere'}"
@@ -133,7 +133,7 @@ def read_error(
     return RefusedError(meaning, status, message, code, param, wait_s, headers, used)
 
 
-_TITLE = re.compile(r"<title\b[^>]{0,200}>\s*([^<\s][^<]{0,200})", re.IGNORECASE)
+_TITLE = r"<title\b[^>]{0,200}>\s*([^<\s][^<]{0,200})"
 # HTTP status by MiniMax code in `base_resp`; other codes are temporary faults.
 _MINIMAX = {1002: 429, 1039: 429, 1004: 401, 1008: 402, 1026: 400, 1027: 400, 2013: 400, 2049: 401}
 # HTTP status by code or type of errors that come with a status below 300.
@@ -166,7 +166,7 @@ def _error_object(document: Any, status: int) -> tuple[Mapping[str, Any] | None,
         return error, _status_of(error, 500)
     otherwise = status
     if isinstance(error, str) and error:
-        error, otherwise = {"message": error}, 404 if _NO_PATH.search(error) else 400
+        error, otherwise = {"message": error}, 404 if _search(_NO_PATH, error) else 400
     if isinstance(error, Mapping) and error:
         return error, status if status >= 300 else _status_of(error, otherwise)
     if status < 300 and "choices" not in document and any(isinstance(document.get(name), str) for name in _MESSAGE):
@@ -174,21 +174,25 @@ def _error_object(document: Any, status: int) -> tuple[Mapping[str, Any] | None,
     return (document if status >= 300 else None), status
 
 
+def _search(pattern: str, text: str) -> re.Match[str] | None:
+    """Search without regard to case; patterns are compiled when an error is first read, as most runs meet none."""
+    return re.search(pattern, text, re.IGNORECASE)
+
+
 # Words of transient faults, in errors of status 200 without a code.
-_BUSY = re.compile(
+_BUSY = (
     r"overload|temporar|(again|try) later|(at|no|exceeded) capacity|\bbusy\b|(service|currently) unavailable|rate[ _-]?limit"
-    r"|too many requests|timed?[ -]?out|internal (server )?error",
-    re.IGNORECASE,
+    r"|too many requests|timed?[ -]?out|internal (server )?error"
 )
 # Words of errors that concern the path of a request.
-_NO_PATH = re.compile(r"endpoint|method|path|route|not found|no such", re.IGNORECASE)
+_NO_PATH = r"endpoint|method|path|route|not found|no such"
 
 
 def _status_of(error: Mapping[str, Any], otherwise: int) -> int:
     code, kind = (str(error.get(name)) for name in ("code", "type"))
     if re.fullmatch("[45][0-9]{2}", code):
         return int(code)
-    busy = otherwise < 500 and _BUSY.search(_message(error))
+    busy = otherwise < 500 and _search(_BUSY, _message(error))
     return _STATUS_BY_CODE.get(code) or _STATUS_BY_CODE.get(kind) or (503 if busy else otherwise)
 
 
@@ -213,7 +217,7 @@ _QUOTA_CODES = {
     "credit_balance_exhausted", "organization_spend_limit_exceeded", "project_spend_limit_exceeded",
     "organization_usage_limit_exceeded", "enforced_spend_limit_reached", "openrouter_credits", "openrouter_key_limit", "openrouter_guardrail_budget", "openrouter_workspace_budget",
 }  # fmt: skip
-_QUOTA_WORDS = re.compile(
+_QUOTA_WORDS = (
     r"balance (is|was|has been) .{0,20}(low|negative|insufficient|zero)|negative balance|(no|insufficient) (account )?(balance|funds)"
     r"|insufficient[ _](credits?|quota|balance)|not enough (credits?|balance)|out of (credits?|funds|extra usage|call volume quota)"
     r"|no (remaining|more|available) credits?|no credits? (left|remaining|available)|have any credits"
@@ -222,59 +226,44 @@ _QUOTA_WORDS = re.compile(
     r"|spend(ing)? (limit|cap)|(recharge|top[ -]?up) your|please (recharge|top[ -]?up)"
     r"|(budget (has been )?|over |crossed |exceeded ?(its )?)(exceeded|budget)|account .{0,60}(is|was) suspended|free tier .{0,40}exhausted"
     r"|overdue (balance|bill)|quota for the (day|month) was reached|exhausted its .{0,20}quota|reached the set .{0,20}limit"
-    r"|credit limit exceeded|payment required|billing (is not|to be) enabled|enable billing|trial (has|is) (expired|over)|余额不足|额度(不足|已?用尽)",
-    re.IGNORECASE,
+    r"|credit limit exceeded|payment required|billing (is not|to be) enabled|enable billing|trial (has|is) (expired|over)|余额不足|额度(不足|已?用尽)"
 )
-_CURRENT_QUOTA = re.compile(
-    r"exceeded your (current )?quota|quota exceeded|(reached|exceeded|hit|over|used up) (your|the|this) .{0,30}usage (limit|cap|quota)",
-    re.IGNORECASE,
-)
-_RATE = re.compile(r"rate[ _-]?limit|too many requests|resource[ _]exhausted", re.IGNORECASE)
-_TOO_LARGE = re.compile(r"request too large|tokens must be reduced", re.IGNORECASE)
-_A_DAY = re.compile(
-    r"(per|/|an?|this)[ _-]?(day|week|month)(?![a-z])|per ?day|daily|weekly|\b[TR]PD\b|per ?month|monthly|\blimit: 0\b",
-    re.IGNORECASE,
+_CURRENT_QUOTA = r"exceeded your (current )?quota|quota exceeded|(reached|exceeded|hit|over|used up) (your|the|this) .{0,30}usage (limit|cap|quota)"
+_RATE = r"rate[ _-]?limit|too many requests|resource[ _]exhausted"
+_TOO_LARGE = r"request too large|tokens must be reduced"
+_A_DAY = (
+    r"(per|/|an?|this)[ _-]?(day|week|month)(?![a-z])|per ?day|daily|weekly|\b[TR]PD\b|per ?month|monthly|\blimit: 0\b"
 )
 # Google's words for a daily or monthly quota, also inside a gateway's message.
-_QUOTA_OF_A_DAY = re.compile(r"quota_?id\W{1,8}\w*per_?(day|month)|\blimit: 0,", re.IGNORECASE)
-_A_MINUTE = re.compile(
-    r"(per|/)[ _-]?(minute|min|second)(?![a-z])|per ?minute|\b[TR]PM\b|per ?second|\bthrottling\.", re.IGNORECASE
-)
+_QUOTA_OF_A_DAY = r"quota_?id\W{1,8}\w*per_?(day|month)|\blimit: 0,"
+_A_MINUTE = r"(per|/)[ _-]?(minute|min|second)(?![a-z])|per ?minute|\b[TR]PM\b|per ?second|\bthrottling\."
 _FILTER_CODES = {
     "content_filter", "content_policy_violation", "responsibleaipolicyviolation", "data_inspection_failed", "invalid_prompt",
     "content_filtered", "moderation_blocked", "safety", "refusal", "image_content_policy_violation", "prohibited_content", "sensitive_content", "sensitivecontentdetected", "1301",
 }  # fmt: skip
-_FILTER_WORDS = re.compile(
+_FILTER_WORDS = (
     r"content (management|filter|policy|policies|moderation|exists risk)|(input|prompt|content|request) (was|has been|is) (flagged|blocked|filtered)|(prompt|response) blocked"
     r"|usage (polic|guideline)|guardrails? .{0,40}(triggered|intervened|block|violat|failed)|(by|violat\w*) .{0,20}guardrail|\bunsafe\b|harmful|敏感"
-    r"|moderation (policy|layer|system|filter|service|check)|(by|requires|failed) (our |the )?moderation|violat.{0,40}polic|safety[ _](check|system|filter|setting|polic)|prohibited content|inappropriate content|sensitive (content|information)",
-    re.IGNORECASE,
+    r"|moderation (policy|layer|system|filter|service|check)|(by|requires|failed) (our |the )?moderation|violat.{0,40}polic|safety[ _](check|system|filter|setting|polic)|prohibited content|inappropriate content|sensitive (content|information)"
 )
 # Words of a refusal that concerns a parameter or an account, even if it also contains words of content filters.
-_NOT_THE_QUESTION = re.compile(
+_NOT_THE_QUESTION = (
     r"(unknown|unrecognized|unsupported|invalid) (name|param|field|arg)|extra inputs"
     r"|\b(account|organi[sz]ation|team|project|key|token|signature)\b.{0,80}(suspend|disabled|banned|deactivated|terminated|permission|verif|expired|leaked|revoked)"
-    r"|\byour (resource|account|subscription|(api )?access|organi[sz]ation|project)\b.{0,40}(blocked|restricted)",
-    re.IGNORECASE,
+    r"|\byour (resource|account|subscription|(api )?access|organi[sz]ation|project)\b.{0,40}(blocked|restricted)"
 )
 _BAD_ANSWER_CODES = {"json_validate_failed", "tool_use_failed", "output_parse_failed"}
 _MODEL_CODES = {
     "model_not_found", "invalid_model", "unknown_model", "model_not_available", "deploymentnotfound", "model_not_supported",
     "model_decommissioned",
 }  # fmt: skip
-_NO_MODEL = re.compile(
+_NO_MODEL = (
     r"not a valid model|invalid model name|no models? loaded|models?\b.{0,80}\b(does not exist|not found|is not found|not available|not exist|decommissioned)|no such model"
-    r"|no endpoints found",
-    re.IGNORECASE,
+    r"|no endpoints found"
 )
 _KEY_CODES = {"invalid_api_key", "api_key_invalid", "authentication_error", "unauthenticated", "unauthorized"}
-_KEY_WORDS = re.compile(
-    r"api[ _-]?key (is )?(not valid|invalid|incorrect|expired)|(invalid|incorrect) (x-)?api[ _-]?key", re.IGNORECASE
-)
-_FORM_WORDS = re.compile(
-    r"response_?(format|schema)|json[_ ]?schema|json_?object|json mode|structured outputs?|text\.format|output_config\.format|output[_ ]format|grammar|guided|required for format",
-    re.IGNORECASE,
-)
+_KEY_WORDS = r"api[ _-]?key (is )?(not valid|invalid|incorrect|expired)|(invalid|incorrect) (x-)?api[ _-]?key"
+_FORM_WORDS = r"response_?(format|schema)|json[_ ]?schema|json_?object|json mode|structured outputs?|text\.format|output_config\.format|output[_ ]format|grammar|guided|required for format"
 
 
 def _meaning(status: int, codes: set[str], message: str, text: str, param: str, wait_s: float | None) -> ErrorMeaning:
@@ -285,46 +274,41 @@ def _meaning(status: int, codes: set[str], message: str, text: str, param: str, 
     if status == 402 or codes & _QUOTA_CODES:
         return "quota"
     # Check for filters before quotas: a filter's message may say that no credits were charged.
-    filtered = status in {400, 403, 422, 424, 451, 498} and _FILTER_WORDS.search(message)
-    if status == 446 or codes & _FILTER_CODES or (filtered and not _NOT_THE_QUESTION.search(message)):
+    filtered = status in {400, 403, 422, 424, 451, 498} and _search(_FILTER_WORDS, message)
+    if status == 446 or codes & _FILTER_CODES or (filtered and not _search(_NOT_THE_QUESTION, message)):
         return "content-filter"
     # Exclude statuses whose messages may quote the question.
-    if status not in {404, 413, 415, 422} and _QUOTA_WORDS.search(message):
+    if status not in {404, 413, 415, 422} and _search(_QUOTA_WORDS, message):
         return "quota"
     changed_status = status != 422 and (
-        _CURRENT_QUOTA.search(message) or (not 300 <= status < 500 and _RATE.search(message))
+        _search(_CURRENT_QUOTA, message) or (not 300 <= status < 500 and _search(_RATE, message))
     )
-    if status == 429 and _TOO_LARGE.search(message):
+    if status == 429 and _search(_TOO_LARGE, message):
         return "request"
     if status == 429 or (status == 403 and wait_s) or changed_status:
         # Google asks to wait only seconds even if a daily quota is used up: check the names of the quotas.
         short_wait = wait_s is None or wait_s <= MAX_RETRY_AFTER_S
-        if short_wait and _QUOTA_OF_A_DAY.search(text):
+        if short_wait and _search(_QUOTA_OF_A_DAY, text):
             return "quota"
-        daily = _A_DAY.search(message) and not _A_MINUTE.search(message)
-        spent = _CURRENT_QUOTA.search(message) and not _A_MINUTE.search(text)
+        daily = _search(_A_DAY, message) and not _search(_A_MINUTE, message)
+        spent = _search(_CURRENT_QUOTA, message) and not _search(_A_MINUTE, text)
         return "quota" if wait_s is None and (daily or spent) else "wait"
     if codes & _BAD_ANSWER_CODES:
         return "bad-answer"
-    if status == 401 or codes & _KEY_CODES or (invalid and _KEY_WORDS.search(message)):
+    if status == 401 or codes & _KEY_CODES or (invalid and _search(_KEY_WORDS, message)):
         return "key"
     if status == 403:
         return "access"
-    if codes & _MODEL_CODES or (status in {400, 404} and _NO_MODEL.search(message)):
+    if codes & _MODEL_CODES or (status in {400, 404} and _search(_NO_MODEL, message)):
         return "model"
     # Ollama and others refuse a format with status 500.
-    if (invalid or status == 500) and (_FORM_WORDS.search(message) or param.startswith(("response_format", "text"))):
+    if (invalid or status == 500) and (_search(_FORM_WORDS, message) or param.startswith(("response_format", "text"))):
         return "form"
     return "passing" if status in {408, 409, 424, 425, 498, 499} or (status >= 500 and status != 501) else "request"
 
 
-_RETRY_IN = re.compile(
-    rf"(?:try again|retry|wait|resets?)(?: your request)?(?: in| after| for)?[: ]+({DURATION})", re.IGNORECASE
-)
-_FIELD = re.compile(
-    r'retry[_-]?(?:delay|after)(_?ms)?(?:_?s(?:ec(?:onds)?)?)?\\*"\s*:\s*(?:\{\s*\\*"seconds\\*"\s*:\s*)?\\*"?(\d+(?:\.\d+)?)\s*(ms|s)?(?=[\\"\s,}])',
-    re.IGNORECASE,
-)
+_RETRY_IN = rf"(?:try again|retry|wait|resets?)(?: your request)?(?: in| after| for)?[: ]+({DURATION})"
+_FIELD = r'retry[_-]?(?:delay|after)(_?ms)?(?:_?s(?:ec(?:onds)?)?)?\\*"\s*:\s*(?:\{\s*\\*"seconds\\*"\s*:\s*)?\\*"?(\d+(?:\.\d+)?)\s*(ms|s)?(?=[\\"\s,}])'
 # Maximum number of characters of an error that are searched.
 _MOST_READ = 20_000
 
@@ -335,9 +319,9 @@ def _wait(
     """Seconds to wait, from headers, a field such as Google's `retryDelay`, the message, or the reset of a limit; None without these."""
     if (wait_s := retry_after(headers, now)) is not None:
         return wait_s
-    if (field_match := _FIELD.search(text)) is not None:
+    if (field_match := _search(_FIELD, text)) is not None:
         return float(field_match[2]) * (0.001 if field_match[1] or field_match[3] == "ms" else 1.0)
-    if status >= 300 and (message_match := _RETRY_IN.search(message)) is not None:
+    if status >= 300 and (message_match := _search(_RETRY_IN, message)) is not None:
         return parse_seconds(message_match[1])
     limits = filter(None, (limit_in_headers(name, headers) for name in ("requests", "tokens")))
     reset_s = max((reset_s for _, remaining, reset_s in limits if remaining == 0), default=0.0)
@@ -431,7 +415,7 @@ def fatal_refusal(
     """
     detail = error.message
     alone = error.meaning == "access" or (error.status, error.meaning) == (404, "request")
-    if answered and alone and not _NOT_THE_QUESTION.search(detail):
+    if answered and alone and not _search(_NOT_THE_QUESTION, detail):
         return None
     match error.meaning:
         case _ if 300 <= error.status < 400:

@@ -8,11 +8,13 @@ import os
 import re
 import select
 import ssl
+import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cache
+from importlib import import_module
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
@@ -219,8 +221,26 @@ class UnreadableError(TransportError):
 _connection: ContextVar[int] = ContextVar("_connection", default=0)
 
 
+# Whether nothing else in this process uses aiohttp; commands set it.
+alone = False
+
+
+def _load_aiohttp() -> None:
+    """Import aiohttp, in a process of our own without the machine's certificates.
+
+    It reads them twice, which takes a tenth of a second, and relabel hands it those of `certificates`.
+    """
+    if alone and "aiohttp" not in sys.modules:
+        ssl.SSLContext.set_default_verify_paths = lambda _: None  # pyright: ignore[reportAttributeAccessIssue]  # hides the inherited method
+        try:
+            import_module("aiohttp")
+        finally:
+            del ssl.SSLContext.set_default_verify_paths
+
+
 @cache
 def _connector_class() -> type[aiohttp.TCPConnector]:
+    _load_aiohttp()
     import aiohttp
 
     class Connector(aiohttp.TCPConnector):
