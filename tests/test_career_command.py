@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from relabel.cli.app import run_app
-from relabel.run import open_run
 from run_builders import a_label, a_run
 from server import judged, provider
 
@@ -54,26 +53,6 @@ def test_a_score_with_a_part_missing_reads_so_far_wherever_it_stands(
         assert rows[name]["words"].startswith(f"{shown}. ")
         assert rows[name]["resilience"] == ""
     assert "a complete score is out of 6" in " ".join(said.split())
-    assert run_app(["resilience", "sample", "nursing"]) == 0
-    assert f"Resilience: {table['Nursing']}; a complete score is out of 6" in capsys.readouterr().out
-
-
-def test_a_thin_share_of_a_role_stands_in_brackets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rows = open_run("sample").labels
-    first = rows.loc[rows["onet_soc_code"] == "29-1141.00", "task_id"].iloc[0]
-    labels = [
-        a_label(str(row.task_id), str(row.setting), str(row.label), code=str(row.onet_soc_code))
-        for row in rows.itertuples()
-        if row.onet_soc_code != "29-1141.00" or row.task_id == first
-    ]
-    a_run(tmp_path / "part", labels, tasks="sample")
-    assert run_app(["resilience", str(tmp_path / "part"), "nursing"]) == 0
-    said = capsys.readouterr().out
-    (role,) = [line for line in said.splitlines() if line.startswith("29-1141.00")]
-    assert len(re.findall(r"\(\d+%\)", role)) == 2
-    assert "In brackets: a thin share" in said
-    assert run_app(["resilience", "sample", "nursing"]) == 0
-    assert "In brackets" not in capsys.readouterr().out
 
 
 def test_ratings_are_made_in_one_step_and_taken_up(
@@ -120,7 +99,7 @@ def test_jobs_that_change_by_a_hair_stay_level(capsys: pytest.CaptureFixture[str
     assert max(map(len, said.splitlines())) <= 100
 
 
-def test_a_rated_family_is_shown_in_full_and_written_down(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_rated_family_is_explained_and_written_down(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     families = tmp_path / "mine.toml"
     families.write_text(OWN)
     labels = [a_label("15-1254.00", name, "4", code="15-1254.00") for name in DIMENSIONS]

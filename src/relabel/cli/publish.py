@@ -17,7 +17,7 @@ from relabel.careers import families as family_data
 from relabel.careers import pages as family_pages
 from relabel.cli import _options
 from relabel.cli import score as scores
-from relabel.cli.terminal import Table, say, say_next, serve
+from relabel.cli.terminal import Table, heading, say, say_next, serve
 from relabel.errors import UsageError
 from relabel.publishing import export as exporting
 from relabel.publishing.site import build
@@ -100,7 +100,7 @@ def resilience(
     of the run that --epoch names; without ratings that part is missing, and the score is of 4 so far.
 
     Args:
-        family ([FAMILY]...): Ids of families to show in full.
+        family ([FAMILY]...): Ids of families: only these, with their points explained.
         file: A TOML file of your own in the form of data/families.toml.
         cuts: Cut-points of your own in the form of data/resilience.toml.
         weights: How tasks weigh within their occupation.
@@ -128,11 +128,12 @@ def resilience(
         return
     if not pages:
         typer.echo(f"none of the {len(chosen)} families has an occupation in {table.tasks}")
-    elif family:
-        for page in pages:
-            _show(page)
-    else:
-        _show_all(pages)
+        return
+    _show(pages)
+    for page in pages if family else ():
+        heading(f"{page.name} ({page.id})")
+        for text in (page.description, *(part.words for part in page.resilience.parts)):
+            say(text, indent=2, hang=0)
 
 
 def _chosen(all_families: Sequence[family_pages.Family], wanted: Sequence[str]) -> Sequence[family_pages.Family]:
@@ -143,7 +144,7 @@ def _chosen(all_families: Sequence[family_pages.Family], wanted: Sequence[str]) 
     return [by_id[name] for name in dict.fromkeys(wanted)] if wanted else all_families
 
 
-def _show_all(pages: Sequence[family_pages.FamilyPage]) -> None:
+def _show(pages: Sequence[family_pages.FamilyPage]) -> None:
     first = pages[0]
     say(f"{first.run}, tasks of {first.tasks}: {len(pages)} job families")
     if first.note:
@@ -153,7 +154,7 @@ def _show_all(pages: Sequence[family_pages.FamilyPage]) -> None:
         [
             page.name,
             page.resilience.brief,
-            *(_brief(part, page) for part in page.resilience.parts),
+            *(_brief(part) for part in page.resilience.parts),
             "-" if (jobs := page.pay[0].employment) is None else f"{jobs / 1000:,.0f}k",
             _range(page),
         ]
@@ -178,11 +179,11 @@ def _show_all(pages: Sequence[family_pages.FamilyPage]) -> None:
             say(f"{reason} ({len(gaps)} of {len(pages)} families, such as {gaps[0].id})")
 
 
-def _brief(part: family_pages.ResiliencePart, page: family_pages.FamilyPage) -> str:
+def _brief(part: family_pages.ResiliencePart) -> str:
     if part.figure is None:
         return "-"
     if part.id == "growing-demand":
-        return f"{_change(page.outlook.change_percent)}  {part.points}"
+        return f"{family_pages.shown_percent(part.figure)}  {part.points}"
     unit = "%" if part.unit == "percent" else ""
     return f"{part.figure:.1f}{unit}  {part.points}"
 
@@ -192,92 +193,6 @@ def _range(page: family_pages.FamilyPage) -> str:
     if low is None:
         return "-"
     return f"{low:,.0f} and more" if high is None else f"{low:,.0f}" if low == high else f"{low:,.0f}-{high:,.0f}"
-
-
-def _show(page: family_pages.FamilyPage) -> None:
-    typer.echo(f"{page.name} ({page.id})")
-    say(page.description)
-    if page.note:
-        say(page.note)
-    score, outlook = page.resilience, page.outlook
-    whole = "" if score.score is not None else "; a complete score is out of 6"
-    _section(f"Resilience: {score.brief}{whole}", *(part.words for part in score.parts))
-    strict, with_tools = _percent(page.exposure.strict), _percent(page.exposure.with_tools)
-    _section(f"Exposure: {strict} to the model alone, {with_tools} with tools", page.exposure.words)
-    if outlook.employment_start is not None and outlook.employment_end is not None:
-        _section(
-            f"Employment: {outlook.employment_start:,.0f} in {outlook.start}, {outlook.employment_end:,.0f} in "
-            f"{outlook.end} ({_change(outlook.change_percent)}); {outlook.openings_a_year:,.0f} openings a year"
-        )
-    for pay in page.pay:
-        if pay.lowest_median is not None:
-            median = pay.weighted["median"]
-            shown = "not known" if median is None else f"{median:,.0f} USD"
-            _section(f"Pay, {pay.period}: median {shown} (mean of the occupations' medians)", pay.words)
-    if page.epoch is not None:
-        ratings = ", ".join(f"{name} {value:.1f}" for name, value in page.epoch.dimensions.items())
-        _section(f"Human advantage: {page.epoch.total:.1f} of 25 ({ratings})", page.epoch.words)
-    if page.preparation.education:
-        levels = ", ".join(f"{level.level} {level.share:.0%}" for level in page.preparation.education[:3])
-        typer.echo()
-        say(f"Typical education: {levels}")
-    labels = [(task.text, task.strict or "no label", task.with_tools or "no label") for task in page.responsibilities]
-    _section("Key responsibilities", *(f"- {text} [alone: {a}; with tools: {b}]" for text, a, b in labels))
-    _show_roles(page)
-    for name, near in (("Related families", page.related_families), ("Related careers", page.related_careers)):
-        if near:
-            typer.echo()
-            say(f"{name}: " + "; ".join(f"{one.name} ({one.similarity:.2f})" for one in near))
-    typer.echo()
-
-
-def _section(title: str, *words: str) -> None:
-    typer.echo(f"\n{title}")
-    for text in words:
-        say(text, indent=2, hang=0)
-
-
-def _show_roles(page: family_pages.FamilyPage) -> None:
-    rows = [
-        [
-            role.onet_soc_code,
-            role.title,
-            *_medians(role, len(page.pay)),
-            _change(role.outlook.change_percent),
-            _exposed(role, role.strict),
-            _exposed(role, role.with_tools),
-        ]
-        for role in page.roles
-    ]
-    columns = ["code", "title", *(pay.period for pay in page.pay), "jobs", "alone", "tools"]
-    thin = "In brackets: a thin share, as less than half of the role's task weight has labels."
-    Table(
-        f"Roles: median pay (USD a year), projected change of jobs from {page.outlook.start} to {page.outlook.end}, share of exposed tasks",
-        columns,
-        rows,
-        left=2,
-        notes=[thin] if any(role.thin for role in page.roles) else (),
-    ).show()
-
-
-def _exposed(role: family_pages.Role, share: float | None) -> str:
-    return f"({_percent(share)})" if role.thin and share is not None else _percent(share)
-
-
-def _medians(role: family_pages.Role, columns: int) -> list[str]:
-    above = [f">={pay.floor['median']:,.0f}" if "median" in pay.floor else "-" for pay in role.pay]
-    medians = [
-        f"{pay.median:,.0f}" if pay.median is not None else least for pay, least in zip(role.pay, above, strict=True)
-    ]
-    return medians or ["-"] * columns
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{share:.0%}"
-
-
-def _change(percent: float | None) -> str:
-    return "-" if percent is None else family_pages.shown_percent(percent)
 
 
 @export_app.command()
