@@ -17,9 +17,9 @@ from relabel.scoring import measures, uncertainty
 from relabel.scoring import multiverse as multiverse_analysis
 from relabel.scoring import table as tables
 from relabel.scoring import us as us_figures
-from relabel.scoring.options import SAMPLE, SYSTEM_NAMES, UNWEIGHTED, Choices, Noise, ScoringOptions, Taxonomy
+from relabel.scoring.options import Choices, Noise, ScoringOptions, Taxonomy
 from relabel.study import results, running
-from relabel.tabular import Cell, counted, json_bytes, listed_names, records
+from relabel.tabular import Cell, counted, listed_names, records
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,8 +39,6 @@ _ESTIMATES = {
     "people": "what people's labels would give",
     "gold": "what the gold's would give",
 }
-# Other groups shown for an O*NET-SOC code.
-_ELSEWHERE = 3
 _BORROWED = "no task statements map to it; its score is borrowed from the other codes of the same SOC broad group"
 # Figures of a score: name, divisor, and number of decimals.
 _SHOWN_AS = {
@@ -401,15 +399,14 @@ def _show_multiverse(result: multiverse_analysis.Multiverse, table: relabel.Scor
 def explain(
     ctx: typer.Context,
     run: _options.RunArg,
+    code: str,
     scoring: ScoringOptions,
-    code: Annotated[str | None, typer.Argument()] = None,
     taxonomy: Taxonomy | None = None,
     gold: _options.GoldRun = None,
     rater: list[str] | None = None,
     draws: int = 1000,
     seed: int = 0,
     show: Annotated[int, typer.Option(min=0)] = 10,
-    path: bool = False,
     as_json: _options.AsJson = False,
     out: _options.OutJson = None,
 ) -> None:
@@ -422,17 +419,7 @@ def explain(
         draws: Draws of label noise behind the intervals; 0 for none.
         seed: Seed of the draws.
         show: Number of tasks to show; --json has all.
-        path: Show only the crosswalk of the code, forward and back; needs no RUN.
     """
-    if path:
-        idle = ("weights", "unrated", "pay", "bridge", "repeats", "wage", "gold", "rater", "draws", "seed", "show")
-        _options.reject_ineffective_options(ctx, "has no effect with --path; remove it", *idle)
-        crosswalk = _path(code or run, scoring, taxonomy or "uk-soc2020")
-        if not _options.give_json(json_bytes(crosswalk.describe()), out=out, as_json=as_json):
-            _show_path(crosswalk)
-        return
-    if code is None:
-        raise UsageError("give a RUN and a CODE; or a CODE and --path for its bridge only")
     if not draws:
         _options.reject_ineffective_options(ctx, _options.NEEDS_DRAWS, "seed", "gold", "rater")
     if as_json:
@@ -547,51 +534,3 @@ def _show_task(task: explaining.ExplainedTask, explained: explaining.Explanation
             typer.echo(f"    key {label.request_key}")
     for reason in task.missing:
         say(f"no label, {reason}", indent=2)
-
-
-def _path(unit: str, scoring: ScoringOptions, taxonomy: Taxonomy) -> explaining.CodePath:
-    """The crosswalk of a code: the O*NET-SOC codes behind a group, or the groups of an O*NET-SOC code."""
-    tasks = scoring.tasks or "onet-30.2"
-    if scoring.method == "site-2026" and (taxonomy in UNWEIGHTED or tasks == SAMPLE):
-        where = "over the sample" if tasks == SAMPLE else f"to {taxonomy}"
-        raise UsageError(f"there is only one bridge {where}, the same for every method; remove --method")
-    return explaining.find_path(unit, method=scoring.method, taxonomy=taxonomy, links=scoring.links, tasks=tasks)
-
-
-def _show_path(path: explaining.CodePath) -> None:
-    say(f"{SYSTEM_NAMES[path.system]} {path.code} {path.title}")
-    if path.system == path.bridge.target:
-        _show_back(path)
-        _show_others(path)
-        return
-    if path.forward.empty:
-        typer.echo("it has no task statements or no link")
-    for step in path.bridge.steps:
-        led = path.forward[path.forward["system"] == step.target]
-        led = led.sort_values(["share", "code"], ascending=[False, True])
-        rows = [[row["code"], str(row["title"]), f"{row['share']:.1%}"] for row in led.to_dict("records")]
-        Table(f"Forward to {SYSTEM_NAMES[step.target]}", ["code", "title", "share"], rows, left=2).show()
-
-
-def _show_back(path: explaining.CodePath) -> None:
-    if path.borrowed:
-        say(_BORROWED)
-    for step in reversed(path.bridge.steps):
-        links = path.back[path.back["system"] == step.source].to_dict("records")
-        rows: list[list[Cell]] = []
-        for link in links:
-            has_tasks = bool(link["with_tasks"])
-            share, part = (f"{link['share']:.1%}", f"{link['part']:.1%}") if has_tasks else ("no tasks", None)
-            rows.append([link["code"], link["target"], str(link["title"]), share, f"{link['weight']:,.4g}", part])
-        title, columns = f"Back to {SYSTEM_NAMES[step.source]}", ["code", "for", "title", "share", "weight", "part"]
-        Table(title, columns, rows, left=3, notes=[step.origin]).show()
-
-
-def _show_others(path: explaining.CodePath) -> None:
-    rows: list[list[Cell]] = []
-    for code, led in sorted(path.forward.groupby("onet_soc_code"), key=lambda x: -float(x[1]["share"].iloc[0])):
-        first, *others = led.to_dict("records")
-        named = listed_names([f"{other['code']} {other['share']:.0%}" for other in others], _ELSEWHERE)
-        rows.append([str(code), str(first["onet_soc_title"]), named or "-", f"{first['share']:.1%}"])
-    columns = ["code", "title", "elsewhere", "here"]
-    Table("Forward: what its O*NET-SOC codes count here, and most elsewhere", columns, rows, left=3).show()

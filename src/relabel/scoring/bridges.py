@@ -12,7 +12,7 @@ with many targets counts little in each, and no job is counted twice.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -123,30 +123,13 @@ class Bridge:
         """
         return self._multiply_out(listed, relative_to_reached=False)
 
-    def levels(self, scored: Collection[str]) -> list[tuple[System, pd.DataFrame]]:
-        """Shares after each step, without borrowed ones.
-
-        Args:
-            scored: O*NET-SOC codes with a score.
-
-        Returns:
-            Pairs of classification and shares (see `shares`), in the order of the steps.
-        """
-        return list(self._levels(scored, relative_to_reached=True))[1:]
-
-    def _levels(self, codes: Collection[str], *, relative_to_reached: bool) -> Iterator[tuple[System, pd.DataFrame]]:
-        """Shares of the codes themselves, and after each step, without borrowed ones."""
-        shares = _initial_shares(codes)
-        yield "onet-soc", shares
-        for number, step in enumerate(self.steps):
-            # The first step ignores codes without task statements, because they have nothing to label.
-            shares = _next_shares(shares, step.links, relative_to_reached=relative_to_reached or number == 0)
-            yield step.target, shares
-
     def _multiply_out(self, codes: Collection[str], *, relative_to_reached: bool) -> pd.DataFrame:
         key = (frozenset(codes), relative_to_reached)
         if key not in self._cache:
-            *_, (_, shares) = self._levels(codes, relative_to_reached=relative_to_reached)
+            shares = _initial_shares(codes)
+            for number, step in enumerate(self.steps):
+                # The first step ignores codes without task statements, because they have nothing to label.
+                shares = _next_shares(shares, step.links, relative_to_reached=relative_to_reached or number == 0)
             if relative_to_reached and self.donors:
                 shares = pd.concat([shares, self._borrowed(codes)])
             shares = shares[_isin(shares["code"], self.titles["code"])]

@@ -7,7 +7,6 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -15,15 +14,15 @@ import pandas as pd
 from relabel.errors import DataError
 from relabel.rubric import MEASURES, Measure
 from relabel.run import Run
-from relabel.scoring.bridges import Bridge, codes_of, make_bridge, onet_occupations, same_broad_group
+from relabel.scoring.bridges import Bridge, codes_of, same_broad_group
 from relabel.scoring.measures import Floats
-from relabel.scoring.options import SYSTEM_NAMES, Links, Method, System, Taxonomy, check_links
+from relabel.scoring.options import SYSTEM_NAMES, System, Taxonomy
 from relabel.scoring.table import ScoreTable
 from relabel.scoring.uncertainty import BOUNDED, ESTIMATED, Estimate
 from relabel.settings import Frozen
 from relabel.sources import bls, onet
 from relabel.tabular import half_up, records
-from relabel.task import TASK_KEY, task_table
+from relabel.task import TASK_KEY
 
 _MAX_SUGGESTIONS = 4
 _INTERVAL = re.compile("_(low|high|gold|pooled)$")
@@ -283,98 +282,6 @@ def answers_by_task(run: Run, codes: Collection[str] | None = None) -> dict[Task
     return dict(answers)
 
 
-@dataclass(frozen=True)
-class CodePath:
-    """How one code is linked through a bridge.
-
-    Attributes:
-        system: Classification of the code.
-        code: The code.
-        title: Its title.
-        bridge: The bridge.
-        borrowed: Whether the code has no task statements of its own, and borrows the shares of other codes.
-        back: For a group: one row per link behind it, from the last step of the bridge to the first, columns `system, code,
-            title, target_system, target, weight, part, share, with_tasks`. `weight`, `part` and `share` are those of
-            `Link`; the last two are missing for codes without task statements. Empty for an O*NET-SOC code.
-        forward: One row per pair of an O*NET-SOC code and a code that it contributes to, columns `onet_soc_code,
-            onet_soc_title, system, code, title, share` (0-1, of that code). For a group: all groups that its O*NET-SOC
-            codes contribute to, itself included. For an O*NET-SOC code: every step of the bridge.
-    """
-
-    system: System
-    code: str
-    title: str
-    bridge: Bridge
-    borrowed: bool
-    back: pd.DataFrame
-    forward: pd.DataFrame
-
-    def describe(self) -> dict[str, Any]:
-        """The path as plain values."""
-        return {
-            "system": self.system,
-            "system_name": SYSTEM_NAMES[self.system],
-            "code": self.code,
-            "title": self.title,
-            "method": self.bridge.name,
-            "taxonomy": self.bridge.target,
-            "borrowed": self.borrowed,
-            "steps": [
-                {"source": step.source, "target": step.target, "origin": step.origin, "note": step.note}
-                for step in self.bridge.steps
-            ],
-            "back": records(self.back),
-            "forward": records(self.forward),
-        }
-
-
-def find_path(
-    code: str,
-    *,
-    method: Method = "bridge",
-    taxonomy: Taxonomy = "uk-soc2020",
-    links: Links | None = None,
-    tasks: str = "onet-30.2",
-) -> CodePath:
-    """Trace one code through a bridge.
-
-    Args:
-        code: A code of the taxonomy, such as `1121`, or an O*NET-SOC code, such as `11-1011.00`.
-        method: `bridge` or `site-2026`.
-        taxonomy: Target of the bridge.
-        links: How the bridge weights its links, by default as `score_table` does.
-        tasks: Task list, which determines the O*NET-SOC codes with task statements.
-
-    Raises:
-        DataError: There is no such code, or a file cannot be obtained.
-        UsageError: The sample has no bridge to the taxonomy, or the bridge has no links to weigh.
-    """
-    check_links(links, method, taxonomy, tasks)
-    table = task_table(tasks)
-    occupations, listed = onet_occupations(tasks, table), sorted(set(codes_of(table, "onet_soc_code")))
-    bridge = make_bridge(method, taxonomy, tasks, occupations, links=links, donors=listed)
-    titles = _titles(bridge, _by_code(occupations, "onet_soc_code", "title"))
-    if code in titles[taxonomy] and (taxonomy == "onet-soc" or "." not in code):
-        shares = bridge.shares(listed)
-        own = shares[shares["code"] == code]
-        linked = shares[shares["onet_soc_code"].isin(own["onet_soc_code"])]
-        linked = linked.assign(own=linked["code"] == code).sort_values(
-            ["onet_soc_code", "own", "share", "code"], ascending=[True, False, False, True]
-        )
-        forward = _forward(linked.assign(system=taxonomy), titles)
-        back, borrowed, _ = _trace_back(bridge, code, listed, titles)
-        return CodePath(taxonomy, code, titles[taxonomy][code], bridge, borrowed, back, forward)
-    if code in titles["onet-soc"]:
-        onwards = pd.concat([level.assign(system=system) for system, level in bridge.levels(listed)])
-        onwards = onwards[onwards["onet_soc_code"] == code]
-        title = titles["onet-soc"][code]
-        return CodePath("onet-soc", code, title, bridge, False, _NO_LINKS, _forward(onwards, titles))
-    raise DataError(
-        f"{code!r} is not a code of {SYSTEM_NAMES[taxonomy]} or O*NET-SOC 2019; codes look like "
-        f"{bridge.titles['code'].iloc[0]} and {occupations['onet_soc_code'].iloc[0]}"
-    )
-
-
 _NO_LINKS = pd.DataFrame(
     columns=["system", "code", "title", "target_system", "target", "weight", "part", "share", "with_tasks"]
 )
@@ -383,7 +290,11 @@ _NO_LINKS = pd.DataFrame(
 def _trace_back(
     bridge: Bridge, code: str, listed: Collection[str], titles: Mapping[System, Mapping[str, str]]
 ) -> tuple[pd.DataFrame, bool, set[str]]:
-    """The links behind a group (`CodePath.back`), whether it borrows, and the O*NET-SOC codes with tasks behind it."""
+    """The links behind a group, whether it borrows, and the O*NET-SOC codes with tasks behind it.
+
+    There is one row per link, from the last step of the bridge to the first. `weight`, `part` and `share` are those of `Link`; the
+    last two are missing for codes without task statements.
+    """
     tables = [step.links for step in bridge.steps]
     borrows = bool(bridge.donors) and code not in _codes_with_tasks(tables, bridge.donors)[-1]
     if borrows:
@@ -412,14 +323,6 @@ def _codes_with_tasks(tables: Sequence[pd.DataFrame], listed: Collection[str]) -
         pairs = zip(links["source"].tolist(), links["target"].tolist(), strict=True)
         reached.append({target for source, target in pairs if source in reached[-1]})
     return reached
-
-
-def _forward(shares: pd.DataFrame, titles: Mapping[System, Mapping[str, str]]) -> pd.DataFrame:
-    table = shares.assign(
-        onet_soc_title=shares["onet_soc_code"].map(titles["onet-soc"]),
-        title=[titles[system].get(code, "") for system, code in zip(shares["system"], shares["code"], strict=True)],
-    )
-    return table[["onet_soc_code", "onet_soc_title", "system", "code", "title", "share"]].reset_index(drop=True)
 
 
 _CROSSWALKS: Mapping[System, Callable[[], pd.DataFrame]] = {
