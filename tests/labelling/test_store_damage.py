@@ -74,6 +74,15 @@ def test_a_cut_database_is_rebuilt_from_what_is_left(folder: Path, capsys: pytes
     assert served(folder) > ROWS // 3
 
 
+def test_a_lost_first_page_is_taken_from_a_new_store(folder: Path) -> None:
+    with (folder / "cache.db").open("r+b") as database:
+        database.write(bytes(4096))
+    assert run_app(["store", "verify"]) == 3
+    assert run_app(["store", "verify", "--set-aside"]) == 0
+    assert run_app(["store", "verify"]) == 0
+    assert served(folder) == ROWS
+
+
 @pytest.mark.parametrize("change", [lambda path: path.write_bytes(b""), Path.unlink], ids=["empty", "missing"])
 def test_a_used_store_without_its_database_is_not_taken_for_a_new_one(
     change: object, folder: Path, capsys: pytest.CaptureFixture[str]

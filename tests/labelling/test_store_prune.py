@@ -66,11 +66,8 @@ def count(home: Path) -> tuple[int, int]:
     [
         (["--model", "m-1"], (5, 1)),
         (["--model", "m-1", "--rejected"], (0, 1)),
-        (["--rubric", "exposure"], (5, 0)),
-        (["--run", "one"], (5, 1)),
         (["--before", "2999-01-01"], (10, 1)),
         (["--before", "2020-01-01"], (0, 0)),
-        (["--model", "m-1", "--rubric", "exposure"], (0, 0)),
     ],
 )
 def test_a_dry_run_says_what_then_goes(

@@ -16,7 +16,7 @@ from relabel import manifest, settings
 from relabel.cli._options import AsJson, Commands, RunArg, give_json
 from relabel.cli.terminal import Table, say, say_next
 from relabel.errors import DataError, StoreError, UsageError
-from relabel.labelling import maintenance, request, store
+from relabel.labelling import maintenance, store
 from relabel.redaction import public_url
 from relabel.sources import fetch, registry
 from relabel.tabular import listed_names
@@ -232,8 +232,6 @@ def verify_store(set_aside: bool = False) -> None:
 @store_app.command()
 def prune(
     model: str | None = None,
-    rubric: str | None = None,
-    run: str | None = None,
     before: str | None = None,
     rejected: bool = False,
     dry_run: bool = False,
@@ -246,8 +244,6 @@ def prune(
 
     Args:
         model: Answers of this model, as asked for or as returned.
-        rubric: Answers to this rubric as it is now, asked with its own prompt.
-        run: Answers of this run: its model, rubric and prompt.
         before: Answers from before this day, such as 2026-01-31.
         rejected: Only answers that are not labels.
         dry_run: Only say what would be removed.
@@ -255,13 +251,7 @@ def prune(
     """
     from dataclasses import asdict
 
-    unwanted = maintenance.selection(
-        model=model,
-        messages=None if rubric is None else request.system_messages(relabel.load_rubric(rubric)),
-        run=None if run is None else relabel.open_run(run),
-        before=before,
-        rejected=rejected,
-    )
+    unwanted = maintenance.selection(model=model, before=before, rejected=rejected)
     if not dry_run and not yes:
         if not sys.stdin.isatty():
             raise UsageError("nothing was removed; use --dry-run for a preview, or --yes to remove the answers")

@@ -4,9 +4,8 @@ A packed store is a gzipped text file. The first line describes the file; each f
 key. Shared messages come before the answers that refer to them. The same rows give the same bytes. A reader of a paper can unpack
 the file and rebuild every table without an API key.
 
-If SQLite can no longer read a database, its rows are read page by page. A table's rows are in its leaf pages, and the other pages
-only lead to these, so the rows of every intact leaf page can be read, even if the header, the schema, an index or other pages are
-damaged. The file format is described in https://www.sqlite.org/fileformat2.html.
+From a damaged database, SQLite still reads the rows of intact pages. Only the first page, which holds header and schema, is needed
+for all of them. It is the same in all stores, so that of a new one replaces it if it is damaged.
 """
 
 from __future__ import annotations
@@ -18,10 +17,9 @@ import json
 import re
 import shutil
 import sqlite3
-import struct
 import zlib
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -33,7 +31,7 @@ from diskcache.core import MODE_PICKLE
 from relabel.errors import DataError, StoreError, UsageError
 from relabel.files import locked, make_private_dir, os_errors, replacing
 from relabel.labelling import rows
-from relabel.labelling.store import ROW, Store, integrity
+from relabel.labelling.store import ROW, PickleRefusedError, Store, integrity, text_of
 
 if TYPE_CHECKING:
     from relabel.run import Run
@@ -41,6 +39,8 @@ if TYPE_CHECKING:
 _DATABASE = "cache.db"
 # Suffixes of the files that SQLite keeps beside a database.
 _BESIDE = ("-wal", "-shm")
+# Size of a page of a database, and about the smallest size of an answer's row there, in bytes.
+_PAGE, _SMALLEST = 4096, 500
 
 
 def set_damage_aside(folder: Path) -> Iterator[str]:
@@ -59,21 +59,18 @@ def set_damage_aside(folder: Path) -> Iterator[str]:
         return
     _require_alone(folder)
     try:
-        for name in ("leases.db", _DATABASE):
-            path = folder / name
-            if path.exists() and not _is_intact(path):
-                aside = folder / f"damaged-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
-                make_private_dir(aside)
-                files = [file for beside in ("", *_BESIDE) if (file := path.with_name(name + beside)).exists()]
-                for file in files:
+        database, leases = folder / _DATABASE, folder / "leases.db"
+        if leases.exists() and not (database.exists() and _is_intact(leases)):
+            for name in ("", *_BESIDE):
+                leases.with_name(leases.name + name).unlink(missing_ok=True)
+            yield f"{leases.name} was deleted, because it or the database was unusable"
+        if database.exists() and not _is_intact(database):
+            aside = folder / f"damaged-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
+            make_private_dir(aside)
+            for name in ("", *_BESIDE):
+                if (file := database.with_name(database.name + name)).exists():
                     shutil.copyfile(file, aside / file.name)
-                saved = _rebuild(folder, aside) if name == _DATABASE else ""
-                for file in files if name != _DATABASE else ():
-                    file.unlink()
-                yield f"{name} was damaged and is kept in {aside}{saved}"
-            elif name == _DATABASE and not path.exists() and (folder / "leases.db").exists():
-                (folder / "leases.db").unlink()
-                yield f"{name} was missing; a new store was started"
+            yield f"{database.name} was damaged and is kept in {aside}{_rebuild(folder, aside)}"
     except (OSError, sqlite3.Error) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise StoreError(
@@ -108,21 +105,55 @@ def _is_intact(path: Path) -> bool:
 
 
 def _rebuild(folder: Path, aside: Path) -> str:
-    """Replace a damaged database with a new one that holds all rows readable in its copy in `aside`."""
-    work = aside / "rebuilt"
-    saved: set[str] = set()
-    with Store(work) as new, new.writing_at_once():
-        for key, text in readable_rows(aside / _DATABASE):
-            with suppress(rows.DamagedRowError):  # a truncated row, of which another copy may be intact
-                rows.document_of(key, text)
-                if key not in saved:
-                    new.put_text(key, text)
-                saved.add(key)
+    """Replace a damaged database, of which there is a copy in `aside`, with a new one that holds all rows that can be read."""
+    database, work = folder / _DATABASE, aside / "rebuilt"
+    Store(work).close()
+    first_page = (work / _DATABASE).read_bytes()[:_PAGE]
+    if not (saved := _save_rows(database, work)):
+        with database.open("r+b") as file:  # without a number of pages in the header, SQLite takes the size of the file
+            file.write(first_page[:28] + bytes(4) + first_page[32:])
+        saved = _save_rows(database, work)
     for beside in _BESIDE:  # the old write-ahead log must not be applied to the new database
         (folder / (_DATABASE + beside)).unlink(missing_ok=True)
-    (work / _DATABASE).replace(folder / _DATABASE)
+    (work / _DATABASE).replace(database)
     shutil.rmtree(work)
-    return f"; {len(saved):,} rows that can be read were saved into a new one"
+    return f"; {saved:,} rows that can be read were saved into a new one"
+
+
+def _save_rows(database: Path, work: Path) -> int:
+    """Copy all rows that can be read into the store in `work`. Returns their number."""
+    saved: set[str] = set()
+    with Store(work) as new, new.writing_at_once():
+        for row in _readable_rows(database):
+            with suppress(rows.DamagedRowError, PickleRefusedError):
+                key, text = text_of(row)
+                rows.document_of(key, text)
+                new.put_text(key, text)
+                saved.add(key)
+    return len(saved)
+
+
+def _readable_rows(database: Path) -> Iterator[tuple[Any, ...]]:
+    """Read a table from both ends up to the damage, and between them row by row; yields the columns of `ROW`."""
+    query = f"SELECT rowid, {ROW} FROM Cache NOT INDEXED WHERE rowid"  # noqa: S608  a fixed text
+    with closing(sqlite3.connect(database)) as db:
+        db.text_factory = bytes
+        first = 0
+        with suppress(sqlite3.Error):
+            db.execute("PRAGMA writable_schema = ON")  # otherwise a truncated database cannot be opened
+            for number, *row in db.execute(f"{query} > 0 ORDER BY rowid"):
+                first = number
+                yield tuple(row)
+            return
+        last = first + database.stat().st_size // _SMALLEST
+        with suppress(sqlite3.Error):
+            for number, *row in db.execute(f"{query} > ? ORDER BY rowid DESC", (first,)):
+                last = number
+                yield tuple(row)
+        for number in range(first + 1, last):
+            with suppress(sqlite3.Error):
+                for _, *row in db.execute(f"{query} = ?", (number,)):
+                    yield tuple(row)
 
 
 def _delete_unread(folder: Path) -> int:
@@ -151,12 +182,12 @@ class Pruned:
     bytes: int
 
 
-def prune(store: Store, unwanted: Callable[[str, rows.AnswerRow], bool], *, dry_run: bool) -> Pruned:
+def prune(store: Store, unwanted: Callable[[rows.AnswerRow], bool], *, dry_run: bool) -> Pruned:
     """Remove answers permanently, and shared messages that no other answer refers to.
 
     Args:
         store: The store.
-        unwanted: Whether to remove an answer, given its key and its row.
+        unwanted: Whether to remove an answer, given its row.
         dry_run: Whether to count only, and remove nothing.
 
     Raises:
@@ -169,7 +200,7 @@ def prune(store: Store, unwanted: Callable[[str, rows.AnswerRow], bool], *, dry_
     rejected, cost = 0, 0.0
     needed: set[str] = set()
     for key, row in store.answers():
-        if not unwanted(key, row):
+        if not unwanted(row):
             needed.update(rows.digests_of({"request": {"body": row.request.body}}))
             continue
         keys.append(key)
@@ -188,38 +219,30 @@ def prune(store: Store, unwanted: Callable[[str, rows.AnswerRow], bool], *, dry_
     return Pruned(answers, rejected, dict(by_model), cost, size)
 
 
-def selection(
-    *, model: str | None, messages: Collection[str] | None, run: Run | None, before: str | None, rejected: bool
-) -> Callable[[str, rows.AnswerRow], bool]:
+def selection(*, model: str | None, before: str | None, rejected: bool) -> Callable[[rows.AnswerRow], bool]:
     """A test that selects the answers to which all given criteria apply.
 
     Args:
         model: Name of the model, as requested or as returned.
-        messages: System messages; the request must have one of them.
-        run: Only answers to requests of this run.
         before: Only answers from before this day, ISO 8601, UTC.
         rejected: Only rejected answers.
 
     Returns:
-        A function of an answer's key and row.
+        A function of an answer's row.
 
     Raises:
         UsageError: No criterion is given, or `before` is not a date.
     """
-    if model is messages is run is before is None and not rejected:
-        raise UsageError("choose the answers to remove with --model, --rubric, --run, --before or --rejected")
+    if model is before is None and not rejected:
+        raise UsageError("choose the answers to remove with --model, --before or --rejected")
     try:
         day = None if before is None else datetime.fromisoformat(before).date().isoformat()
     except ValueError as error:
         raise UsageError(f"--before {before!r} is not a date such as 2026-01-31") from error
-    digests = None if messages is None else {rows.sha256_of(text) for text in messages}
-    keys = None if run is None else {*map(str, run.labels["request_key"]), *(x.request_key for x in run.failures())}
 
-    def unwanted(key: str, row: rows.AnswerRow) -> bool:
+    def unwanted(row: rows.AnswerRow) -> bool:
         return (
             (model is None or model in (row.request.body.get("model"), row.answer.model_returned))
-            and (digests is None or not digests.isdisjoint(rows.digests_of({"request": {"body": row.request.body}})))
-            and (keys is None or key.partition("/")[0] in keys)
             and (day is None or row.answer.created_at < day)
             and (row.rejected is not None or not rejected)
         )
@@ -372,104 +395,3 @@ def _checked(source: Path) -> Generator[tuple[str, dict[str, Any]]]:
                 yield key, row
     except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{source} is damaged or not a packed store ({error}); get the file again") from error
-
-
-# Rows of a damaged database.
-
-PAGE = 4096
-_LEAF = 0x0D
-# Columns of diskcache's table: row id, key, raw, ..., mode, file name and value.
-_COLUMNS = 12
-_KEY, _RAW, _FILE, _VALUE = 1, 2, 10, 11
-# Maximum size of a row that is in its leaf page as a whole, and minimum size of what a larger row has there, in bytes.
-_MOST = PAGE - 35
-_LEAST = (PAGE - 12) * 32 // 255 - 23
-
-
-def readable_rows(database: Path) -> Iterator[tuple[str, str]]:
-    """Key and text of every text row that can be read. A key may come twice, because replaced and deleted rows may be among them.
-
-    Args:
-        database: The database file; the write-ahead log beside it is read too, if there is one.
-    """
-    log = _logged(database.with_name(database.name + "-wal"))
-    with database.open("rb") as file:
-        last = max(database.stat().st_size // PAGE, *log, 0)
-
-        def page(number: int) -> bytes:
-            if number in log:
-                return log[number]
-            file.seek((number - 1) * PAGE)
-            return file.read(PAGE) if 0 < number <= last else b""
-
-        for number in range(1, last + 1):
-            content = page(number)
-            if len(content) < PAGE or content[0] != _LEAF:
-                continue
-            for offset in range(8, min(8 + 2 * _number(">H", content, 3), PAGE - 1), 2):
-                try:
-                    row = _row(content, _number(">H", content, offset), page)
-                except (IndexError, ValueError, struct.error):
-                    continue
-                if row is not None:
-                    yield row
-
-
-def _logged(log: Path) -> dict[int, bytes]:
-    """The pages in a write-ahead log, by number, each as it was last written."""
-    content = log.read_bytes() if log.exists() else b""
-    pages: dict[int, bytes] = {}
-    for offset in range(32, len(content) - PAGE - 23, PAGE + 24):
-        if content[offset + 8 : offset + 16] != content[16:24]:  # from here on, pages from before the log was restarted
-            break
-        pages[_number(">I", content, offset)] = content[offset + 24 : offset + 24 + PAGE]
-    return pages
-
-
-def _row(leaf: bytes, offset: int, page: Callable[[int], bytes]) -> tuple[str, str] | None:
-    """Key and text of the row at an offset of a leaf page; None if it is not a text row of the store."""
-    size, offset = _varint(leaf, offset)
-    _, offset = _varint(leaf, offset)
-    if size <= _MOST:
-        payload = leaf[offset : offset + size]
-    else:
-        local_size = _LEAST + (size - _LEAST) % (PAGE - 4)
-        local_size = local_size if local_size <= _MOST else _LEAST
-        payload, next_page = leaf[offset : offset + local_size], _number(">I", leaf, offset + local_size)
-        while len(payload) < size:
-            overflow = page(next_page)
-            if len(overflow) < PAGE:
-                raise ValueError
-            payload += overflow[4 : 4 + size - len(payload)]
-            next_page = _number(">I", overflow, 0)
-    end, offset = _varint(payload, 0)
-    sizes: list[int] = []
-    while offset < end:
-        kind, offset = _varint(payload, offset)
-        sizes.append((kind - 12) // 2 if kind >= 12 else (0, 1, 2, 3, 4, 6, 8, 8, 0, 0, 0, 0)[kind])
-        if len(sizes) - 1 in {_KEY, _VALUE} and not (kind >= 13 and kind % 2):
-            return None  # not text
-        if (len(sizes) - 1 == _FILE and kind) or (len(sizes) - 1 == _RAW and kind != 9):
-            return None  # a pickled key, or a file
-    if len(sizes) != _COLUMNS:
-        return None
-    starts = [end + sum(sizes[:n]) for n in range(_COLUMNS)]
-    key, value = (payload[starts[n] : starts[n] + sizes[n]] for n in (_KEY, _VALUE))
-    return (key.decode(), value.decode()) if len(value) == sizes[_VALUE] else None
-
-
-def _varint(content: bytes, offset: int) -> tuple[int, int]:
-    """SQLite's integer of variable length that starts at `offset`, and the offset after it."""
-    value = 0
-    for index in range(9):
-        byte = content[offset + index]
-        if index == 8:
-            return value << 8 | byte, offset + 9
-        value = value << 7 | byte & 0x7F
-        if byte < 0x80:
-            return value, offset + index + 1
-    raise ValueError
-
-
-def _number(form: str, content: bytes, offset: int) -> int:
-    return struct.unpack_from(form, content, offset)[0]

@@ -164,19 +164,6 @@ def load_prompt(ref: str) -> Prompt:
     return parse_prompt(ref, read_small(path, _LARGEST, refuse=RubricError))
 
 
-def system_messages(rubric: Rubric) -> set[str]:
-    """All system messages from a rubric's own prompt, for every way of asking."""
-    prompt = load_prompt(rubric.prompt)
-    task = Task(task_id="1", onet_soc_code="11-1011.00", title="t", text="t")
-    return {
-        prompt.messages([task] * count, rubric, setting, examples=examples, decide=decide)[0]["content"]
-        for setting in rubric.settings
-        for count in (1, 2)
-        for examples in (True, False)
-        for decide in ("json", "logprob")
-    }
-
-
 def parse_prompt(name: str, raw: bytes) -> Prompt:
     """Parse the text of a prompt template.
 
