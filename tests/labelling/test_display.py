@@ -299,23 +299,12 @@ def test_the_start_of_a_model_is_not_taken_for_slowness() -> None:
     assert estimator.rate == 1.0
 
 
-def test_while_the_store_answers_nothing_is_foreseen_and_then_only_from_what_is_asked() -> None:
+def test_labels_of_the_store_do_not_make_a_job_fast() -> None:
     estimator, now = begun(10_000)
-    for _ in range(36):  # 9,000 labels of the store, and a few answers that had been in flight when the run was stopped
-        come(estimator, now, 0.25, fresh=1, from_store=249)
-        assert (estimator.rate, estimator.seconds_left, estimator.cost_at_end) == (None, None, None)
     for _ in range(10):
-        come(estimator, now, 1, fresh=10)
+        come(estimator, now, 1, fresh=10, from_store=890)
     assert estimator.rate == pytest.approx(10)
-    assert estimator.seconds_left == pytest.approx((10_000 - 9_000 - 100) / 10)
-
-
-def test_where_the_store_knows_some_in_between_it_is_taken_to_know_as_much_of_the_rest() -> None:
-    estimator, now = begun(1000)
-    for _ in range(20):
-        come(estimator, now, 1, fresh=5, from_store=5)
-    assert estimator.rate == pytest.approx(5)
-    assert estimator.seconds_left == pytest.approx(800 / 10)
+    assert estimator.seconds_left == pytest.approx(1_000 / 10)
 
 
 def test_labels_that_nobody_is_asked_for_do_not_make_a_job_fast() -> None:
@@ -324,7 +313,7 @@ def test_labels_that_nobody_is_asked_for_do_not_make_a_job_fast() -> None:
     estimator.progress.failed.update(provider=5000)
     estimator.progress.unasked.update(provider=5000)
     come(estimator, now, 1)
-    assert (estimator.rate, estimator.seconds_left) == (None, None)
+    assert (estimator.rate, estimator.seconds_left) == (2.0, (10_000 - 5_010) / 2.0)
 
 
 async def test_the_first_pause_is_said_at_once() -> None:

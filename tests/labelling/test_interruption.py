@@ -244,7 +244,6 @@ async def test_who_is_in_a_hurry_need_not_wait_until_all_that_is_missing_is_name
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("relabel.labelling.runner.MAX_BLOCKING_S", 0.0)
-    monkeypatch.setattr("relabel.labelling.runner.LEAVE_S", 0.0)
     stop = Stop()
     stop()
     stop()
@@ -264,7 +263,6 @@ async def test_a_run_that_is_left_at_once_takes_nothing_away_from_its_folder(
         job = make_job(fake.base_url, 100)
         await label_all(job, store, tmp_path / "run")
         monkeypatch.setattr("relabel.labelling.runner.MAX_BLOCKING_S", 0.0)
-        monkeypatch.setattr("relabel.labelling.runner.LEAVE_S", 0.0)
         stop = Stop()
         stop()
         stop()

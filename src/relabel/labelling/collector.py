@@ -91,6 +91,11 @@ class Progress:
         return self.from_store + self.fresh + self.failed.total()
 
     @property
+    def left(self) -> int:
+        """Number of labels that are neither present nor failed."""
+        return self.asked - self.done
+
+    @property
     def counts(self) -> Counts:
         """Counts of labels for the manifest."""
         return Counts(**{name: getattr(self, name) for name in Counts.model_fields} | {"failed": self.failed.total()})
@@ -420,30 +425,10 @@ FEWEST = 3
 ENOUGH = 20
 # Minimum length of the measuring window, in seconds.
 WINDOW_S = 30.0
-# Labels decided without a request, beyond four per request, that restart the measurement.
-_BURST = 20
-
-
-@dataclass(frozen=True, slots=True)
-class _Snapshot:
-    """Progress of a job at some time.
-
-    Attributes:
-        time: Seconds on the clock.
-        asked: Number of labels requested, with or without success.
-        free: Number of labels decided without a request, mostly by the store.
-    """
-
-    time: float
-    asked: int
-    free: int
 
 
 class RateEstimator:
-    """Estimates the speed of a job from its most recent answers.
-
-    Labels from the store come much faster than answers, and usually all at once. While they are the majority, there is no
-    estimate, because it is unknown how many more are in the store; measurement starts afterwards.
+    """Estimates the speed of a job from its most recent answers. Labels from the store take no time, and are not counted.
 
     Args:
         progress: Counts of the job.
@@ -456,53 +441,41 @@ class RateEstimator:
     ) -> None:
         self.progress, self.limiter = progress, limiter
         self._clock = clock
-        self._snapshots = deque([self._snapshot()])
+        # Times, with the number of labels requested until then, with or without success.
+        self._recent = deque([(clock(), self._requested)])
+
+    @property
+    def _requested(self) -> int:
+        return self.progress.fresh + self.progress.failed.total() - self.progress.unasked.total()
 
     def look(self) -> None:
         """Record the progress so far."""
-        now, last = self._snapshot(), self._snapshots[-1]
-        asked, free = now.asked - last.asked, now.free - last.free
-        nothing_sent = not now.asked and not self.progress.in_flight
-        if nothing_sent or free > _BURST + 4 * asked:
-            self._snapshots.clear()
-        elif not asked and not free:
+        recent, now, requested = self._recent, self._clock(), self._requested
+        if not requested and not self.progress.in_flight:
+            recent.clear()
+        elif recent[-1][1] == requested:
             return
-        self._snapshots.append(now)
-        recent = self._snapshots
-        while len(recent) > 2 and now.time - recent[1].time >= WINDOW_S and now.asked - recent[1].asked >= ENOUGH:
+        recent.append((now, requested))
+        while len(recent) > 2 and now - recent[1][0] >= WINDOW_S and requested - recent[1][1] >= ENOUGH:
             recent.popleft()
 
     @property
     def rate(self) -> float | None:
         """Requested labels per second; None while unknown."""
-        first, last = self._snapshots[0], self._snapshots[-1]
-        asked, seconds = last.asked - first.asked, last.time - first.time
-        return asked / seconds if asked >= FEWEST and seconds > 0 else None
-
-    @property
-    def fresh_left(self) -> float | None:
-        """Estimated number of labels still to be requested, assuming the recent share from the store; None while unknown."""
-        if self.rate is None:
-            return None
-        first, last = self._snapshots[0], self._snapshots[-1]
-        asked, free = last.asked - first.asked, last.free - first.free
-        return (self.progress.asked - self.progress.done) * asked / (asked + free)
+        (start, before), (end, after) = self._recent[0], self._recent[-1]
+        return (after - before) / (end - start) if after - before >= FEWEST and end > start else None
 
     @property
     def seconds_left(self) -> float | None:
-        """Seconds to the end; None while unknown."""
-        if self.rate is None or self.fresh_left is None:
+        """Seconds to the end, if the store has none of the other labels; None while unknown."""
+        if self.rate is None:
             return None
-        return max(self.fresh_left / self.rate, self.limiter.paused_s if self.limiter else 0.0)
+        return max(self.progress.left / self.rate, self.limiter.paused_s if self.limiter else 0.0)
 
     @property
     def cost_at_end(self) -> float | None:
-        """Estimated total cost of the run in USD; None while unknown."""
+        """Estimated total cost of the run in USD, if the store has none of the other labels; None while unknown."""
         cost, fresh = self.progress.cost_usd, self.progress.fresh
-        if cost is None or not fresh or self.fresh_left is None:
+        if cost is None or not fresh or self.rate is None:
             return None
-        return cost + cost / fresh * self.fresh_left
-
-    def _snapshot(self) -> _Snapshot:
-        p, unasked = self.progress, self.progress.unasked.total()
-        return _Snapshot(self._clock(), p.fresh + p.failed.total() - unasked, p.from_store + unasked)
+        return cost + cost / fresh * self.progress.left

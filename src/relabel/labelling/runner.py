@@ -35,8 +35,6 @@ PREFETCH_SHARE = 8
 READ_AT_ONCE = 128
 # Seconds after the first request until pyarrow is loaded: loading it sooner would delay the request.
 LOAD_WRITER_S = 0.01
-# Seconds for which the run goes on listing missing labels after a second Ctrl-C.
-LEAVE_S = 2.0
 # If `NEARLY_ALL` of the last `LAST` requests failed with the same error, the run pauses, and then tries a single request.
 LAST = 20
 NEARLY_ALL = 18
@@ -47,8 +45,6 @@ FIRST_S = 60.0
 FIRST_TRIES = 3
 # Minimum characters of a prefix (about 680 tokens) to wait for the cache.
 _SHORTEST_CACHED = 3000
-# Number of missing labels to record before looking at the clock.
-_RECORDED_AT_ONCE = 64
 # Number of tasks to try in a response format before giving it up, if the server's refusal does not mention the format.
 _PROBE_TASKS = 3
 # Statuses with which a server may refuse a response format.
@@ -414,19 +410,15 @@ class WorkerPool:
     async def _record_missing(self, reason: str) -> None:
         """Label the remaining work items from the store, and record the others as missing; a second Ctrl-C ends this early."""
         self._progress.doing = "naming"
-        leave_at = None
-        for number, item in enumerate(self._items):
+        for item in self._items:
             self._give_up((item,), reason)
-            now = time.perf_counter()
-            if number % _RECORDED_AT_ONCE or now - self._last_yield < MAX_BLOCKING_S:
+            if time.perf_counter() - self._last_yield < MAX_BLOCKING_S:
                 continue
             await asyncio.sleep(0)
             self._last_yield = time.perf_counter()
             if self.stop.at_once.is_set():
-                leave_at = now + LEAVE_S if leave_at is None else leave_at
-                if now >= leave_at:
-                    self.collector.leave_unnamed(self.job.size - self._progress.done)
-                    return
+                self.collector.leave_unnamed(self.job.size - self._progress.done)
+                return
 
     def _give_up(self, items: Iterable[WorkItem], reason: str) -> None:
         """Label work items from the store, and record the others as missing."""
