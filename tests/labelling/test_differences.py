@@ -16,6 +16,7 @@ from relabel.labelling.request import Endpoint, host_of, load_prompt
 from relabel.labelling.session import job_for_folder, manifest_of
 from relabel.labelling.store import Store
 from relabel.manifest import Counts, Manifest, write_run
+from relabel.rubric import load_rubric
 from relabel.sources.fetch import SourceUse
 from server import judged, provider
 
@@ -29,6 +30,11 @@ def endpoint(**changes: Any) -> Endpoint:
 def manifest(**given: Any) -> Manifest:
     changes = dict(given)
     return manifest_of(make_job(changes.pop("base_url", URL), 3, **changes), "online", datetime.now(UTC))
+
+
+def named(rubric: str) -> str:
+    loaded = load_rubric(rubric)
+    return f"{rubric} version {loaded.version} (sha256 {loaded.sha256[:12]})"
 
 
 CSV = SourceUse(source="file", file="mine.csv", sha256="1" * 64)
@@ -57,10 +63,10 @@ DRAWN = {"sample": 10, "seed": 0, "occupations": []}
         (
             {},
             {"rubric": "eloundou", "settings": ("strict", "with-tools"), "prompt": load_prompt("task")},
-            "--rubric differs: exposure there, eloundou now",
+            f"--rubric differs: {named('exposure')} there, {named('eloundou')} now",
         ),
         ({}, {"samples": 3}, "--samples differs: 1 there, 3 now"),
-        ({}, {"examples": False}, "--examples differs: on there, off now"),
+        ({}, {"examples": False}, "--examples differs: True there, False now"),
         ({}, {"pack": 5}, "--pack differs: 1 there, 5 now"),
         ({"parameters": DRAWN}, {"parameters": {**DRAWN, "seed": 7}}, "--seed differs: 0 there, 7 now"),
         (
@@ -71,7 +77,7 @@ DRAWN = {"sample": 10, "seed": 0, "occupations": []}
         (
             {"sources": (CSV,)},
             {"sources": (CSV.model_copy(update={"sha256": "2" * 64}),)},
-            "the file mine.csv has changed since",
+            "mine.csv changed since",
         ),
     ],
 )
@@ -93,22 +99,16 @@ def test_all_that_differs_is_said() -> None:
 def test_a_rubric_and_a_prompt_that_were_changed_since_are_named() -> None:
     there = manifest()
     worded = there.model_copy(update={"rubric_sha256": "0", "prompt_sha256": "0"})
+    prompt = str(there.prompt_sha256)[:12]
     assert differences(worded, there) == [
-        "the text of the rubric exposure differs",
-        "--prompt differs, or the text of the prompt",
-    ]
-    newer = there.rubric.model_copy(update={"version": there.rubric.version + 1})
-    now = there.model_copy(update={"rubric_sha256": "1", "rubric": newer})
-    assert differences(there, now) == [
-        f"the version of the rubric exposure differs: {there.rubric.version} there, {newer.version} now"
+        f"--rubric differs: exposure version {there.rubric.version} (sha256 0) there, {named('exposure')} now",
+        f"--prompt differs: sha256 0 there, sha256 {prompt} now",
     ]
 
 
-def test_decide_explains_the_form_that_goes_with_it() -> None:
-    now = manifest(decide="logprob")
-    before = now.model_copy(update={"parameters": {**now.parameters, "calibrate": False}})
-    assert differences(before, now) == []
+def test_decide_is_named_with_the_form_that_goes_with_it() -> None:
     assert differences(manifest(), manifest(decide="logprob")) == [
+        "--response-format differs: json_schema there, text now",
         "--decide differs: json there, logprob now",
     ]
 

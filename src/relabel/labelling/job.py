@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from itertools import islice
+from textwrap import shorten
 from typing import Annotated, Any
 
 from pydantic import PlainSerializer, PlainValidator, TypeAdapter
@@ -245,14 +246,10 @@ class Stop:
             await asyncio.wait({stop_asked, done})
 
 
-# Options by the fields of the manifest that record them.
-_FIELDS = {"model": "--model", "base_url": "--base-url", "api": "--api", "tasks": "--tasks", "settings": "--setting"}
 # Names of parameters in messages, where they are not `--` and the parameter's own name.
 _PARAMETER_NAMES: Mapping[str, str] = {
     "occupations": "--occupation",
     "variant_seed": "--seed",
-    "orders": "--seed, which draws the orders of --variants,",
-    "calibrate": "calibration over the run, which relabel no longer does,",
     "wire_model": "the model's name at the server",
     "headers": "--header",
 }
@@ -269,7 +266,15 @@ def differences(existing: Manifest, now: Manifest) -> list[str]:
         existing: The manifest in the folder.
         now: The manifest of the new run.
     """
-    changes = list(_changed_options(existing, now))
+    before, after = _options(existing), _options(now)
+    changes = [
+        f"{name} differs: {_value_in_words(before.get(name))} there, {_value_in_words(after.get(name))} now"
+        for name in before | after
+        if before.get(name) != after.get(name)
+    ]
+    contents, contents_now = ({(use.file, use.sha256) for use in manifest.sources} for manifest in (existing, now))
+    if not changes and contents != contents_now:
+        changes.append(f"{', '.join(sorted({file for file, _ in contents ^ contents_now}))} changed since")
     if not changes and existing.schema_sha256 != now.schema_sha256:
         changes.append(
             f"the requests differ: relabel {existing.package_version}, which made that run, worded them differently"
@@ -277,50 +282,28 @@ def differences(existing: Manifest, now: Manifest) -> list[str]:
     return changes
 
 
-def _changed_options(existing: Manifest, now: Manifest) -> Iterator[str]:
-    for name, option in _FIELDS.items():
-        if (before := getattr(existing, name)) is not None or name != "api":  # early versions did not record it
-            yield from _difference(option, before, getattr(now, name))
-    if existing.rubric_sha256 != now.rubric_sha256:
-        before, after = existing.rubric, now.rubric
-        yield from (
-            _difference("--rubric", before.id, after.id)
-            or _difference(f"the version of the rubric {after.id}", before.version, after.version)
-            or [f"the text of the rubric {after.id} differs"]
-        )
-    if existing.prompt_sha256 != now.prompt_sha256:
-        yield "--prompt differs, or the text of the prompt"
-    for name in sorted({*existing.parameters, *now.parameters} - {"params"}):
-        before, after = existing.parameters.get(name), now.parameters.get(name)
-        if name == "calibrate":
-            before = before or None
-        # If the model differs, so does its name at the server: once is enough.
-        if name != "wire_model" or existing.model == now.model:
-            yield from _difference(_PARAMETER_NAMES.get(name, f"--{name}"), before, after)
-    sent, to_send = existing.parameters.get("params") or {}, now.parameters.get("params") or {}
-    for name in sorted({*sent, *to_send}):
-        option = "--max-tokens" if name in _BOUNDS else f"--param {name}"
-        yield from _difference(option, sent.get(name), to_send.get(name))
-    # With another --decide, the response format differs anyway.
-    if existing.response_form is not None and existing.parameters.get("decide") == now.parameters.get("decide"):
-        yield from _difference("--response-format", existing.response_form, now.response_form)
-    contents, contents_now = ({(s.source, s.file): s.sha256 for s in m.sources} for m in (existing, now))
-    if existing.tasks == now.tasks:
-        for key in sorted({*contents, *contents_now}):
-            if contents.get(key) != contents_now.get(key):
-                yield f"the file {key[1]} has changed since"
-
-
-def _difference(name: str, before: Any, after: Any) -> list[str]:
-    return [] if before == after else [f"{name} differs: {_value_in_words(before)} there, {_value_in_words(after)} now"]
+def _options(manifest: Manifest) -> dict[str, Any]:
+    """Everything that the user chose for a run, by its name in messages."""
+    rubric = manifest.rubric
+    # The orders follow from the rubric and the seed.
+    parameters = {name: value for name, value in manifest.parameters.items() if name not in ("params", "orders")}
+    sent = manifest.parameters.get("params") or {}
+    return {
+        "--model": manifest.model,
+        "--base-url": manifest.base_url,
+        "--api": manifest.api,
+        "--tasks": manifest.tasks,
+        "--setting": manifest.settings,
+        "--rubric": f"{rubric.id} version {rubric.version} (sha256 {manifest.rubric_sha256[:12]})",
+        "--prompt": f"sha256 {(manifest.prompt_sha256 or '')[:12]}",
+        "--response-format": manifest.response_form,
+        **{_PARAMETER_NAMES.get(name, f"--{name}"): value for name, value in parameters.items()},
+        **{"--max-tokens" if name in _BOUNDS else f"--param {name}": value for name, value in sent.items()},
+    }
 
 
 def _value_in_words(value: Any) -> str:
-    if value is None or (isinstance(value, (list, tuple)) and not value):
+    if value is None or value in ([], ()):
         return "none"
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        value = ", ".join(map(str, value))
-    text = str(value)
-    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}…"
+    text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    return shorten(text, _LONGEST_VALUE, placeholder="…")
