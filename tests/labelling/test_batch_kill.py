@@ -179,7 +179,7 @@ async def test_what_an_earlier_process_has_sent_was_asked(store: Store, tmp_path
                 await no_wait(seconds)
 
             outcome = await batch(make_job(fake.base_url), store, tmp_path, stop=stop, sleep=sleep)
-            assert outcome.progress.unasked.total() == 0
+            assert outcome.progress.unasked == 0
             assert {f.attempts for f in outcome.failures} == {1}
 
 
@@ -209,7 +209,7 @@ async def test_what_is_written_and_not_sent_was_not_asked(store: Store, tmp_path
         outcome = await batch(make_job(fake.base_url, 40), store, tmp_path, stop=stop, step=step, max_requests=50)
         assert len({f.message for f in outcome.failures}) == 2  # in a batch to come, and not even that
         assert {f.attempts for f in outcome.failures} == {0}
-        assert outcome.progress.unasked.total() == 80
+        assert outcome.progress.unasked == 80
         assert fake.batches == {}
 
 

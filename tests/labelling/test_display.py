@@ -311,7 +311,7 @@ def test_labels_that_nobody_is_asked_for_do_not_make_a_job_fast() -> None:
     estimator, now = begun(10_000)
     come(estimator, now, 5, fresh=10)
     estimator.progress.failed.update(provider=5000)
-    estimator.progress.unasked.update(provider=5000)
+    estimator.progress.unasked += 5000
     come(estimator, now, 1)
     assert (estimator.rate, estimator.seconds_left) == (2.0, (10_000 - 5_010) / 2.0)
 

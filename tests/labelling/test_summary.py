@@ -89,7 +89,7 @@ def test_an_incomplete_run_says_how_much_it_has_of_each_setting(capsys: pytest.C
 
 def test_a_setting_without_a_label_leaves_nothing_to_judge_three_way(capsys: pytest.CaptureFixture[str]) -> None:
     said = shown(an_outcome(3, 0, 4), capsys)
-    assert "         with-tools: none of 4\n         finish the run before you evaluate or score with-tools" in said
+    assert "         with-tools: 0 of 4: no labels" in said
     assert max(len(text) for text in said.splitlines()) <= 100
 
 
@@ -127,10 +127,7 @@ def test_a_replay_that_lacks_answers_does_not_promise_to_ask(capsys: pytest.Capt
     with provider(lambda seen: judged()) as fake:
         assert run(fake, "--engine", "replay") == 5
     captured = capsys.readouterr()
-    assert captured.out.splitlines()[:2] == [
-        "MISSING  10 of 10 labels (10 provider)",
-        "         10 of them were not requested",
-    ]
+    assert captured.out.splitlines()[0] == "MISSING  10 of 10 labels (10 provider)"
     assert captured.err.strip().endswith("replay sends no request: remove --engine replay to request them")
 
 
@@ -146,12 +143,9 @@ def test_what_a_batch_run_has_in_flight_is_said_with_its_name(
         assert run(fake) == 5
         assert fake.seen == []
     captured = capsys.readouterr()
-    assert captured.out.splitlines()[:2] == [
-        "MISSING  10 of 10 labels (10 provider)",
-        "         10 of them were not requested: batch job b-0123 is processing them",
-    ]
+    assert captured.out.splitlines()[0] == "MISSING  10 of 10 labels (10 provider)"
     assert captured.err.strip().endswith(
-        "batch job b-0123 is still processing all of them: `relabel batch resume b-0123` collects their answers, "
+        "batch job b-0123 is still processing 10 of them: `relabel batch resume b-0123` collects their answers, "
         "`relabel batch cancel b-0123` releases them"
     )
     kinds = {json.loads(text)["kind"] for text in Path("r/failures.jsonl").read_text().splitlines()}
@@ -163,7 +157,7 @@ def test_what_went_wrong_in_passing_is_asked_for_again_by_the_same_command(
 ) -> None:
     with provider(lambda seen: judged() if len(fake.seen) != 3 else Reply(body=chat(None, refusal="No."))) as fake:
         assert run(fake) == 5
-    assert capsys.readouterr().err.strip().endswith("; run the same command again to request them")
+    assert capsys.readouterr().err.strip().endswith("; run the same command again to request what is missing")
 
 
 def test_the_one_reason_why_all_is_missing_is_said(capsys: pytest.CaptureFixture[str]) -> None:
@@ -174,20 +168,18 @@ def test_the_one_reason_why_all_is_missing_is_said(capsys: pytest.CaptureFixture
         .err.strip()
         .endswith(
             "4 of 4 labels are missing (see r/failures.jsonl); all failed with the same error: HTTP 413: too long; run the same "
-            "command again to request them"
+            "command again to request what is missing"
         )
     )
 
 
 def test_each_part_of_what_is_missing_has_its_own_way() -> None:
     failed = Counter[FailureKind]({"budget": 2, "length": 2, "provider": 4, "timeout": 1})
-    progress = Progress(
-        10, failed=failed, unasked=Counter[FailureKind]({"provider": 3}), held_by_run=Counter({"b-1": 3})
-    )
+    progress = Progress(10, failed=failed, unasked=3, held_by_run=Counter({"b-1": 3}))
     said = still_missing(an_outcome(1, 0, 5, progress=progress), Path("r"))
     assert said == (
         "9 of 10 labels are missing (see r/failures.jsonl); batch job b-1 is still processing 3 of them: "
         "`relabel batch resume b-1` collects their answers, `relabel batch cancel b-1` releases them; the cap is reached: "
         "raise --max-cost to label the remaining tasks; 2 answers were cut off, as they would be again: raise --max-tokens, "
-        "with another --out; run the same command again to request the others"
+        "with another --out; run the same command again to request what is missing"
     )

@@ -198,8 +198,7 @@ def get_consent(job: Job, folder: Path, environment: Settings) -> None:
     if job.size < MANY if most is None else most < MUCH_USD:
         return
     price = "at an unknown price" if most is None else f"for up to {money(most)}"
-    repeats = f", each asked {job.samples:,} times" if job.samples > 1 else ""
-    typer.echo(f"{job.size:,} labels: {len(job.tasks):,} {job.rubric.unit}s{repeats}, {price}", err=True)
+    typer.echo(f"{job.size:,} labels: {len(job.tasks):,} {job.rubric.unit}s, {price}", err=True)
     can_ask = sys.stdin.isatty() and sys.stderr.isatty()
     if can_ask and not typer.confirm("Continue? (--yes skips this question, --max-cost caps the cost)", err=True):
         raise UsageError("nothing was sent; --sample N draws N tasks, --samples N asks each question N times")
@@ -265,18 +264,12 @@ def show_outcome(outcome: Outcome, folder: Path, model: str) -> None:
     if outcome.missing:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(progress.failed.items()))
         _say("MISSING", f"{outcome.missing:,} of {counts.asked:,} labels ({kinds})")
-        for run, count in sorted(progress.held_by_run.items()):
-            _say("", f"{count:,} of them were not requested: batch job {run} is processing them")
-        if others := progress.unasked.total() - progress.unasked["budget"] - progress.held_by_run.total():
-            _say("", f"{others:,} of them were not requested")
     labelled = counts.from_store + counts.fresh
     _say("labels", f"{labelled:,} of {counts.asked:,}: {counts.from_store:,} from the store, {counts.fresh:,} fresh")
     _show_settings(outcome)
     _say("model", f"{manifest.model}, reported as {', '.join(manifest.models_returned) or 'nothing'}")
     for sentence in answer_warnings(manifest.labels_by_model, manifest.repeats_from_cache, labelled):
         _say("", f"WARNING: {sentence}")
-    if manifest.service_tiers:
-        _say("tier", ", ".join(f"{name} {count:,}" for name, count in manifest.service_tiers.items()))
     thinking = f", {manifest.tokens.reasoning:,} of them reasoning" if manifest.tokens.reasoning else ""
     unsure = not manifest.cost_usd and manifest.perhaps_charged.requests and manifest.perhaps_charged.usd is None
     cost = money(None if unsure else manifest.cost_usd)
@@ -294,18 +287,10 @@ def show_outcome(outcome: Outcome, folder: Path, model: str) -> None:
     _say("tokens", f"{read}, {manifest.tokens.completion:,} out{thinking}; {cost}")
     if counts.repaired or counts.unwrapped:
         _say("answers", f"{counts.repaired:,} repaired, {counts.unwrapped:,} extracted from surrounding text")
-    if manifest.upstreams:
-        _say("upstream", ", ".join(manifest.upstreams))
-    if manifest.answer_wait is not None and (cut := manifest.answer_wait.get("cut")):
-        wait = f"{manifest.answer_wait['wait_s']:g} s or more, because other answers came much faster"
-        _say("waits", f"{cut:,.0f} attempt(s) were aborted after {wait}, and sent again")
-    if manifest.answer_wait is not None and (hedged := manifest.answer_wait.get("hedged")):
-        _say("hedged", f"{hedged:,.0f} request(s) were sent a second time, because their answers were late")
     charged = manifest.perhaps_charged
     if charged.requests:
         most = "an unknown sum" if charged.usd is None else f"up to {money(charged.usd)}"
-        is_free = charged.usd == 0  # every request has a prompt, so only a free model can cost nothing
-        charge = "" if is_free else f"; {most} may be charged for them"
+        charge = f"; {most} may be charged for them" if charged.usd != 0 else ""  # only a free model can cost nothing
         _say("lost", f"{charged.requests:,} request(s) ended without a usable answer{charge}")
     if "variants" in manifest.parameters and labelled:
         from relabel.evaluation.trial import variance
@@ -347,25 +332,19 @@ def _show_settings(outcome: Outcome) -> None:
         by_setting[row.setting][row.label] += 1
     asked = manifest.counts.asked // max(1, len(manifest.settings))
     for setting, counts in by_setting.items():
-        total = counts.total()
-        parts = [] if total == asked else [f"{f'{total:,}' if total else 'none'} of {asked:,}"]
-        parts += [", ".join(f"{label} {count:,}" for label, count in sorted(counts.items()))] if counts else []
-        _say("", f"{setting}: {': '.join(parts)}")
-    none = [setting for setting, counts in by_setting.items() if not counts]
-    if none and len(none) < len(by_setting):
-        _say("", f"finish the run before you evaluate or score {' and '.join(none)}")
+        total, listed = counts.total(), ", ".join(f"{label} {count:,}" for label, count in sorted(counts.items()))
+        _say("", f"{setting}: {'' if total == asked else f'{total:,} of {asked:,}: '}{listed or 'no labels'}")
 
 
 def still_missing(outcome: Outcome, folder: Path, elsewhere: str = "") -> str:
     """The final message of an incomplete run: what is missing, and how to get each part."""
     manifest, missing, progress = outcome.manifest, outcome.missing, outcome.progress
-    advice: list[str] = []
     others = missing - progress.failed["budget"] - progress.failed["length"] - progress.held_by_run.total()
-    for run, count in sorted(progress.held_by_run.items()):
-        advice.append(
-            f"batch job {run} is still processing {'all' if count == missing else f'{count:,}'} of them: `relabel batch resume {run}` "
-            f"collects their answers, `relabel batch cancel {run}` releases them"
-        )
+    advice = [
+        f"batch job {run} is still processing {count:,} of them: `relabel batch resume {run}` collects their answers, "
+        f"`relabel batch cancel {run}` releases them"
+        for run, count in sorted(progress.held_by_run.items())
+    ]
     if progress.failed["budget"]:
         reason = next((x.message for x in outcome.failures if x.kind == "budget"), "the cap is reached")
         advice.append(f"{reason}: raise --max-cost to label the remaining tasks")
@@ -378,5 +357,5 @@ def still_missing(outcome: Outcome, folder: Path, elsewhere: str = "") -> str:
     elif others:
         reasons = {failure.message for failure in outcome.failures}
         advice += [f"all failed with the same error: {reasons.pop()}"] if len(reasons) == 1 and missing > 1 else []
-        advice.append(f"run the same command again to request {'them' if others == missing else 'the others'}")
+        advice.append("run the same command again to request what is missing")
     return f"{missing:,} of {manifest.counts.asked:,} labels are missing (see {folder / 'failures.jsonl'}); {'; '.join(advice)}"

@@ -61,7 +61,7 @@ class Progress:
             text, and `label_first` labels written before their rationale.
         uncounted: Answers bought whose token counts were missing or impossible.
         cut_prompts: Labels from prompts that the server seems to have cut.
-        unasked: Missing labels that were never requested, by kind of failure.
+        unasked: Missing labels that were never requested.
         held_by_run: Missing labels that a batch run has in flight, by its name.
         doing: The final step in progress: `naming` (listing missing labels) or `writing` (the run folder).
     """
@@ -79,7 +79,7 @@ class Progress:
     repaired: int = 0
     unwrapped: int = 0
     label_first: int = 0
-    unasked: Counter[FailureKind] = field(default_factory=Counter[FailureKind])
+    unasked: int = 0
     held_by_run: Counter[str] = field(default_factory=Counter[str])
     uncounted: int = 0
     cut_prompts: int = 0
@@ -196,7 +196,7 @@ class LabelCollector:
         message = clean(message)
         for task in item.tasks:
             self.progress.failed[kind] += 1
-            self.progress.unasked[kind] += not attempts
+            self.progress.unasked += not attempts
             self.failures.append(
                 Failure(
                     task_id=task.task_id,
@@ -213,7 +213,7 @@ class LabelCollector:
     def leave_unnamed(self, labels: int) -> None:
         """Count labels as missing without listing each of them, because the user wants to quit at once."""
         self.progress.failed["provider"] += labels
-        self.progress.unasked["provider"] += labels
+        self.progress.unasked += labels
         self.notes.append(
             f"quit early: failures.jsonl lists {len(self.failures):,} of {len(self.failures) + labels:,} missing labels"
         )
@@ -446,7 +446,7 @@ class RateEstimator:
 
     @property
     def _requested(self) -> int:
-        return self.progress.fresh + self.progress.failed.total() - self.progress.unasked.total()
+        return self.progress.fresh + self.progress.failed.total() - self.progress.unasked
 
     def look(self) -> None:
         """Record the progress so far."""

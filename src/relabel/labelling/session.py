@@ -38,7 +38,7 @@ class Outcome:
 
     Attributes:
         interrupted: Whether the job was stopped before its end.
-        progress: Its counts; `failed`, `unasked` and `held_by_run` tell why labels are missing.
+        progress: Its counts; `failed` and `held_by_run` tell why labels are missing.
     """
 
     labels: Sequence[Label]
