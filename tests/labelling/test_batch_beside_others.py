@@ -190,26 +190,6 @@ async def test_what_is_answered_while_a_batch_run_was_away_is_not_in_its_next_ba
         assert len(fake.made) == 6
 
 
-async def test_what_a_batch_asks_stays_held_when_nobody_can_tell_any_more_what_that_is(
-    store: Store, tmp_path: Path
-) -> None:
-    async def sleep(seconds: float) -> None:
-        await no_wait(seconds)
-        stop()
-
-    with batch_provider(by_number, Fate(looks=4)) as fake:
-        job = job_at(fake.base_url, 2)
-        for _ in range(2):
-            stop = Stop()
-            assert (await batch(job, store, tmp_path, stop=stop, sleep=sleep)).interrupted
-            (tmp_path / "batches" / run_id(job) / "chunk-0001.jsonl").unlink(missing_ok=True)
-        other = Leases(store.folder)
-        assert [other.batch_of(key) for key in keys_of(job)] == [run_id(job)] * 4
-        other.close()
-        assert (await batch(job, store, tmp_path)).complete
-        books_balance(fake, store)
-
-
 async def test_the_question_that_finds_out_the_form_is_not_asked_while_another_run_asks_it(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

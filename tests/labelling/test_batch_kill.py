@@ -213,22 +213,6 @@ async def test_what_is_written_and_not_sent_was_not_asked(store: Store, tmp_path
         assert fake.batches == {}
 
 
-async def test_a_chunk_file_that_somebody_removed_is_done_without(store: Store, tmp_path: Path) -> None:
-    stop = Stop()
-    with batch_provider(by_number, Fate("expired", answered=3, looks=2), Fate()) as fake:
-        job = make_job(fake.base_url)
-
-        async def sleep(seconds: float) -> None:
-            stop()
-            await no_wait(seconds)
-
-        await batch(job, store, tmp_path, stop=stop, sleep=sleep)
-        (tmp_path / "batches" / run_id(job) / "chunk-0001.jsonl").unlink()
-        assert (await batch(job, store, tmp_path)).complete
-        assert len(fake.batches) == 2
-        books_balance(fake, store)
-
-
 async def test_taking_only_stops_the_batches_and_asks_for_nothing_more(store: Store, tmp_path: Path) -> None:
     stop = Stop()
     with batch_provider(by_number, Fate(looks=1), Fate(looks=9, answered=1)) as fake:

@@ -19,7 +19,7 @@ import typer
 import relabel
 from relabel.cli._options import Showing, give_json
 from relabel.cli.terminal import Look, announce, money, say, say_of, shown
-from relabel.errors import DataError, IncompleteRunError, RunInterruptedError, UsageError
+from relabel.errors import IncompleteRunError, RunInterruptedError, UsageError
 from relabel.files import require_writable
 from relabel.labelling import transport
 from relabel.labelling.batch.state import BatchFolder, BatchOptions, BatchState, run_id
@@ -144,9 +144,6 @@ def label_by_batch(
 def resume_batches(state: BatchState, environment: Settings, *, submit: bool, showing: Showing) -> None:
     """Resume a stored job."""
     job = BatchFolder(environment.home / "batches", state.run_id).load_job()
-    if job is None:
-        advice = "repeat the command of the run, which continues with the existing batches"
-        raise DataError(f"run {state.run_id} was started by an earlier version of relabel, without its job; {advice}")
     folder, options = Path(state.out), BatchOptions(submit=submit, max_cost=state.max_cost, key_env=state.key_env)
     outcome, advice = label_by_batch(
         job, folder, environment, options=options, base_url=state.base_url, look=showing.look
@@ -159,9 +156,9 @@ async def refresh_batches(states: list[BatchState], environment: Settings) -> No
     from relabel.labelling.batch.provider import GoneError, batch_provider
 
     for state in states:
-        job = BatchFolder(environment.home / "batches", state.run_id).load_job()
-        if job is None or not state.at_provider:
+        if not state.at_provider:
             continue
+        job = BatchFolder(environment.home / "batches", state.run_id).load_job()
         provider = batch_provider(job, state.base_url, environment, state.key_env)
         try:
             for chunk in state.at_provider:

@@ -24,7 +24,7 @@ Engine = Literal["online", "batch", "replay", "ray"]
 app = _options.Commands()
 batch_app = _options.Commands(name="batch", help="Manage runs that use the Batch API.", no_args_is_help=True)
 
-_BatchRef = Annotated[str, typer.Argument(metavar="RUN", help="A run id, its first characters, or a run folder.")]
+_BatchRef = Annotated[str, typer.Argument(metavar="RUN", help="A run id or a run folder.")]
 
 
 @app.command()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -40,10 +41,10 @@ MAX_FAILED_POLLS = 30
 FILE_POLLS = 10
 # Number of polls after which a batch or file that is not found counts as gone; before, it may be too new to be visible.
 NOT_FOUND_POLLS = 4
-# Number of attempts, over half an hour, until an uploaded file must be processed.
-READY_TRIES = 40
-# Number of attempts, over about a day, to create a batch while other jobs fill the provider's queue.
-QUEUE_TRIES = 300
+# Number of attempts, over about a day, to create a batch while its file is not processed, or other jobs fill the queue.
+CREATE_TRIES = 300
+# Maximum number of polls between two of these attempts.
+_LONGEST_WAIT = 5
 _QUEUE_FULL = re.compile(r"token_limit_exceeded|enqueued", re.IGNORECASE)
 # Words with which a provider refuses an input file because of its size.
 _TOO_LARGE = re.compile(
@@ -224,8 +225,10 @@ class BatchPoller:
         self._not_found: Counter[int] = Counter()
         # For chunks whose batches have ended with unusable results: why. They are not sent again, which would have to be paid again.
         self._unusable: dict[int, str] = {}
-        # For chunks that the full queue has refused: our other batches at that time, number of refusals, and polls still to wait.
-        self._room: dict[int, tuple[int, int, int]] = {}
+        # For chunks that the provider could not take yet: number of attempts, and of polls to wait before the next; infinite if
+        # another of our batches must end first.
+        self._attempts: Counter[int] = Counter()
+        self._waits: defaultdict[int, float] = defaultdict(float)
 
     async def settle(self) -> None:
         """Send every open chunk, wait for its batch and collect the results."""
@@ -235,8 +238,9 @@ class BatchPoller:
                 if self._requests.fatal is None and chunk.batch_id is None:
                     await self._send(chunk)
             in_flight = self._state.at_provider
-            ended = sum([await self._poll(chunk) for chunk in in_flight])
-            if not self._state.open or (self._requests.fatal is not None and ended == len(in_flight)):
+            for chunk in in_flight:
+                await self._poll(chunk)
+            if not self._state.open or (self._requests.fatal is not None and not self._state.at_provider):
                 return
             if all(chunk.number in self._unusable for chunk in self._state.open):
                 first = self._state.open[0]
@@ -247,11 +251,15 @@ class BatchPoller:
                     f"{self._state.run_id}` gives them up"
                 )
             await self.pause(wait_s)
-            wait_s = self._options.poll_s if ended else min(wait_s * 1.5, max(self._options.poll_s, LONGEST_POLL_S))
+            wait_s = min(wait_s * 1.5, max(self._options.poll_s, LONGEST_POLL_S))
+            if any(chunk.taken for chunk in in_flight):
+                wait_s = self._options.poll_s
+                self._waits.clear()
 
     async def _send(self, chunk: Chunk) -> None:
-        """Submit a chunk, unless it is submitted already or the queue is full."""
-        if self._options.submit and self._must_wait_for_room(chunk):
+        """Submit a chunk, unless it has to wait."""
+        if self._options.submit and self._waits[chunk.number] > 0:
+            self._waits[chunk.number] -= 1
             return
         if self._stop.asked.is_set():
             raise asyncio.CancelledError
@@ -260,7 +268,7 @@ class BatchPoller:
             "relabel_chunk": f"{chunk.number}.{chunk.tries + 1}",
             "relabel_sha256": chunk.sha256,
         }
-        if not self._options.submit or not self._folder.path_of(chunk).exists() or not self._is_ours(chunk):
+        if not self._options.submit or not self._is_ours(chunk):
             # The chunk must not be sent, or not again: only search for a batch that may have been created from it.
             batch = None
             if chunk.creating_since is not None:
@@ -283,89 +291,72 @@ class BatchPoller:
         self.save("batch noted")
 
     async def _create(self, chunk: Chunk, mark: dict[str, str]) -> RemoteBatch | None:
-        """Upload a chunk and create a batch from it; None if the provider has no room for it, or not yet."""
-        for attempt in range(READY_TRIES):
-            uploaded = chunk.file_id is None
-            if chunk.file_id is None:
-                try:
-                    chunk.file_id = await self._provider.upload(self._folder.path_of(chunk))
-                except ProviderError as error:
-                    if chunk.requests == 1 or not _TOO_LARGE.search(str(error)):
-                        raise
-                    await self._halve(chunk, "too large for an upload")
-                    return None
-                self._options.step("uploaded")
-                self.save("file noted")
-            attempted, since = chunk.creating_since is not None, chunk.creating_since or self._options.now().timestamp()
-            if not attempted:
-                chunk.creating_since = since
-                self.save("intent noted")
-            if self.lost:
-                chunk.adopted = attempted = True
-                since -= REMEMBERED_S
+        """Upload a chunk and create a batch from it; None if the provider cannot take it yet, or not at this size."""
+        uploaded = chunk.file_id is None
+        if chunk.file_id is None:
             try:
-                batch = await self._provider.create(chunk.file_id, self._job.endpoint.api, mark, since, find=attempted)
-                self._options.step("created")
-                return batch
-            except UnavailableError as error:
-                if not error.sent:
-                    chunk.creating_since = None
-                    self.save("refusal noted")
-                raise
+                chunk.file_id = await self._provider.upload(self._folder.path_of(chunk))
             except ProviderError as error:
-                chunk.creating_since = None
-                full = _QUEUE_FULL.search(str(error)) is not None
-                not_ready = isinstance(error, FileNotReadyError) and attempt + 1 < READY_TRIES
-                missing = not_ready and not uploaded and attempt == 0 and "pending" not in str(error).lower()
-                # Upload the file again if an earlier process uploaded it and it is gone, or if it may be what is refused.
-                if missing or not (full or not_ready):
-                    await self._forget_file(chunk)
-                self.save("refusal noted")
-                if full:
-                    await self._wait_for_room(chunk, str(error))
-                    return None
-                if not not_ready:
+                if chunk.requests == 1 or not _TOO_LARGE.search(str(error)):
                     raise
-            await self.pause(min(LONGEST_POLL_S, self._options.poll_s * 1.5**attempt))
-        return None
+                await self._halve(chunk, "too large for an upload")
+                return None
+            self._options.step("uploaded")
+            self.save("file noted")
+        attempted, since = chunk.creating_since is not None, chunk.creating_since or self._options.now().timestamp()
+        if not attempted:
+            chunk.creating_since = since
+            self.save("intent noted")
+        if self.lost:
+            chunk.adopted = attempted = True
+            since -= REMEMBERED_S
+        try:
+            batch = await self._provider.create(chunk.file_id, self._job.endpoint.api, mark, since, find=attempted)
+        except UnavailableError:
+            raise
+        except ProviderError as error:
+            chunk.creating_since = None
+            full, not_ready = _QUEUE_FULL.search(str(error)), isinstance(error, FileNotReadyError)
+            missing = not_ready and "pending" not in str(error).lower() and not self._attempts[chunk.number]
+            # Upload the file again if an earlier process uploaded it and it is gone, or if it may be what is refused.
+            if (missing and not uploaded) or not (full or not_ready):
+                await self._forget_file(chunk)
+            self.save("refusal noted")
+            if not (full or not_ready):
+                raise
+            await self._wait(chunk, str(error))
+            return None
+        self._options.step("created")
+        return batch
 
     def _is_ours(self, chunk: Chunk) -> bool:
         """Whether every request of a chunk is still needed, and no other run may have sent one since the chunk was written."""
-        keys = self._folder.keys(chunk) or set()
+        keys = self._folder.keys(chunk)
         return not self._leases.transfer(self._state.run_id, keys) and keys <= self._requests.keys()
 
-    def _must_wait_for_room(self, chunk: Chunk) -> bool:
-        """Whether a chunk that the queue has refused must wait: for the end of one of our batches, or else for a few polls."""
-        ours, refusals, polls = self._room.get(chunk.number, (0, 0, 0))
-        if not refusals:
-            return False
-        if ours and len(self._state.at_provider) >= ours:
-            return True
-        self._room[chunk.number] = ours, refusals, polls - 1
-        return not ours and polls > 0
-
-    async def _wait_for_room(self, chunk: Chunk, message: str) -> None:
-        """Handle a full queue: halve a chunk that is too large for it; otherwise wait until other batches have ended."""
-        ours = len([c for c in self._state.at_provider if c is not chunk])
+    async def _wait(self, chunk: Chunk, message: str) -> None:
+        """Handle a chunk that the provider cannot take yet: halve it if it is too large for the queue, otherwise wait."""
         limit = _QUEUE_LIMIT.search(message)
-        tokens = int(limit[1].replace(",", "")) if limit else None
-        if not ours and tokens is not None and chunk.requests > 1 and chunk.bytes / _BYTES_A_TOKEN > tokens / 4:
+        tokens = int(limit[1].replace(",", "")) if limit else math.inf
+        others = any(other is not chunk for other in self._state.at_provider)
+        if not others and chunk.requests > 1 and chunk.bytes / _BYTES_A_TOKEN > tokens / 4:
             await self._halve(chunk, "too large for the queue")
             return
-        refusals = self._room.get(chunk.number, (0, 0, 0))[1] + 1
         chunk.batch_id = chunk.ended_at = chunk.creating_since = None
-        if refusals > QUEUE_TRIES:
+        attempts = self._attempts[chunk.number]
+        if attempts >= CREATE_TRIES:
             raise ProviderError(
-                f"the provider's batch queue has been full for a day ({message}); run `relabel batch resume {self._state.run_id}` "
-                "once other batches have ended"
+                f"the provider has not taken batch {chunk.number} for a day ({message}); run `relabel batch resume "
+                f"{self._state.run_id}` later"
             )
-        self._room[chunk.number] = ours, refusals, min(5, refusals - 1)
-        chunk.status = "waits for room"
-        self._show(chunk, "waits: the queue is full")
-        self.save("no room noted")
+        self._attempts[chunk.number] = attempts + 1
+        self._waits[chunk.number] = math.inf if others and _QUEUE_FULL.search(message) else min(_LONGEST_WAIT, attempts)
+        chunk.status, chunk.note = "waits for the provider", message
+        self._show(chunk, chunk.status)
+        self.save("wait noted")
 
-    async def _poll(self, chunk: Chunk) -> bool:
-        """Query a batch and, if it has ended, collect its results; returns whether the chunk is done."""
+    async def _poll(self, chunk: Chunk) -> None:
+        """Query a batch and, if it has ended, collect its results."""
         assert chunk.batch_id is not None
         try:
             if chunk.ended_at is None or self._file_polls[chunk.number]:
@@ -380,13 +371,13 @@ class BatchPoller:
                 if chunk.status != before or chunk.ended_at is not None:
                     self.save("status noted")
             self._failed_polls = 0
-            done = chunk.ended_at is not None and await self._collect(chunk)
+            if chunk.ended_at is not None:
+                await self._collect(chunk)
             del self._not_found[chunk.number]
-            return done
         except GoneError as error:
             self._not_found[chunk.number] += 1
             if self._not_found[chunk.number] < NOT_FOUND_POLLS:
-                return False
+                return
             if not chunk.adopted:
                 self._collector.progress.cost_usd = None  # its answers may have been made, and charged
             if self._options.submit and not chunk.adopted:
@@ -395,12 +386,10 @@ class BatchPoller:
                     f"that made it, or give it up with `relabel batch cancel {self._state.run_id}`"
                 ) from error
             await self._drop(chunk, "gone", 0.0 if chunk.adopted else None)
-            return True
         except UnavailableError:
             self._failed_polls += 1
             if self._failed_polls >= MAX_FAILED_POLLS:
                 raise
-            return False
 
     def _update(self, chunk: Chunk, batch: RemoteBatch) -> None:
         chunk.status, chunk.answered = batch.status, batch.answered
@@ -417,12 +406,12 @@ class BatchPoller:
 
     # Results.
 
-    async def _collect(self, chunk: Chunk) -> bool:
-        """Collect the results of a batch that has ended; False if its files are incomplete or unusable."""
+    async def _collect(self, chunk: Chunk) -> None:
+        """Collect the results of a batch that has ended, unless its files are incomplete or unusable."""
         remote = {"output": chunk.output_file_id, "errors": chunk.error_file_id}
         if chunk.status == "failed" and not any(remote.values()):
             await self._refuse(chunk)
-            return True
+            return
         files: list[Path] = []
         for kind, file_id in remote.items():
             if file_id is not None:
@@ -435,11 +424,11 @@ class BatchPoller:
             if not files and self._options.submit and self._file_polls[chunk.number] >= FILE_POLLS:
                 self._unusable[chunk.number] = "its results are not available yet"
             if self._file_polls[chunk.number] < FILE_POLLS or chunk.number in self._unusable:
-                return False  # by the provider's count, there are more results
+                return  # by the provider's count, there are more results
         if files and self._options.submit and not self._has_our_results(chunk, files):
             names = " and ".join(file_id for file_id in remote.values() if file_id is not None)
             self._unusable[chunk.number] = f"none of the {complete:,} line(s) in {names} answers a request of this run"
-            return False
+            return
         self._options.step("downloaded")
         all_stored = await self._enter(chunk, files)
         chunk.taken = True
@@ -450,13 +439,12 @@ class BatchPoller:
             if all_stored and file_id is not None:
                 await self._provider.delete(file_id)
         self._options.step("forgotten")
-        return True
 
     def _has_our_results(self, chunk: Chunk, files: list[Path]) -> bool:
-        """Whether any line is a result of a request of the chunk; also if the chunk's requests are unknown."""
+        """Whether any line is a result of a request of the chunk."""
         keys = self._folder.keys(chunk)
         results = map(self._provider.result, _lines(files))
-        return keys is None or any(result is not None and result.key in keys for result in results)
+        return any(result is not None and result.key in keys for result in results)
 
     async def _enter(self, chunk: Chunk, files: list[Path]) -> bool:
         """Enter all lines of a batch's results; returns whether everything that was paid for is in the store."""
@@ -464,7 +452,7 @@ class BatchPoller:
         number, lost, costs, answered = 0, 0, list[float | None](), set[str]()
         for number, line in enumerate(_lines(files), 1):
             result = self._provider.result(line)
-            if result is None or (keys is not None and result.key not in keys):
+            if result is None or result.key not in keys:
                 lost += 1
             elif result.key not in answered:  # a request that is answered twice is paid for once
                 if result.key in self._requests:  # lets the next start count the answer if this process is killed
@@ -478,10 +466,9 @@ class BatchPoller:
                 await asyncio.sleep(0)
         lost += max(0, chunk.answered - number)
         chunk.failed = {}
-        for key in keys if keys is not None else [*self._requests, *self._requests.split]:
+        for key in keys:
             request = self._requests.get(key)
-            failed = self._requests.split.get(key) if request is None else request.failed
-            if failed is not None:
+            if (failed := self._requests.split.get(key) if request is None else request.failed) is not None:
                 chunk.failed[key] = failed
             elif request is not None and not request.unanswered:
                 request.unanswered = f"the batch {chunk.batch_id} ended ({chunk.status}) before this was answered"
@@ -498,16 +485,16 @@ class BatchPoller:
 
     async def _refuse(self, chunk: Chunk) -> None:
         """Handle a batch that failed before any request was processed, and therefore cost nothing."""
-        code, _, message = (chunk.note or "").partition(": ")
-        error = read_error(400, {}, json.dumps({"error": {"code": code, "message": message}}))
         if _QUEUE_FULL.search(chunk.note or ""):
-            await self._wait_for_room(chunk, message)
+            await self._wait(chunk, chunk.note or "")
             return
         if chunk.requests > 1 and _TOO_LARGE.search(chunk.note or ""):
             await self._halve(chunk, "too large for a batch")
             return
+        code, _, message = (chunk.note or "").partition(": ")
+        error = read_error(400, {}, json.dumps({"error": {"code": code, "message": message}}))
         self.refused = chunk.note or "no reason given"
-        for key in self._folder.keys(chunk) or ():
+        for key in self._folder.keys(chunk):
             if key in self._requests:
                 failed = self._requests[key].failed = ("provider", f"the batch was refused: {self.refused}", 1)
                 chunk.failed[key] = failed
@@ -521,7 +508,7 @@ class BatchPoller:
 
     async def _drop(self, chunk: Chunk, status: str, cost_usd: float | None = 0.0) -> None:
         """Drop a chunk that has no batch, or whose batch is gone; its requests may be sent in another chunk."""
-        for key in self._folder.keys(chunk) or ():
+        for key in self._folder.keys(chunk):
             if key in self._requests and self._requests[key].tries:  # 0 if an earlier process wrote the chunk
                 self._requests[key].tries -= 1
         chunk.status = status

@@ -11,7 +11,7 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -35,7 +35,7 @@ from relabel.labelling.provider_errors import (
 )
 from relabel.labelling.providers import UNKNOWN, Provider
 from relabel.labelling.request import Request
-from relabel.labelling.transport import Http, TransportError, UnreachableError, key_for, require_key
+from relabel.labelling.transport import Http, TransportError, key_for, require_key
 from relabel.labelling.wire import PATHS, Api, NotAReplyError, object_of
 from relabel.redaction import api_version, clean
 from relabel.settings import Settings
@@ -46,7 +46,7 @@ TIMEOUT_S = 600.0
 CLOCK_SKEW_S = 86400.0
 # Maximum number of pages of a listing; a longer one is a fault of the server.
 MAX_PAGES = 100
-# Timestamps above this are in milliseconds or smaller units.
+# Timestamps above this are not in seconds.
 _LATEST_S = 1e11
 # OpenAI's states of a batch that will not change.
 FINAL = {"completed", "failed", "expired", "cancelled"}
@@ -58,8 +58,6 @@ _STATUS = {
     "timeout_exceeded": "expired",
     "cancellation_requested": "cancelling",
     "canceled": "cancelled",
-    **dict.fromkeys(("done", "ended", "finished", "succeeded", "complete"), "completed"),
-    **dict.fromkeys(("error", "errored", "rejected", "aborted"), "failed"),
 }
 _KNOWN = FINAL | {*_STATUS.values(), "finalizing"}
 # Statuses with which a server says that it has no such API.
@@ -80,15 +78,7 @@ class FileNotReadyError(ProviderError):
 
 
 class UnavailableError(ProviderError):
-    """The provider did not answer, or only with transient errors; its batches continue.
-
-    Attributes:
-        sent: Whether a request may have reached it.
-    """
-
-    def __init__(self, message: str, *, sent: bool) -> None:
-        super().__init__(message)
-        self.sent = sent
+    """The provider did not answer, or only with transient errors; its batches continue."""
 
 
 _FAULTS = (RefusedError, TransportError, TimeoutError)
@@ -130,12 +120,12 @@ def _id(value: Any) -> str | None:
 
 
 def _seconds(value: Any) -> float:
-    """A time in seconds since the epoch, from a date or any unit; the present if it is missing or impossible."""
+    """A time in seconds since the epoch, from a date or a number; the present if it is missing or impossible."""
     try:
         number = datetime.fromisoformat(value).timestamp() if isinstance(value, str) else float(value)
     except (ValueError, TypeError, OverflowError):
         number = 0.0
-    return next((number / unit for unit in (1, 1e3, 1e6, 1e9) if 0 < number / unit < _LATEST_S), time.time())
+    return number if 0 < number < _LATEST_S else time.time()
 
 
 class BatchProvider:
@@ -221,11 +211,8 @@ class BatchProvider:
             return None
         key, failed, response = row.get("custom_id"), row.get("error"), object_of(row.get("response"))
         body = response.get("body", response)  # the reply itself may stand in place of its wrapper
-        if isinstance(body, str):
-            with suppress(NotAReplyError):
-                body = parsed(body)
-        status = str(response.get("status_code") or (200 if body and not failed else 0))
-        status = int(status) if status.isdecimal() else 0
+        status = response.get("status_code") or (200 if body and not failed else 0)
+        status = status if isinstance(status, int) else 0
         if not isinstance(key, str) or not (status or failed or body):
             return None
         problem = body if not failed else {"error": failed if isinstance(failed, Mapping) else {"message": str(failed)}}
@@ -281,18 +268,7 @@ class BatchProvider:
             find = True  # if the reply is lost, the next attempt searches before creating another
             return self._batch(await self._once("POST", self.batches, lambda: document))
 
-        try:
-            return await self._retried(self.batches, once)
-        except ProviderError as error:
-            cause = error.__cause__
-            if (
-                isinstance(cause, RefusedError)
-                and cause.status < 500
-                and _NOT_READY.search(cause.message)
-                and (cause.status != 404 or "file" in cause.message.lower())  # otherwise the 404 is about the path
-            ):
-                raise FileNotReadyError(str(error)) from cause
-            raise
+        return await self._retried(self.batches, once)
 
     async def find(self, mark: Mapping[str, str], file_id: str | None, since: float) -> RemoteBatch | None:
         """The batch with a mark or an input file, if one was created since a time, given in seconds since the epoch."""
@@ -343,7 +319,7 @@ class BatchProvider:
         """The error if no request will be answered, otherwise None; see `fatal_refusal`."""
         return fatal_refusal(error, address=self._http.address, path=path, model=self.model)
 
-    async def _list(self, since: float) -> AsyncIterator[RemoteBatch]:
+    async def _find(self, mark: Mapping[str, str], file_id: str | None, since: float) -> RemoteBatch | None:
         last, seen = "", set[str]()
         for number in range(MAX_PAGES):
             page = await self._once("GET", self.listing(number, last))
@@ -353,19 +329,14 @@ class BatchProvider:
             batches = [self._batch(row) for row in rows]
             fresh = [batch for batch in batches if batch.id not in seen and batch.created_at >= since - CLOCK_SKEW_S]
             for batch in fresh:
-                yield batch
+                if mark.items() <= batch.mark.items() or (file_id is not None and batch.input_file_id == file_id):
+                    return batch
             more = page.get("has_more", len(seen) + len(batches) < int(page.get("total") or 0))
             if not fresh or not more:
-                return
+                return None
             seen.update(batch.id for batch in fresh)
             last = batches[-1].id
         raise RefusedError("request", 501, f"the listing of batches does not end within {MAX_PAGES} pages")
-
-    async def _find(self, mark: Mapping[str, str], file_id: str | None, since: float) -> RemoteBatch | None:
-        async for batch in self._list(since):
-            if mark.items() <= batch.mark.items() or (file_id is not None and batch.input_file_id == file_id):
-                return batch
-        return None
 
     def _batch(self, raw: Any) -> RemoteBatch:
         try:
@@ -416,27 +387,27 @@ class BatchProvider:
             detail = clean(str(error)) or type(error).__name__
             return UnavailableError(
                 f"cannot reach {address} for its batches ({detail}); check --base-url and the network, then start the same run "
-                "again: existing batches continue",
-                sent=not isinstance(error, UnreachableError),
+                "again: existing batches continue"
             )
         status, detail = error.status, clean(error.with_status)
+        refused = f"{address} refuses {path} ({detail}); correct that, then start the same run again"
+        about_file = status != 404 or "file" in error.message.lower()  # otherwise the 404 is about the path
+        if path == self.batches and status < 500 and about_file and _NOT_READY.search(error.message):
+            return FileNotReadyError(refused)
         if error.passes:
             return UnavailableError(
                 f"{address} failed {ATTEMPTS} times at {path} ({detail}); start the same run again later: "
-                "existing batches continue",
-                sent=True,
+                "existing batches continue"
             )
         if error.meaning == "passing":  # unavailable for long, although it may have processed this request
-            return UnavailableError(str(self.fatal(error, path)), sent=True)
+            return UnavailableError(str(self.fatal(error, path)))
         if status in _NO_API and path in {self.uploads, self.batches}:
             return ProviderError(
                 f"{address} has no Files or Batch API at {path} ({detail}); use --engine online, or check --base-url"
             )
         if status == 404:
             return GoneError(clean(error.message))
-        return self.fatal(error, path) or ProviderError(
-            f"{address} refuses {path} ({detail}); correct that, then start the same run again"
-        )
+        return self.fatal(error, path) or ProviderError(refused)
 
 
 async def _store(target: Path, reply: aiohttp.ClientResponse) -> bytes:

@@ -205,9 +205,7 @@ class BatchRunner(BatchPoller):
         if not self._options.submit:
             return 0
         self._hold()  # requests of dropped chunks may be sent again
-        in_flight, complete = self._folder.open_requests(self._state)
-        if not complete:
-            return 0  # the requests of a batch without its file are unknown until its results arrive
+        in_flight = self._folder.open_requests(self._state)
         limit = min(self._options.max_requests, self._state.max_requests or self._options.max_requests)
         self._folder.tidy(self._state)
         # The budget that is left after all starts of the run, if all requests in flight cost their maximum.
@@ -260,11 +258,10 @@ class BatchRunner(BatchPoller):
 
     def _hold(self, *, leaving: bool = False) -> None:
         """Hold the requests of all open chunks, so that other runs on the store do not send them; when leaving, release unsent ones."""
-        in_flight, complete = self._folder.open_requests(self._state)
-        if complete:  # otherwise, requests in the missing file could not be distinguished from dropped ones
-            sent = {key for key, chunk in in_flight.items() if chunk.batch_id is not None}
-            kept = {key for key, chunk in in_flight.items() if not leaving or chunk.creating_since is not None}
-            self._leases.reserve(self._state.run_id, sent, still=kept)
+        in_flight = self._folder.open_requests(self._state)
+        sent = {key for key, chunk in in_flight.items() if chunk.batch_id is not None}
+        kept = {key for key, chunk in in_flight.items() if not leaving or chunk.creating_since is not None}
+        self._leases.reserve(self._state.run_id, sent, still=kept)
 
     async def _release_unsent(self, fatal: ProviderError | None) -> None:
         """Release requests that were never sent; after a refusal, delete files that were uploaded but not used."""
@@ -280,7 +277,7 @@ class BatchRunner(BatchPoller):
         """Record all labels that are still wanted as missing, each with its reason."""
         for key in [key for key, request in self._requests.items() if request.elsewhere is not None]:
             self._requests.take_from_store(key)  # the other run may have stored an answer by now
-        in_flight, _ = self._folder.open_requests(self._state)
+        in_flight = self._folder.open_requests(self._state)
         for key, request in self._requests.items():
             kind: FailureKind = "provider"
             attempts = request.tries

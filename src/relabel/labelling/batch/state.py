@@ -32,7 +32,7 @@ from relabel.labelling.wire import Form
 from relabel.labels import FailureKind
 from relabel.settings import Time
 
-# Version of the state; version 1 did not store the job.
+# Version of the state.
 FORMAT = 2
 # Maximum lines (by OpenAI's documentation) and bytes (by Together's, which allows the fewest) of an input file.
 MAX_REQUESTS = 50_000
@@ -73,7 +73,7 @@ class BatchOptions:
 
 
 class Chunk(BaseModel):
-    """One input file, and the batch created from it. Other fields of version 1 are ignored, as in `BatchState`.
+    """One input file, and the batch created from it.
 
     Attributes:
         number: Number of the chunk within the run, from 1.
@@ -128,7 +128,6 @@ class BatchState(BaseModel):
     Attributes:
         format_version: See `FORMAT`.
         run_id: Hash of what the job asks; see `run_id`.
-        command: The arguments of the command that created the job; in version 1 only.
         out: The run folder.
         model: The model as the user named it; `base_url` is the provider's address without credentials.
         max_cost: Cap on the cost, in USD.
@@ -141,7 +140,6 @@ class BatchState(BaseModel):
 
     format_version: int = FORMAT
     run_id: str
-    command: tuple[str, ...] = ()
     out: str
     model: str
     base_url: str | None
@@ -204,25 +202,26 @@ class BatchFolder:
         """Read the state; None if there is none yet.
 
         Raises:
-            DataError: It is damaged, or a later version of relabel wrote it.
+            DataError: It is damaged, or another version of relabel wrote it.
         """
         path = self.path / "state.json"
-        advice = "restore it, or move its folder away; the batches are then looked up at the provider"
-        state = _read(f"batch state {path}", path, BatchState.model_validate_json, advice)
-        if state is not None and state.format_version > FORMAT:
+        if not path.exists():
+            return None
+        state = self._read(path, lambda file: BatchState.model_validate_json(file.read_bytes()))
+        if state.format_version != FORMAT:
             raise DataError(
-                f"the batch state {path} has format {state.format_version} and this relabel reads up to {FORMAT}; update relabel"
+                f"the batch state {path} has format {state.format_version} and this relabel reads {FORMAT}; finish the job with "
+                "the version that wrote it, or move its folder away"
             )
         return state
 
-    def load_job(self) -> Job | None:
-        """Read the job; None if an earlier version of relabel did not store it.
+    def load_job(self) -> Job:
+        """Read the job.
 
         Raises:
-            DataError: It is damaged.
+            DataError: It is missing or damaged.
         """
-        path = self.path / "job.json"
-        return _read(f"batch job {path}", path, job_from_json, "remove it and repeat the command of the run")
+        return self._read(self.path / "job.json", lambda file: job_from_json(file.read_bytes()))
 
     def save_job(self, job: Job) -> None:
         """Write the job."""
@@ -246,29 +245,17 @@ class BatchFolder:
             finally:
                 os.close(handle)
 
-    def keys(self, chunk: Chunk) -> set[str] | None:
-        """The request keys in a chunk's file; None if the file no longer exists.
+    def keys(self, chunk: Chunk) -> set[str]:
+        """The request keys in the file of an open chunk.
 
         Raises:
-            DataError: The file is damaged.
+            DataError: The file is missing or damaged.
         """
-        try:
-            with self.path_of(chunk).open(encoding="utf-8") as lines:
-                keys = {line[_KEY] for line in lines}
-            if any(len(key) != 64 or not key.isalnum() for key in keys):
-                raise ValueError("not lines of requests")
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError) as error:
-            raise DataError(
-                f"{self.path_of(chunk)} is damaged ({error}); remove it: its batch is collected without it"
-            ) from error
-        return keys
+        return self._read(self.path_of(chunk), _keys)
 
-    def open_requests(self, state: BatchState) -> tuple[dict[str, Chunk], bool]:
-        """The open chunk of each request, by request key; and whether the files of all open chunks exist, so that no key is missing."""
-        pairs = [(chunk, self.keys(chunk)) for chunk in state.open]
-        return {key: chunk for chunk, keys in pairs for key in keys or ()}, all(keys is not None for _, keys in pairs)
+    def open_requests(self, state: BatchState) -> dict[str, Chunk]:
+        """The open chunk of each request, by request key."""
+        return {key: chunk for chunk in state.open for key in self.keys(chunk)}
 
     def tidy(self, state: BatchState) -> None:
         """Remove the files of chunks that are no longer open, and temporary files of killed processes."""
@@ -313,6 +300,15 @@ class BatchFolder:
         with locked(self.path / "lock", busy):
             yield
 
+    def _read(self, path: Path, read: Callable[[Path], T]) -> T:
+        try:
+            return read(path)
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"{path} cannot be read ({str(error).splitlines()[0]}); restore it, or move the folder {self.path} away: "
+                f"`relabel batch cancel {self.name}` then releases its requests, and its batches are looked up at the provider"
+            ) from error
+
     def _writing(self) -> AbstractContextManager[None]:
         advice = (
             "free space or correct the permissions, then start the same run again: its batches continue at the provider"
@@ -320,13 +316,12 @@ class BatchFolder:
         return os_errors(f"cannot write the batch state in {self.path}", advice)
 
 
-def _read(subject: str, path: Path, read: Callable[[bytes], T], advice: str) -> T | None:
-    try:
-        return read(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise DataError(f"the {subject} cannot be read ({str(error).splitlines()[0]}); {advice}") from error
+def _keys(path: Path) -> set[str]:
+    with path.open(encoding="utf-8") as lines:
+        keys = {line[_KEY] for line in lines}
+    if any(len(key) != 64 or not key.isalnum() for key in keys):
+        raise ValueError("these are not lines of requests")
+    return keys
 
 
 def unaccounted_usd(batches: Path, job: Job) -> float:
@@ -351,20 +346,14 @@ def known_states(batches: Path) -> tuple[list[BatchState], dict[str, str]]:
 
 
 def find_state(batches: Path, ref: str) -> BatchState | None:
-    """The state of the job that a user names by its run id, the beginning of that, or its run folder; None if there is none.
+    """The state of the job that a user names by its run id or its run folder; None if there is none.
 
     Raises:
-        DataError: Several jobs match, or only a damaged one does.
+        DataError: The state is damaged.
     """
     states, damaged = known_states(batches)
-    matches = [state for state in states if state.run_id == ref] or [
-        state for state in states if state.run_id.startswith(ref) or Path(state.out) == Path(ref).resolve()
-    ]
-    # Two jobs may have used the same folder, one after the other: prefer one that is still open.
-    matches = [state for state in matches if state.open] or matches
-    if len(matches) > 1:
-        raise DataError(f"{ref} matches {', '.join(state.run_id for state in matches)}; give more of the run id")
-    problem = next((message for run, message in damaged.items() if run.startswith(ref)), None)
-    if not matches and problem is not None:
-        raise DataError(problem)
-    return matches[0] if matches else None
+    if ref in damaged:
+        raise DataError(damaged[ref])
+    matches = [state for state in states if state.run_id == ref or Path(state.out) == Path(ref).resolve()]
+    # Several jobs may have used one folder, one after the other: prefer one that is still open, otherwise the newest.
+    return next((state for state in matches if state.open), matches[0] if matches else None)
