@@ -299,7 +299,7 @@ def _release_reserved(ref: str, environment: settings.Settings) -> int:
 
 def _batch_document(state: batches.BatchState) -> dict[str, Any]:
     hidden = {"failed", "creating_since"}
-    chunks = [{**chunk.model_dump(exclude=hidden), "failed": len(chunk.failed)} for chunk in state.current]
+    chunks = [{**chunk.model_dump(exclude=hidden), "failed": len(chunk.failed)} for chunk in state.chunks]
     same = {"run_id", "model", "base_url", "started_at", "ended_at"}
     status = {"state": _batch_status(state), "folder": state.out, "open": len(state.open), "chunks": chunks}
     return state.model_dump(include=same) | status | {"requests": sum(chunk["requests"] for chunk in chunks)}
@@ -310,7 +310,7 @@ def _batch_status(state: batches.BatchState) -> str:
 
 
 def _batch_line(state: batches.BatchState) -> str:
-    chunks = state.current
+    chunks = state.chunks
     statuses = Counter("taken" if chunk.taken else chunk.status for chunk in chunks)
     counts_text = ", ".join(f"{count} {status}" for status, count in statuses.items()) or "nothing sent"
     requests = sum(chunk.requests for chunk in chunks)

@@ -103,7 +103,6 @@ def _open_state(
     if state is None:
         state = BatchState(run_id=folder.name, out="", model=job.model, base_url=address, started_at=started)
     elif state.ended_at is not None:
-        state.attempt += 1
         state.started_at, state.ended_at, state.max_requests = started, None, None
     if not state.open:
         state.form = job.endpoint.form
@@ -163,7 +162,7 @@ class BatchRunner(BatchPoller):
             self._requests.add(planned)
             await self._take_turn(turn)
         self._options.step("planned")
-        for chunk in self._state.current:
+        for chunk in self._state.chunks:
             for key, failed in chunk.failed.items():
                 self._requests.fail(key, *failed)
         checked = any(chunk.batch_id for chunk in self._state.chunks)

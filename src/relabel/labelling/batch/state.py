@@ -81,7 +81,6 @@ class Chunk(BaseModel):
         requests: Number of lines of the file.
         bytes: Size of the file.
         worst_usd: Maximum cost of its answers in USD; 0 if unknown.
-        attempt: The attempt at the run to which it belongs.
         tries: Number of batches created from it.
         creating_since: When the creation of a batch began, in seconds since the epoch; the batch may exist without a known id.
         file_id: The file at the provider.
@@ -103,7 +102,6 @@ class Chunk(BaseModel):
     requests: int
     bytes: int
     worst_usd: float = 0.0
-    attempt: int = 1
     tries: int = 0
     creating_since: float | None = None
     file_id: str | None = None
@@ -132,10 +130,10 @@ class BatchState(BaseModel):
         model: The model as the user named it; `base_url` is the provider's address without credentials.
         max_cost: Cap on the cost, in USD.
         key_env: Environment variable that holds the key; by default the provider's own.
-        attempt: Number of the present attempt at the run, from 1. It ends when the run folder is written and no chunk is open.
         max_requests: Maximum number of requests in a chunk, if the provider could not take larger ones.
         form: The response format, on which the keys of requests depend.
-        started_at: When the attempt began, ISO 8601 in UTC; `ended_at` is None while it lasts.
+        started_at: When the present attempt at the run began, ISO 8601 in UTC; `ended_at` is when the run folder was written with no
+            chunk open, None until then.
     """
 
     format_version: int = FORMAT
@@ -145,7 +143,6 @@ class BatchState(BaseModel):
     base_url: str | None
     max_cost: float | None = None
     key_env: str | None = None
-    attempt: int = 1
     max_requests: int | None = None
     form: Form | None = None
     started_at: str
@@ -166,11 +163,6 @@ class BatchState(BaseModel):
     def unaccounted_usd(self) -> float:
         """Maximum cost, in USD, of batches whose actual cost is unknown so far, and therefore in no manifest."""
         return sum(chunk.worst_usd for chunk in self.chunks if not chunk.taken or chunk.cost_usd is None)
-
-    @property
-    def current(self) -> list[Chunk]:
-        """Chunks of this attempt."""
-        return [chunk for chunk in self.chunks if chunk.attempt == self.attempt]
 
 
 def run_id(job: Job) -> str:
@@ -277,7 +269,6 @@ class BatchFolder:
             requests=len(lines),
             bytes=len(content),
             worst_usd=worst_usd,
-            attempt=state.attempt,
         )
         with self._writing(), replacing(self.path_of(chunk)) as temporary:
             temporary.write_bytes(content)
