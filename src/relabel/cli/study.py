@@ -128,10 +128,10 @@ def status(path: StudyFile, as_json: _options.AsJson = False) -> None:
     costs = [state.cost_usd for state in states.values()]
     budget_text = "" if study.budget_usd is None else f" of {study.budget_usd:,.2f}"
     spent = _in_all(f"${sum(cost or 0.0 for cost in costs):,.4f}{budget_text}", costs)
-    is_finished = opened.results_made and all(one.state == "complete" for one in raters)
+    is_finished = (opened.results / "report.html").exists() and all(one.state == "complete" for one in raters)
     command = "package" if is_finished else "run"
-    compared_with = f"the gold {study.golds[0]}" if study.golds else "the other raters, on average"
-    say(f"kappa: with {compared_with}. Spent: {spent}. Next: relabel study {command} {path}")
+    compared_with = f"kappa: with the gold {study.golds[0]}. " if study.golds else ""
+    say(f"{compared_with}Spent: {spent}. Next: relabel study {command} {path}")
 
 
 @study_app.command()

@@ -196,11 +196,6 @@ def read_study(path: Path) -> Study:
     return study
 
 
-def schema() -> str:
-    """JSON Schema of a study file, for editors."""
-    return json.dumps(Study.model_json_schema(), indent=2) + "\n"
-
-
 def template(file: str, **words: object) -> str:
     """A file of `templates/` with its `{placeholders}` filled in."""
     text = resources.files("relabel.study").joinpath("templates", file).read_text(encoding="utf-8")
@@ -218,10 +213,10 @@ def init_study(path: Path) -> Path:
     """
     if path.exists():
         raise DataError(f"{path} already exists; name a new file")
-    beside = path.with_name("study.schema.json")
+    beside, schema = path.with_name("study.schema.json"), json.dumps(Study.model_json_schema(), indent=2) + "\n"
     with os_errors(f"cannot write {path}", "name another file"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        for target, text in {path: template("study.yaml", name=path), beside: schema()}.items():
+        for target, text in {path: template("study.yaml", name=path), beside: schema}.items():
             with replacing(target) as temporary:
                 temporary.write_text(text, encoding="utf-8")
     return beside

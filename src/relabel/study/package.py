@@ -95,7 +95,7 @@ def _inputs(opened: OpenStudy, folder: Path) -> tuple[dict[str, Any], list[str]]
             _copy(beside, folder / name)
         return copied[ref]
 
-    study, data = opened.study, opened.content(relocated, exclude_unset=True)
+    study, data = opened.study, opened.content(relocated)
     # Files that these files name: a suite relative to itself, a rubric relative to the folder in which the package is rebuilt.
     named: list[tuple[str, Path, Path]] = []
     if study.suite in copied:
@@ -145,7 +145,7 @@ def _constraints() -> str:
 def _data_statement(opened: OpenStudy, copied: list[str]) -> str:
     registry = load_registry()
     rows: list[str] = []
-    for name, file, sha256 in json.loads((opened.results / "study.json").read_text(encoding="utf-8"))["sources"]:
+    for name, file, sha256 in json.loads((opened.results / "sources.json").read_text(encoding="utf-8")):
         source = registry.get(name)
         where = "given by the authors" if source is None else f"{source.publisher}, {source.licence}"
         rows.append(f"| {name} | {file} | {where} | {sha256} |\n")

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,12 +26,12 @@ from relabel.run import Run, open_run
 from relabel.scoring.options import Choices
 from relabel.scoring.table import ScoreTable, score_by
 from relabel.scoring.uncertainty import POOLED, rater_draws, with_raters
-from relabel.sources.fetch import SourceUse, sha256_of
+from relabel.sources.fetch import SourceUse
 from relabel.study import pooling
 from relabel.study.file import Scoring, Study
 from relabel.study.pooling import LatentClasses, Votes, collect_votes
 from relabel.study.running import OpenStudy, plan, runs_of, study_tasks
-from relabel.tabular import Cell, Table, cell_text, counted, csv_bytes, stata_bytes, table_text
+from relabel.tabular import Cell, Table, cell_text, counted, csv_bytes, json_bytes, stata_bytes, table_text
 from relabel.task import TASK_KEY, Task
 
 _MAX_ROWS = 25
@@ -103,15 +100,14 @@ def write_results(opened: OpenStudy, runs: Mapping[str, Run]) -> Results:
     tables["spread"] = _spread(votes, dict(zip(listed["onet_soc_code"], listed["title"], strict=True)))
     wide = _wide(votes, listed, classes)
     files = {"labels_wide.csv": csv_bytes(wide), "labels_wide.dta": stata_bytes(wide)}
-    files |= {name: csv_bytes(frame) for name, frame in _corrected(runs, golds, votes).items()}
     pooled = _pooled_run(opened, runs, votes)
+    files |= {name: csv_bytes(frame) for name, frame in _corrected(pooled, golds, votes).items()}
     if study.scoring is not None:
         tables["totals"], scored = _scores(opened, runs, pooled, files)
         uses += scored
     sources = sorted({(used.source, Path(used.file).name, used.sha256) for used in uses})
-    description = {**_portable(opened), "sources": sources}
-    files["study.json"] = (json.dumps(description, indent=2, ensure_ascii=False) + "\n").encode()
-    verdict = tuple(_verdict(votes, agreement, pairs, golds, classes))
+    files["sources.json"] = json_bytes(sources)
+    verdict = tuple(_verdict(votes, agreement, golds, classes))
     charts = Charts()
     main = f"mean {_main_measure(votes)}"
     drawn = {"means": charts.ranges("means", means.ranges(list(means.columns).index(main)), title=main)}
@@ -138,16 +134,6 @@ def _on_tasks(runs: Mapping[str, Run], tasks: Sequence[Task]) -> dict[str, Run]:
     return {name: replace(run, labels=run.labels[kept[name]].reset_index(drop=True)) for name, run in runs.items()}
 
 
-def _portable(opened: OpenStudy) -> dict[str, Any]:
-    """The study without what differs between machines: files are replaced by their hash, addresses are left out."""
-
-    def hashed(ref: str) -> str:
-        path = opened.file.parent / ref
-        return f"sha256:{sha256_of(path / 'labels.parquet' if path.is_dir() else path)}"
-
-    return opened.content(hashed, exclude={"raters": {"__all__": {"base_url"}}})
-
-
 def _write(folder: Path, files: Mapping[str, bytes]) -> None:
     with os_errors(f"cannot write the results to {folder}", "free space or move the study"):
         for name, content in sorted(files.items()):
@@ -162,29 +148,20 @@ def _main_measure(votes: Votes) -> Measure:
 
 
 def _agreement(study: Study, runs: Mapping[str, Run], golds: Sequence[Gold], votes: Votes) -> Table:
-    """Agreement of each rater with each gold: kappa with its interval, and accuracy."""
+    """Agreement of each rater with each gold: number of tasks compared, kappa with its interval, and accuracy."""
     columns = ["rater", "model", "tasks"]
     for gold in golds:
-        columns += [f"kappa, {gold.name}", "95%", "accuracy"]
+        columns += [f"kappa, {gold.name}", "95%", "accuracy", "tasks compared"]
     rows: list[list[Cell]] = []
-    compared: list[dict[str, int]] = [{} for _ in golds]  # two golds may have one name
     same: list[str] = []
     for column, (name, run) in enumerate(runs.items()):
-        labelled = int((votes.given[:, column] >= 0).sum())
-        row: list[Cell] = [name, run.manifest.model, labelled]
-        for gold, counts in zip(golds, compared, strict=True):
+        row: list[Cell] = [name, run.manifest.model, int((votes.given[:, column] >= 0).sum())]
+        for gold in golds:
             pair = _agreement_with_gold(study, run, gold, votes)
-            row += [None, None, None] if pair is None else _kappa_and_accuracy(pair)[:3]
+            row += [None] * 4 if pair is None else [*_kappa_and_accuracy(pair)[:3], len(pair)]
             same += [] if pair is None else pair.same_labels(name, gold.name)
-            if pair is not None and len(pair) < labelled:
-                counts[name] = len(pair)
         rows.append(row)
-    notes = [
-        f"Tasks compared with {gold.name}: {', '.join(f'{n:,} of {name}' for name, n in counts.items())}."
-        for gold, counts in zip(golds, compared, strict=True)
-        if counts
-    ]
-    notes += [*same, *_intervals_note(study)]
+    notes = [*same, *_intervals_note(study)]
     return Table("Raters by agreement with reference labels", columns, rows, left=2, notes=notes)
 
 
@@ -211,17 +188,17 @@ def _kappa_and_accuracy(pair: Pair) -> list[Cell]:
 
 
 def kappa_by_rater(opened: OpenStudy, runs: Mapping[str, Run]) -> dict[str, float | None]:
-    """Cohen's kappa of each rater with the study's first gold, or without a gold its mean with the other raters."""
+    """Cohen's kappa of each rater with the study's first gold; empty without golds."""
     study, runs = opened.study, _on_tasks(runs, study_tasks(opened))
-    votes, quick = collect_votes(runs), study.model_copy(update={"draws": 0})
-    if study.golds:
-        gold = load_gold(opened.path(study.golds[0]))
-        pairs = {name: _agreement_with_gold(quick, run, gold, votes) for name, run in runs.items()}
-        return {name: or_none(pair.figure("kappa").value) for name, pair in pairs.items() if pair}
-    rows = zip(itertools.combinations(runs, 2), _pairs(quick, votes).rows, strict=True)
-    kappas = [(pair, row[2]) for pair, row in rows if isinstance(row[2], float)]
-    by_rater = {name: [kappa for pair, kappa in kappas if name in pair] for name in runs}
-    return {name: float(np.mean(kappas)) for name, kappas in by_rater.items() if kappas}
+    if not study.golds:
+        return {}
+    votes, gold, quick = (
+        collect_votes(runs),
+        load_gold(opened.path(study.golds[0])),
+        study.model_copy(update={"draws": 0}),
+    )
+    pairs = {name: _agreement_with_gold(quick, run, gold, votes) for name, run in runs.items()}
+    return {name: or_none(pair.figure("kappa").value) for name, pair in pairs.items() if pair}
 
 
 def _pairs(study: Study, votes: Votes) -> Table:
@@ -325,29 +302,29 @@ def _wide(votes: Votes, listed: pd.DataFrame, classes: LatentClasses | None) -> 
     return frame
 
 
-def _corrected(runs: Mapping[str, Run], golds: Sequence[Gold], votes: Votes) -> dict[str, pd.DataFrame]:
+def _corrected(pooled: Run, golds: Sequence[Gold], votes: Votes) -> dict[str, pd.DataFrame]:
     """For each gold that may be a random sample of the tasks: outcomes corrected for each rater's errors, for regressions."""
     files: dict[str, pd.DataFrame] = {}
     measure, place = _main_measure(votes), pd.MultiIndex.from_frame(votes.tasks[TASK_KEY])
     for number, gold in enumerate(golds, start=1):
-        table = pd.DataFrame(columns=["gold", "weight"], index=place, dtype=np.float64)
-        asked: list[str] = []
-        for name, run in runs.items():
-            with suppress(DataError):  # the gold holds none of this run's tasks
-                aligned = match(run, gold)
-                if not gold.selected and measure in aligned.values:
-                    columns = {"gold": aligned.values[measure][:, GOLD], "weight": aligned.weight}
-                    reference = pd.DataFrame(columns, index=aligned.index())
-                    table = table.fillna(reference[~reference.index.duplicated()])
-                    asked.append(name)
+        try:
+            aligned = match(pooled, gold)
+        except DataError:  # the gold holds none of the study's tasks
+            continue
+        if gold.selected or measure not in aligned.values:
+            continue
+        columns = {"gold": aligned.values[measure][:, GOLD], "weight": aligned.weight}
+        reference = pd.DataFrame(columns, index=aligned.index())
+        table = reference[~reference.index.duplicated()].reindex(place)
         in_gold = np.isfinite(table["gold"].to_numpy(np.float64))
         if not 0 < in_gold.sum() < len(in_gold):
             continue
         weight = np.where(in_gold, table["weight"] / table["weight"][in_gold].mean(), 1.0)
         chance = np.minimum(in_gold.sum() / (len(in_gold) * weight), 1.0)
         frame = votes.tasks[TASK_KEY].assign(gold=table["gold"].to_numpy(), in_gold=in_gold.astype(int), chance=chance)
-        for name in asked:
-            predicted = votes.values[measure][:, votes.names.index(name)]
+        for name, predicted in zip(votes.names, votes.values[measure].T, strict=True):
+            if np.isnan(predicted).all():
+                continue
             frame[f"{measure}_{name}"] = predicted
             # A missing label is replaced by the mean: the correction is unbiased whatever the prediction is.
             guess = np.where(np.isnan(predicted), np.nanmean(predicted), predicted)
@@ -437,8 +414,6 @@ def _scores(
         note = "low and high in scores.csv: 95% interval of the mean over raters like these; it includes the sampling of tasks."
         note += " A rater with less than half of a group's labels does not count there, in lowest and highest neither."
     files["scores.csv"] = csv_bytes(frame)
-    description = {"note": note, "raters": list(tables), "notes": list(whole.notes)}
-    files["scores.json"] = (json.dumps(description, indent=2) + "\n").encode()
     # Means over different groups are not comparable, so they are over the groups that all raters score.
     common = np.all([table.has_status("scored") for table in (whole, *tables.values())], axis=0)
     notes = [note, *whole.notes]
@@ -494,9 +469,7 @@ def _pages(opened: OpenStudy, pooled: Run, runs: Mapping[str, Run]) -> None:
         build_site(out, opened.results / "site")
 
 
-def _verdict(
-    votes: Votes, agreement: Table, pairs: Table, golds: Sequence[Gold], classes: LatentClasses | None
-) -> Iterator[str]:
+def _verdict(votes: Votes, agreement: Table, golds: Sequence[Gold], classes: LatentClasses | None) -> Iterator[str]:
     raters = (votes.given >= 0).sum(axis=1)
     several, in_common = int((raters > 1).sum()), int((raters == len(votes.names)).sum())
     counts = votes.counts().astype(np.int_)
@@ -509,12 +482,8 @@ def _verdict(
             f"{len(votes.names)} raters labelled {in_common:,} tasks in common. {100 * same:.0f}% of the {several:,} tasks with "
             f"two labels or more have one label from all, and Krippendorff's alpha is {nominal:.2f} (ordinal {ordinal:.2f})."
         )
-    by_kappa = sorted(pairs.ranges(), key=lambda row: row[1])
-    if len(by_kappa) > 1:
-        (worst, low, _), (best, high, _) = by_kappa[0], by_kappa[-1]
-        yield f"Closest to each other are {best} (kappa {high:.2f}), farthest apart {worst} ({low:.2f})."
     for index, gold in enumerate(golds):
-        kappas = sorted(agreement.ranges(3 + 3 * index), key=lambda row: -row[1])
+        kappas = sorted(agreement.ranges(3 + 4 * index), key=lambda row: -row[1])
         if kappas:
             yield f"Agreement with {gold.name} (kappa): {', '.join(f'{name} {value:.2f}' for name, value, _ in kappas)}."
     yield from (note for note in agreement.notes if note.endswith(SAYS_NOTHING))

@@ -64,11 +64,6 @@ class OpenStudy:
         return self.file.parent / f"{self.file.stem}-results"
 
     @property
-    def results_made(self) -> bool:
-        """Whether there are results, perhaps of earlier labels."""
-        return (self.results / "report.html").exists()
-
-    @property
     def runs(self) -> Path:
         """The raters' run folders."""
         return self.results / "runs"
@@ -83,13 +78,8 @@ class OpenStudy:
         beside = self.file.parent / ref
         return str(beside) if beside.exists() else ref
 
-    def content(self, of_file: Callable[[str], str], **options: Any) -> dict[str, Any]:
-        """The study as plain values, with `of_file` in place of each name of a file or folder beside it.
-
-        Args:
-            of_file: Called with the name.
-            options: Options of pydantic's `model_dump`.
-        """
+    def content(self, of_file: Callable[[str], str]) -> dict[str, Any]:
+        """What the study file says, with the result of `of_file` in place of each name of a file or folder beside it."""
 
         def changed(value: Any, key: str = "") -> Any:
             if isinstance(value, dict):
@@ -99,7 +89,7 @@ class OpenStudy:
             names_file = key in _FILES and isinstance(value, str) and value
             return of_file(value) if names_file and (self.file.parent / value).exists() else value
 
-        return changed(self.study.model_dump(mode="json", **options))
+        return changed(self.study.model_dump(mode="json", exclude_unset=True))
 
 
 def open_study(file: Path) -> OpenStudy:
