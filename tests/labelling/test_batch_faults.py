@@ -389,7 +389,7 @@ async def test_a_queue_without_any_room_ends_the_run_in_the_end(
     monkeypatch.setattr(poller, "CREATE_TRIES", 3)
     with (
         batch_provider(by_number, no_room()) as fake,
-        pytest.raises(ProviderError, match="has not taken batch 1 for a day"),
+        pytest.raises(ProviderError, match="still does not take batch 1"),
     ):
         await batch(make_job(fake.base_url, 4), store, tmp_path)
     assert fake.made == []

@@ -41,8 +41,8 @@ MAX_FAILED_POLLS = 30
 FILE_POLLS = 10
 # Number of polls after which a batch or file that is not found counts as gone; before, it may be too new to be visible.
 NOT_FOUND_POLLS = 4
-# Number of attempts, over about a day, to create a batch while its file is not processed, or other jobs fill the queue.
-CREATE_TRIES = 300
+# Number of attempts to create a batch: over about a day while other jobs fill the queue, and an hour while its file is processed.
+CREATE_TRIES, READY_TRIES = 300, 14
 # Maximum number of polls between two of these attempts.
 _LONGEST_WAIT = 5
 _QUEUE_FULL = re.compile(r"token_limit_exceeded|enqueued", re.IGNORECASE)
@@ -343,14 +343,14 @@ class BatchPoller:
             await self._halve(chunk, "too large for the queue")
             return
         chunk.batch_id = chunk.ended_at = chunk.creating_since = None
-        attempts = self._attempts[chunk.number]
-        if attempts >= CREATE_TRIES:
+        attempts, full = self._attempts[chunk.number], _QUEUE_FULL.search(message)
+        if attempts >= (CREATE_TRIES if full else READY_TRIES):
             raise ProviderError(
-                f"the provider has not taken batch {chunk.number} for a day ({message}); run `relabel batch resume "
+                f"the provider still does not take batch {chunk.number} ({message}); run `relabel batch resume "
                 f"{self._state.run_id}` later"
             )
         self._attempts[chunk.number] = attempts + 1
-        self._waits[chunk.number] = math.inf if others and _QUEUE_FULL.search(message) else min(_LONGEST_WAIT, attempts)
+        self._waits[chunk.number] = math.inf if others and full else min(_LONGEST_WAIT, attempts)
         chunk.status, chunk.note = "waits for the provider", message
         self._show(chunk, chunk.status)
         self.save("wait noted")
