@@ -114,7 +114,7 @@ def model_errors(
 class ChecksumError(DataError):
     """A file is not the one that the registry names."""
 
-    def __init__(self, path: Path, wanted: str, found: str, advice: str) -> None:
+    def __init__(self, path: Path | str, wanted: str, found: str, advice: str) -> None:
         super().__init__(f"{path} is not the registered file: expected sha256 {wanted}, found {found}; {advice}")
         self.path, self.wanted, self.found = path, wanted, found
 

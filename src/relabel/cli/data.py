@@ -100,11 +100,10 @@ def unpin(source: str) -> None:
     Cached downloads are deleted too, and fetched again by `relabel data pull`.
 
     Args:
-        source (ID[/FILE]): A source, or one of its files.
+        source (ID): A source.
     """
-    name, _, file = source.partition("/")
-    for forgotten in fetch.unpin(name, file or None):
-        typer.echo(f"removed the pinned checksum of {name}/{forgotten}")
+    for forgotten in fetch.unpin(source):
+        typer.echo(f"removed the pinned checksum of {source}/{forgotten}")
 
 
 def _show(checks: Sequence[fetch.FileCheck], *, as_json: bool, by_file: bool, tried: bool = False) -> None:

@@ -135,12 +135,11 @@ def verify(source_ids: Iterable[str] | None = None, roles: Container[str | None]
     return [_check_local(*file) for file in _files(source_ids) if roles is None or file[1].role in roles]
 
 
-def unpin(source_id: str, file: str | None = None) -> list[str]:
-    """Remove checksums pinned at first use, and cached copies of these files that can be fetched again.
+def unpin(source_id: str) -> list[str]:
+    """Remove a source's checksums pinned at first use, and cached copies of these files that can be fetched again.
 
     Args:
         source_id: The source.
-        file: One of its files; by default all.
 
     Returns:
         Names of the files whose pins were removed.
@@ -149,20 +148,15 @@ def unpin(source_id: str, file: str | None = None) -> list[str]:
         DataError: No file was pinned, or a pin cannot be removed.
     """
     source = get_source(source_id)
-    entries = source.files if file is None else (source.file(file),)
-    unpinned: list[str] = []
-    for entry in entries:
-        pin = _pin_path(source, entry)
-        with os_errors(f"the pin {pin} cannot be removed", "check its permissions"):
-            if not pin.exists():
-                continue
+    pinned = [entry for entry in source.files if _pin_path(source, entry).exists()]
+    if not pinned:
+        raise DataError(f"no file of {source_id} is pinned; `relabel data verify` shows what is")
+    with os_errors(f"the pins of {source_id} cannot be removed", "check their permissions"):
+        for entry in pinned:
             if entry.can_fetch:
                 cached_path(source, entry).unlink(missing_ok=True)
-            pin.unlink()
-        unpinned.append(entry.name)
-    if not unpinned:
-        raise DataError(f"no file of {source_id} is pinned; `relabel data verify` shows what is")
-    return unpinned
+            _pin_path(source, entry).unlink()
+    return [entry.name for entry in pinned]
 
 
 def pull(
@@ -180,24 +174,22 @@ def pull(
         One check per registered file; `where` is `download` for those that were downloaded.
     """
     checks: list[FileCheck] = []
-    failed: dict[str, FileCheck] = {}
+    failed: dict[str, SourceMissingError] = {}
     for source, entry in _files(source_ids):
         check, url = _check_local(source, entry), entry.url or ""
         damaged = check.state == "mismatch" and check.where == "cache"
         if check.can_fetch and (check.state == "missing" or damaged):
-            if (first := failed.get(url)) is not None:  # another file of an archive that could not be fetched
-                message = first.message.replace(f"{first.source_id}/{first.file}", f"{source.id}/{entry.name}", 1)
-                checks.append(check.model_copy(update={"message": message, "why": first.why}))
-                continue
-            if on_fetch is not None:
-                on_fetch(f"{source.id}/{entry.name}", url)
             try:
+                if url in failed:  # another file of an archive that could not be fetched
+                    raise failed[url]
+                if on_fetch is not None:
+                    on_fetch(f"{source.id}/{entry.name}", url)
                 download(source, entry)
                 check = _check_local(source, entry)
             except DataError as error:
                 check = check.model_copy(update={"message": str(error), "why": getattr(error, "reason", "")})
                 if isinstance(error, SourceMissingError):
-                    failed[url] = check
+                    failed[url] = error
         if check.path in _fetched:
             check = check.model_copy(update={"where": "download"})
         checks.append(check)
@@ -248,18 +240,14 @@ def _verify(source: Source, entry: SourceFile, path: Path, where: Where) -> tupl
     if by_pin and sha256 == pin:
         return sha256, "official"
     wanted = pin if pin is not None and (where != "mirror" or entry.sha256 is None) else entry.sha256
-    advice = _mismatch_advice(source, entry, where, pinned=wanted == pin)
-    raise ChecksumError(Path(source.id) / entry.name if fetched else path, wanted or "", sha256, advice)
-
-
-def _mismatch_advice(source: Source, entry: SourceFile, where: Where, *, pinned: bool) -> str:
-    origin = f"it came from {entry.url}, where the publisher may have replaced it: " if where == "download" else ""
-    if pinned:
-        right = "if this file is the right one, "
-        return f"{origin}{right}`relabel data unpin {source.id}` forgets the checksum that was pinned at first use"
-    if where == "cache" and entry.can_fetch:
-        return f"run `relabel data pull {source.id}` to fetch it again"
-    return f"{origin}put the registered file in its place, or register this release in a RELABEL_SOURCES file"
+    if wanted == pin:
+        advice = f"if it is right, `relabel data unpin {source.id}` forgets the checksum that was pinned at first use"
+    elif where == "cache" and entry.can_fetch:
+        advice = f"run `relabel data pull {source.id}` to fetch it again"
+    else:
+        advice = "put the registered file in its place, or register this release in a RELABEL_SOURCES file"
+    shown = f"{source.id}/{entry.name} from {entry.url}" if fetched else path
+    raise ChecksumError(shown, wanted or "", sha256, advice)
 
 
 def _check_local(source: Source, entry: SourceFile) -> FileCheck:
@@ -337,19 +325,17 @@ def download(source: Source, entry: SourceFile) -> Path:
     Raises:
         ChecksumError: The publisher sent another file.
         SourceMissingError: The file cannot be fetched automatically, or the download failed.
-        DataError: What was sent is not an archive, or lacks the file.
+        DataError: The archive lacks the file.
     """
     if entry.url is None or not entry.can_fetch:
         raise SourceMissingError(missing_file_advice(source, entry))
     import pooch
 
     folder = cached_path(source, entry).parent
-    try:
+    advice = "correct its permissions, or set RELABEL_HOME"
+    with os_errors(f"{folder} cannot be written", advice, refuse=SourceMissingError):
         make_private_dir(folder)
         temporary = tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder)
-    except OSError as error:
-        advice = "correct its permissions, or set RELABEL_HOME"
-        raise SourceMissingError(f"{folder} cannot be written ({_failure_reason(error)}); {advice}") from error
     try:
         with temporary as scratch:
             downloaded = Path(scratch) / "download"
@@ -358,49 +344,44 @@ def download(source: Source, entry: SourceFile) -> Path:
                 _move_to_cache(source, entry, downloaded)
             else:
                 _unpack(source, entry, downloaded)
-    except OSError as error:
+    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        reason = _failure_reason(error) if isinstance(error, OSError) else "the reply is not a readable zip archive"
         raise SourceMissingError(
-            f"{source.id}/{entry.name} could not be fetched from {entry.url} ({_failure_reason(error)}); "
-            f"try again or put it into a folder named by RELABEL_DATA_MIRROR",
-            reason=_failure_reason(error),
+            f"{source.id}/{entry.name} could not be fetched from {entry.url} ({reason}); "
+            "try again or put it into a folder named by RELABEL_DATA_MIRROR",
+            reason=reason,
         ) from error
     return cached_path(source, entry)
 
 
 def _unpack(source: Source, entry: SourceFile, archive: Path) -> None:
     """Move all registered members of an archive that are not cached yet to the cache; raise errors only for `entry`."""
-    of_archive = [other for other in source.files if (other.url, other.download) == (entry.url, "zip")]
-    other_members = [other for other in of_archive if other != entry and not cached_path(source, other).exists()]
-    try:
-        with zipfile.ZipFile(archive) as bundle:
-            for other in (*other_members, entry):
-                names, wanted = bundle.namelist(), other.member or other.name
-                # Publishers rename folders, but not files.
-                same_name = [name for name in names if name.rpartition("/")[2] == wanted.rpartition("/")[2]]
-                member = same_name[0] if len(same_name) == 1 else wanted
-                problem = "" if member in names else f"no member {member!r} (it has {', '.join(names[:8])})"
-                if not problem and bundle.getinfo(member).file_size > _MOST_BYTES:
-                    problem = f"a member {member!r} that unpacks to more than {_MOST_BYTES:,} bytes"
-                if problem:
-                    if other != entry:
-                        continue
-                    raise DataError(
-                        f"the archive at {entry.url} has {problem}; "
-                        f"correct the member of {source.id!r} in a RELABEL_SOURCES file"
-                    )
-                # Use a separate path for each member, because checksums are cached by path, time and size.
-                unpacked = archive.parent / "members" / other.name
-                unpacked.parent.mkdir(exist_ok=True)
-                with bundle.open(member) as inside_file, unpacked.open("wb") as out:
-                    shutil.copyfileobj(inside_file, out)
-                with suppress(*([] if other == entry else [ChecksumError])):
-                    _move_to_cache(source, other, unpacked)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise SourceMissingError(
-            f"{source.id}/{entry.name} could not be fetched: what {entry.url} sent is not a readable zip archive ({error}); "
-            "try again later",
-            reason="the reply is not a zip archive",
-        ) from error
+    with zipfile.ZipFile(archive) as bundle:
+        for other in source.files:
+            in_archive = (other.url, other.download) == (entry.url, "zip")
+            if in_archive and other != entry and not cached_path(source, other).exists():
+                with suppress(DataError):
+                    _unpack_member(source, other, bundle, archive.parent)
+        _unpack_member(source, entry, bundle, archive.parent)
+
+
+def _unpack_member(source: Source, entry: SourceFile, bundle: zipfile.ZipFile, scratch: Path) -> None:
+    names, wanted = bundle.namelist(), entry.member or entry.name
+    # Publishers rename folders, but not files.
+    same_name = [name for name in names if name.rpartition("/")[2] == wanted.rpartition("/")[2]]
+    member = same_name[0] if len(same_name) == 1 else wanted
+    problem = "" if member in names else f"no member {member!r} (it has {', '.join(names[:8])})"
+    if not problem and bundle.getinfo(member).file_size > _MOST_BYTES:
+        problem = f"a member {member!r} that unpacks to more than {_MOST_BYTES:,} bytes"
+    if problem:
+        advice = f"correct the member of {source.id!r} in a RELABEL_SOURCES file"
+        raise DataError(f"the archive at {entry.url} has {problem}; {advice}")
+    # Use a separate path for each member, because checksums are cached by path, time and size.
+    unpacked = scratch / "members" / entry.name
+    unpacked.parent.mkdir(exist_ok=True)
+    with bundle.open(member) as inside_file, unpacked.open("wb") as out:
+        shutil.copyfileobj(inside_file, out)
+    _move_to_cache(source, entry, unpacked)
 
 
 def _move_to_cache(source: Source, entry: SourceFile, got: Path) -> None:
@@ -418,13 +399,7 @@ def read_pin(source: Source, entry: SourceFile) -> str | None:
     """The pinned sha256 of a file, or None."""
     path = _pin_path(source, entry)
     with os_errors(f"the pin {path} cannot be read", "check its permissions"):
-        try:
-            words = path.read_text(encoding="utf-8").split()
-        except FileNotFoundError:
-            return None
-    if not words or len(words[0]) != 64:
-        raise DataError(f"the pin {path} does not hold a sha256; delete it and run `relabel data pull {source.id}`")
-    return words[0]
+        return path.read_text(encoding="utf-8").partition(" ")[0] if path.exists() else None
 
 
 _MAGIC_BYTES = {
@@ -463,10 +438,6 @@ def _check_content(entry: SourceFile, path: Path, origin: str) -> None:
         elif len(columns) < 2 or lacks:
             missing = f" with the column {lacks[0]!r}" if lacks else ""
             problem = f"not a table{missing} (its first line is {line[:60]!r})"
-        elif suffix == ".txt" and path.read_bytes().rstrip(b"\r\n").rpartition(b"\n")[2].count(b"\t") < line.count(
-            "\t"
-        ):
-            problem = "only a part of it (its last line breaks off)"
     if problem:
         raise DataError(
             f"what {origin} gave for {entry.name} is {problem}; nothing was kept or pinned: open the address in a browser, correct "
