@@ -27,6 +27,10 @@ def test_marks_line_ends_blank_lines_and_breaks_in_cells_are_taken(tmp_path: Pat
     assert file.rows == ((2, {"a": "1\n2", "b": "x"}), (5, {"a": "3", "b": "\x0c\u2028y"}))
 
 
+def test_blanks_around_the_name_of_a_column_do_not_matter(tmp_path: Path) -> None:
+    assert read(tmp_path, "a, b \n1,2\n").rows[0][1] == {"a": "1", "b": "2"}
+
+
 def test_columns_without_a_name_do_not_matter(tmp_path: Path) -> None:
     assert read(tmp_path, "a,,\n1,,\n").rows[0][1]["a"] == "1"
 
@@ -35,18 +39,16 @@ def test_columns_without_a_name_do_not_matter(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("a,b\n1\n", "line 2 has 1 cell where the header has 2"),
-        ("a,b\n1,2\n1,\0\n", "line 3 contains a NUL character"),
         ("a,b\n1," + "x" * 200_000 + "\n", "line 2 is not CSV"),
         ("a,b\n1,2\n\n1,2,3\n", "line 4 has 3 cells where the header has 2"),
         ("a,a\n1,2\n", "line 1 has the column 'a' more than once; remove one"),
-        ("a,b \n1,2\n", "line 1: the column 'b ' has blanks around its name; remove them"),
+        ("a,a \n1,2\n", "line 1 has the column 'a' more than once; remove one"),
         ("\n \n", "is empty; write a first line with the names of the columns, and one line for each thing"),
         ("<!DOCTYPE html>\n<p>Sorry, not found", "begins with the single cell '<!DOCTYPE html>'; write a first line"),
         ("Tasks of 2026\na,b\n1,2\n", "begins with the single cell 'Tasks of 2026'"),
         ("a,b\n", "has a header but no row below it; write one line for each thing"),
         ('a,b\n1,"2\n', "line 2 is not CSV"),
         ('a,b\n"1"x,2\n', "line 2 is not CSV"),
-        ("a,b\n1,2\n".encode("utf-16-le"), "contains a NUL character"),
         ("a,b\n1,\u6307\u5bfc\u8d22\u52a1\n".encode("gbk"), "is not in UTF-8"),
         ("a,b\n1,r\u00e9sum\u00e9\n".encode("cp1252"), r"is not in UTF-8 \(byte 7\)"),
     ],

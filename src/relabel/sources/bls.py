@@ -131,11 +131,6 @@ def _registered(role: str, years: str) -> list[tuple[bool, Source, Sequence[str]
             f"RELABEL_US_RELEASES names {unknown[0]!r}, which has no US jobs or projections; choose from {', '.join(usable)}, or "
             "register it in your RELABEL_SOURCES file with the role wages or projections"
         )
-    chosen = [name for name in named if sources[name].find_role(role)]
-    if len(chosen) > 1:
-        raise UsageError(
-            f"RELABEL_US_RELEASES names {' and '.join(chosen)}, but only one release can be used; keep one"
-        )
     entries: list[tuple[bool, Source, Sequence[str]]] = []
     for source in sources.values():
         if source.find_role(role) is None:
@@ -145,7 +140,7 @@ def _registered(role: str, years: str) -> list[tuple[bool, Source, Sequence[str]
             raise DataError(
                 f"the source {source.id} has the role {role} but names no year; write its release like 'May 2025' or '2025-35'"
             )
-        entries.append((source.id in chosen, source, match.groups()))
+        entries.append((source.id in named, source, match.groups()))
     return entries
 
 

@@ -121,7 +121,7 @@ def importance(release: str) -> dict[tuple[str, str], float]:
         if scale.upper() == "IM" and value not in MISSING_MARKS
     ]
     require_columns(path, {name: [row[index] for row in rated] for index, name in enumerate(_RATINGS)}, _RATINGS)
-    require_values(path, "task_id", [f"{task} of {code}" for code, task, *_ in rated], Column(unique=True))
+    require_values(path, "onet_soc_code task_id", [f"{code} {task}" for code, task, *_ in rated], Column(unique=True))
     return {(code, task): value for code, task, _, value in rated}
 
 

@@ -56,9 +56,9 @@ _REWRITTEN = re.compile(
 )
 _THOUSANDS = r"-?\d{1,3}(,\d{3})+(\.\d+)?"
 _WHOLE_NUMBER = re.compile(r"([0-9]+)\.0+", re.ASCII)
+_SIGNS = re.compile(r"[\W_]+")
 # Characters that cannot be seen.
 _UNSEEN = dict.fromkeys(map(ord, "\u00ad\u200b\u200c\u200d\u2060\ufeff"))
-_ASCII_SIGNS = {place: None for place in range(128) if not chr(place).isalnum()}
 _MAX_NUMBER = 1e15
 _MIN_ROWS = 10
 
@@ -74,8 +74,7 @@ def is_table_file(ref: str | Path) -> bool:
 
 def plain_name(column: str) -> str:
     """A column name without case, blanks and punctuation, so that `O*NET-SOC Code` and `onet_soc_code` are equal."""
-    plain = column.translate(_ASCII_SIGNS)
-    return (plain if plain.isascii() else re.sub(r"[\W_]+", "", plain)).casefold()
+    return _SIGNS.sub("", column).casefold()
 
 
 def find_column(names: Sequence[str], header: Iterable[str], path: Path) -> str | None:
@@ -93,7 +92,7 @@ def find_column(names: Sequence[str], header: Iterable[str], path: Path) -> str 
     for name in names:
         if name in columns:
             return name
-        matches = [column for column in columns if plain_name(column) and plain_name(column) == plain_name(name)]
+        matches = [column for column in columns if plain_name(column) == plain_name(name)]
         if len(matches) > 1:
             raise DataError(
                 f"{path} has the columns {' and '.join(map(repr, matches))}, which could both be {name!r}; rename one"
@@ -178,14 +177,13 @@ class Table:
             DataError: It is missing, a formula, or a number reformatted by a spreadsheet.
         """
         # Files written for spreadsheets have an apostrophe before an id that looks like a formula.
-        value = plain_id(written).removeprefix("'") if written.startswith("'-") else plain_id(written)
+        value = plain_id(written)
         if not value:
             raise self.fault(line, " has no task_id; fill it or remove the line")
-        formula = value[0] in "=+@" or (value[0] == "-" and not written.startswith("'-"))
-        if formula or _REWRITTEN.fullmatch(value):
+        if value[0] in "=+@-" or _REWRITTEN.fullmatch(value):
             what = "is a formula or was rewritten by a spreadsheet"
             raise self.fault(line, f": task_id {value[:40]!r} {what}; save plain ids")
-        return value
+        return value[1:] if value.startswith("'-") else value
 
     def onet_soc_code(self, line: int, written: str) -> str:
         """Parse an O*NET-SOC code.
@@ -194,8 +192,6 @@ class Table:
             DataError: The cell does not hold such a code.
         """
         value = plain_id(written)
-        if not value:
-            raise self.fault(line, " has no onet_soc_code; fill it or remove the line")
         if not _CODE.fullmatch(value):
             raise self.fault(line, f": {value[:40]!r} is not an O*NET-SOC code; write it in full, like 11-3051.00")
         return value
@@ -207,10 +203,9 @@ class Table:
             DataError: The cell does not hold such a code.
         """
         value = plain_id(written)
-        if (rewritten := _REWRITTEN.fullmatch(value)) or not _ANY_CODE.fullmatch(value):
-            reason = " but a date or number that a spreadsheet made of one" if rewritten else ""
-            advice = "write letters, digits, dots and hyphens, such as 2512"
-            raise self.fault(line, f": {value[:40]!r} is not a code{reason}; {advice}")
+        if _REWRITTEN.fullmatch(value) or not _ANY_CODE.fullmatch(value):
+            advice = "write letters, digits, dots and hyphens, such as 2512, as text and not as a date or number"
+            raise self.fault(line, f": {value[:40]!r} is not a code; {advice}")
         return value
 
     def category(self, line: int, column: str, written: str, among: Sequence[str]) -> str | None:
@@ -267,7 +262,7 @@ def read_table(path: Path, *, rows_are: str, advice: str) -> Table:
 
     Raises:
         DataError: The file is missing or has another encoding, a row has more or fewer cells than the header, a column name
-            is repeated or has surrounding blanks, quotes are not closed, or there is no row. The message names the line.
+            is repeated, quotes are not closed, or there is no row. The message names the line.
     """
     if path.suffix.lower() in (".xlsx", ".xls") and path.is_file():
         records, separator = _sheet_records(path), ""
@@ -281,9 +276,8 @@ def read_table(path: Path, *, rows_are: str, advice: str) -> Table:
         raise DataError(
             f"{path} {problem}; write a first line with the names of the columns, and one line for {rows_are}"
         )
+    header = [name.strip() for name in header]
     for name in header:
-        if name != name.strip():
-            raise DataError(f"{path} line {top}: the column {name!r} has blanks around its name; remove them")
         if name and header.count(name) > 1:
             raise DataError(f"{path} line {top} has the column {name!r} more than once; remove one")
     rows: list[tuple[int, Mapping[str, str]]] = []
@@ -307,9 +301,6 @@ def _text(path: Path, advice: str) -> str:
     except UnicodeDecodeError as error:
         kind = "UTF-16" if wide else "UTF-8"
         raise DataError(f"{path} is not in {kind} (byte {error.start}); save it again as CSV in UTF-8") from error
-    if (nul := text.find("\0")) >= 0:
-        line = text.count("\n", 0, nul) + 1
-        raise DataError(f"{path} line {line} contains a NUL character; save the file again as CSV")
     # Blank Excel's separator line instead of removing it, so that line numbers stay right.
     return re.sub(r"\Asep=.(?=\r?\n)", "", text)
 
@@ -444,25 +435,11 @@ def text_columns(path: Path, columns: Mapping[str, str], *, sheet: str | None = 
         ColumnError: A column is missing.
         DataError: The file cannot be read as a table, or has no such sheet.
     """
-    if path.suffix.lower() in (".xlsx", ".xls"):
-        return pick_columns(path, read_rows(path, sheet), columns)
-    separator = "," if path.suffix.lower() == ".csv" else "\t"
-    rows = [row for _, row in _records(path, _text(path, "check that it is the right file"), separator)]
-    if too_long := next((row for row in rows if len(row) < len(rows[0]) or any(row[len(rows[0]) :])), None):
-        raise DataError(
-            f"{path} has a row of {len(too_long)} cells where the header has {len(rows[0])}; check that it is the right file, whole"
-        )
-    return pick_columns(path, rows, columns)
-
-
-def pick_columns(path: Path, rows: Sequence[Sequence[Any]], columns: Mapping[str, str]) -> dict[str, list[str]]:
-    """Select columns from raw rows, see `text_columns`."""
+    rows: Rows = read_rows(path, sheet) if path.suffix.lower() in (".xlsx", ".xls") else _publisher_rows(path)
     first = plain_name(next(iter(columns)))
-    header_row = next((index for index, row in enumerate(rows) if first in map(plain_name, map(cell_text, row))), None)
-    if header_row is None:
-        widest = max(rows[:20], key=lambda row: sum(cell not in ("", None) for cell in row), default=[])
-        raise ColumnError(path, next(iter(columns)), [name for name in map(cell_text, widest) if name])
-    header = [" ".join(cell_text(cell).split()) for cell in rows[header_row]]
+    names_first = (number for number, row in enumerate(rows) if first in map(plain_name, map(cell_text, row)))
+    header_row = next(names_first, 0)
+    header = [" ".join(cell_text(cell).split()) for cell in (rows[header_row] if rows else ())]
     positions: list[int] = []
     for wanted in columns:
         names = wanted.split("|")
@@ -474,6 +451,17 @@ def pick_columns(path: Path, rows: Sequence[Sequence[Any]], columns: Mapping[str
         name: [cell_text(row[position]).strip() if position < len(row) else "" for row in filled]
         for name, position in zip(columns.values(), positions, strict=True)
     }
+
+
+def _publisher_rows(path: Path) -> Rows:
+    separator = "," if path.suffix.lower() == ".csv" else "\t"
+    rows = [row for _, row in _records(path, _text(path, "check that it is the right file"), separator)]
+    width = len(rows[0]) if rows else 0
+    for row in rows:
+        if len(row) < width or any(row[width:]):
+            counts = f"a row of {len(row)} cells where the header has {width}"
+            raise DataError(f"{path} has {counts}; check that it is the right file, whole")
+    return rows
 
 
 @dataclass(frozen=True)
@@ -526,7 +514,7 @@ def require_values(path: Path, name: str, values: Sequence[str | float | None], 
     elif column.bounds:
         low, high = column.bounds
         invalid = {value for value in distinct if not low <= cast("float", value) <= high}
-        expected = f"at most {high:g}" if any(cast("float", value) > high for value in invalid) else f"at least {low:g}"
+        expected = f"from {low:g} to {high:g}"
     elif column.pattern:
         fits = re.compile(column.pattern).search
         expected, invalid = f"a value like {column.pattern}", {value for value in distinct if not fits(str(value))}
@@ -578,7 +566,7 @@ def validated(path: Path, frame: pd.DataFrame, schema: Schema, unique: Sequence[
         path: The file, for the message.
         frame: The table; columns are text, or already have the schema's types.
         schema: The schema.
-        unique: Columns that together identify a row.
+        unique: Columns of text that together identify a row.
 
     Returns:
         The columns of the schema, in its order.
@@ -593,13 +581,10 @@ def validated(path: Path, frame: pd.DataFrame, schema: Schema, unique: Sequence[
         elif column.gaps:
             frame[name] = frame[name].mask(frame[name].isin(list(column.gaps)))
     table = {name: frame[name].astype("object").where(frame[name].notna(), None).tolist() for name in schema}
-    if unique and (repeated := frame.duplicated(list(unique), keep=False)).any():
-        row, name = int(repeated.argmax()), unique[0]
-        raise DataError(
-            f"{path}, column {name!r}: {table[name][row]!r} occurs more than once, first in row {row + 1} of the table; "
-            "check that it is the right file and release"
-        )
     require_columns(path, table, schema)
+    if unique:
+        keys = [" ".join(key) for key in zip(*(table[name] for name in unique), strict=True)]
+        require_values(path, " ".join(unique), keys, Column(unique=True))
     return frame
 
 
