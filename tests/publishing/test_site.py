@@ -378,7 +378,7 @@ def test_a_code_with_a_path_in_it_writes_nothing(code: object, site: Site, tmp_p
     for folder in ("occupations", "onet"):
         page = min((export / folder).glob("*.json"))
         page.write_text(json.dumps(json.loads(page.read_text(encoding="utf-8")) | {"code": code}), encoding="utf-8")
-        with pytest.raises(DataError, match="does not name its page by a plain code"):
+        with pytest.raises(DataError, match=r"does not name its page by a plain code|is damaged"):
             build_site(export, tmp_path / "site")
         assert {p.name for p in tmp_path.iterdir()} == {"export"}
 
@@ -432,7 +432,7 @@ def test_a_folder_without_an_export_is_refused(tmp_path: Path) -> None:
 def test_an_export_of_another_version_or_with_a_damaged_file_is_refused(site: Site, tmp_path: Path) -> None:
     shutil.copytree(site.folder.parent / "export", tmp_path / "export")
     (tmp_path / "export/occupations/1121.json").write_text("{", encoding="utf-8")
-    with pytest.raises(DataError, match=r"1121\.json is missing or damaged"):
+    with pytest.raises(DataError, match=r"is damaged .*; run `relabel export` again"):
         build_site(tmp_path / "export", tmp_path / "site")
     package = tmp_path / "export/datapackage.json"
     package.write_text(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import re
@@ -221,7 +222,8 @@ class ExportBundle:
         files: All files of the export, as relative paths.
 
     Raises:
-        DataError: The folder is not an export, was written by another version, or a file is missing or damaged.
+        DataError: The folder is not an export, was written by another version, or a file cannot be read.
+        ValueError: A file is damaged.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -229,27 +231,39 @@ class ExportBundle:
         if named is None:
             raise DataError(f"{folder} holds no export; give the folder that `relabel export --out` wrote")
         self.folder, self.files = folder, sorted(named)
-        self.package: Row = _json(folder / PACKAGE)
+        self.package: Row = self._json(PACKAGE)
         if (version := self.package["relabel"]["export_format"]) != EXPORT_FORMAT:
             raise DataError(
                 f"{folder} was written by another version of relabel (export format {version}, this one reads {EXPORT_FORMAT}); "
                 "run `relabel export` again"
             )
         self._hashes = {file["path"]: file.get("hash") for file in self.package["resources"] if "/" not in file["path"]}
-        self.method: Row = _json(inside(folder, "methodology.json"))
-        self.sources: list[Row] = _json(inside(folder, "sources.json"))["sources"]
+        self.method: Row = self._json("methodology.json")
+        self.sources: list[Row] = self._json("sources.json")["sources"]
         self.occupations = self._pages("occupations", "code")
-        self.changes = _changes(inside(folder, "changes.csv")) if "changes.csv" in named else None
+        self.changes = self._changes() if "changes.csv" in named else None
         self.families = self._pages("families", "id")
 
     def _pages(self, kind: str, key: str) -> list[Row]:
-        pages = {path: _json(inside(self.folder, path)) for path in self.files if path.startswith(f"{kind}/")}
+        pages = {path: self._json(path) for path in self.files if path.startswith(f"{kind}/")}
         for path, page in pages.items():
-            if not isinstance(page, dict) or not isinstance(page.get(key), str) or not PAGE_CODE.fullmatch(page[key]):
+            if not PAGE_CODE.fullmatch(page[key]):
                 raise DataError(
                     f"{self.folder / path} does not name its page by a plain {key}; run `relabel export` again"
                 )
         return list(pages.values())
+
+    def _changes(self) -> list[Row]:
+        frame = pd.read_csv(io.BytesIO(self._read("changes.csv")), dtype="str", keep_default_na=False, na_values=[""])
+        numbers = frame.columns.difference(["code", "title", "measure", "reason", "note"])
+        return records(frame.astype(dict.fromkeys(numbers, "float64")))
+
+    def _json(self, path: str) -> Any:
+        return json.loads(self._read(path))
+
+    def _read(self, path: str) -> bytes:
+        with os_errors(f"{self.folder / path} cannot be read", "run `relabel export` again"):
+            return inside(self.folder, path).read_bytes()
 
     @cached_property
     def onet(self) -> dict[str, Row]:
@@ -265,8 +279,7 @@ class ExportBundle:
         Raises:
             DataError: The file cannot be read, or is a table that was changed after the export.
         """
-        with os_errors(f"{self.folder / path} cannot be read", "run `relabel export` again"):
-            raw = inside(self.folder, path).read_bytes()
+        raw = self._read(path)
         if self._hashes.get(path) not in (None, f"sha256:{hashlib.sha256(raw).hexdigest()}"):
             raise DataError(f"{self.folder / path} was changed or cut after the export; run `relabel export` again")
         return raw
@@ -276,19 +289,3 @@ class ExportBundle:
         """Day of the labels (`YYYY-MM-DD`); None if unknown."""
         created = self.package.get("created")
         return created[:10] if isinstance(created, str) else None
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path} is missing or damaged ({type(error).__name__}); run `relabel export` again") from error
-
-
-def _changes(path: Path) -> list[Row]:
-    try:
-        frame = pd.read_csv(path, dtype="str", keep_default_na=False, na_values=[""])
-        numbers = frame.columns.difference(["code", "title", "measure", "reason", "note"])
-        return records(frame.astype(dict.fromkeys(numbers, "float64")))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} is missing or damaged ({error}); run `relabel export` again") from error

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PureWindowsPath
 from typing import Any, Literal
 
 import yaml
@@ -238,14 +238,9 @@ def methodology(run: Run, table: ScoreTable) -> dict[str, Any]:
             **manifest.model_dump(mode="json", include=_MANIFEST_FIELDS),
             "run": run.name,
             "model_name": model_name(manifest.model),
-            "tasks": _file_name(manifest.tasks),
-            "rubric": rubric | {name: _file_name(rubric[name]) for name in ("source", "prompt")},
+            "tasks": PureWindowsPath(manifest.tasks).name,
+            "rubric": rubric | {name: PureWindowsPath(rubric[name]).name for name in ("source", "prompt")},
             "rubric_validity": [] if run.folder is None else manifest.rubric.validity_in_words(),
             "parameters": {key: manifest.parameters[key] for key in _PARAMETERS if key in manifest.parameters},
         },
     }
-
-
-def _file_name(path: str) -> str:
-    """The last part of a path on any system; a name without folders is unchanged."""
-    return re.split(r"[/\\]", path)[-1]

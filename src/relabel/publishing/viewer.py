@@ -37,17 +37,6 @@ Key = tuple[str, str]
 # Columns of a new file of reviews; `annotator` and `blind` are added to every file.
 COLUMNS = ("priority", "task_id", "onet_soc_code", "title", "text", "label", "reviewer", "reviewed_at", "comment")
 CODES = ("E0", "E1", "E2")
-_ANSWER_FIELDS = [
-    "setting",
-    "sample",
-    "label",
-    "rationale",
-    "probability",
-    "repaired",
-    "attempts",
-    "model_returned",
-    "finish_reason",
-]
 _MAX_FILE_BYTES = 50_000_000
 _MAX_POST_BYTES = 20_000
 _MAX_ROWS = 200
@@ -312,8 +301,7 @@ class LabelTable:
     def _rater(self, place: int, key: Key) -> Row:
         run = self.runs[place]
         answers = [
-            {name: row.get(name) for name in _ANSWER_FIELDS} | self._stored(row.get("request_key"))
-            for row in records(run.labels.iloc[self._rows[place].get(key, [])])
+            row | self._stored(row["request_key"]) for row in records(run.labels.iloc[self._rows[place].get(key, [])])
         ]
         failures = [
             {"setting": f.setting, "kind": f.kind, "message": f.message} | self._stored(f.request_key)

@@ -507,31 +507,25 @@ def require_values(path: Path, name: str, values: Sequence[str | float | None], 
     Raises:
         DataError: There is no row, or a value is missing, repeated or invalid; the message names file, column, value and row.
     """
-    present = [value for value in values if value is not None]
-    distinct, invalid, expected = set(present), set[str | float](), ""
+    distinct = dict.fromkeys(value for value in values if value is not None)
     if column.among:
-        expected, invalid = f"one of {', '.join(column.among)}", distinct - set(column.among)
+        expected, invalid = f"one of {', '.join(column.among)}", [v for v in distinct if v not in column.among]
     elif column.bounds:
         low, high = column.bounds
-        invalid = {value for value in distinct if not low <= cast("float", value) <= high}
-        expected = f"from {low:g} to {high:g}"
-    elif column.pattern:
+        expected, invalid = f"from {low:g} to {high:g}", [v for v in distinct if not low <= cast("float", v) <= high]
+    else:
         fits = re.compile(column.pattern).search
-        expected, invalid = f"a value like {column.pattern}", {value for value in distinct if not fits(str(value))}
-    problem = "" if values else ": the table does not have at least one row"
-    if len(present) < len(values) and not column.nullable:
-        problem = f", column {name!r}: a value is missing in row {values.index(None) + 1} of the table"
-    elif column.unique and len(distinct) < len(present):
-        value = Counter(present).most_common(1)[0][0]
-        problem = (
-            f", column {name!r}: {value!r} occurs more than once, first in row {values.index(value) + 1} of the table"
-        )
+        expected, invalid = f"a value like {column.pattern}", [v for v in distinct if not fits(str(v))]
+    problem = "" if values else "the table does not have at least one row"
+    if None in values and not column.nullable:
+        problem = f"a value is missing in row {values.index(None) + 1} of the table"
+    elif column.unique and len(distinct) < len(values) - values.count(None):
+        value = next(value for value, count in Counter(values).items() if count > 1 and value is not None)
+        problem = f"{value!r} occurs more than once, first in row {values.index(value) + 1} of the table"
     elif invalid:
-        row, value = next((row, value) for row, value in enumerate(values, start=1) if value in invalid)
-        shown = f"{value:g}" if isinstance(value, float) else repr(value)
-        problem = f", column {name!r}: {shown} in row {row} of the table is not {expected}"
+        problem = f"{invalid[0]!r} in row {values.index(invalid[0]) + 1} of the table is not {expected}"
     if problem:
-        raise DataError(f"{path}{problem}; check that it is the right file and release")
+        raise DataError(f"{path}, column {name!r}: {problem}; check that it is the right file and release")
 
 
 def numbers(path: Path, series: pd.Series, column: str, marks: Iterable[str] = ("",)) -> pd.Series:

@@ -23,10 +23,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import struct
 import textwrap
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -454,27 +452,7 @@ def picture(svg: str) -> bytes:
     """Render an SVG drawing as PNG."""
     import vl_convert
 
-    return _repacked(vl_convert.svg_to_png(svg, scale=1.0))
-
-
-def _repacked(png: bytes) -> bytes:
-    """Recompress a PNG, which the renderer compresses poorly."""
-    position, made, pixels = 8, [png[:8]], b""
-    while position < len(png):
-        size, kind = struct.unpack(">I4s", png[position : position + 8])
-        body = png[position + 8 : position + 8 + size]
-        position += size + 12
-        if kind == b"IDAT":
-            pixels += body
-            continue
-        if kind == b"IEND" and pixels:
-            made.append(_chunk(b"IDAT", zlib.compress(zlib.decompress(pixels), 6)))
-        made.append(_chunk(kind, body))
-    return b"".join(made)
-
-
-def _chunk(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    return vl_convert.svg_to_png(svg, scale=1.0)
 
 
 def archive(book: ExportBundle) -> bytes:
