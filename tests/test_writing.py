@@ -128,24 +128,6 @@ def test_json_is_printed_wherever_it_stands(
     assert json.loads(shown[0])
 
 
-def test_a_json_file_of_earlier_versions_is_written_and_its_new_spelling_named(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    assert run_app(["tasks", "diff", "sample", "sample", "--json", "d.json"]) == 0
-    assert "--json d.json is now --out d.json" in capsys.readouterr().err
-    assert run_app(["tasks", "diff", "sample", "sample", "--json", "-"]) == 0
-    assert capsys.readouterr().out == Path("d.json").read_text()
-
-
-def test_a_file_behind_a_json_that_only_prints_is_answered_with_how_to_write_it(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    assert run_app(["score", "sample", "--json", "out.json"]) == 2
-    assert "--json takes no file: redirect the output, or use --out" in capsys.readouterr().err
-    assert run_app(["score", "sample", "more", "--json"]) == 2
-    assert "takes no file" not in capsys.readouterr().err
-
-
 WITHOUT_UNIX = """
 import signal, sys
 for name in ("fcntl", "resource", "termios", "tty", "pty", "pwd", "grp", "syslog"):

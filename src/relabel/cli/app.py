@@ -7,16 +7,14 @@ import signal
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from importlib import import_module
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import LazyLoader
-from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 
-from relabel.cli.terminal import doing, lost_output, open_streams
+from relabel.cli.terminal import lost_output, open_streams
 from relabel.redaction import clean
 
 # Modules of this package and a group of commands in each, with their names, in the order of the help.
@@ -38,23 +36,6 @@ _COMMANDS: Mapping[str, tuple[str, ...]] = {
 
 # typer has its own copy of click, whose classes differ from those of the package click, and whose name varies.
 _WrongUsage: type[Exception] = typer.BadParameter.__mro__[1]
-
-
-# Commands whose --json took the name of a file in version 0.1.
-_TOOK_JSON_FILES = {"eval", "compare", "explain", "tasks"}
-# Commands with their own display of progress; for others, a terminal shows a status line after a second.
-_SHOW_THEMSELVES = {
-    "demo",
-    "run",
-    "view",
-    "careers",
-    "rubric",
-    "batch",
-    "site serve",
-    "store prune",
-    "study run",
-    "study rebuild",
-}
 
 
 class _AtFirstUse:
@@ -142,16 +123,14 @@ def run_app(arguments: Sequence[str] | None = None) -> int:
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
         signal.signal(signal.SIGINT, interrupt)
     try:
-        silent = words and _SHOW_THEMSELVES.isdisjoint({words[0], " ".join(words[:2])})
-        with doing(f"relabel {words[0]}") if silent else nullcontext():
-            result = command.main(args=_json_file_as_out(words), prog_name="relabel", standalone_mode=False)
+        result = command.main(args=words, prog_name="relabel", standalone_mode=False)
         if result == 130:  # typer returns this code after Ctrl-C
             _say("interrupted")
         return result if isinstance(result, int) else 0
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else 0
     except _WrongUsage as error:
-        return _wrongly_used(error, words)
+        return _wrongly_used(error)
     except (KeyboardInterrupt, Exception) as error:
         if pressed.is_set() or isinstance(error, (KeyboardInterrupt, typer.Abort)):  # Ctrl-C, or Ctrl-D at a question
             _say("interrupted")
@@ -169,28 +148,13 @@ def run_app(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _json_file_as_out(words: list[str]) -> list[str]:
-    """Accept the syntax of version 0.1: `--json FILE.json` means `--out FILE.json`, and `--json -` means `--json`."""
-    position = words.index("--json") if "--json" in words and words[0] in _TOOK_JSON_FILES else len(words)
-    file = words[position + 1] if position + 1 < len(words) else ""
-    if file == "-":
-        return [*words[: position + 1], *words[position + 2 :]]
-    if Path(file).suffix == ".json":
-        _say(f"note: --json {file} is now --out {file}")
-        return [*words[:position], "--out", *words[position + 1 :]]
-    return words
-
-
-def _wrongly_used(error: Any, words: Sequence[str]) -> int:
+def _wrongly_used(error: Any) -> int:
     context, message = error.ctx, error.format_message()
     if context is not None and message == context.get_help():  # a group was named without a command
         typer.echo(message, err=True)
     else:
         text = " ".join(message.split()).removesuffix(".")
         path = "relabel" if context is None else context.command_path
-        after = words[words.index("--json") + 1 :][:1] if "--json" in words else []
-        if "unexpected extra argument" in text and after and after[0] in text:
-            text += "; --json takes no file: redirect the output, or use --out where available"
         _say(f"{text[:1].lower()}{text[1:]}; see `{path} --help`")
     return 2
 

@@ -14,7 +14,7 @@ import typer
 import relabel
 from relabel import manifest, settings
 from relabel.cli._options import AsJson, Commands, RunArg, give_json
-from relabel.cli.terminal import Table, say, say_next
+from relabel.cli.terminal import Table, doing, say, say_next
 from relabel.errors import DataError, StoreError, UsageError
 from relabel.labelling import maintenance, store
 from relabel.redaction import public_url
@@ -84,7 +84,8 @@ def verify(ids: _Ids = None, strict: bool = False, as_json: AsJson = False) -> N
     Args:
         strict: Treat a missing file as an error, too.
     """
-    checks = fetch.verify(ids)
+    with doing("computing checksums"):
+        checks = fetch.verify(ids)
     _show(checks, as_json=as_json, by_file=bool(ids))
     if bad := [check.message for check in checks if check.state in ("mismatch", "unreadable")]:
         raise DataError("; ".join(bad))
@@ -184,7 +185,7 @@ def _store(*, read_only: bool = True) -> store.Store:
 @store_app.command()
 def stats(as_json: AsJson = False) -> None:
     """Count the answers, by model, with their cost and size."""
-    with _store() as opened:
+    with doing("reading the store"), _store() as opened:
         statistics = opened.stats()
     if give_json(statistics, as_json=as_json):
         return
@@ -212,7 +213,7 @@ def verify_store(set_aside: bool = False) -> None:
     folder = settings.settings().store_dir
     for line in maintenance.set_damage_aside(folder) if set_aside else ():
         typer.echo(line)
-    with _store() as opened:
+    with doing("reading the store"), _store() as opened:
         faults = 0
         for fault in opened.verify():
             typer.echo(fault)
@@ -294,7 +295,7 @@ def pack(file: Path, run: str | None = None) -> None:
         run: Only the answers of this run. By default all that the store holds.
     """
     runs = [] if run is None else [relabel.open_run(run)]
-    with _store() as opened:
+    with doing("reading the store"), _store() as opened:
         count = maintenance.pack(opened, file, *runs)
     typer.echo(f"{count:,} answers in {file} ({file.stat().st_size / 1e6:.1f} MB)")
     say_next(f"relabel store unpack {file}")

@@ -17,7 +17,7 @@ from relabel.careers import families as family_data
 from relabel.careers import pages as family_pages
 from relabel.cli import _options
 from relabel.cli import score as scores
-from relabel.cli.terminal import Table, heading, say, say_next, serve
+from relabel.cli.terminal import Table, doing, heading, say, say_next, serve
 from relabel.errors import UsageError
 from relabel.publishing import export as exporting
 from relabel.publishing.site import build
@@ -111,7 +111,8 @@ def resilience(
     chosen = _chosen(family_pages.load_families(file), family or [])
     opened = relabel.open_run(run)
     opened.require_tasks()
-    table = relabel.score_table(opened, taxonomy="onet-soc", weights=weights, tasks=tasks)
+    with doing("scoring job families"):
+        table = relabel.score_table(opened, taxonomy="onet-soc", weights=weights, tasks=tasks)
     ratings = _options.epoch_ratings(epoch, sample=table.sample)
     pages = family_data.family_pages(table, opened, ratings, families=chosen, cuts=cut_points)
     document = {
@@ -226,7 +227,7 @@ def export(
         )
     opened = relabel.open_run(run)
     sample = (choices.tasks or opened.manifest.tasks) == "sample"
-    with _options.suggest_onet_soc(choices.taxonomy, "--taxonomy onet-soc"):
+    with doing("making the export"), _options.suggest_onet_soc(choices.taxonomy, "--taxonomy onet-soc"):
         done = exporting.export_run(
             opened,
             out,
@@ -279,7 +280,8 @@ def site(
         raise UsageError(f"unexpected second folder {folder}; name the output folder with --out")
     if out is None:
         raise UsageError("name the output folder: relabel site EXPORT_DIR --out DIR")
-    done = build.build_site(Path(export), out, base_url=base_url, theme=theme, pictures=pictures)
+    with doing("making the pages"):
+        done = build.build_site(Path(export), out, base_url=base_url, theme=theme, pictures=pictures)
     typer.echo(f"{done.pages:,} pages, {done.files:,} files ({done.size / 1e6:.1f} MB) in {out}")
     typer.echo(f"open {out / 'index.html'}, or look at it with: relabel site serve {out}")
 

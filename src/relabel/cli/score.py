@@ -98,11 +98,12 @@ def score(
         _study(ctx, Path(run), given, out)
         return
     opened, others = relabel.open_run(run), [relabel.open_run(ref) for ref in rater or ()]
-    with _options.suggest_onet_soc(choices.taxonomy, "--taxonomy onet-soc"):
+    with doing("scoring"), _options.suggest_onet_soc(choices.taxonomy, "--taxonomy onet-soc"):
         table = tables.score_by(opened, choices)
     table = _with_us(table, us)
     if multiverse:
-        result = multiverse_analysis.multiverse(table, opened, others or multiverse_analysis.default_raters(opened))
+        with doing("scoring under all choices"):
+            result = multiverse_analysis.multiverse(table, opened, others or multiverse_analysis.default_raters(opened))
         document = {"table": table.describe()} | dict(multiverse_analysis.multiverse_document(result))
         if not _options.give_table_or_json(
             document, lambda: result.occupations, rows=("occupations",), out=out, as_json=given.as_json
@@ -426,12 +427,13 @@ def explain(
         _options.reject_ineffective_options(ctx, "has no effect with --json, which prints all tasks; remove it", "show")
     choices = Choices(**vars(scoring), taxonomy=taxonomy or explaining.taxonomy_of(code) or "uk-soc2020")
     opened = relabel.open_run(run)
-    table = tables.score_by(opened, choices)
-    if code in set(table.frame["code"]) and draws:
-        others = [relabel.open_run(ref) for ref in rater or ()]
-        gold_run = None if gold is None else relabel.open_run(gold)
-        table = uncertainty.with_intervals(table, opened, gold=gold_run, raters=others, draws=draws, seed=seed)
-    explained = explaining.explain(table, opened, code)
+    with doing("scoring"):
+        table = tables.score_by(opened, choices)
+        if code in set(table.frame["code"]) and draws:
+            others = [relabel.open_run(ref) for ref in rater or ()]
+            gold_run = None if gold is None else relabel.open_run(gold)
+            table = uncertainty.with_intervals(table, opened, gold=gold_run, raters=others, draws=draws, seed=seed)
+        explained = explaining.explain(table, opened, code)
     if not _options.give_json(explained, out=out, as_json=as_json):
         _show_explanation(explained, show, table.taxonomy_name)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import io
-import itertools
 import json
 import os
 import re
@@ -66,7 +65,6 @@ class _Stream(io.TextIOWrapper):
         return self.write_rendered(printable(masked(text)))
 
     def write_rendered(self, text: str) -> int:
-        clear_spinner()
         return super().write(_COMMAND.sub(r"\1\\\2", text))
 
     write_command = io.TextIOWrapper.write
@@ -119,67 +117,25 @@ def lost_output() -> str:
     return ""
 
 
-class _Spinner:
-    """Shows on a terminal what a command is doing after a second of silence; any output removes the line."""
-
-    def __init__(self, text: str) -> None:
-        self._text, self._began = text, time.monotonic()
-        self._lock, self._ended = threading.Lock(), threading.Event()
-        self._shown, self._wait = False, SILENT_S
-        threading.Thread(target=self._turn, daemon=True).start()
-
-    def _turn(self) -> None:
-        for sign in itertools.cycle("|/-\\"):
-            wait, self._wait = self._wait, _TURN_S
-            if self._ended.wait(wait):
-                return
-            with self._lock:
-                if self._wait == _TURN_S and not self._ended.is_set():  # nothing was printed meanwhile
-                    self._shown = True
-                    os.write(2, f"\r{sign} {self._text} ({time.monotonic() - self._began:.0f} s)\x1b[K".encode())
-
-    def clear(self) -> None:
-        """Remove the line for output; it returns after another second of silence."""
-        with self._lock:
-            self._wait = SILENT_S
-            if self._shown:
-                self._shown = False
-                os.write(2, b"\r\x1b[K")
-
-    def end(self) -> None:
-        self._ended.set()
-        self.clear()
-
-
-SILENT_S = 1.0
-_TURN_S = 0.2
-_spinners: list[_Spinner] = []
+# Seconds after which a command says what it is doing.
+_SILENT_S = 1.0
 
 
 @contextmanager
 def doing(text: str) -> Generator[None]:
-    """Show what is being done, on standard error and only on a terminal, when it takes more than a second.
+    """Say what is being done, on standard error and only on a terminal, when it takes more than a second.
 
     Args:
-        text: In words, such as `scoring runs/a`. A nested block replaces the text of the outer one until it ends.
+        text: In words, such as `scoring runs/a`.
     """
-    if not sys.stderr.isatty():
-        yield
-        return
-    clear_spinner()
-    spinner = _Spinner(printable(masked(text)))
-    _spinners.append(spinner)
+    timer = threading.Timer(_SILENT_S, typer.echo, [f"{text} ..."], {"err": True})
+    timer.daemon = True
+    if sys.stderr.isatty():
+        timer.start()
     try:
         yield
     finally:
-        _spinners.remove(spinner)
-        spinner.end()
-
-
-def clear_spinner() -> None:
-    """Remove the status line, so that further output starts on an empty line."""
-    if _spinners:
-        _spinners[-1].clear()
+        timer.cancel()
 
 
 def workflow_command(line: str) -> None:
