@@ -10,7 +10,7 @@ import pytest
 
 from relabel.cli.app import run_app
 from relabel.errors import DataError, RubricError
-from relabel.rubric import load_rubric, new_rubric, rubric_path
+from relabel.rubric import load_rubric, rubric_path
 from relabel.run import open_run
 from relabel.task import load_tasks
 from server import judged, provider
@@ -134,19 +134,6 @@ def test_a_replay_under_another_address_says_which_one_holds_its_answers(capsys:
     assert run_app([*words[:-2], "again", "--quiet", "--base-url", url]) == 0
     assert run_app([*words[:-2], "other", "--quiet", "--base-url", url, "--prompt", "task", "--samples", "3"]) == 5
     assert "under --base-url" not in capsys.readouterr().err
-
-
-def test_what_is_to_be_asked_after_a_carry_is_asked_as_the_run_asked(capsys: pytest.CaptureFixture[str]) -> None:
-    Path("mine.yaml").write_text(new_rubric("mine"))
-    with provider(lambda _: judged()) as server:
-        words = ["run", "--model", "m", "--base-url", server.base_url, "--tasks", "own.csv", "--rubric", "mine.yaml"]
-        assert run_app([*words, "--setting", "strict", "--out", "r", "--quiet"]) == 0
-    Path("newer.csv").write_text(LIST + "4,2512,Developers,Read the news.,50\n")
-    capsys.readouterr()
-    assert run_app(["tasks", "carry", "r", "--to", "newer.csv", "--out", "carried"]) == 0
-    said = " ".join("".join(capsys.readouterr()).split())
-    command = f"relabel run --model m --base-url {server.base_url} --rubric mine.yaml --tasks carried/to-ask.csv --setting strict"
-    assert f"next: {command} --out ASKED" in said
 
 
 def test_a_new_rubric_is_a_copy_under_its_own_name_without_what_trials_have_shown() -> None:

@@ -407,7 +407,6 @@ class Carried:
         filled: Labels taken from the second run.
         to_ask: Tasks of the newer list that lack labels and are listed in `to-ask.csv`.
         tasks: Tasks of the newer list.
-        samples: Samples per question, also for the missing tasks.
         warnings: What to know before the missing tasks are labelled, such as a changed rubric.
     """
 
@@ -416,7 +415,6 @@ class Carried:
     filled: int
     to_ask: int
     tasks: int
-    samples: int
     warnings: tuple[str, ...] = ()
 
 
@@ -477,9 +475,9 @@ def carry_run(run: Run, to: str, out: Path, *, old: str | None = None, fill: Run
         write_run(out, manifest, [Label(*row) for row in rows.itertuples(index=False, name=None)], [])
         with replacing(out / TO_ASK) as temporary:
             temporary.write_bytes(csv_bytes(missing[list(TASK_COLUMNS)]))
-    filled, repeated = len(labels) - len(kept), len(repeats)
+    filled = len(labels) - len(kept)
     warnings = tuple(changed_rubrics(run))
-    return Carried(diff, len(kept), filled, len(missing), len(listed), repeated, warnings)
+    return Carried(diff, len(kept), filled, len(missing), len(listed), warnings)
 
 
 def _labels_of_tasks(labels: pd.DataFrame, tasks: pd.DataFrame) -> pd.DataFrame:

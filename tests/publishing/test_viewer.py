@@ -210,7 +210,7 @@ def test_a_label_taken_back_leaves_the_file_as_it_was(raters: list[Run], tmp_pat
 
 def test_a_random_draw_keeps_its_weights_and_takes_no_other_task(raters: list[Run], tmp_path: Path) -> None:
     file = tmp_path / "drawn.csv"
-    words = ["review", "one", "--random", "5", "--out", str(file)]
+    words = ["review", "one", "--random", "--n", "5", "--out", str(file)]
     assert CliRunner().invoke(command_line(["review"]), words).exit_code == 0
     with served(raters, file) as server:
         rows = ask(server, "api/tasks?size=60&blind=1")["rows"]

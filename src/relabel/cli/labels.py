@@ -11,12 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from typer.core import TyperCommand
 
 import relabel
 from relabel import importing
 from relabel import manifest as manifests
-from relabel import rubric as rubrics
 from relabel import task as task_lists
 from relabel.cli import _options
 from relabel.cli.terminal import WIDTH, cut, doing, say, say_next, say_written, serve
@@ -188,23 +186,8 @@ def carry(
     typer.echo(f"{done.carried:,} labels carried{filled}; {done.to_ask:,} of {done.tasks:,} tasks are left to label")
     say_written(out)
     if done.to_ask:
-        asking = _asking_command(opened.manifest, out / importing.TO_ASK, done.samples)
-        say_next(f"{asking} --out ASKED, then carry again with --fill ASKED")
-
-
-def _asking_command(manifest: relabel.Manifest, tasks: Path, samples: int) -> str:
-    """The command to label the missing tasks in the same way: model, address, rubric, settings and repeats of the run."""
-    import shlex
-
-    ours = {relabel.load_rubric(name).sha256: name for name in rubrics.rubric_names()}
-    rubric = ours.get(manifest.rubric_sha256, manifest.rubric.source)  # otherwise a file of the user's
-    model = "MODEL" if manifest.engine in (None, "import", "carry") else manifest.model
-    options = {"--model": model, "--base-url": manifest.base_url, "--rubric": rubric, "--tasks": str(tasks)}
-    words = [word for option, value in options.items() if value for word in (option, value)]
-    if manifest.settings != tuple(manifest.rubric.settings):
-        words += [word for setting in manifest.settings for word in ("--setting", setting)]
-    words += ["--samples", str(samples)] if samples > 1 else []
-    return f"relabel run {shlex.join(words)}"
+        say_next(f"relabel run --tasks {out / importing.TO_ASK} --out ASKED, with the options of {run}")
+        typer.echo("then carry again with --fill ASKED", err=True)
 
 
 def _show_diff(difference: task_lists.TaskDiff, *, examples: bool = True) -> None:
@@ -227,26 +210,15 @@ def _show_diff(difference: task_lists.TaskDiff, *, examples: bool = True) -> Non
             typer.echo(f"... and {len(rows) - _EXAMPLES:,} more (--json has all)")
 
 
-class _ReviewCommand(TyperCommand):
-    """`--random` needs no number with `--size-for`."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Add a 0 after a `--random` without a number, then parse as click does."""
-        for position, word in reversed(list(enumerate(args))):
-            if word == "--random" and (position + 1 == len(args) or args[position + 1].startswith("-")):
-                args.insert(position + 1, "0")
-        return super().parse_args(ctx, args)
-
-
-@app.command("review", cls=_ReviewCommand)
+@app.command("review")
 def review_run(
     ctx: typer.Context,
     run: _options.RunArg,
     out: str = "review.csv",
     n: Annotated[int | None, typer.Option(min=1)] = None,
-    random: Annotated[int | None, typer.Option(min=0)] = None,
+    random: bool = False,
     size_for: float | None = None,
-    seed: Annotated[int | None, typer.Option(min=0)] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
     gold: str | None = None,
     rater: list[str] | None = None,
     tasks: str | None = None,
@@ -261,46 +233,38 @@ def review_run(
 
     Args:
         out (F.csv): Where the file goes; - prints it instead.
-        n (N): Tasks to list at most; 100 by default.
-        random (K): Instead, draw K of the run's tasks at random, and leave out its labels: filled in, they represent
-            the run as a whole.
-        size_for (WIDTH): With --random, instead of K: draw enough tasks for a 95% interval of the mean exposure with
+        n (N): Tasks to list at most, or to draw with --random; 100 by default.
+        random: Draw the run's tasks at random, and leave out its labels: filled in, they represent the run as a whole.
+        size_for (WIDTH): With --random, instead of --n: draw enough tasks for a 95% interval of the mean exposure with
             this width, such as 0.1; with --gold, as estimated from these labels.
-        seed (S): Seed of --random; 0 by default.
+        seed (S): Seed of --random.
         gold (G): Count this gold's labels as another opinion.
         rater (RUN): Count this run's labels as another opinion; repeatable.
         tasks (REF): Where titles and texts come from: sample, onet-30.2, or the path of a CSV file. By default the
             list that the run was made from, if it is on this machine.
     """
-    if random == 0 and size_for is None:
-        raise UsageError("--random needs a number of tasks; give --random K, or --random --size-for WIDTH")
-    if size_for is not None and random:
-        raise UsageError("--random K and --size-for both set the number of tasks; give one of the two")
-    if size_for is not None:
-        random = 0
-    if random is None and seed is not None:
-        raise UsageError("--seed is the seed of --random; give both, or neither")
-    if random is not None:
-        idle = ("n", "rater") if size_for is not None else ("n", "rater", "gold")
-        _options.reject_ineffective_options(
-            ctx, "has no effect with --random, which draws from all tasks; remove it", *idle
-        )
+    if not random:
+        _options.reject_ineffective_options(ctx, "has no effect without --random; add it", "size_for", "seed")
+    else:
+        idle = ("gold", "rater") if size_for is None else ("n", "rater")
+        reason = f"has no effect with {'--random' if size_for is None else '--size-for'}; remove it"
+        _options.reject_ineffective_options(ctx, reason, *idle)
     _options.require_file(out, "--out")
     opened = relabel.open_run(run)
     others = [relabel.open_run(other) for other in rater or ()]
     details = alignment.task_details(opened, tasks)
     truth = None if gold is None else relabel.load_gold(gold)
-    if random is None:
+    if not random:
         with doing("looking for doubtful tasks"):
             review = reviewing.review(opened, truth, others, details=details, most=n or 100)
         about = f"{len(review.table):,} of {review.of:,} tasks in doubt"
     else:
         if size_for is not None:
-            random = reviewing.labels_for(opened, size_for, truth)
+            n = reviewing.labels_for(opened, size_for, truth)
             basis = "whatever people say" if gold is None else f"if people agree with the run as {gold} does"
-            typer.echo(f"{random:,} labels give the mean a 95% interval at most {size_for:g} wide, {basis}", err=True)
-        review = reviewing.random_review(opened, random, details=details, seed=seed or 0)
-        about = f"{len(review.table):,} of {review.of:,} tasks, drawn at random with seed {seed or 0}"
+            typer.echo(f"{n:,} labels give the mean a 95% interval at most {size_for:g} wide, {basis}", err=True)
+        review = reviewing.random_review(opened, n or 100, details=details, seed=seed)
+        about = f"{len(review.table):,} of {review.of:,} tasks, drawn at random with seed {seed}"
     text = reviewing.review_csv(review)
     if out == "-":
         typer.echo(text, nl=False)
@@ -313,7 +277,7 @@ def review_run(
         typer.echo(f"titles and texts are empty: the task list {opened.list_name} {advice}", err=True)
     elif tasks is not None and tables.is_table_file(tasks) and not opened.is_own_list(Path(tasks)):
         typer.echo(f"{tasks} differs from the file that the run labelled; some texts may differ", err=True)
-    if random is not None:
+    if random:
         typer.echo("label them in this order: the first ones are a random sample, a selection is not", err=True)
         return
     alone = "their share of an occupation alone (the file with jobs is not on this machine)"
