@@ -62,7 +62,7 @@ def test_verify_lists_missing_files_without_failing() -> None:
     out = run("verify", "mine")
 
     assert "1 ok, 2 missing" in out
-    assert "to fetch: relabel data pull mine" in out
+    assert "`relabel data pull` fetches what is missing" in out
 
 
 @pytest.mark.usefixtures("three")
@@ -120,10 +120,9 @@ def test_what_cannot_be_fetched_is_said_by_source_with_what_to_do(job_builders: 
     assert said == [
         "far: 2 of its files could not be fetched (the server answered 404)",
         f"hand (UK scores): put into {job_builders.cache / 'hand'}",
-        "  c, d: from https://example.org/page",
+        "  c, d: see https://example.org/page",
         f"nowhere (optional): put into {job_builders.cache / 'nowhere'}",
-        "  e: no download address; see https://example.org/about",
-        "next: run `relabel data pull` again later; it fetches only what is missing",
+        "  e: see https://example.org/about",
         "files that you already have can be put into the folder RELABEL_DATA_MIRROR, as SOURCE_ID/FILE",
         "0 ok, 5 missing",
     ]

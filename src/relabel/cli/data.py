@@ -66,7 +66,7 @@ def pull(ids: _Ids = None, as_json: AsJson = False) -> None:
             typer.echo(f"fetching {source} from {host}", err=True)
 
     checks = fetch.pull(ids, on_fetch=announce)
-    _show(checks, as_json=as_json, by_file=bool(ids), tried=True)
+    _show(checks, as_json=as_json, by_file=bool(ids), pulled=True)
     if bad := [check for check in checks if check.state != "ok" and (ids or check.can_fetch or check.path)]:
         sources = list(dict.fromkeys(check.source_id for check in bad))
         raise DataError(
@@ -107,7 +107,7 @@ def unpin(source: str) -> None:
         typer.echo(f"removed the pinned checksum of {source}/{forgotten}")
 
 
-def _show(checks: Sequence[fetch.FileCheck], *, as_json: bool, by_file: bool, tried: bool = False) -> None:
+def _show(checks: Sequence[fetch.FileCheck], *, as_json: bool, by_file: bool, pulled: bool = False) -> None:
     states = ("ok", "missing", "mismatch", "unreadable")
     counts = {state: sum(check.state == state for check in checks) for state in states}
     files = [check.model_dump(mode="json", by_alias=True) for check in checks]
@@ -123,41 +123,30 @@ def _show(checks: Sequence[fetch.FileCheck], *, as_json: bool, by_file: bool, tr
         for name in ([f"{source}/{file}" for file in names] if by_file else [f"{len(names)} of {source}"])
     ]
     Table("", ["file" if by_file else "files", "state", "from", "copy"], cells, left=4).show()
-    for line in _advice(checks, tried=tried):
+    for line in _advice(checks) if pulled else ():
         typer.echo(line)
-    to_fetch = dict.fromkeys(check.source_id for check in checks if check.state == "missing" and check.can_fetch)
-    if to_fetch and not tried:
-        typer.echo(f"to fetch: relabel data pull {' '.join(to_fetch)}")
+    if counts["missing"] and not pulled:
+        typer.echo("`relabel data pull` fetches what is missing, and says where to get what it cannot fetch")
     typer.echo(", ".join(f"{count} {state}" for state, count in counts.items() if count or state == "ok"))
 
 
-def _advice(checks: Sequence[fetch.FileCheck], *, tried: bool) -> list[str]:
-    """Say what to do about files that are missing or wrong.
-
-    Args:
-        checks: Checks of `verify` or `pull`.
-        tried: Whether they come from `pull`. If not, files that it can fetch are left out, because `_show` lists their sources.
+def _advice(checks: Sequence[fetch.FileCheck]) -> list[str]:
+    """Say what to do about files that `pull` could not get.
 
     Returns:
         Lines: one for each file that is not the registered one; one for each source and reason why its files could not be
         fetched; for each source with files to download by hand, one and, indented, their pages; last, advice for all files.
     """
     sources = registry.load_registry()
-    missing = [check for check in checks if check.state == "missing"]
-    lines = [
-        f"{check.source_id}: {check.message}"
-        for check in checks
-        if check.state not in ("ok", "missing") or (tried and check in missing and check.can_fetch and not check.why)
-    ]
-    failed = Counter((check.source_id, check.why) for check in missing if check.why)
+    lacking = [check for check in checks if check.state != "ok"]
+    by_hand = [check for check in lacking if check.state == "missing" and not check.can_fetch]
+    lines = [f"{check.source_id}: {check.message}" for check in lacking if not check.why and check not in by_hand]
+    failed = Counter((check.source_id, check.why) for check in lacking if check.why)
     lines += [
         f"{source}: {count} of its files could not be fetched ({reason})" for (source, reason), count in failed.items()
     ]
-    by_hand = [check for check in missing if not check.can_fetch]
     for name, group in groupby(by_hand, attrgetter("source_id")):
         lines += _manual_downloads(sources[name], [sources[name].file(check.file) for check in group])
-    if failed:
-        lines.append("next: run `relabel data pull` again later; it fetches only what is missing")
     if failed or by_hand:
         lines.append("files that you already have can be put into the folder RELABEL_DATA_MIRROR, as SOURCE_ID/FILE")
     return lines
@@ -166,15 +155,13 @@ def _advice(checks: Sequence[fetch.FileCheck], *, tried: bool) -> list[str]:
 def _manual_downloads(source: registry.Source, files: Sequence[registry.SourceFile]) -> list[str]:
     about = f" ({source.use})" if source.use else ""
     lines = [f"{source.id}{about}: put into {fetch.cached_path(source, files[0]).parent}"]
-    pages: dict[tuple[str | None, str], list[str]] = {}
+    pages: dict[tuple[str, str], list[str]] = {}
     for file in files:
-        note = "" if file.download == "none" and file.copy_status == "official" else file.note
-        pages.setdefault((file.url, note), []).append(file.name)
+        page = (file.url, file.note) if file.url else (source.homepage, source.notes)
+        pages.setdefault(page, []).append(file.name)
     for (url, note), names in pages.items():
-        lines.append(f"  {', '.join(names)}: {f'from {url}' if url else f'no download address; see {source.homepage}'}")
+        lines.append(f"  {', '.join(names)}: see {url}")
         lines += [f"    {note}"] if note else []
-    if any(file.url is None for file in files) and source.notes:
-        lines.append(f"    {source.notes}")
     return lines
 
 
