@@ -49,7 +49,9 @@ def test_a_run_is_judged_from_packed_answers_without_a_key(
     assert run_app(["eval", "pr", "--suite", "low.yaml"]) == 0
     capsys.readouterr()
     files = ["--junit", "gates.xml", "--markdown", "gates.md", "--html", "report.html", "--out", "eval.json"]
-    assert run_app(["eval", "pr", "--suite", "high.yaml", *files, "--annotations"]) == 6
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    assert run_app(["eval", "pr", "--suite", "high.yaml", *files]) == 6
+    monkeypatch.delenv("GITHUB_ACTIONS")
     said = capsys.readouterr().err
     last = said.strip().splitlines()[-1]
     assert last.startswith("relabel: gate agreement failed: accuracy of three-way is .")
@@ -94,7 +96,8 @@ def test_github_gets_annotations_by_itself(monkeypatch: pytest.MonkeyPatch, caps
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     assert run_app(["eval", "sample", "--suite", "low.yaml"]) == 0
     assert "::notice title=relabel nightly::2 gates passed for sample" in capsys.readouterr().err
-    assert run_app(["eval", "sample", "--suite", "low.yaml", "--no-annotations"]) == 0
+    monkeypatch.delenv("GITHUB_ACTIONS")
+    assert run_app(["eval", "sample", "--suite", "low.yaml"]) == 0
     assert "::" not in capsys.readouterr().err
 
 

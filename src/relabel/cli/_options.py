@@ -349,11 +349,6 @@ def suggest_onet_soc(taxonomy: str, options: str) -> Generator[None]:
         raise SourceMissingError(f"{error}; or score by O*NET code, which does not need it: {options}") from error
 
 
-# Options whose file may be in a folder that does not exist yet.
-_MAKE_FOLDERS = {"--out", "--figures"}
-_EXAMPLES = {"--html": "report.html", "--junit": "gates.xml", "--markdown": "gates.md"}
-
-
 def require_file(path: Path | str | None, option: str) -> None:
     """Check, before any work, that `write` can write a file.
 
@@ -370,18 +365,16 @@ def require_file(path: Path | str | None, option: str) -> None:
     path = Path(path)
     with files.os_errors(f"cannot write {path}", f"give {option} another path"):
         if path.is_dir():
-            name = _EXAMPLES.get(option, "result.json")
-            raise UsageError(f"{option} {path} is a folder; name a file, such as {path / name}")
+            raise UsageError(f"{option} {path} is a folder; name a file in it")
         if path.exists() and not path.is_file():  # a device or a pipe
             return
-        candidates = path.parents if option in _MAKE_FOLDERS else path.parents[:1]
-        folder = next((folder for folder in candidates if folder.exists()), path.parent)
+        folder = next((folder for folder in path.parents if folder.exists()), path.parent)
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".write-test-"):
             pass
 
 
 def write(path: Path, content: str | bytes, option: str, *, more: str = "") -> None:
-    """Write a file atomically, and say so on standard error.
+    """Write a file atomically, with the folders that it needs, and say so on standard error.
 
     Args:
         path: The file.
@@ -394,8 +387,7 @@ def write(path: Path, content: str | bytes, option: str, *, more: str = "") -> N
     """
     raw = content.encode("utf-8") if isinstance(content, str) else content
     with files.os_errors(f"cannot write {path}", f"give {option} another path"):
-        if option in _MAKE_FOLDERS:
-            path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not path.is_file() and not path.is_dir():
             with suppress(BrokenPipeError):  # the reader closed the pipe
                 path.write_bytes(raw)  # a device or a pipe must not be replaced

@@ -79,7 +79,6 @@ def evaluate_run(
     paper: bool = False,
     suite: str | None = None,
     junit: OutFile = None,
-    annotations: bool | None = None,
 ) -> None:
     """Evaluate a run's labels against reference labels.
 
@@ -99,7 +98,6 @@ def evaluate_run(
         paper: Replicate the figures of the 2023 paper (no RUN argument).
         suite (FILE): Judge the run by this suite of gates; exit 6 when one fails.
         junit (F): Write the suite's outcome as JUnit XML.
-        annotations: Print failed gates as GitHub annotations; by default where GITHUB_ACTIONS is true.
     """
     if paper:
         if run is not None or gold is not None or suite is not None:
@@ -140,7 +138,7 @@ def evaluate_run(
     results.draw(page)
     printed = False
     if outcome is not None:
-        printed = _write_outcome(outcome, document.verdict, junit, results.markdown, annotations)
+        printed = _write_outcome(outcome, document.verdict, junit, results.markdown)
         results = replace(results, markdown=None)
     tables = list(eval_tables(document))
     suite_too = {} if outcome is None else {"suite": outcome.model_dump(mode="json")}
@@ -161,14 +159,12 @@ def _with_suite_warnings(document: relabel.EvalDocument, sentences: Sequence[str
     return document.model_copy(update=update)
 
 
-def _write_outcome(
-    result: suites.SuiteResult, verdict: str, junit: Path | None, markdown: Path | None, annotations: bool | None
-) -> bool:
+def _write_outcome(result: suites.SuiteResult, verdict: str, junit: Path | None, markdown: Path | None) -> bool:
     """Write a suite's result for CI; returns whether it was printed, so that nothing else is."""
     if junit is not None:
         write(junit, suites.junit_xml(result), "--junit")
     printed = markdown is not None and give_text(suites.markdown(result, verdict), markdown, "--markdown")
-    if annotations or (annotations is None and os.environ.get("GITHUB_ACTIONS") == "true"):
+    if os.environ.get("GITHUB_ACTIONS") == "true":
         for line in suites.github_annotations(result):
             workflow_command(line)
     return printed

@@ -28,10 +28,9 @@ if TYPE_CHECKING:
 
     from relabel.rubric import Measure
 
-# Rows shown: groups at each end of the scores, replaced task texts, and groups with the widest range.
+# Rows shown: groups at each end of the scores, and replaced task texts.
 _SHOWN = 5
 _LISTED = 3
-_MOST = 10
 _MEASURES = ("alpha", "beta", "gamma")
 # Estimates shown next to a score, by the name of their column.
 _ESTIMATES = {
@@ -381,19 +380,7 @@ def _show_multiverse(result: multiverse_analysis.Multiverse, table: relabel.Scor
     ]
     title = "Part of the variance that each choice alone accounts for (labels: rater and rubric together)"
     Table(title, ["figure", *choices], rows).show()
-    for measure in ("alpha", "gamma"):
-        width, columns = f"{measure}_range", [f"{measure}_most", measure, f"{measure}_min", f"{measure}_max"]
-        ranges = result.occupations.dropna(subset=[width])
-        if ranges.empty:
-            continue
-        wide = ranges.sort_values([width, "code"], ascending=[False, True]).head(_MOST)
-        middle, most = ranges[width].median(), ranges[width].max()
-        Table(
-            f"Groups with the widest range of {measure} (median range {middle:.3f}, largest {most:.3f})",
-            ["code", "title", "most by", "score", "min", "max"],
-            wide[["code", "title", *columns]].to_numpy().tolist(),
-            left=3,
-        ).show()
+    say("the range of each group is in the file of --out")
 
 
 @app.command()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from contextlib import suppress
 from dataclasses import asdict
@@ -234,9 +233,5 @@ async def _await_raters(work: Coroutine[object, object, None], raters: list[runn
         ]
         return Table("", ["rater", "state", "labels", "failed", "cost"], rows, left=2).drawn(console)
 
-    task = asyncio.ensure_future(work)
-    with Live(look(), console=console, transient=True, refresh_per_second=4) as live:
-        while not task.done():
-            await asyncio.wait({task}, timeout=0.25)
-            live.update(look())
-    await task
+    with Live(get_renderable=look, console=console, transient=True):
+        await work
