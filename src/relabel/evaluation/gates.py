@@ -6,7 +6,7 @@ There are two kinds:
   of them must hold, so more gates do not make it easier for a bad run to pass, and no correction is needed.
 - `max_drop` requires evidence that the run is worse than the baseline, from an exact permutation test: run and baseline are
   swapped occupation by occupation, and the observed fall must be rare among the falls of all swaps. With many such gates, some
-  would fail by chance: by default they are tested together on the same swaps, and a suite fails by chance in at most one of
+  would fail by chance: they are tested together on the same swaps, and a suite fails by chance in at most one of
   forty runs.
 """
 
@@ -126,9 +126,7 @@ def against_baseline(
     falls = [_Fall.from_gate(gate, suite, aligned, details) for gate in suite.gates if gate.max_drop is not None]
     adjusted = [fall.p for fall in falls]
     swaps = {place: fall.swaps for place, fall in enumerate(falls) if fall.swaps is not None}
-    if suite.family == "bonferroni":
-        adjusted = [min(p * len(falls), 1.0) for p in adjusted]
-    elif suite.family == "joint" and len(swaps) > 1:
+    if len(swaps) > 1:
         for place, p in zip(swaps, joint_p(list(swaps.values()), seed=suite.seed), strict=True):
             # Where its own test tries all swaps and the joint one draws them, the gate's own p-value is the exact one.
             adjusted[place] = max(adjusted[place], p)
@@ -140,11 +138,9 @@ def family_in_words(suite: Suite, drops: int) -> str:
     if not drops:
         return "No gate is against a baseline; gates that ask for evidence need no adjustment for their number."
     noise = f"in at most {100 * (1 - suite.level) / 2:.3g}% of runs."
-    if suite.family == "none" or drops == 1:
-        which = f"Each of the {drops} gates" if suite.family == "none" else "The gate"
-        return f"{which} against the baseline fires on pure noise {noise}"
-    rule = "by Bonferroni's rule" if suite.family == "bonferroni" else "together"
-    return f"The {drops} gates against the baseline are judged {rule}: on pure noise any of them fires {noise}"
+    if drops == 1:
+        return f"The gate against the baseline fires on pure noise {noise}"
+    return f"The {drops} gates against the baseline are judged together: on pure noise any of them fires {noise}"
 
 
 @dataclass(frozen=True)
@@ -241,31 +237,27 @@ def size_needed(aligned: AlignedLabels, suite: Suite) -> str | None:
     alone, churn = float(moved.var()) * n, float(np.abs(moved).mean())
     enough = int((moved != 0).sum()) >= 2 * ALL_SWAPS
     clustering = max(float((by_occupation**2).sum()) / alone, 1.0) if enough and alone else _USUAL_CLUSTERING
-    level = 1 - (1 - suite.level) / (1 if suite.family == "none" else drops)
-    needed, scaled = (gold_size(level, max(churn, _USUAL_CHURN), clustering, drop) for drop in (DROP, None))
+    level = 1 - (1 - suite.level) / drops
     tasks = pairs[0].n  # fewer than labels, if the gold has several of a task
-    needed *= tasks / n
+    needed = gold_size(level, max(churn, _USUAL_CHURN), clustering) * tasks / n
     digits = 10 ** max(math.floor(math.log10(max(needed, 1))) - 1, 0)
     return (
         f"To find a fall of {100 * DROP:.0f} points in accuracy in {100 * POWER:.0f}% of runs, the gold needs about "
-        f"{math.ceil(needed / digits) * digits:,} tasks; with its {tasks:,} it finds one of {100 * math.sqrt(scaled / n):.1f} "
-        f"points ({100 * churn:.1f}% of the labels went from right to wrong or back)."
+        f"{math.ceil(needed / digits) * digits:,} tasks; it has {tasks:,} ({100 * churn:.1f}% of the labels went from right "
+        "to wrong or back)."
     )
 
 
-def gold_size(level: float, churn: float, clustering: float = _USUAL_CLUSTERING, drop: float | None = DROP) -> float:
-    """Number of tasks in a gold to detect a fall in accuracy in four of five runs.
+def gold_size(level: float, churn: float, clustering: float = _USUAL_CLUSTERING) -> float:
+    """Number of tasks in a gold to detect a fall of `DROP` in accuracy in four of five runs.
 
     Args:
         level: Level of the gate: it fails by chance in (1 - level) / 2 of runs.
         churn: Share of tasks whose label changes from right to wrong or back.
         clustering: Design effect, because tasks of one occupation change together; at least 1.
-        drop: The fall, 0-1; None returns the number of tasks times the squared fall, for small falls.
     """
     quantiles = NormalDist().inv_cdf(1 - (1 - level) / 2) + NormalDist().inv_cdf(POWER)
-    if drop is None:
-        return quantiles**2 * churn * clustering
-    return quantiles**2 * (max(churn, drop) - drop**2) * clustering / drop**2
+    return quantiles**2 * (max(churn, DROP) - DROP**2) * clustering / DROP**2
 
 
 def _pair(gate: Gate, suite: Suite, aligned: AlignedLabels, rater: int, details: pd.DataFrame | None) -> Pair | None:

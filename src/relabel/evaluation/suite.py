@@ -24,22 +24,12 @@ from relabel.settings import Frozen, asset_dir
 from relabel.tabular import counted, markdown_safe, signed
 from relabel.tabular import figure as shown
 
-FamilyRule = Literal["joint", "bonferroni", "none"]
 TaskType = Literal["Core", "Supplemental"]
 
 Kind = Literal["min", "max", "max_drop"]
 
 COUNTS = ("coverage", "incoherent")
 MEASURE_METRICS = ("agreement", "pearson", "mean", "mean_difference")
-
-# Error texts by pydantic's error type, where pydantic's own text is too technical.
-_ERROR_TEXTS: Mapping[str, str] = {
-    "extra_forbidden": "is not a known key here; correct or remove it",
-    "too_short": "must not be empty",
-    "float_parsing": "must be a number",
-    "float_type": "must be a number",
-    "finite_number": "must be a finite number",
-}
 
 
 class Slice(Frozen):
@@ -148,9 +138,8 @@ class Suite(Frozen):
         gold: The gold, as for `relabel eval --gold`; a CSV file is relative to the suite's file or the current folder.
         gold_sha256: Hash of the gold's labels; a gold with other labels is refused.
         baseline: The run that `max_drop` refers to.
-        family: Correction for multiple gates: with `joint` or `bonferroni`, all `max_drop` gates together fail by chance in
-            at most one of forty runs (at level 0.95); with `none`, each of them does. Earlier suites have `holm`, which
-            is read as `joint`.
+        family: Correction for multiple gates; there is only one: all `max_drop` gates together fail by chance in at most
+            one of forty runs (at level 0.95).
         level: Level of the intervals.
         draws: Number of bootstrap draws of occupations.
         seed: Seed of the draws.
@@ -164,7 +153,7 @@ class Suite(Frozen):
     gold: str | None = None
     gold_sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     baseline: Baseline | None = None
-    family: Annotated[FamilyRule, BeforeValidator(lambda rule: "joint" if rule == "holm" else rule)] = "joint"
+    family: Literal["joint"] = "joint"
     level: float = Field(default=0.95, ge=0.5, le=0.999)
     draws: int = Field(default=2000, ge=200, le=100_000)
     seed: int = Field(default=0, ge=0)
@@ -204,7 +193,7 @@ def load_suite(ref: str) -> Suite:
     """
     path = _suite_path(ref)
     data, _ = read_user_yaml(path, "a suite is a mapping of keys such as name, gold and gates; this is not one")
-    with model_errors(f"{path}: ", words=_ERROR_TEXTS):
+    with model_errors(f"{path}: ", words={"extra_forbidden": "is not a known key here; correct or remove it"}):
         return Suite.model_validate({**data, "path": path})
 
 
