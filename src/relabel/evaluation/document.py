@@ -312,8 +312,6 @@ class MajorityClass(Bounded):
         accuracy: Its share in the gold.
         kappa: 0, or null if the gold has only one label.
         difference: The run's accuracy minus this one.
-        difference_se: Standard error of the difference, paired by task and clustered by occupation; null for fewer than
-            two occupations.
         ci95: Interval of `difference`, paired.
     """
 
@@ -321,7 +319,6 @@ class MajorityClass(Bounded):
     accuracy: float
     kappa: float | None
     difference: float
-    difference_se: float | None
 
 
 class Yardstick(Bounded):
@@ -348,11 +345,9 @@ class Raters(Frozen):
 
     Attributes:
         settings: Their agreement by setting, compared with that of run and gold.
-        note: Why it is missing, or None.
     """
 
     settings: Mapping[SettingName, Yardstick]
-    note: str | None = None
 
 
 class TextClassifier(Raters):
@@ -363,7 +358,6 @@ class TextClassifier(Raters):
         folds: Number of groups of occupations, each labelled by a classifier trained on the others.
         seed: Seed of folds and training sets.
         settings: Its agreement with the gold, by setting.
-        note: Why it is missing, or None.
     """
 
     trained_on: int
@@ -393,13 +387,11 @@ class Consistency(Frozen):
         texts: Number of texts that occur more than once among the compared tasks.
         tasks: Number of tasks with such a text.
         settings: By setting, the share of pairs of tasks with the same text that have the same label.
-        note: Why it is missing, or None.
     """
 
     texts: int
     tasks: int
     settings: Mapping[SettingName, PairAgreement]
-    note: str | None = None
 
 
 class SelfAgreement(Frozen):
@@ -408,12 +400,10 @@ class SelfAgreement(Frozen):
     Attributes:
         samples: Highest number of repeats of a task.
         settings: By setting, the share of pairs of repeats with the same label.
-        note: Why it is missing, or None.
     """
 
     samples: int
     settings: Mapping[str, PairAgreement]
-    note: str | None = None
 
 
 class Annotators(Frozen):
@@ -438,7 +428,7 @@ class Annotators(Frozen):
 
 
 class Yardsticks(Frozen):
-    """Baselines for a run's agreement, and measures of its consistency."""
+    """Baselines for a run's agreement, and measures of its consistency; null where the data do not allow one."""
 
     majority: Mapping[SettingName, MajorityClass]
     text_classifier: TextClassifier | None = None

@@ -29,8 +29,6 @@ from relabel.task import TASK_KEY, local_tasks
 FEW_TASKS = 400
 # Highest kappa that counts as no agreement beyond chance.
 NO_AGREEMENT = 0.05
-# Without intervals, number of standard errors by which accuracies must differ to be distinguished.
-CLEAR = 2.0
 
 _STRENGTH = ((0.2, "slight"), (0.4, "fair"), (0.6, "moderate"), (0.8, "substantial"))
 # Release whose importance ratings are used for lists without any.
@@ -367,11 +365,10 @@ def _setting(figures: doc.SettingMetrics, majority: doc.MajorityClass) -> str:
     else:
         beyond = f"agreement beyond chance is {strength(kappa)} (kappa {figure(kappa)}, {n})"
     bounds = majority.ci95.get("difference")
-    if bounds is None and majority.difference_se is not None:  # no intervals were asked for
-        margin = CLEAR * majority.difference_se
-        bounds = majority.difference - margin, majority.difference + margin
-    if bounds is not None and bounds[0] > 0:
+    if bounds is None:
+        return f"not shown to differ from {always} (accuracy {against}, without an interval); {beyond}"
+    if bounds[0] > 0:
         return f"better than {always} (accuracy {against}); {beyond}"
-    if bounds is not None and bounds[1] < 0:
+    if bounds[1] < 0:
         return f"in accuracy worse than {always} ({against}); {beyond}"
     return f"cannot be distinguished from {always} on {counted(figures.n, 'task')} (accuracy {against}); {beyond}"

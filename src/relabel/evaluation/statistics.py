@@ -244,25 +244,6 @@ def cross_table(counts: Array, scale: Sequence[str]) -> dict[str, dict[str, int]
     }
 
 
-def clustered_se(values: Array, clusters: npt.ArrayLike) -> float | None:
-    """Cluster-robust standard error of a mean.
-
-    Args:
-        values: Array, shape (n,).
-        clusters: Cluster of each value, shape (n,), such as its occupation.
-
-    Returns:
-        The standard error; None for fewer than two clusters.
-
-    Source: Liang and Zeger 1986, doi:10.1093/biomet/73.1.13, with the factor G / (G - 1) for G clusters.
-    """
-    names, cluster = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
-    if len(names) < 2:
-        return None
-    summed = np.bincount(cluster, weights=values - values.mean())
-    return or_none(np.sqrt(len(names) / (len(names) - 1) * (summed**2).sum()) / len(values))
-
-
 def or_none(value: float | np.floating | Array) -> float | None:
     """A figure for the eval document: None if it is undefined (NaN)."""
     value = float(value)

@@ -43,25 +43,17 @@ def mean_of(sums: Array) -> Array:
     return metrics.ratio(sums[..., 0], sums[..., 1])
 
 
-def majority_class(pair: Pair, codes: npt.ArrayLike) -> doc.MajorityClass:
-    """The baseline of always giving the gold's most frequent label.
-
-    Args:
-        pair: Labels of both sides, of at least one task.
-        codes: Occupation of each aligned task.
-    """
+def majority_class(pair: Pair) -> doc.MajorityClass:
+    """The baseline of always giving the gold's most frequent label; `pair` has at least one task."""
     shares = np.bincount(pair.gold, weights=pair.weight, minlength=len(pair.scale)) / len(pair)
     label = int(shares.argmax())
     constant = replace(pair, run=np.full(len(pair), label, dtype=np.intp))
-    # Paired by task: tasks that both have right, or both wrong, do not affect the difference.
-    ahead = pair.weight * ((pair.run == pair.gold).astype(float) - (pair.gold == label).astype(float))
     lead = change(constant.figure("accuracy"), pair.figure("accuracy"), pair.differ(constant))
     return doc.MajorityClass(
         label=pair.scale[label],
         accuracy=float(shares[label]),
         kappa=None if shares[label] == 1 else 0.0,
-        difference=float(ahead.mean()),
-        difference_se=metrics.clustered_se(ahead, np.asarray(codes)[pair.tasks]),
+        difference=lead.value,
         ci95=ci95({"difference": lead}, pair.draws),
     )
 
@@ -93,7 +85,7 @@ def all_yardsticks(
     majority_only: bool,
 ) -> doc.Yardsticks:
     """All baselines, or with `majority_only` only the majority class; `texts` are those of the compared tasks, missing if unknown."""
-    parts: dict[str, Any] = {"majority": {s: majority_class(pair, aligned.codes) for s, pair in settings.items()}}
+    parts: dict[str, Any] = {"majority": {s: majority_class(pair) for s, pair in settings.items()}}
     # A comparison with the full agreement of a gold with itself is meaningless.
     if not majority_only and not gold.is_run(run):
         parts |= {
@@ -109,7 +101,7 @@ def all_yardsticks(
 
 def text_classifier(
     run: Run, gold: Gold, aligned: AlignedLabels, settings: Mapping[SettingName, Pair], *, seed: int = 0
-) -> doc.TextClassifier:
+) -> doc.TextClassifier | None:
     """Agreement of a linear classifier (SVM) with TF-IDF features.
 
     Features are words and pairs of words of the task's statement and its occupation's title. Occupations are divided into random
@@ -124,14 +116,10 @@ def text_classifier(
         seed: Seed of folds and training sets.
 
     Returns:
-        The baseline; with a note and no figures if the texts are unknown or the gold is too small.
+        The baseline; None if the texts are not on this machine or the gold is too small.
     """
-
-    def no_figures(note: str) -> doc.TextClassifier:
-        return doc.TextClassifier(trained_on=0, folds=FOLDS, seed=seed, settings={}, note=note)
-
     if (tasks := local_tasks(gold.task_list(run))) is None:
-        return no_figures("the texts of the tasks are not on this machine")
+        return None
     tasks = tasks.set_index(TASK_KEY)
     texts = (tasks["title"] + ": " + tasks["text"]).rename("text")
     pool = gold_on_tasks(gold, aligned.tasks[TASK_KEY].drop_duplicates()).drop(columns="text")
@@ -141,7 +129,7 @@ def text_classifier(
     once = ~index.duplicated()
     row_of_task = index[once].get_indexer(aligned.index())
     if len(codes) < FOLDS or (row_of_task < 0).any():
-        return no_figures(f"the gold has fewer than {FOLDS} occupations with texts")
+        return None
     fold_of = dict(zip(np.random.default_rng(seed).permutation(codes), np.arange(len(codes)) % FOLDS, strict=True))
     pool = pool.assign(fold=pool["onet_soc_code"].map(fold_of))
     # Predict only the code, which determines both readings: separate models would be slower and could contradict each other.
@@ -157,8 +145,7 @@ def text_classifier(
         s: yardstick(side, predicted[s][side.tasks]) for s, side in settings.items() if s in predicted
     }
     if not yardsticks:
-        few = f"fewer than {FEWEST_TRAINED_ON} labels of other occupations, or only one kind of label"
-        return no_figures(f"the gold has {few}")
+        return None
     least = min(TRAINED_ON, *(int((pool["fold"] != fold).sum()) for fold in range(FOLDS)))
     return doc.TextClassifier(trained_on=least, folds=FOLDS, seed=seed, settings=yardsticks)
 
@@ -174,12 +161,13 @@ def cached_predictions(pool: pd.DataFrame, labels: Mapping[SettingName, Ints], s
     return {s: frame[s].to_numpy(dtype=np.intp) for s in labels if s in frame}
 
 
-def raters(run: Run, gold: Gold, aligned: AlignedLabels, settings: Mapping[SettingName, Pair]) -> doc.Raters:
-    """Agreement of the annotators of 2023 with GPT-4's labels of 2023; arguments as for `text_classifier`."""
-    if {run.ref, gold.name} == set(RATERS):
-        return doc.Raters(settings={}, note="the run and the gold are the two themselves")
-    if not is_local("eloundou-2023"):
-        return doc.Raters(settings={}, note="the labels of 2023 are not on this machine")
+def raters(run: Run, gold: Gold, aligned: AlignedLabels, settings: Mapping[SettingName, Pair]) -> doc.Raters | None:
+    """Agreement of the annotators of 2023 with GPT-4's labels of 2023; arguments as for `text_classifier`.
+
+    None if run and gold are the two themselves, or the labels of 2023 are not on this machine.
+    """
+    if {run.ref, gold.name} == set(RATERS) or not is_local("eloundou-2023"):
+        return None
     golds = (gold if gold.name == name else load_gold(name) for name in RATERS)
     gpt4, human = (side.table.drop_duplicates(TASK_KEY).set_index(TASK_KEY).reindex(aligned.index()) for side in golds)
     yardsticks: dict[SettingName, doc.Yardstick] = {}
@@ -188,8 +176,7 @@ def raters(run: Run, gold: Gold, aligned: AlignedLabels, settings: Mapping[Setti
         common = (first >= 0) & (second >= 0)
         if common.any():
             yardsticks[setting] = yardstick(pair.part(common), first[common], second[common])
-    note = None if yardsticks else "none of the compared tasks was labelled in 2023 for this question"
-    return doc.Raters(settings=yardsticks, note=note)
+    return doc.Raters(settings=yardsticks) if yardsticks else None
 
 
 def annotators(run: Run, gold: Gold, votes: pd.DataFrame, draws: Draws | None) -> doc.Annotators:
@@ -240,18 +227,20 @@ def annotators(run: Run, gold: Gold, votes: pd.DataFrame, draws: Draws | None) -
     )
 
 
-def consistency(texts: pd.Series, settings: Mapping[SettingName, Pair]) -> doc.Consistency:
+def consistency(texts: pd.Series, settings: Mapping[SettingName, Pair]) -> doc.Consistency | None:
     """How often tasks with the same text have the same label; draws resample texts, which occur in several occupations.
 
     Args:
         texts: Text of each compared task, missing if unknown; indexed by position.
         settings: Labels of both sides by setting.
+
+    Returns:
+        The shares; None if no text occurs twice.
     """
     plain = texts.dropna().str.split().str.join(" ").str.casefold()
     repeated = plain[plain.duplicated(keep=False)]
     if repeated.empty:
-        note = "no text occurs twice among the compared tasks" if len(plain) else "the texts are unknown"
-        return doc.Consistency(texts=0, tasks=0, settings={}, note=note)
+        return None
     agreement: dict[SettingName, doc.PairAgreement] = {}
     for setting, side in settings.items():
         part = side.part(np.isin(side.tasks, repeated.index))
@@ -260,13 +249,12 @@ def consistency(texts: pd.Series, settings: Mapping[SettingName, Pair]) -> doc.C
     return doc.Consistency(texts=int(repeated.nunique()), tasks=len(repeated), settings=agreement)
 
 
-def self_agreement(run: Run, draws: Draws | None) -> doc.SelfAgreement:
-    """How often repeats of a question have the same label; intervals resample the run's occupations."""
+def self_agreement(run: Run, draws: Draws | None) -> doc.SelfAgreement | None:
+    """How often repeats of a question have the same label; intervals resample the run's occupations. None without repeats."""
     labels = run.answers()
     samples = int(labels.groupby([*TASK_KEY, "setting"]).size().max()) if len(labels) else 0
     if samples < 2:
-        note = "each question was asked once; `relabel run --samples K` asks it K times"
-        return doc.SelfAgreement(samples=samples, settings={}, note=note)
+        return None
     agreement: dict[str, doc.PairAgreement] = {}
     for setting, part in labels.groupby("setting"):
         group = np.asarray(part.groupby(TASK_KEY, sort=False).ngroup(), dtype=np.intp)
