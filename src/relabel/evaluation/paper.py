@@ -21,7 +21,7 @@ import pandas as pd
 
 from relabel.errors import DataError
 from relabel.manifest import task_sources
-from relabel.rubric import CODES, MEASURES, Measure
+from relabel.rubric import MEASURES, Measure
 from relabel.settings import Frozen
 from relabel.sources import bls, eloundou
 from relabel.sources.fetch import SourceUse
@@ -81,8 +81,6 @@ class PaperFigure(Frozen):
         tolerance: Largest difference that counts as reproduced, in `unit`.
         reproduced: Whether the two agree; null if either is missing.
         reason: Why it is not reproduced or not compared.
-        core_weighted: For most figures of occupations, ours with the weights of the published `occ_level.csv` (core tasks
-            2, others 1), which the paper's tables do not use.
     """
 
     table: str
@@ -95,7 +93,6 @@ class PaperFigure(Frozen):
     tolerance: float
     reproduced: bool | None
     reason: str | None = None
-    core_weighted: float | None = None
 
 
 class PaperDocument(Frozen):
@@ -124,25 +121,19 @@ def recompute() -> PaperDocument:
     """
     labels = eloundou.read_labels()
     values = pd.DataFrame({(rater, m): labels[rater].map(_VALUES[m]) for rater in _NAMES for m in MEASURES})
-    equal, core = (_occupations(labels, values, core=core) for core in (1.0, 2.0))
+    # Means by O*NET-SOC code, columns (rater, measure); tasks weigh the same.
+    equal = values.groupby(labels["onet_soc_code"]).mean()
     titles = labels.drop_duplicates("onet_soc_code").set_index("onet_soc_code")["title"]
     cells = (
         *_agreement(values),
-        *_summary(labels, values, equal, core),
-        *_top(equal.set_axis(titles.reindex(equal.index), axis=0), core.set_axis(titles.reindex(core.index), axis=0)),
-        *_shares(values, equal, core),
+        *_summary(values, equal),
+        *_top(equal.set_axis(titles.reindex(equal.index), axis=0)),
+        *_shares(values, equal),
         *_workers(equal),
     )
     count = Counter(cell.reproduced for cell in cells)
     counts = {"reproduced": count[True], "not_reproduced": count[False], "not_compared": count[None]}
     return PaperDocument(cells=cells, **counts, sources=task_sources("eloundou-2023"))
-
-
-def _occupations(labels: pd.DataFrame, values: pd.DataFrame, *, core: float) -> pd.DataFrame:
-    """Mean values by O*NET-SOC code, columns (rater, measure); core tasks have the weight `core`, all others 1."""
-    weight = pd.Series(np.where(labels["task_type"] == "Core", core, 1.0), index=labels.index)
-    code = labels["onet_soc_code"]
-    return values.mul(weight, axis=0).groupby(code).sum().div(weight.groupby(code).sum(), axis=0)
 
 
 def _agreement(values: pd.DataFrame) -> Iterator[PaperFigure]:
@@ -155,40 +146,35 @@ def _agreement(values: pd.DataFrame) -> Iterator[PaperFigure]:
             yield _cell("2", f"Pearson's r, {pair}", correlation, r, "task values", unit="correlation", tolerance=5e-4)
 
 
-def _summary(
-    labels: pd.DataFrame, values: pd.DataFrame, equal: pd.DataFrame, core: pd.DataFrame
-) -> Iterator[PaperFigure]:
+def _summary(values: pd.DataFrame, equal: pd.DataFrame) -> Iterator[PaperFigure]:
     share: dict[str, Any] = {"unit": "share", "tolerance": 5e-3}
     words = {"mean": "mean", "standard deviation": "std"}
     for rater, measure in product(("human", "gpt4"), MEASURES):
         about, weights = f"{_NAMES[rater]}, {measure}", f"{_WITHIN}, occupations equal"
         for word, method in words.items():
-            ours, other = (float(getattr(table[rater, measure], method)()) for table in (equal, core))
+            ours = float(getattr(equal[rater, measure], method)())
             rule, figure = "means by O*NET-SOC code", f"occupations, {word}, {about}"
-            yield _cell("3", figure, None, ours, rule, weights, core_weighted=other, **share)
+            yield _cell("3", figure, None, ours, rule, weights, **share)
         for word, method in words.items():
             ours = float(getattr(values[rater, measure], method)())
             yield _cell("3", f"tasks, {word}, {about}", None, ours, "task values", **share)
-    for (rater, name), code in product(_NAMES.items(), CODES):
-        ours = 100 * float((labels[rater] == code).mean())
-        yield _cell("-", f"tasks labelled {code}, {name}", None, ours, "=", tolerance=0.05)
 
 
-def _top(equal: pd.DataFrame, core: pd.DataFrame) -> Iterator[PaperFigure]:
+def _top(equal: pd.DataFrame) -> Iterator[PaperFigure]:
     for line in _TOP_OCCUPATIONS.strip().splitlines():
         about, _, listed = line.partition(":")
         rater, measure = cast("tuple[str, Measure]", about.split())
-        scores, other = equal[rater, measure] * 100, core[rater, measure] * 100
+        scores = equal[rater, measure] * 100
         named = [entry.strip().rpartition(" ") for entry in listed.split(";") if entry.strip()]
         # Our own first five if the printed ones were not seen.
         ours_first = scores.sort_values(ascending=False, kind="stable").index[:5]
         printed = [(title, float(value)) for title, _, value in named] or [(str(title), None) for title in ours_first]
         for place, (title, value) in enumerate(printed, 1):
-            ours, weighted = float(scores.loc[title]), float(other.loc[title])
+            ours = float(scores.loc[title])
             # The paper's order of ties is unknown: place n is reproduced if fewer than n occupations have a higher score.
             higher = int((scores > ours + 1e-9).sum())
             figure, rule = f"top {place}, {_NAMES[rater]}, {measure}: {title}", f"fewer than {place} occupations above"
-            cell = _cell("4", figure, value, ours, rule, _WITHIN, tolerance=0.05, core_weighted=weighted)
+            cell = _cell("4", figure, value, ours, rule, _WITHIN, tolerance=0.05)
             if value is not None and higher >= place:
                 cell = cell.model_copy(update={"reproduced": False, "reason": f"{higher} occupations lie above it"})
             yield cell
@@ -196,28 +182,19 @@ def _top(equal: pd.DataFrame, core: pd.DataFrame) -> Iterator[PaperFigure]:
         ours = float((equal[rater, "gamma"] >= 1 - 1e-12).sum())
         figure = f"occupations fully exposed, {_NAMES[rater]}, gamma"
         yield _cell("4", figure, count, ours, ">= 1", _WITHIN, unit="count")
-    unexposed, figure = float((equal[["human", "gpt4"]] == 0).all(axis=1).sum()), "occupations without an exposed task"
-    yield _cell("appendix", figure, None, unexposed, "= 0 in all six scores", _WITHIN, unit="count")
 
 
-def _shares(values: pd.DataFrame, equal: pd.DataFrame, core: pd.DataFrame) -> Iterator[PaperFigure]:
+def _shares(values: pd.DataFrame, equal: pd.DataFrame) -> Iterator[PaperFigure]:
     for rater, measure, printed, words in _FASTER:
         figure = f"tasks done significantly faster, {words} ({_NAMES[rater]}, {measure})"
         ours = 100 * float(values[rater, measure].mean())
         yield _cell("abstract", figure, printed, ours, "mean of task values", tolerance=0.5)
     for rater, measure in product(("human", "gpt4"), MEASURES):
-        printed_share = {("human", "alpha"): 1.8, ("human", "gamma"): 46}.get((rater, measure))
-        for rule, word in ((">", "over"), (">=", "at least")):
-            printed = printed_share if rule == ">" else None
-            ours, other = (100 * float(_above(table[rater, measure], rule, 0.5).mean()) for table in (equal, core))
-            figure = f"occupations with {word} half of their tasks, {_NAMES[rater]}, {measure}"
-            table, weights = "-" if printed is None else "Science abstract", f"{_TASKS_EQUAL}, occupations equal"
-            tolerance = 0.05 if measure == "alpha" else 0.5
-            yield _cell(table, figure, printed, ours, f"{rule} 0.5", weights, tolerance=tolerance, core_weighted=other)
-
-
-def _above(values: pd.Series, rule: str, bound: float) -> pd.Series:
-    return values > bound if rule == ">" else values >= bound
+        printed = {("human", "alpha"): 1.8, ("human", "gamma"): 46}.get((rater, measure))
+        ours = 100 * float((equal[rater, measure] > 0.5).mean())
+        figure = f"occupations with over half of their tasks, {_NAMES[rater]}, {measure}"
+        table, weights = "-" if printed is None else "Science abstract", f"{_TASKS_EQUAL}, occupations equal"
+        yield _cell(table, figure, printed, ours, "> 0.5", weights, tolerance=0.05 if measure == "alpha" else 0.5)
 
 
 def _workers(equal: pd.DataFrame) -> Iterator[PaperFigure]:
@@ -233,13 +210,12 @@ def _workers(equal: pd.DataFrame) -> Iterator[PaperFigure]:
         if jobs is not None:
             soc = equal["human", measure].groupby(equal.index.str[:7]).mean()
             rows = pd.DataFrame({"score": soc.round(12), "jobs": jobs}).dropna()
-            total, other = rows["jobs"].sum(), ">=" if rule == ">" else ">"
-            ours, other_share = (
-                100 * float(rows["jobs"][_above(rows["score"], sign, bound)].sum() / total) for sign in (rule, other)
-            )
+            above = rows["score"] > bound if rule == ">" else rows["score"] >= bound
+            total = rows["jobs"].sum()
+            ours = 100 * float(rows["jobs"][above].sum() / total)
             reason = (
                 f"other jobs: those of {EMPLOYMENT}, {100 * total / jobs.sum():.0f}% of which have a score under the same "
-                f"code; the paper used jobs of 2020 and 2021; with {other} instead of {rule} it would be {other_share:.1f}"
+                "code; the paper used jobs of 2020 and 2021"
             )
         over = "over" if rule == ">" else "at least"
         figure = f"workers with {over} {100 * bound:.0f}% of their tasks, human, {measure}"
