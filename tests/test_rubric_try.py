@@ -64,7 +64,7 @@ def test_the_table_of_the_study_comes_out_of_its_label_files(capsys: pytest.Capt
     assert closer[human, "with-tools"] == closer[gpt4, "with-tools"] == closer[gpt4, "three-way"] == "exposure@2"
     assert closer[human, "three-way"] is None
     assert "exposure@2 is closer to GPT-4 than exposure@1 (kappa .508 against .323" in document["verdict"]
-    assert "not known, its labels were imported" in document["verdict"]
+    assert "Cost: exposure@1 not known; exposure@2 not known." in document["verdict"]
     for name, ref in (("exposure@1", "exposure@1"), ("exposure@2", "exposure")):
         study = next(study for study in load_rubric(ref).validity if study.labels.startswith("labels-"))
         block = document["validity"][name]
@@ -242,8 +242,7 @@ def test_a_trial_with_missing_labels_says_so_wherever_it_is_read_and_ends_with_5
         for text in (document["verdict"], document["note"], block["limits"]):
             assert said in text
         coded = 24 - of["missing"]
-        assert "three codes" in document["verdict"]
-        assert f"agrees (kappa, three codes) with sample at .000 ({coded} tasks)" in document["verdict"]
+        assert f"agrees (kappa, three-way) with sample at .000 ({coded} tasks)" in document["verdict"]
         assert (block["n"], block["golds"]["sample"]["n"]) == (24, coded)
         assert f"strict 24, with-tools {coded}, three-way {coded}" in block["limits"]
         assert block["labels"] == "runs/t/exposure@2"
@@ -283,7 +282,6 @@ def test_the_cost_of_a_trial_holds_answers_that_were_no_labels(capsys: pytest.Ca
     paid = json.loads(Path("t/exposure@2/manifest.json").read_text())
     for found in (of, again):
         assert found["cost_usd"] == pytest.approx(paid["cost_usd"])
-        assert (found["prompt_tokens"], found["completion_tokens"]) == (100 * answers, 20 * answers)
 
 
 def test_a_trial_with_an_answer_of_unknown_cost_has_no_cost(capsys: pytest.CaptureFixture[str]) -> None:
@@ -310,7 +308,7 @@ def test_a_trial_with_an_answer_of_unknown_cost_has_no_cost(capsys: pytest.Captu
         ]
         document = tried(*words, "--price", "1/2", "--out", "t", capsys=capsys)
     assert document["rubrics"][0]["cost_usd"] is None
-    assert "tokens, of unknown cost" in document["verdict"]
+    assert "Cost: exposure@2 not known." in document["verdict"]
 
 
 LABELS = "task_id,setting,label\nS001,strict,exposed\nS002,strict,not-exposed\nS003,strict,not-exposed\n"

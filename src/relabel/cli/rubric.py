@@ -169,7 +169,7 @@ def try_rubrics(
         rubrics, model or "labels", half, sample, seed, list(map(str, labels or ()))
     )
     _keep_final_trial(folder, rubrics, final=final)
-    rejected: dict[str, trials.Spent] = {}
+    rejected: dict[str, float | None] = {}
     runs = _import_runs(rubrics, labels, tasks, folder, final=final) if labels else {}
     listed = tasks or (next(iter(runs.values())).manifest.tasks if labels else "eloundou-2023")
     look, new = _final_look(rubrics, listed, named=out is not None) if final else (trials.FIRST_LOOK, ())
@@ -360,15 +360,15 @@ def _label_runs(
     labelling: _options.Labelling,
     folder: Path,
     extra: dict[str, Any],
-) -> tuple[dict[str, relabel.Run], dict[str, trials.Spent]]:
+) -> tuple[dict[str, relabel.Run], dict[str, float | None]]:
     """Label the tasks under each rubric, one run after the other; `ask` makes the options, and `extra` is added to the manifests.
 
     Returns:
-        The runs, and the cost and tokens of rejected answers in each.
+        The runs, and the cost of rejected answers in each; None if unknown.
     """
     environment, look = settings.settings(), _options.Showing(labelling.quiet).look
     runs: dict[str, relabel.Run] = {}
-    rejected: dict[str, trials.Spent] = {}
+    rejected: dict[str, float | None] = {}
     for name, rubric in rubrics.items():
         chosen = ask(rubric=rubric, max_cost=labelling.max_cost and labelling.max_cost / len(rubrics))
         asked = chosen.prepare(environment)
@@ -390,13 +390,8 @@ def _label_runs(
         keys = {row.request_key for row in (*outcome.labels, *outcome.failures)}
         with store.Store(environment.store_dir, read_only=True) as opened:
             stored = [opened.get(key) for key in opened.rejected_keys(keys)]
-        answers = [answer for answer in stored if answer is not None]
-        costs = [answer.cost_usd for answer in answers if answer.cost_usd is not None]
-        cost = sum(costs) if len(costs) == len(stored) else None  # the cost of a damaged row is unknown
-        usages = [answer.usage for answer in answers]
-        rejected[name] = trials.Spent(
-            cost, sum(usage.prompt for usage in usages), sum(usage.completion for usage in usages)
-        )
+        costs = [answer.cost_usd for answer in stored if answer is not None and answer.cost_usd is not None]
+        rejected[name] = sum(costs) if len(costs) == len(stored) else None  # the cost of a damaged row is unknown
     return runs, rejected
 
 

@@ -23,7 +23,6 @@ from relabel.tabular import figure as shown
 from relabel.task import TASK_KEY
 
 Half = Literal["development", "final"]
-_IN_WORDS: Mapping[SettingName, str] = {"three-way": "three codes"}
 _GOLD_NAMES: Mapping[str, str] = {"eloundou-2023:human": "people", "eloundou-2023:gpt4": "GPT-4"}
 
 
@@ -85,7 +84,6 @@ class TriedRubric(Frozen):
         missing: Number of missing labels, of those in `asked`.
         tied: Number of labels that are ties between orders and repeats, and count as the less exposed label.
         cost_usd: Cost of its labels, including those from the store and rejected answers; null if unknown.
-        prompt_tokens, completion_tokens: Tokens of its labels, including rejected answers.
         variance: Variance components by setting; empty without variants or repeats.
     """
 
@@ -104,8 +102,6 @@ class TriedRubric(Frozen):
     missing: int = 0
     tied: int = 0
     cost_usd: float | None = None
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
     variance: Mapping[str, Variance] = {}
 
 
@@ -197,14 +193,6 @@ class TrialDocument(Frozen):
     verdict: str
 
 
-class Spent(NamedTuple):
-    """Cost and tokens of some answers; the cost is None if unknown."""
-
-    cost_usd: float | None = 0.0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-
 class Look(NamedTuple):
     """Number of this test on the final half, by rubric ids, and when and where earlier wordings were tested on it."""
 
@@ -225,7 +213,7 @@ def trial(
     sample: int | None = None,
     seed: int = 0,
     draws: int = DRAWS,
-    rejected: Mapping[str, Spent] | None = None,
+    rejected: Mapping[str, float | None] | None = None,
     look: Look = FIRST_LOOK,
 ) -> TrialDocument:
     """Compare labels under one or several rubrics with reference labels and with each other.
@@ -243,7 +231,7 @@ def trial(
         sample: Number of tasks drawn.
         seed: Seed of the draw and of the intervals.
         draws: Number of bootstrap draws.
-        rejected: Cost and tokens of rejected answers, by the name of the rubric.
+        rejected: Cost of rejected answers in USD, None if unknown, by the name of the rubric.
         look: How often the rubrics have been tested on the final half.
 
     Raises:
@@ -268,7 +256,7 @@ def trial(
     spent = rejected or {}
     document = TrialDocument(
         rubrics=tuple(
-            _tried(run, aligned, rater, spent.get(name, Spent())) for rater, (name, run) in enumerate(runs.items())
+            _tried(run, aligned, rater, spent.get(name, 0.0)) for rater, (name, run) in enumerate(runs.items())
         ),
         golds=tuple(
             TriedGold(name=gold.name, made_by=gold.made_by, people=gold.human, sha256=gold.sha256) for gold in golds
@@ -389,8 +377,8 @@ def _difference(
     )
 
 
-def _tried(run: Run, aligned: AlignedLabels, rater: int, rejected: Spent) -> TriedRubric:
-    labels, manifest = run.labels, run.manifest
+def _tried(run: Run, aligned: AlignedLabels, rater: int, rejected: float | None) -> TriedRubric:
+    manifest = run.manifest
     answered = np.any([aligned.labelled(s, rater) for s in SCALES], axis=0)
     in_half = [half_of(str(task)) for task in aligned.tasks["task_id"][answered]]
     figures: dict[str, Figure] = {}
@@ -402,8 +390,7 @@ def _tried(run: Run, aligned: AlignedLabels, rater: int, rejected: Spent) -> Tri
     task = [*TASK_KEY, "setting"]
     votes = run.answers().groupby([*task, "label"]).size()
     most = votes.groupby(level=task).transform("max")
-    costs = labels["cost_usd"]
-    costs_known = rejected.cost_usd is not None and not costs.isna().any()
+    cost = None if rejected is None else rejected + float(run.labels["cost_usd"].sum(skipna=False))
     return TriedRubric(
         name=aligned.names[rater],
         id=run.rubric.id,
@@ -419,9 +406,7 @@ def _tried(run: Run, aligned: AlignedLabels, rater: int, rejected: Spent) -> Tri
         asked=manifest.counts.asked,
         missing=manifest.counts.failed,
         tied=int((votes == most).groupby(level=task).sum().gt(1).sum()),
-        cost_usd=float(costs.sum()) + (rejected.cost_usd or 0.0) if costs_known else None,
-        prompt_tokens=int(labels["prompt_tokens"].fillna(0).sum()) + rejected.prompt_tokens,
-        completion_tokens=int(labels["completion_tokens"].fillna(0).sum()) + rejected.completion_tokens,
+        cost_usd=None if cost is None else metrics.or_none(cost),
         variance=variance(run),
     )
 
@@ -480,11 +465,8 @@ def _validity(rubric: TriedRubric, document: TrialDocument, look: Look) -> dict[
             "rates": {str(a.setting): _round(a.second_rate) for a in agreements if a.second_rate is not None},
             "kappa": {str(a.setting): _round(a.kappa) for a in agreements if a.kappa is not None},
         }
-    compared_tasks = {a.setting: a.n for a in next(iter(by_gold.values()), ())}
-    sizes = ", ".join(f"{setting} {n:,}" for setting, n in compared_tasks.items())
-    uneven = f"tasks compared: {sizes}" if len(set(compared_tasks.values())) > 1 else ""
     again = _look_in_words(look) if look.number > 1 else ""
-    limits = "; ".join(filter(None, (again, _missing_in_words(rubric), _tied_in_words(rubric), uneven)))
+    limits = "; ".join(filter(None, (again, _missing_in_words(rubric), _tied_in_words(rubric))))
     drawn = {"development": ", the half for tuning", "final": ", the half kept for the end", None: ""}[document.half]
     when = document.started_at[:10]
     return {
@@ -525,13 +507,13 @@ def _verdict(document: TrialDocument) -> Iterator[str]:
             if rates:
                 others = ", ".join(f"{_name(a.second)} {rate_in_words(a.second_rate)}" for a in rates)
                 yield f"{tried.name} calls {rate_in_words(rates[0].first_rate)} of tasks exposed, {setting} ({others})."
-        yield f"{tried.name} agrees (kappa, {_IN_WORDS.get(main, main)}) with {text}{beside}."
+        yield f"{tried.name} agrees (kappa, {main}) with {text}{beside}."
     yield from map(_closer_in_words, document.differences)
     yield "Cost: " + "; ".join(map(_cost_in_words, document.rubrics)) + "."
 
 
 def _closer_in_words(pair: TrialDifference) -> str:
-    setting = _IN_WORDS.get(pair.setting, pair.setting)
+    setting = pair.setting
     if pair.difference is None or pair.ci95 is None:
         return f"{pair.first} and {pair.second} cannot be compared with {_name(pair.gold)} ({setting}): too few labels differ."
     basis = f"{counted(pair.n[0], 'task')}, paired" if pair.paired else "not paired: each on its own tasks"
@@ -550,8 +532,7 @@ def _cost_in_words(rubric: TriedRubric) -> str:
     if rubric.cost_usd is not None:
         rate = f"${1000 * rubric.cost_usd / max(rubric.tasks, 1):.2f} per 1,000"
         return f"{rubric.name} ${rubric.cost_usd:.4f} for {counted(rubric.tasks, 'task')} ({rate})"
-    tokens = rubric.prompt_tokens + rubric.completion_tokens
-    return f"{rubric.name} {f'{tokens:,} tokens, of unknown cost' if tokens else 'not known, its labels were imported'}"
+    return f"{rubric.name} not known"
 
 
 def rate_in_words(value: float | None) -> str:
