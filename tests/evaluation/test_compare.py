@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -132,30 +131,13 @@ def test_only_common_tasks_count(make_run: MakeRun) -> None:
     second = dict(list(first.items())[10:]) | {("11-1000.00", "x"): {"three-way": "E1"}}
     document = compare(make_run(first, name="a", rubric="eloundou"), make_run(second, name="b", rubric="eloundou"))
     assert (document.common, document.only) == (30, (10, 1))
-    with pytest.raises(DataError, match="share no task"):
+    with pytest.raises(
+        DataError, match=r"share no task; compare runs of the same list, --sample, --seed and --occupation"
+    ):
         compare(
             make_run(first, name="c", rubric="eloundou"),
             make_run({("11-9999.00", "1"): {"three-way": "E0"}}, name="d", rubric="eloundou"),
         )
-
-
-def test_runs_without_a_common_task_are_told_why(make_run: MakeRun) -> None:
-    def run(name: str, task: str, **changes: Any) -> Run:
-        return make_run({("11-1011.00", task): {"three-way": "E0"}}, name=name, rubric="eloundou", **changes)
-
-    drawn = {"sample": 150, "seed": 1, "occupations": []}
-    first = run("a", "1", tasks="onet-30.2", parameters=drawn)
-    other_seed = run("b", "2", tasks="onet-30.2", parameters=drawn | {"seed": 0})
-    with pytest.raises(
-        DataError, match=r"150 --seed 1\) and .*b \(tasks onet-30\.2 --sample 150 --seed 0\) share no task"
-    ):
-        compare(first, other_seed)
-    in_part = run("c", "3", tasks="onet-30.2", parameters={"occupations": ["11-1011"]})
-    with pytest.raises(DataError, match=r"\(tasks onet-30\.2 --occupation 11-1011\)"):
-        compare(first, in_part)
-    other_list = run("d", "4", tasks="eloundou-2023", parameters=drawn)
-    with pytest.raises(DataError, match=r"\(tasks onet-30\.2 .*\(tasks eloundou-2023 .* share no task"):
-        compare(first, other_list)
 
 
 def test_runs_of_both_rubrics_meet_in_what_they_share(make_run: MakeRun) -> None:
@@ -195,8 +177,6 @@ def test_several_runs_are_held_against_each_other_and_their_majority(make_run: M
     assert found.majority.tied == int(tied.sum())
     assert found.majority.labels == {code: int((votes.idxmax(axis=1)[~tied] == code).sum()) for code in CODES}
     assert found.majority.unanimous == pytest.approx(float((said.nunique(axis=1) == 1).mean()))
-    agree = said[1] == said[2]
-    assert found.runs[0].with_others == pytest.approx(float((said[0] == said[1])[agree].mean()))
     spreads = [task.spread for task in document.disputed]
     assert len(spreads) == int((said.nunique(axis=1) > 1).sum())
     assert all(a >= b for a, b in pairwise(spreads))

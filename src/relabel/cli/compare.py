@@ -184,9 +184,9 @@ def several_tables(document: PairwiseDocument, *, page: bool = False) -> Iterato
         yield Table(title, columns, rows, notes=[note], key=f"pairs-{setting}")
         gold, majority = ("gold accuracy", "gold kappa") if document.gold else (), result.majority
         suffix = f", accuracy {figure(majority.gold_accuracy)} against {document.gold}" if gold else ""
-        columns = ("run", *(f"share {label}" for label in majority.labels), "with others", *gold)
+        columns = ("run", *(f"share {label}" for label in majority.labels), *gold)
         rows = [
-            [name, *run.prevalence.values(), run.with_others, *((run.gold_accuracy, run.gold_kappa) if gold else ())]
+            [name, *run.prevalence.values(), *((run.gold_accuracy, run.gold_kappa) if gold else ())]
             for name, run in zip(numbered, result.runs, strict=True)
         ]
         most = ", ".join(f"{n:,} {label}" for label, n in majority.labels.items())

@@ -305,8 +305,8 @@ def align(runs: Sequence[Run], gold: Gold | None = None) -> AlignedLabels:
         index = index.intersection(table.index, sort=False)
         if not len(index):
             raise DataError(
-                f"{runs[0].ref} (tasks {_task_selection(runs[0])}) and {run.ref} (tasks {_task_selection(run)}) share no task; compare runs "
-                "of the same list, --sample, --seed and --occupation"
+                f"{runs[0].ref} ({runs[0].list_name}) and {run.ref} ({run.list_name}) share no task; compare runs of the "
+                "same list, --sample, --seed and --occupation"
             )
         _, other = _changed_texts(index, runs[0].manifest.tasks, run.manifest.tasks, None)
         index = index.difference(_task_index(other), sort=False)
@@ -556,18 +556,8 @@ def _unmatched(run: Run, run_table: pd.DataFrame, gold_table: pd.DataFrame, gold
             "use a gold for these tasks with --gold"
         )
     settings: list[SettingName] = [s for s in run_settings(run) if gold_table[COLUMNS[s]].notna().any()]
-    if not settings and gold.tied:
-        raise DataError(
-            f"the gold {gold.name} has no label, because its annotators tie on every task ({gold.tied:,} in all); use "
-            "--gold-rule distribution, or add an annotator"
-        )
-    if not settings:
-        raise DataError(
-            f"the gold {gold.name} has no label for the settings of the run ({', '.join(run_settings(run))}); use another "
-            "--gold, or label in a setting that it has"
-        )
     columns = [COLUMNS[s] for s in settings]
-    first, second = (side.reindex(shared)[columns].notna().to_numpy() for side in (run_table, gold_table))
+    first, second = (side.reindex(shared)[columns].notna().to_numpy(dtype=bool) for side in (run_table, gold_table))
     usable, has_run = (first & second).any(axis=1), first.any(axis=1)
     unmatched: dict[UnmatchedReason, int] = {
         "not-in-gold": len(asked) - len(shared),
@@ -578,18 +568,10 @@ def _unmatched(run: Run, run_table: pd.DataFrame, gold_table: pd.DataFrame, gold
     }
     if not usable.any():
         raise DataError(
-            f"no task has a label both in the run and in the gold {gold.name}: {unmatched['no-label-in-run']:,} shared "
-            f"tasks lack one in the run, {unmatched['no-label-in-gold']:,} in the gold; complete the run or the gold"
+            f"no task has a label both in the run ({', '.join(run_settings(run))}) and in the gold {gold.name}; complete "
+            "the run or the gold, or use another --gold"
         )
     return unmatched
-
-
-def _task_selection(run: Run) -> str:
-    """The name of a run's task list, with the options that selected tasks from it."""
-    options = run.manifest.parameters
-    parts = [f"--occupation {code}" for code in options.get("occupations") or ()]
-    parts += [f"--sample {options['sample']} --seed {options.get('seed') or 0}"] if options.get("sample") else []
-    return " ".join([run.list_name, *parts])
 
 
 def _example(table: pd.DataFrame) -> str:

@@ -174,14 +174,11 @@ class RankedRun(Frozen):
 
     Attributes:
         prevalence: Share of each of its labels.
-        with_others: Share of its labels that equal the majority of the other runs, over `with_others_n` tasks without ties.
         gold_accuracy, gold_kappa: Agreement with the gold on tasks with a label of all runs and the gold, with the gold's
             weights.
     """
 
     prevalence: Mapping[str, float]
-    with_others: float | None
-    with_others_n: int
     gold_accuracy: float | None
     gold_kappa: float | None
 
@@ -514,14 +511,10 @@ def _pairs(aligned: AlignedLabels, setting: SettingName, count: int) -> SettingP
     judged_ranks, weight = aligned.labels[setting][judged], aligned.weight[judged]
 
     def ranked(rater: int) -> RankedRun:
-        own = ranks[:, rater]
-        label, tied = _most_votes(_votes(np.delete(ranks, rater, axis=1), len(scale)))
-        shares = np.bincount(own, minlength=len(scale)) / max(len(own), 1)
+        shares = np.bincount(ranks[:, rater], minlength=len(scale)) / max(len(ranks), 1)
         confusion = metrics.pairs(judged_ranks[:, GOLD], judged_ranks[:, rater], len(scale)) * weight[:, None, None]
         return RankedRun(
             prevalence=dict(zip(scale, shares.tolist(), strict=True)),
-            with_others=float((own == label)[~tied].mean()) if (~tied).any() else None,
-            with_others_n=int((~tied).sum()),
             gold_accuracy=or_none(metrics.accuracy(confusion.sum(axis=0))),
             gold_kappa=or_none(metrics.kappa(confusion.sum(axis=0))),
         )

@@ -419,13 +419,7 @@ def _unjudged(gate: Gate, kind: Kind, figure: Figure | None, level: float) -> Ga
     if figure is not None:
         n, value, bounds = figure.n, metrics.or_none(figure.value), figure.interval(level)
         over = f"{counted(n, 'task')} of {counted(figure.occupations, 'occupation')}"
-        reason = f"{over} give no interval"
-        if value is None:
-            reason = f"it is undefined on {counted(n, 'task')}, as where only one label is used"
-        elif bounds is not None:
-            ends = " to ".join(f"{end:+.3f}" if figure.change else shown(end) for end in bounds)
-            interval = f"{_percent(level)} interval {ends}"
-            reason = f"with {over}, its error is as large as its range ({interval}); use a larger gold"
+        reason = f"on {over} it is undefined, or its error is as large as its range; use a larger gold"
     outcome = f"cannot be judged: {reason}"
     return _result(gate, kind, n, outcome, bounds, bounds and level, passed=False, judged=False, value=value)
 
