@@ -244,7 +244,6 @@ def test_a_trial_with_missing_labels_says_so_wherever_it_is_read_and_ends_with_5
         coded = 24 - of["missing"]
         assert f"agrees (kappa, three-way) with sample at .000 ({coded} tasks)" in document["verdict"]
         assert (block["n"], block["golds"]["sample"]["n"]) == (24, coded)
-        assert f"strict 24, with-tools {coded}, three-way {coded}" in block["limits"]
         assert block["labels"] == "runs/t/exposure@2"
         assert json.loads(Path("runs/t/trial.json").read_text()) == document
         path = Path("mine.yaml")
