@@ -106,8 +106,8 @@ def test_github_gets_annotations_by_itself(monkeypatch: pytest.MonkeyPatch, caps
     [
         (["--junit", "x.xml"], 2, "--junit reports on a suite; add --suite FILE"),
         (["--suite", "none.yaml"], 3, "unknown suite 'none.yaml'"),
-        (["--suite", "low.yaml", "--junit", "no/x.xml"], 3, "cannot write no/x.xml"),
-        (["--html", "no/x.html"], 3, "cannot write no/x.html"),
+        (["--suite", "low.yaml", "--junit", "low.yaml/x.xml"], 3, "cannot write low.yaml/x.xml"),
+        (["--html", "low.yaml/x.html"], 3, "cannot write low.yaml/x.html"),
         (["--html", "-"], 2, "--html takes the name of a file, not -; name one"),
         (["--suite", "low.yaml", "--junit", "-"], 2, "--junit takes the name of a file, not -"),
     ],
