@@ -93,7 +93,7 @@ def read_pay(ref: str, titles: Mapping[str, str]) -> Pay:
         ref: A source with the role `pay` (ASHE table 14.7 of some year), such as `ons-ashe-2024`; one with the role
             `quartiles`, `ons-ashe-2025-medians` (medians of 2025 where the extract has one, otherwise of 2024, with the
             jobs of 2024); `sample`; or the path of a table with the columns `code` (or `uk_soc2020`), `employees`,
-            `median_pay_gbp` and optionally `mean_pay_gbp`, or with column names that declare units (see `_UNITS`). Groups
+            `median_pay_gbp` and optionally `mean_pay_gbp`, or with column names that declare their units (see `_COLUMNS`). Groups
             missing from a user's file have no pay.
         titles: Titles of the unit groups by code; a user's file may contain no other codes.
 
@@ -187,7 +187,8 @@ def _read_file(path: Path, titles: Mapping[str, str], origin: str) -> pd.DataFra
     file = read_table(path, rows_are="each group", advice=advice)
     key = file.find("code", "uk_soc2020") or file.columns("code")["code"]
     title = file.find("title", "uk_title", "uk_soc2020_title", "group")
-    units = {figure: _unit(file, figure) for figure in _UNITS}
+    found = {figure: _find_column(file, figure) for figure in _COLUMNS}
+    columns = {figure: column for figure, column in found.items() if column is not None}
     seen: dict[str, int] = {}
     rows: list[Mapping[str, object]] = []
     for line, cells in file.rows:
@@ -198,11 +199,7 @@ def _read_file(path: Path, titles: Mapping[str, str], origin: str) -> pd.DataFra
             raise file.fault(line, f": {code} is given twice, first in line {first}; keep one line a group", key)
         rows.append(
             {"code": code}
-            | {
-                figure: _number(file, line, column, cells[column], whole=figure == "employees" and unit.factor == 1)
-                for figure, (unit, column) in units.items()
-                if column
-            }
+            | {figure: _number(file, line, column, cells[column], figure) for figure, column in columns.items()}
         )
     named = {plain_id(cells[key]): cells[title] for _, cells in file.rows} if title else {}
     wrong = [code for code, given in named.items() if is_other_title(given, titles[code])]
@@ -211,75 +208,46 @@ def _read_file(path: Path, titles: Mapping[str, str], origin: str) -> pd.DataFra
             f"{path}: the titles of {len(wrong)} of {len(rows)} groups are not those of their codes, such as {named[wrong[0]]!r} "
             f"for {wrong[0]} ({titles[wrong[0]]}); correct the rows, or remove the column {title}"
         )
-    frame = pd.DataFrame(rows, columns=["code", *_UNITS]).astype({"code": "str", **dict.fromkeys(_UNITS, "float64")})
-    for figure, (unit, column) in units.items():
-        frame[figure] *= unit.factor
+    frame = pd.DataFrame(rows, columns=["code", *_COLUMNS]).astype(
+        {"code": "str", **dict.fromkeys(_COLUMNS, "float64")}
+    )
+    for figure, column in columns.items():
         plausible = _JOBS if figure == "employees" else _PAY
-        _require_plausible(path, column, frame.set_index("code")[figure], plausible, declared=unit.declared)
-    frame["employees"] = frame["employees"].round().astype("Int64")
+        declared = column == file.find(_COLUMNS[figure][1])
+        _require_plausible(path, column, frame.set_index("code")[figure], plausible, declared=declared)
+    frame["employees"] = frame["employees"].astype("Int64")
     empty = {
         name: pd.Series("left empty in the file", index=frame.index, dtype="str").where(frame[column].isna())
         for name, column in (("jobs", "employees"), ("median pay", "median_pay_gbp"))
     }
     for name in QUALITY:
         frame[name] = pd.Series(None, index=frame.index, dtype="float64" if name.endswith("_cv") else "str")
-    note = units["median_pay_gbp"][0].note
-    origin += f" ({note})" if note else ""
     return PAY.validate(frame.assign(pay_source=origin, pay_status=_reasons(empty)))
 
 
-@dataclass(frozen=True)
-class _Unit:
-    """Column names of one unit, and the factor that converts it to jobs or pounds a year."""
-
-    names: tuple[str, ...]
-    factor: int
-    declared: bool = True
-    note: str = ""
-
-
-# Columns of a pay file and their units; mean pay is optional.
-_UNITS: Mapping[str, tuple[_Unit, ...]] = {
-    "employees": (
-        _Unit(("employees", "jobs", "number_of_jobs"), 1, declared=False),
-        _Unit(("employees_persons", "jobs_persons"), 1),
-        _Unit(("employees_thousands", "jobs_thousands", "employees_thousand", "jobs_thousand", "thousand"), 1000),
-    ),
-    "median_pay_gbp": (
-        _Unit(("median_pay_gbp", "median", "median_pay"), 1, declared=False),
-        _Unit(("median_annual_pay_gbp", "annual_pay_gbp"), 1),
-        _Unit(("median_monthly_pay_gbp", "monthly_pay_gbp"), 12, note="monthly pay x 12"),
-        _Unit(("median_weekly_pay_gbp", "weekly_pay_gbp"), 52, note="weekly pay x 52"),
-    ),
-    "mean_pay_gbp": (
-        _Unit(("mean_pay_gbp", "mean", "mean_pay"), 1, declared=False),
-        _Unit(("mean_annual_pay_gbp",), 1),
-        _Unit(("mean_monthly_pay_gbp",), 12),
-        _Unit(("mean_weekly_pay_gbp",), 52),
-    ),
+# Columns of a pay file by figure: names that are read as persons or pounds a year, and the name that declares this unit.
+_COLUMNS: Mapping[str, tuple[tuple[str, ...], str]] = {
+    "employees": (("employees", "jobs", "number_of_jobs"), "employees_persons"),
+    "median_pay_gbp": (("median_pay_gbp", "median", "median_pay"), "median_annual_pay_gbp"),
+    "mean_pay_gbp": (("mean_pay_gbp", "mean", "mean_pay"), "mean_annual_pay_gbp"),
 }
 
 
-def _unit(file: Table, figure: str) -> tuple[_Unit, str]:
-    """The column of a file that holds jobs or pay, and its unit; the name is empty if the file has no mean pay.
+def _find_column(file: Table, figure: str) -> str | None:
+    """The column of a file that holds jobs or pay; None if the file has no mean pay.
 
     Raises:
-        ColumnError: There is no such column; the message lists names that declare a unit.
+        ColumnError: There is no such column; the message names the one that declares the unit.
         DataError: There are several, or the column is in another currency.
     """
-    matches = [(unit, name) for unit in _UNITS[figure] if (name := file.find(*unit.names)) is not None]
-    if len(matches) > 1:
-        columns = " and ".join(name for _, name in matches)
-        raise DataError(f"{file.path} has the columns {columns}, which both are {figure}; keep one")
-    if not matches and figure == "mean_pay_gbp":
-        return _UNITS[figure][0], ""
-    if not matches:
-        names = ", ".join(unit.names[0] for unit in _UNITS[figure])
-        advice = f"name it by its unit: {names}; convert other units and currencies first"
+    plain, declaring = _COLUMNS[figure]
+    name = file.find(*plain, declaring)
+    if name is None and figure != "mean_pay_gbp":
+        advice = f"name it {figure}, or {declaring} to declare its unit; convert other units and currencies first"
         raise ColumnError(file.path, figure, file.header, advice=advice)
-    if foreign := re.search(r"[$€¥]|\b(usd|eur)\b", matches[0][1], re.IGNORECASE):
-        raise DataError(f"{file.path}: the column {matches[0][1]!r} is in {foreign[0]}; convert it to pounds a year")
-    return matches[0]
+    if name is not None and (foreign := re.search(r"[$€¥]|\b(usd|eur)\b", name, re.IGNORECASE)):
+        raise DataError(f"{file.path}: the column {name!r} is in {foreign[0]}; convert it to pounds a year")
+    return name
 
 
 @dataclass(frozen=True)
@@ -304,7 +272,7 @@ _JOBS = _Plausible(
     (2_000, 2_000_000),
     (5_000, 200_000),
     "persons in the UK",
-    "name the column employees_thousands if it is in thousands, employees_persons if these are persons",
+    "convert them, or name the column employees_persons if these are persons",
 )
 # In ASHE 2024, median pay of groups is 10,322 to 96,415 pounds a year, with a median of 32,127, except in `_FEW_HOURS`.
 # No monthly pay reaches 10,000.
@@ -312,8 +280,7 @@ _PAY = _Plausible(
     (10_000, 200_000),
     (15_000, 80_000),
     "pounds a year",
-    "name the column {0}_weekly_pay_gbp or {0}_monthly_pay_gbp if it is that, {0}_annual_pay_gbp if these are pounds a year, "
-    "and convert other currencies",
+    "convert them, or name the column median_annual_pay_gbp or mean_annual_pay_gbp if these are pounds a year",
 )
 # Groups with short hours, such as midday supervisors and cleaners: 1,902 to 12,000 pounds a year in ASHE 2024 and 2025.
 _FEW_HOURS = ("6117", "6137", "7112", "9223", "9232", "9233", "9263", "9264", "9265", "9267")
@@ -345,7 +312,6 @@ def _require_plausible(path: Path, column: str, figures: pd.Series, limits: _Pla
         lowest[figures.index.isin(_FEW_HOURS)] = _FEW_HOURS_LOW
     implausible = figures[(figures > high) | ((figures > 0) & (figures < lowest) & (not declared))]
     middle, total = float(figures.median()), float(figures.sum())
-    advice = limits.advice.format("mean" if column.casefold().startswith("mean") else "median")
     problem = ""
     if len(implausible):
         named = listed_names([f"{code}: {figure:,.0f}" for code, figure in implausible.items()], 3)
@@ -356,7 +322,7 @@ def _require_plausible(path: Path, column: str, figures: pd.Series, limits: _Pla
     elif limits is _JOBS and total > _MAX_TOTAL_JOBS:
         problem = f"{total:,.0f} in all cannot be {limits.unit} (plausible: {_MAX_TOTAL_JOBS:,} or less)"
     if problem:
-        raise DataError(f"{path}, column {column}: {problem}; {advice}")
+        raise DataError(f"{path}, column {column}: {problem}; {limits.advice}")
 
 
 def wage_totals(frame: pd.DataFrame, workforce: int | None) -> dict[str, float | int | None]:
@@ -390,8 +356,8 @@ def wage_totals(frame: pd.DataFrame, workforce: int | None) -> dict[str, float |
     }
 
 
-def _number(file: Table, line: int, column: str, cell: str, *, whole: bool = False) -> float | None:
-    text = cell.strip()
+def _number(file: Table, line: int, column: str, cell: str, figure: str) -> float | None:
+    text, whole = cell.strip(), figure == "employees"
     if not text:
         return None
     number = file.number(text)
