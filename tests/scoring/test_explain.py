@@ -70,9 +70,9 @@ def test_an_unscored_code_says_why_and_which_answers_are_missing(task_file: Task
     assert task.missing[0].startswith("strict: refusal")
 
 
-def test_an_unknown_code_is_one_sentence_with_near_codes() -> None:
+def test_an_unknown_code_is_one_sentence_with_an_example() -> None:
     run = open_run("sample")
-    with pytest.raises(DataError, match=r"'1122' is not a code of UK SOC 2020; near codes are .*1121") as caught:
+    with pytest.raises(DataError, match=r"'1122' is not a code of UK SOC 2020, whose codes look like 1121") as caught:
         explain(score_table(run), run, "1122")
     assert "\n" not in str(caught.value)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections import defaultdict
@@ -24,7 +23,6 @@ from relabel.sources import bls, onet
 from relabel.tabular import half_up, records
 from relabel.task import TASK_KEY
 
-_MAX_SUGGESTIONS = 4
 _INTERVAL = re.compile("_(low|high|gold|pooled)$")
 # A reading (exposed or not) in words.
 READING_LABELS = {True: "exposed", False: "not-exposed"}
@@ -173,7 +171,10 @@ def explain(table: ScoreTable, run: Run, code: str) -> Explanation:
     """
     rows = records(table.frame[table.frame["code"] == code])
     if not rows:
-        raise DataError(_unknown_code_message(table, code))
+        raise DataError(
+            f"{code!r} is not a code of {table.taxonomy_name}, whose codes look like {table.frame['code'].iloc[0]}; "
+            "`relabel score` lists them with their titles"
+        )
     row = rows[0]
     other = table.intervals and table.intervals.other
     of_group = table.map.scores(table.task_values)[:, table.map.codes.get_loc(code)]
@@ -201,10 +202,7 @@ def explain(table: ScoreTable, run: Run, code: str) -> Explanation:
         note=table.note,
         borrowed=borrowed,
         steps=tuple(f"{SYSTEM_NAMES[s.source]} to {SYSTEM_NAMES[s.target]}: {s.origin}" for s in table.bridge.steps),
-        path=tuple(
-            Link.model_validate(link | {"system": SYSTEM_NAMES[link["system"]]})
-            for link in records(links[list(Link.model_fields)])
-        ),
+        path=tuple(links),
         occupations=_occupations(table, behind, linked),
         tasks=_tasks(table, run, linked, table.map.task_parts(code), scores),
         about=table.about(),
@@ -216,17 +214,6 @@ def _estimates(other: Estimate | None, row: Mapping[str, Any]) -> dict[str, tupl
         return {}
     figures = {name: [row[f"{name}_{other.name}{end}"] for end in ("", "_low", "_high")] for name in ESTIMATED}
     return {name: (mid, low, high) for name, (mid, low, high) in figures.items() if mid is not None}
-
-
-def _unknown_code_message(table: ScoreTable, code: str) -> str:
-    titles = dict(zip(codes_of(table.frame), codes_of(table.frame, "title"), strict=True))
-    near = difflib.get_close_matches(code, list(titles), n=_MAX_SUGGESTIONS, cutoff=0.5)
-    folded = code.casefold()
-    near = near or [other for other, title in titles.items() if folded in title.casefold()][:_MAX_SUGGESTIONS]
-    shown = near or list(titles)[:1]
-    kind = "near codes are" if near else "codes look like"
-    listed = ", ".join(f"{other} ({titles[other]})" for other in shown)
-    return f"{code!r} is not a code of {table.taxonomy_name}; {kind} {listed}"
 
 
 def _occupations(table: ScoreTable, behind: Mapping[str, float], linked: set[str]) -> tuple[ExplainedOccupation, ...]:
@@ -282,38 +269,26 @@ def answers_by_task(run: Run, codes: Collection[str] | None = None) -> dict[Task
     return dict(answers)
 
 
-_NO_LINKS = pd.DataFrame(
-    columns=["system", "code", "title", "target_system", "target", "weight", "part", "share", "with_tasks"]
-)
-
-
 def _trace_back(
     bridge: Bridge, code: str, listed: Collection[str], titles: Mapping[System, Mapping[str, str]]
-) -> tuple[pd.DataFrame, bool, set[str]]:
-    """The links behind a group, whether it borrows, and the O*NET-SOC codes with tasks behind it.
-
-    There is one row per link, from the last step of the bridge to the first. `weight`, `part` and `share` are those of `Link`; the
-    last two are missing for codes without task statements.
-    """
+) -> tuple[list[Link], bool, set[str]]:
+    """The links behind a group, from the last step to the first; whether it borrows; its O*NET-SOC codes with tasks."""
     tables = [step.links for step in bridge.steps]
     borrows = bool(bridge.donors) and code not in _codes_with_tasks(tables, bridge.donors)[-1]
     if borrows:
         tables[0] = pd.concat([tables[0], same_broad_group(tables[0], bridge.donors)], ignore_index=True)
     reached = _codes_with_tasks(tables, listed)
     shares = {code: 1.0}
-    rows: list[pd.DataFrame] = []
+    path: list[Link] = []
     for step, links, with_tasks in reversed(list(zip(bridge.steps, tables, reached[:-1], strict=True))):
-        step_links = links[links["target"].isin(shares)].copy()
-        step_links["with_tasks"] = step_links["source"].isin(with_tasks)
-        counted = step_links["weight"].where(step_links["with_tasks"])
-        step_links["part"] = counted / counted.groupby(step_links["target"]).transform("sum")
-        step_links["share"] = step_links["part"] * step_links["target"].map(shares).astype("float64")
-        step_links = step_links.assign(system=step.source, target_system=step.target, code=step_links["source"])
-        step_links["title"] = step_links["code"].map(titles[step.source])
-        rows.append(step_links.sort_values(["share", "code"], ascending=[False, True])[list(_NO_LINKS.columns)])
-        shares = {str(source): float(share) for source, share in step_links.groupby("source")["share"].sum().items()}
-    links = pd.concat(rows, ignore_index=True) if rows else _NO_LINKS
-    return links, borrows and code in reached[-1], set(shares) & reached[0]
+        own = links[links["target"].isin(shares)].rename(columns={"source": "code"})
+        counted = own["weight"].where(own["code"].isin(with_tasks))
+        own["part"] = counted / counted.groupby(own["target"]).transform("sum")
+        own["share"] = own["part"] * own["target"].map(shares).astype("float64")
+        own = own.assign(system=SYSTEM_NAMES[step.source], title=own["code"].map(titles[step.source]))
+        path += [Link(**row) for row in records(own.sort_values(["share", "code"], ascending=[False, True]))]
+        shares = {str(source): float(share) for source, share in own.groupby("code")["share"].sum().items()}
+    return path, borrows and code in reached[-1], set(shares) & reached[0]
 
 
 def _codes_with_tasks(tables: Sequence[pd.DataFrame], listed: Collection[str]) -> list[set[str]]:
