@@ -45,7 +45,7 @@ def test_the_folder_is_a_must(app: typer.Typer) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ("--links equal", "the sample has its own bridge"),
+        ("--links equal", "--links does not apply to the sample"),
         ("--no-families --epoch sample", "--epoch has no effect with --no-families"),
         ("--tasks mine.csv --families", "--families needs a task list of O.NET"),
         ("--tasks mine.csv --epoch sample", "--epoch needs a task list of O.NET"),

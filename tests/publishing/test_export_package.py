@@ -240,5 +240,5 @@ def test_choices_of_a_score_reach_its_export_and_are_told(tmp_path: Path) -> Non
     export_run(open_run("sample"), tmp_path / "out", Choices(unrated="drop"), draws=0)
     assert load(tmp_path / "out/methodology.json")["unrated"] == "drop"
     assert "one without a rating is left out" in load(tmp_path / "out/methodology.json")["score"]["method_text"]
-    with pytest.raises(UsageError, match="its own links"):
+    with pytest.raises(UsageError, match="--links does not apply to"):
         export_run(open_run("sample"), tmp_path / "none", Choices(method="site-2026", links="equal"), draws=0)

@@ -93,7 +93,7 @@ def test_text_fits_the_page_and_json_holds_all(tmp_path: Path) -> None:
         ("--draws 0 --rater sample", "--rater has no effect without --draws"),
         ("--draws 0 --seed 1", "--seed has no effect without --draws"),
         ("--json --show 3", "--show has no effect with --json"),
-        ("--links equal", "the sample has its own bridge"),
+        ("--links equal", "--links does not apply to the sample"),
     ):
         with pytest.raises(UsageError, match=said):
             CliRunner().invoke(command_line(), ["explain", "sample", "1121", *options.split()], catch_exceptions=False)

@@ -89,7 +89,7 @@ def test_a_bridge_that_is_not_one_is_refused_by_line(tmp_path: Path, rows: str, 
 
 
 def test_a_bridge_of_one_s_own_leads_to_uk_groups_only() -> None:
-    with pytest.raises(UsageError, match="--bridge replaces the whole bridge to uk-soc2020"):
+    with pytest.raises(UsageError, match="--bridge applies to uk-soc2020 only"):
         score_table(open_run("sample"), bridge="own.csv", taxonomy="isco08")
 
 

@@ -225,7 +225,7 @@ def test_scoring_imports_no_neighbour_and_no_terminal() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ("--links equal", "the sample has its own bridge"),
+        ("--links equal", "--links does not apply to the sample"),
         ("--seed 3", "--seed has no effect without --draws"),
         ("--noise repeats", "--noise has no effect without --draws"),
         ("--gold sample", "--gold has no effect without --draws"),

@@ -248,13 +248,6 @@ def test_a_file_of_families_is_read_with_care(old: str, new: str, words: str | N
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_without_a_family_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "mine.toml"
-    path.write_text("family = []\n")
-    with pytest.raises(DataError, match=r"have no \[\[family\]\] entry"):
-        load_families(path)
-
-
 def test_production_professionals_are_the_five_metal_trades() -> None:
     assert load_families()[0].name == "Production Professionals"
     assert load_families()[0].codes == METAL

@@ -236,7 +236,7 @@ def test_a_damaged_file_of_the_bls_is_an_error_even_where_nobody_asked_for_it(
     damaged.parent.mkdir()
     damaged.write_bytes(b"cut short")
     assert run_app(["score", "eloundou-2023:gpt4", "--taxonomy", "onet-soc"]) == 3
-    assert "or use --no-us" in capsys.readouterr().err
+    assert "national_M2024_dl.xlsx" in capsys.readouterr().err
 
 
 @pytest.mark.mirror

@@ -110,39 +110,29 @@ class Choices(ScoringOptions):
             value = getattr(self, name)
             if choices and value is not None and value not in choices:
                 raise UsageError(f"{name} has no {value!r}; choose one of {', '.join(choices)}")
-        if self.pay is not None and self.taxonomy != "uk-soc2020":
-            raise UsageError(f"pay is available for uk-soc2020 only, not for {self.taxonomy}; remove --pay")
+        uk_only = {"pay": self.pay is not None, "bridge": self.bridge is not None, "wage": self.wage == "mean"}
+        if self.taxonomy != "uk-soc2020" and (given := [name for name, chosen in uk_only.items() if chosen]):
+            raise UsageError(f"--{given[0]} applies to uk-soc2020 only, not to {self.taxonomy}; remove it")
         check_links(self.links, self.method, self.taxonomy, self.tasks)
-        if self.bridge is not None and (
-            self.taxonomy != "uk-soc2020" or self.method != "bridge" or self.links is not None
-        ):
+        if self.bridge is not None and (self.method != "bridge" or self.links is not None or self.tasks == SAMPLE):
             raise UsageError(
-                "--bridge replaces the whole bridge to uk-soc2020; remove --links, and --method or --taxonomy if they name another"
+                "--bridge replaces the whole bridge; remove --links, --method site-2026 and --tasks sample"
             )
-        if self.bridge is not None and self.tasks == SAMPLE:
-            raise UsageError("the sample has its own bridge; remove --bridge")
-        if self.wage == "mean" and self.taxonomy != "uk-soc2020":
-            raise UsageError(f"--wage applies to uk-soc2020 only, not to {self.taxonomy}; remove it")
         if self.unrated is not None and self.weights != "importance":
             raise UsageError(f"--weights {self.weights} uses no ratings; remove --unrated, or use --weights importance")
 
     @classmethod
     def parse(cls, words: Sequence[str]) -> Self:
-        """Parse options written as `NAME=VALUE`, each at most once; the others have their defaults.
+        """Parse options written as `NAME=VALUE`; the others have their defaults.
 
         Raises:
-            UsageError: A word is not an option, or options cannot be combined.
+            UsageError: An option or a value is unknown, or options cannot be combined.
         """
+        pairs = (word.partition("=") for word in words)
+        options: dict[str, Any] = {name: value for name, _, value in pairs}
         names = [field.name for field in fields(cls)]
-        options: dict[str, Any] = {}
-        for word in words:
-            name, equals, value = word.partition("=")
-            if not equals or name not in names:
-                choices = ", ".join(names)
-                raise UsageError(f"{word!r} is not a choice of a score; write NAME=VALUE with one of {choices}")
-            if name in options:
-                raise UsageError(f"{name} is chosen twice for one table; choose once")
-            options[name] = value
+        if unknown := [name for name in options if name not in names]:
+            raise UsageError(f"a score has no option {unknown[0]!r}; write NAME=VALUE with one of {', '.join(names)}")
         return cls(**options)
 
 
@@ -158,11 +148,10 @@ def check_links(links: Links | None, method: Method, taxonomy: Taxonomy, tasks: 
     Raises:
         UsageError: It would have none.
     """
-    if links is None:
-        return
-    if method == "site-2026":
-        raise UsageError("--method site-2026 has its own links; remove --links, or use --method bridge")
-    if taxonomy in UNWEIGHTED:
-        raise UsageError(f"--links does not apply to {taxonomy}; remove it")
-    if tasks == SAMPLE:
-        raise UsageError("the sample has its own bridge; remove --links")
+    own_links = {
+        "--method site-2026": method == "site-2026",
+        f"--taxonomy {taxonomy}": taxonomy in UNWEIGHTED,
+        "the sample": tasks == SAMPLE,
+    }
+    if links is not None and (given := [choice for choice, chosen in own_links.items() if chosen]):
+        raise UsageError(f"--links does not apply to {given[0]}; remove it")

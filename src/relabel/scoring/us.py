@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pandera.pandas as pa
 
-from relabel.errors import DataError, SourceMissingError, UsageError
+from relabel.errors import UsageError
 from relabel.scoring.options import SAMPLE, Taxonomy
 from relabel.scoring.table import ScoreTable
 from relabel.sources import bls
@@ -126,12 +126,7 @@ def with_us_figures(table: ScoreTable) -> ScoreTable:
             f"US figures exist for {' and '.join(TAXONOMIES)} only, not for other classifications and the invented sample; remove "
             "--us"
         )
-    try:
-        figures = us_figures([str(code) for code in table.frame["code"]])
-    except SourceMissingError:
-        raise
-    except DataError as error:
-        raise DataError(f"{error}; or use --no-us") from error
+    figures = us_figures([str(code) for code in table.frame["code"]])
     frame = table.frame.merge(figures, how="left", on="code", validate="1:1")
     return replace(table, frame=frame, sources=(*table.sources, *(source_use(*file) for file in us_files())))
 
