@@ -18,7 +18,7 @@ import socket
 import sys
 import tempfile
 import warnings
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -110,10 +110,8 @@ def join(options: ClusterOptions) -> Cluster:
     """Join a cluster, or start one on this machine.
 
     Raises:
-        UsageError: Ray is not installed, or the address is malformed.
         ProviderError: The cluster cannot be reached, or runs other versions.
     """
-    options.check()
     address = options.where
     with ExitStack() as opened:
         variables, init = dict(_VARIABLES), {"address": address}
@@ -140,19 +138,19 @@ def join(options: ClusterOptions) -> Cluster:
             with _native_stderr_silenced():
                 ray.init(**init, log_to_driver=False, configure_logging=False)
         except Exception as error:  # Ray raises many kinds of errors, with messages of several lines
-            raise _explained(error, address) from error
+            raise ProviderError(
+                f"cannot join or start a Ray cluster ({' '.join(str(error).split())[:300]}); run this on a node of the cluster, with "
+                "its versions of Ray and Python and the address that `ray start` printed, or remove --engine ray"
+            ) from error
         opened.callback(ray.shutdown)
         return Cluster(ray, opened.pop_all().close)
 
 
 def _load() -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            import ray
-            import ray._private.worker as ray_worker
-    except ImportError as error:
-        raise UsageError(f"Ray cannot be loaded ({error}); {RAY_EXTRA}") from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import ray
+        import ray._private.worker as ray_worker
     # Only relabel writes to standard output and error; problems of workers reach it as exceptions.
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     ray_worker.print_to_stdstream = lambda *_, **__: None
@@ -194,16 +192,6 @@ def _reach(address: str) -> None:
         raise ProviderError(
             f"cannot reach the Ray cluster at {address} ({getattr(error, 'strerror', None) or error}); check --ray-address and that `ray start --head` runs there"
         ) from error
-
-
-def _explained(error: Exception, address: str | None) -> ProviderError:
-    detail = " ".join(str(error).split())[:300]
-    if address is None or address == "local":
-        return ProviderError(f"Ray does not start on this machine ({detail}); remove --engine ray")
-    return ProviderError(
-        f"cannot join the Ray cluster at {address} ({detail}); run this on a node of the cluster, with its versions of Ray and Python and "
-        "the address that `ray start` printed"
-    )
 
 
 class Sender:
@@ -274,9 +262,43 @@ Call = Callable[..., Awaitable[Any]]  # Calls a worker's method by name, with it
 
 
 class _Worker:
-    def __init__(self, call: Call, revive: Callable[[_Worker], Coroutine[Any, Any, None]]) -> None:
-        self.call, self.up, self.lost_reason, self.in_flight = call, False, "", 0
-        self.reviving = asyncio.create_task(revive(self))
+    """A worker and its state: `ready` is done once it answers, and fails if it is lost permanently or cannot be used."""
+
+    def __init__(self, call: Call) -> None:
+        self.call, self.in_flight = call, 0
+        self.ready = asyncio.create_task(self._greet())
+
+    @property
+    def up(self) -> bool:
+        return self.ready.done() and self.ready.exception() is None
+
+    async def _greet(self) -> None:
+        """Call the worker until it answers, after its start or its restart by the cluster."""
+        while True:
+            try:
+                node, version = await self.call("hello")
+            except WorkerGoneError:
+                raise
+            except WorkerLostError:
+                await asyncio.sleep(_RETRY_S)
+                continue
+            if version != __version__:
+                raise ProviderError(
+                    f"the node {node} runs relabel {version} and this machine {__version__}; install the same version on every node"
+                )
+            return
+
+    async def post(self, *arguments: Any) -> HttpReply | Exception:
+        """See `Sender.post`."""
+        self.in_flight += 1
+        try:
+            return await self.call("post", *arguments)
+        except WorkerLostError as error:
+            if self.ready.done():
+                self.ready = asyncio.create_task(self._greet())
+            raise BrokenError(str(error)) from error
+        finally:
+            self.in_flight -= 1
 
 
 class RayTransport:
@@ -289,9 +311,7 @@ class RayTransport:
 
     def __init__(self, calls: Sequence[Call], connection: Connection) -> None:
         self._connection = connection
-        self._workers = [_Worker(call, self._wait_until_up) for call in calls]
-        self._changed = asyncio.Event()
-        self._fatal: RelabelError | None = None
+        self._workers = [_Worker(call) for call in calls]
 
     async def open(self, wait_s: float) -> None:
         """Wait until every worker is up; those that take longer join later.
@@ -303,7 +323,8 @@ class RayTransport:
             ProviderError: No worker came up, or one has a different version of relabel.
             DataError: A worker lacks the model's file.
         """
-        if not (await self._wait(len(self._workers), wait_s) or await self._wait(1, wait_s)):
+        await asyncio.wait([worker.ready for worker in self._workers], timeout=wait_s)
+        if not await self._up(wait_s):
             raise ProviderError(
                 f"no worker of the cluster came up within {2 * wait_s:.0f} s; check `ray status` for free resources, or use fewer --workers or --worker-cpus"
             )
@@ -314,19 +335,10 @@ class RayTransport:
         Raises:
             ProviderError: No further request can be sent.
         """
-        if not await self._wait(1, NO_WORKER_S):
+        workers = await self._up(NO_WORKER_S)
+        if not workers:
             raise UnreachableError("no worker of the cluster is up")
-        worker = min((worker for worker in self._workers if worker.up), key=lambda worker: worker.in_flight)
-        worker.in_flight += 1
-        try:
-            reply: HttpReply | Exception = await worker.call("post", api, content, self._connection)
-        except WorkerLostError as error:
-            self._mark_lost(worker, error)
-            if self._fatal is not None:
-                raise self._fatal from error
-            raise BrokenError(str(error)) from error
-        finally:
-            worker.in_flight -= 1
+        reply = await min(workers, key=lambda worker: worker.in_flight).post(api, content, self._connection)
         if isinstance(reply, Exception):
             raise reply
         return reply
@@ -337,49 +349,27 @@ class RayTransport:
     async def close(self) -> None:
         """Stop waiting for workers to come up; the workers themselves go on."""
         for worker in self._workers:
-            worker.reviving.cancel()
-        await asyncio.gather(*(worker.reviving for worker in self._workers), return_exceptions=True)
+            worker.ready.cancel()
+        await asyncio.gather(*(worker.ready for worker in self._workers), return_exceptions=True)
 
-    async def _wait(self, workers: int, seconds: float) -> bool:
-        """Wait until this number of workers is up; returns whether that happened within the time."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                while self._fatal is None and sum(worker.up for worker in self._workers) < workers:
-                    self._changed.clear()
-                    await self._changed.wait()
-        if self._fatal is not None:
-            raise self._fatal
-        return sum(worker.up for worker in self._workers) >= workers
+    async def _up(self, seconds: float) -> list[_Worker]:
+        """The workers that are up; if there are none, waits up to this number of seconds for one.
 
-    def _mark_lost(self, worker: _Worker, error: WorkerLostError) -> None:
-        worker.up = False
-        if isinstance(error, WorkerGoneError):
-            worker.lost_reason = str(error)
-            if all(other.lost_reason for other in self._workers):
-                self._fatal = self._fatal or ProviderError(
-                    f"all workers of the cluster were lost ({worker.lost_reason}); start the same run again to continue"
-                )
-        elif worker.reviving.done():
-            worker.reviving = asyncio.create_task(self._wait_until_up(worker))
-        self._changed.set()
-
-    async def _wait_until_up(self, worker: _Worker) -> None:
-        """Call a worker until it answers, after its start or its restart by the cluster."""
-        while not worker.up and not worker.lost_reason and self._fatal is None:
-            try:
-                node, version = await worker.call("hello")
-                if version != __version__:
-                    raise ProviderError(
-                        f"the node {node} runs relabel {version} and this machine {__version__}; install the same version on every node"
-                    )
-            except WorkerLostError as error:
-                self._mark_lost(worker, error)
-                await asyncio.sleep(_RETRY_S)
-            except RelabelError as error:
-                self._fatal = self._fatal or error
-            else:
-                worker.up = True
-            self._changed.set()
+        Raises:
+            RelabelError: All workers are lost permanently, or one cannot be used.
+        """
+        starting = [worker.ready for worker in self._workers if not worker.ready.done()]
+        if starting and not any(worker.up for worker in self._workers):
+            await asyncio.wait(starting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        errors = [error for worker in self._workers if worker.ready.done() and (error := worker.ready.exception())]
+        for error in errors:
+            if isinstance(error, RelabelError):
+                raise error
+        if len(errors) == len(self._workers):
+            raise ProviderError(
+                f"all workers of the cluster were lost ({errors[0]}); start the same run again to continue"
+            )
+        return [worker for worker in self._workers if worker.up]
 
 
 class RayEngine(OnlineEngine):
@@ -404,8 +394,6 @@ class RayEngine(OnlineEngine):
         self._exit.callback(cluster.leave)
         keep_signals()
         handles = await asyncio.to_thread(self._start_workers, cluster, local)
-        for handle in handles:
-            self._exit.callback(_kill_worker, cluster, handle)
         transport = RayTransport([partial(_call, cluster, handle) for handle in handles], self.connection)
         try:
             await transport.open(START_S)
@@ -418,15 +406,8 @@ class RayEngine(OnlineEngine):
 
     def _start_workers(self, cluster: Cluster, local: bool) -> list[Any]:
         nodes, cpus = cluster.nodes, self._options.worker_cpus
-        wanted = self._options.workers or len(nodes)
-        if cpus:
-            room = sum(int(node.get("Resources", {}).get("CPU", 0)) // cpus for node in nodes)
-            if self._options.workers is None:
-                wanted = room
-            if wanted > room or not room:
-                raise UsageError(
-                    f"the cluster has room for {room} workers of {cpus} cores, not for {wanted or 1}; use fewer --workers or --worker-cpus"
-                )
+        room = sum(int(node["Resources"].get("CPU", 0)) // cpus for node in nodes) if cpus else len(nodes)
+        wanted = self._options.workers or max(1, room)
         connection = self.connection
         model = (connection.model, connection.endpoint.model, cpus) if local else ()
         actor = cluster.ray.remote(Sender)
@@ -435,11 +416,6 @@ class RayEngine(OnlineEngine):
         affinity = cluster.ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
         places = ["SPREAD" if cpus else affinity(nodes[n % len(nodes)]["NodeID"], soft=True) for n in range(wanted)]
         return [actor.options(**options, scheduling_strategy=place).remote(*model) for place in places]
-
-
-def _kill_worker(cluster: Cluster, handle: Any) -> None:
-    with suppress(Exception):  # the worker or the cluster may be gone already
-        cluster.ray.kill(handle, no_restart=True)
 
 
 async def _call(cluster: Cluster, handle: Any, method: str, *arguments: Any) -> Any:
