@@ -150,7 +150,6 @@ def test_the_variable_that_holds_the_key_is_remembered_and_the_key_is_not(
     monkeypatch.delenv("OPENAI_API_KEY")
     monkeypatch.setenv("MINE", KEY)
     run_id = interrupted(fake, capsys, "--key-env", "MINE")
-    assert run_app(["batch", "list", "--refresh"]) == 0
     assert run_app(["batch", "resume", run_id, "--quiet"]) == 0
     assert {call.authorization for call in fake.calls} == {f"Bearer {KEY}"}
     for path in settings().home.rglob("*"):
@@ -227,9 +226,9 @@ def test_list_shows_what_the_provider_said(fake: FakeBatches, capsys: pytest.Cap
     assert found["folder"] == str(Path("r").resolve())
     chunk = found["chunks"][0]
     assert (chunk["batch_id"], chunk["status"], chunk["taken"]) == ("batch_1", "in_progress", False)
-    assert run_app(["batch", "list", "--refresh"]) == 0
+    assert run_app(["batch", "list"]) == 0
     line = capsys.readouterr().out
-    assert line.startswith(f"{run_id}  open   1 chunk(s): 1 completed; 8 of 8 requests done; since ")
+    assert line.startswith(f"{run_id}  open   1 chunk(s): 1 in_progress; 0 of 8 requests done; since ")
     assert run_app(["batch", "resume", run_id, "--quiet"]) == 0
     assert listed(capsys)[0]["state"] == "ended"
 

@@ -324,7 +324,7 @@ async def test_each_setting_is_estimated_from_its_own_answers(store: Store, tmp_
         words = estimate(make_job(fake.base_url, 100, settings=("with-tools",)), None)
         strict = 70 * 50
         assert found.completion_tokens == (strict + words.completion_tokens[0], strict + words.completion_tokens[1])
-        assert "strict: from 30 stored answers to the same prompt; with-tools: from the words" in found.basis
+        assert "from 30 stored answers to the same prompts, for the other settings from the words" in found.basis
         await label_all(make_job(fake.base_url, 12, settings=("with-tools",)), store, tmp_path / "tools")
         found = estimate(make_job(fake.base_url, 100), store)
         assert found.completion_tokens == (strict + 88 * 1000, strict + 88 * 1000)

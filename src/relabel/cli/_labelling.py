@@ -10,7 +10,6 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Coroutine, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -149,28 +148,6 @@ def resume_batches(state: BatchState, environment: Settings, *, submit: bool, sh
         job, folder, environment, options=options, base_url=state.base_url, look=showing.look
     )
     report(outcome, folder, job.model, advice, as_json=showing.as_json)
-
-
-async def refresh_batches(states: list[BatchState], environment: Settings) -> None:
-    """Query the state of open batches, for display only: the stored state belongs to the process that runs the job."""
-    from relabel.labelling.batch.provider import GoneError, batch_provider
-
-    for state in states:
-        if not state.at_provider:
-            continue
-        job = BatchFolder(environment.home / "batches", state.run_id).load_job()
-        provider = batch_provider(job, state.base_url, environment, state.key_env)
-        try:
-            for chunk in state.at_provider:
-                assert chunk.batch_id is not None
-                try:
-                    batch = await provider.retrieve(chunk.batch_id)
-                    chunk.status, chunk.answered = batch.status, batch.answered
-                    chunk.checked_at = datetime.now(UTC).isoformat(timespec="seconds")
-                except GoneError:
-                    chunk.status = "gone"
-        finally:
-            await provider.close()
 
 
 MUCH_USD = 100.0

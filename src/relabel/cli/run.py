@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -84,16 +83,6 @@ relabel run --model MODEL --sample 50             a real run, with OPENAI_API_KE
     )
 
 
-@dataclass(frozen=True)
-class CheckedAsking(Asking):
-    """What is asked, with the limits of the numbers."""
-
-    sample: Annotated[int | None, typer.Option(min=1)] = None
-    pack: Annotated[int, typer.Option(min=1, max=100)] = 1
-    rpm: Annotated[float | None, typer.Option(min=0.001, callback=_options.finite)] = None
-    tpm: Annotated[float | None, typer.Option(min=1, callback=_options.finite)] = None
-
-
 @app.command()
 def run(
     ctx: typer.Context,
@@ -102,7 +91,7 @@ def run(
     rubric: str = "exposure",
     setting: list[str] | None = None,
     occupation: list[str] | None = None,
-    asking: CheckedAsking,
+    asking: Asking,
     labelling: _options.Labelling,
     response_format: Literal["auto", "json_schema", "json_object", "text"] = "auto",
     header: list[str] | None = None,
@@ -150,8 +139,6 @@ def run(
         **vars(asking),
         **labelling.chosen(),
     )
-    if asking.hedge and engine != "online":
-        raise UsageError(f"--hedge needs --engine online, and this is --engine {engine}; remove one of them")
     if engine == "batch" and local.is_local(model):
         raise UsageError(f"--engine batch needs a provider with a Batch API, and {model} runs here; remove --engine")
     chosen.asked_settings()
@@ -189,13 +176,14 @@ def run(
 def _cluster(
     ctx: typer.Context, engine: Engine, address: str | None, workers: int | None, worker_cpus: int | None
 ) -> ray.ClusterOptions | None:
-    if engine == "ray":
-        cluster = ray.ClusterOptions(address, workers, worker_cpus)
-        cluster.check()
-        return cluster
-    reason = f"configures a Ray cluster, and --engine {engine} uses none; add --engine ray"
-    _options.reject_ineffective_options(ctx, reason, "ray_address", "workers", "worker_cpus")
-    return None
+    ineffective = [*["hedge"] * (engine != "online"), *["ray_address", "workers", "worker_cpus"] * (engine != "ray")]
+    reason = f"has no effect with --engine {engine}; remove it or change --engine"
+    _options.reject_ineffective_options(ctx, reason, *ineffective)
+    if engine != "ray":
+        return None
+    cluster = ray.ClusterOptions(address, workers, worker_cpus)
+    cluster.check()
+    return cluster
 
 
 @app.command("providers")
@@ -215,22 +203,14 @@ def list_providers(name: Annotated[str | None, typer.Argument()] = None, as_json
             typer.echo(f"{provider.id:<11} {address}  ({keys})")
             continue
         for label, text in provider.in_words().items():
-            say_of(label, text, column=10)
+            say_of(label, text, column=15)
 
 
 @batch_app.command("list")
-def list_batches(refresh: bool = False, as_json: _options.AsJson = False) -> None:
-    """List the batch jobs of this machine, newest first, with the last known state of their batches.
-
-    Args:
-        refresh: Ask the provider for the state of open batches; needs the key.
-    """
+def list_batches(as_json: _options.AsJson = False) -> None:
+    """List the batch jobs of this machine, newest first, with the last known state of their batches."""
     environment = settings.settings()
     states, damaged = batches.known_states(environment.home / "batches")
-    if refresh:
-        import asyncio
-
-        asyncio.run(_labelling.refresh_batches(states, environment))
     broken = [{"run_id": run, "problem": problem} for run, problem in damaged.items()]
     if _options.give_json({"runs": [_batch_document(state) for state in states], "damaged": broken}, as_json=as_json):
         return

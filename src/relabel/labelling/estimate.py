@@ -318,16 +318,14 @@ def _completion_tokens(job: Job, totals: _Totals) -> tuple[int, int]:
 
 
 def _basis(model: str, settings: Mapping[str, _Totals]) -> str:
-    stored = {name: totals for name, totals in settings.items() if totals.from_answers}
-    if stored and len(stored) == len(settings):
-        return f"from {sum(len(totals.completion) for totals in stored.values()):,} stored answers to the same prompts"
+    from_answers = [totals.from_answers for totals in settings.values()]
+    answers = sum(len(totals.completion) for totals in settings.values() if totals.from_answers)
+    stored = f"from {answers:,} stored answers to the same prompts"
+    if settings and all(from_answers):
+        return stored
     basis = "from the words of the prompts and the words allowed for a rationale"
-    if stored:
-        parts = [
-            f"{name}: from {len(totals.completion):,} stored answers to the same prompt"
-            for name, totals in stored.items()
-        ]
-        basis = "; ".join([*parts, f"{', '.join(name for name in settings if name not in stored)}: {basis}"])
+    if answers:
+        basis = f"{stored}, for the other settings {basis}"
     if reasons(model):
         basis += (
             f"; {model} thinks before it answers: hidden tokens, billed as output, are not included; a pilot "

@@ -34,12 +34,15 @@ if TYPE_CHECKING:
 
 # Maximum value of `--concurrency`.
 MOST_IN_FLIGHT = 4096
+# Maximum number of tasks in one request.
+MOST_PACKED = 100
 # Names of fields that may hold a credential, as in JSON.
 _CREDENTIALS = re.compile(
     r'"(?:x[-_])?(?:api[-_]?key|authorization|(?:access[-_])?token|secret|password)":', re.IGNORECASE
 )
 # Fields of a request that relabel sets itself.
 _OWN_FIELDS = {"model", "messages", "input", "response_format", "stream", "n"}
+_ONE_TOKEN_FIELDS = {*ONE_TOKEN, "max_completion_tokens", "max_output_tokens"}
 
 
 class Prepared(NamedTuple):
@@ -95,14 +98,13 @@ class RunOptions(Asking):
     cluster: ClusterOptions | None = None
 
     def __post_init__(self) -> None:
-        whole = {"samples": 1, "variants": 1, "pack": 1, "sample": 1, "max_tokens": 1, "concurrency": 1}
-        for name, least in {**whole, "timeout": 0, "rpm": 0, "tpm": 0, "max_cost": 0}.items():
+        least = {"samples": 1, "variants": 1, "pack": 1, "sample": 1, "max_tokens": 1, "concurrency": 1}
+        for name in (*least, "timeout", "rpm", "tpm", "max_cost"):
             value = getattr(self, name)
-            fits = isinstance(value, int if name in whole else int | float) and least <= float(value) < math.inf
-            if value is not None and not fits:  # nan is not at least anything
-                raise UsageError(
-                    f"{name} is {value!r}; give {'an int' if name in whole else 'a number'} of {least} or more"
-                )
+            if value is not None and not least.get(name, 0) <= value < math.inf:  # nan is not at least anything
+                raise UsageError(f"{name} is {value!r}; give a number of {least.get(name, 0)} or more")
+        if self.pack > MOST_PACKED:
+            raise UsageError(f"pack is {self.pack}; give {MOST_PACKED} or less")
 
     def asked_settings(self) -> tuple[str, ...]:
         """The settings to ask: those that were given, or all.
@@ -148,8 +150,10 @@ class RunOptions(Asking):
         url = (self.base_url or default or "").strip()  # on Windows, `set NAME=VALUE && relabel` adds a space
         provider, local = named or provider_of(url), is_local(self.model)
         params = dict(self.params)
-        if self.decide == "logprob":
-            _refuse_overridden(params, self.max_tokens)
+        if self.decide == "logprob" and (params.keys() & _ONE_TOKEN_FIELDS or self.max_tokens is not None):
+            raise UsageError(
+                f"--decide logprob sets {', '.join(ONE_TOKEN)} itself; remove --max-tokens and --param with one of these"
+            )
         if self.max_tokens is not None:
             bound = "max_tokens" if local else provider.bound
             params["max_output_tokens" if self.api == "responses" else bound] = self.max_tokens
@@ -221,10 +225,8 @@ class RunOptions(Asking):
     def limiter(self) -> Limiter:
         """The limiter for these options."""
         at_once = self.concurrency
-        if at_once is None and is_local(self.model):
-            at_once = SLOTS
-            if self.cluster:  # each worker runs a server; their number may be known only once the cluster is joined
-                at_once = SLOTS * self.cluster.workers if self.cluster.workers else LARGEST_LIMIT
+        if at_once is None and is_local(self.model):  # the engine of a cluster lowers it to the slots of its workers
+            at_once = LARGEST_LIMIT if self.cluster else SLOTS
         most = MOST_IN_FLIGHT if self.cluster else most_connections()
         return Limiter(at_once and min(at_once, most), largest=min(LARGEST_LIMIT, most), rpm=self.rpm, tpm=self.tpm)
 
@@ -274,10 +276,8 @@ def read_parameters(items: Sequence[str]) -> dict[str, Any]:
             raise UsageError(f"--param {item!r} is not NAME=VALUE with a sampling parameter, such as temperature=0")
         try:
             parameters[name] = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             parameters[name] = text
-        except RecursionError:
-            parameters[name] = math.nan  # refused below
     return checked_parameters(parameters)
 
 
@@ -317,17 +317,6 @@ def read_concurrency(text: str) -> int | None:
     if text.isdecimal() and 1 <= int(text) <= MOST_IN_FLIGHT:
         return int(text)
     raise UsageError(f"--concurrency must be 'auto' or an integer from 1 to {MOST_IN_FLIGHT}; got {text!r}")
-
-
-def _refuse_overridden(params: dict[str, Any], max_tokens: int | None) -> None:
-    """Refuse parameters that `--decide logprob` would override, so that the manifest says what was sent."""
-    refused = [f"--param {n}" for n, value in params.items() if n in ONE_TOKEN and value != ONE_TOKEN[n]]
-    refused += [f"--param {n}" for n in params if n not in ONE_TOKEN and output_bound({n: 1}) is not None]
-    if max_tokens is not None:
-        refused.append("--max-tokens")
-    if refused:
-        fixed = ", ".join(f"{name}={json.dumps(value)}" for name, value in ONE_TOKEN.items())
-        raise UsageError(f"--decide logprob requests one token with {fixed}; remove {' and '.join(refused)}")
 
 
 def default_name(job: Job) -> str:

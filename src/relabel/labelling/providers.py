@@ -56,14 +56,6 @@ class TokenRatio(Frozen):
     source: str
 
 
-# The property `batch` in words.
-_BATCH = {
-    None: "unknown; relabel looks for OpenAI's Files and Batch API before it uploads anything",
-    "openai": "OpenAI's Files and Batch API",
-    "none": "none that relabel supports",
-}
-
-
 class Provider(Frozen):
     """Properties of a provider that affect requests and replies.
 
@@ -104,43 +96,17 @@ class Provider(Frozen):
     sources: tuple[str, ...] = ()
 
     def in_words(self) -> dict[str, str]:
-        """The properties in words, by name."""
-        caches = "; ".join(
-            f"{', '.join(rule.models)}: from {f'{rule.least:,} tokens' if rule.least else 'any length'}"
-            + (f", at {rule.read:.0%} of the price of input" if rule.read is not None else "")
-            + (f", {rule.key}" if rule.key else "")
-            + (f", {rule.mark}" if rule.mark else "")
-            for rule in self.cache
-        )
-        return {
-            "name": f"{self.name} ({self.id})",
-            "address": self.base_url or "of your own",
-            "known by": ", ".join([*self.hosts, *([self.path] if self.path else [])]) or f"--provider {self.id}",
-            "key": f"{' or '.join(self.key_env)}, sent in {self.key_header}" if self.key_env else "not needed",
-            "answers": ", ".join((*self.forms, "text")),
-            "bound": f"--max-tokens is sent as {self.bound}",
-            "thinking": f"hidden tokens are counted {self.thinking}",
-            "batch": _BATCH.get(self.batch, f"the Batch API of {str(self.batch).title()}"),
-            "cache": caches or "none known",
-            "notes": "; ".join(self.notes) or "none",
-            "sources": f"{', '.join(self.sources) or 'none'} (as of {self.as_of or 'an unknown day'})",
-        }
+        """The properties that are known, in words, by name."""
+        known = self.model_dump(mode="json", exclude_none=True)
+        return {name.replace("_", " "): _in_words(value) for name, value in known.items() if value not in ([], False)}
 
     def headers(self, secret: str) -> dict[str, str]:
-        """Headers with the key and, for OpenAI, with organisation and project from the environment.
-
-        Raises:
-            UsageError: The variable of the organisation or the project has characters that no header can hold.
-        """
+        """Headers with the key and, for OpenAI, with organisation and project from the environment."""
         bearer = self.key_header == "Authorization" or secret.startswith("eyJ")  # a JSON Web Token instead of a key
         auth = {"Authorization": f"Bearer {secret}"} if bearer else {self.key_header: secret}
         own = {"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPENAI_PROJECT_ID"}
-        values = {header: os.environ.get(name, "").strip() for header, name in own.items() if self.id == "openai"}
-        if wrong := [own[header] for header, value in values.items() if not (value.isascii() and value.isprintable())]:
-            raise UsageError(
-                f"{wrong[0]} contains characters that no id has, such as line breaks; set it to the id only"
-            )
-        return {**(auth if secret else {}), **{header: value for header, value in values.items() if value}}
+        ids = {header: os.environ.get(name, "").strip() for header, name in own.items() if self.id == "openai"}
+        return {**(auth if secret else {}), **{header: value for header, value in ids.items() if value}}
 
     def prefix_cache(self, model: str) -> PrefixCache | None:
         """The prefix cache for a model; None if unknown."""
@@ -164,6 +130,12 @@ class Provider(Frozen):
             prefix = f"{body.get('model')}\0{fixed[-1]['content']}"
             body = {rule.key: "relabel-" + hashlib.sha256(prefix.encode()).hexdigest()[:32], **body}
         return body
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_in_words(part)}" for name, part in value.items())
+    return "; ".join(map(_in_words, value)) if isinstance(value, list) else str(value)
 
 
 class _File(Frozen):

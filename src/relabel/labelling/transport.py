@@ -59,7 +59,6 @@ _STREAM_PARTS = re.compile(rb"\A\s*(?::[^\n]*\n\s*)+|data:\s*\[DONE\]\s*\Z")
 # Prefixes of the names of headers that are used; the others are dropped.
 _USED_HEADERS = ("x-ratelimit-", "retry-after", "location", "content-type", TIER_HEADER, *UPSTREAM_HEADERS)
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
-_TRANSPORT_HEADERS = {"host", "content-length", "content-type", "transfer-encoding", "connection", "accept-encoding"}
 
 
 @cache
@@ -141,7 +140,7 @@ def parse_headers(items: Sequence[str]) -> dict[str, str]:
         items: Headers as `NAME=VALUE`.
 
     Raises:
-        UsageError: An item is not a valid header, or relabel sets it itself.
+        UsageError: An item is not a valid header.
     """
     headers: dict[str, str] = {}
     for item in items:
@@ -149,8 +148,6 @@ def parse_headers(items: Sequence[str]) -> dict[str, str]:
         if not equals or not _HEADER_NAME.fullmatch(name) or not value.isprintable() or not value.isascii():
             shown = name if _HEADER_NAME.fullmatch(name) else "(its name)"
             raise UsageError(f"--header {shown} must be NAME=VALUE, the name and value of an HTTP header")
-        if name.lower() in _TRANSPORT_HEADERS:
-            raise UsageError(f"--header {name} cannot be set: relabel sets it for each request; remove the option")
         headers[name] = value
     guard_headers(headers)
     return headers
@@ -302,13 +299,15 @@ class Http:
         guard(secret)
         guard_address(base_url)
         secret = secret.strip(" ")
-        require_sendable(secret)
+        require_sendable("key", secret)
         self.address = public_url((base_url or OPENAI_URL).partition("?")[0]).rstrip("/")
         self.headers = CIMultiDict(
             {"Accept": "application/json", "Content-Type": "application/json", "User-Agent": f"relabel/{__version__}"}
         )
         actual_provider = provider_of(base_url or OPENAI_URL) if provider is UNKNOWN else provider
-        self.headers.update(actual_provider.headers(secret))
+        for name, value in actual_provider.headers(secret).items():
+            require_sendable("id", value)
+            self.headers[name] = value
         self.headers.update(headers or {})
         self.query = urlsplit(base_url or "").query
         self._urls = {api: self.url(path) for api, path in PATHS.items()}
@@ -429,34 +428,30 @@ async def _content(reply: aiohttp.ClientResponse) -> bytes:
 
 
 def _connection_problem(error: aiohttp.ClientConnectorError | aiohttp.ClientHttpProxyError) -> str:
-    """Why there is no connection, without error numbers and without the address, which the caller's message gives."""
+    """Why there is no connection, without error numbers."""
     import aiohttp
 
     if isinstance(error, aiohttp.ClientHttpProxyError):
         return f"the proxy answers HTTP {error.status}; check its address, user and password"
-    if isinstance(error, aiohttp.ClientProxyConnectionError):
-        return f"its proxy {error.host}:{error.port}: {os.strerror(error.errno or errno.ECONNREFUSED)}".lower()
-    if isinstance(error, aiohttp.ClientConnectorDNSError):  # the host may be the proxy
-        return f"there is no host {error.host}"
+    fault: Any = getattr(error, "certificate_error", None) or error.os_error
     if isinstance(error, aiohttp.ClientSSLError):
-        fault: Any = getattr(error, "certificate_error", None) or error.os_error
-        reason = getattr(fault, "verify_message", "") or getattr(fault, "reason", "") or fault
-        problem = f"TLS with {error.host}:{error.port} fails: {reason}".replace("_", " ").lower()
-        unknown = re.search("self.signed|issuer", problem) is not None
-        return problem + ("; name the PEM file of its authority in SSL_CERT_FILE" if unknown else "")
-    return os.strerror(error.errno).lower() if error.errno else str(error)
+        reason = f"TLS fails: {fault.strerror or fault}; name the PEM file of its authority in SSL_CERT_FILE"
+    else:
+        reason = os.strerror(fault.errno).lower() if fault.errno in errno.errorcode else fault.strerror or str(fault)
+    name = "its proxy " if isinstance(error, aiohttp.ClientProxyConnectionError) else ""
+    return f"{name}{error.host}:{error.port}: {reason}"
 
 
-def require_sendable(key: str) -> None:
-    """Check that a key can be sent in a header.
+def require_sendable(name: str, value: str) -> None:
+    """Check that a key or an id can be sent in a header.
 
     Raises:
         UsageError: It is in quotes, or contains line breaks, control characters or non-ASCII characters.
     """
-    if key != key.strip("\"'`") or not (key.isascii() and key.isprintable()):
+    if value != value.strip("\"'`") or not (value.isascii() and value.isprintable()):
         raise UsageError(
-            "the key contains quotes, line breaks or other characters that no key has; set OPENAI_API_KEY, or the variable that you "
-            "use, to the key only"
+            f"the {name} contains quotes, line breaks or other characters that no {name} has; set its environment variable, such as "
+            f"OPENAI_API_KEY or OPENAI_ORG_ID, to the {name} only"
         )
 
 
