@@ -18,7 +18,7 @@ def main() -> None:
     endpoint = local_endpoint("local")
     planner = Planner(load_rubric("exposure"), load_prompt("task"), endpoint)
     tasks = load_tasks("sample", sample=20)
-    with serve(weights, endpoint.model, slots=1, slot_tokens=4096) as server:
+    with serve(weights, endpoint.model, slot_tokens=4096) as server:
         for pack in (1, 5, 20):
             total = 0
             for start in range(0, len(tasks), pack):

@@ -18,7 +18,7 @@ from ray_builders import VARIABLES, WORKER, Nodes, label_on, nodes, processes, u
 from relabel.errors import ProviderError
 from relabel.labelling import ray as ray_engine
 from relabel.labelling.providers import Price
-from relabel.labelling.ray import ClusterOptions, join
+from relabel.labelling.ray import ClusterOptions, joined, living_nodes
 from relabel.labelling.store import Store
 from relabel.run import open_run
 from server import Reply, Seen, chat, judged, provider, refused
@@ -208,8 +208,11 @@ def test_other_versions_of_ray_are_named(cluster: Nodes, monkeypatch: pytest.Mon
     for name, value in VARIABLES.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(ray, "__version__", "1.0.0")
-    with pytest.raises(ProviderError, match=r"(?i)version mismatch.*with its versions of Ray and Python"):
-        join(ClusterOptions(cluster.address))
+    with (
+        pytest.raises(ProviderError, match=r"(?i)version mismatch.*with its versions of Ray and Python"),
+        joined(ClusterOptions(cluster.address)),
+    ):
+        pass
     assert not ray.is_initialized()
 
 
@@ -232,14 +235,11 @@ def test_ray_that_is_started_here_listens_on_loopback_alone_and_leaves_nothing(
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     before = ray_folders()
-    here = join(ClusterOptions())
-    try:
-        (node,) = here.nodes
+    with joined(ClusterOptions()) as here:
+        (node,) = living_nodes(here)
         assert node["NodeManagerAddress"] == "127.0.0.1"
         (folder,) = ray_folders() - before
         assert folder.parent.stat().st_mode & 0o077 == 0
-    finally:
-        here.leave()
     assert ray_folders() == before
     assert not list(tmp_path.rglob("*"))
     assert capfd.readouterr() == ("", "")

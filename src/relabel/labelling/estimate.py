@@ -180,7 +180,6 @@ def _walk(job: Job, store: Store | None, *, afresh: bool) -> tuple[int, dict[str
         Number of requests, shared parts of prompts by their text, and totals by setting.
     """
     requests, prefixes, settings = 0, dict[str, _Shared](), dict[str, _Totals]()
-    last: tuple[Any, float] = (None, 0.0)
     for item in job.plan():
         requests += 1
         body, key = item.request.body, item.request.key
@@ -189,9 +188,7 @@ def _walk(job: Job, store: Store | None, *, afresh: bool) -> tuple[int, dict[str
         if (shared := prefixes.get(text)) is None:
             shared = prefixes[text] = _Shared(item.setting, pieces(text), _parameters(body))
         totals = settings.setdefault(item.setting, _Totals())
-        if last[0] is not body:  # all samples of a question have the same body
-            last = body, pieces(user["content"])
-        size = shared.pieces + last[1]
+        size = shared.pieces + pieces(user["content"])
         if store is not None and store.has(key):
             if totals.wants_more and (answer := store.get(key)):
                 totals.add(key, answer.usage, size, len(item.tasks))

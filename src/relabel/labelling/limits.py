@@ -350,23 +350,16 @@ class Limiter:
     def _read_limits(self, ticket: Ticket, headers: Mapping[str, str]) -> None:
         for name, taken in (("requests", 1.0), ("tokens", ticket.tokens)):
             window = self._windows.get(name)
-            header_limit = limit_in_headers(name, headers)
-            if (
-                header_limit is None
-                or header_limit[2] > _LONGEST_RESET_S
-                or (window is not None and ticket.number <= window.granted_after)
-            ):
+            reported = limit_in_headers(name, headers)
+            outdated = window is not None and ticket.number <= window.granted_after
+            if reported is None or reported[2] > _LONGEST_RESET_S or outdated:
                 if window is not None:  # the server may have counted this request, although no later reply says so
                     window.remaining -= taken
                 continue
-            limit, remaining, resets_at = header_limit[0], header_limit[1], self._clock() + header_limit[2]
-            if window is None:
-                self._windows[name] = _Window(limit, remaining, resets_at, 0)
-            elif window.resets_at == math.inf:
-                window.limit, window.remaining, window.resets_at = limit, remaining, resets_at
-            else:
-                window.limit, window.remaining = limit, min(window.remaining, remaining)
-                window.resets_at = max(window.resets_at, resets_at)
+            limit, remaining, resets_at = reported[0], reported[1], self._clock() + reported[2]
+            if window is not None and window.resets_at != math.inf:
+                remaining, resets_at = min(window.remaining, remaining), max(window.resets_at, resets_at)
+            self._windows[name] = _Window(limit, remaining, resets_at, window.granted_after if window else 0)
 
 
 def limit_in_headers(name: str, headers: Mapping[str, str]) -> tuple[float | None, float, float] | None:

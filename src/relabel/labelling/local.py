@@ -7,7 +7,7 @@ The server is llama.cpp's OpenAI-compatible one. It runs in a separate process, 
 output affects the run, and so that Ctrl-C in the terminal does not stop it before the answers in flight are stored. It ends when its
 standard input closes, which happens however the parent process ends, `kill -9` included.
 
-    python -m relabel.labelling.local GGUF ALIAS SLOTS SLOT_TOKENS THREADS
+    python -m relabel.labelling.local GGUF ALIAS SLOT_TOKENS THREADS
 """
 
 from __future__ import annotations
@@ -118,22 +118,15 @@ def local_endpoint(model: str) -> Endpoint:
     return Endpoint(host="local", model=f"{stem}@{digest[:12]}", params=PARAMS, rationale_chars=RATIONALE_CHARS)
 
 
-def idle_threads(cores: int | None = None, load: float | None = None) -> int:
-    """Number of threads for a model: one per core, from 1 to 8, and half as many on a very busy machine.
+def idle_threads() -> int:
+    """Number of threads for a model: one per core that this process may use, at most 8, and half as many on a very busy machine.
 
     The threads wait for each other hundreds of times per token. On a busy machine, one of them is usually not running, and two
     threads can then be ten times slower than one.
-
-    Args:
-        cores: Number of cores that this process may use; by default looked up.
-        load: Average number of running processes; by default looked up.
     """
-    if cores is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if load is None:
-        load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    threads = max(1, min(cores, 8))
-    return threads if load < 2 * cores else max(1, threads // 2)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    busy = hasattr(os, "getloadavg") and os.getloadavg()[0] >= 2 * cores
+    return max(1, min(cores, 8) // (2 if busy else 1))
 
 
 class Served(NamedTuple):
@@ -145,14 +138,13 @@ class Served(NamedTuple):
 
 @contextmanager
 def serve(
-    weights: Path, alias: str, *, slots: int = SLOTS, slot_tokens: int = SLOT_TOKENS, threads: int | None = None
+    weights: Path, alias: str, *, slot_tokens: int = SLOT_TOKENS, threads: int | None = None
 ) -> Generator[Served]:
     """Run a llama.cpp server on a free loopback port for as long as the block lasts.
 
     Args:
         weights: The GGUF file.
         alias: The model's name in requests.
-        slots: Requests processed at a time, each with up to `slot_tokens`.
         slot_tokens: Tokens of a prompt and its answer together.
         threads: Processor threads; by default those of `idle_threads`.
 
@@ -160,7 +152,7 @@ def serve(
         ProviderError: The server did not start; the message quotes the last line of its output.
     """
     command = [sys.executable, "-m", "relabel.labelling.local", str(weights), alias]
-    command += [str(slots), str(slot_tokens), str(threads or idle_threads())]
+    command += [str(slot_tokens), str(threads or idle_threads())]
     without_key = {k: v for k, v in os.environ.items() if k != "OPENAI_API_KEY"}
     pipe = subprocess.PIPE
     with (
@@ -190,7 +182,7 @@ def serve(
             process.kill()
 
 
-def run_server(gguf: str, alias: str, slots: str, slot_tokens: str, threads: str) -> None:
+def run_server(gguf: str, alias: str, slot_tokens: str, threads: str) -> None:
     """Serve a model until standard input closes, in the process that `serve` starts. Prints the address first."""
     import xllamacpp
 
@@ -203,8 +195,8 @@ def run_server(gguf: str, alias: str, slots: str, slot_tokens: str, threads: str
     params.model_alias = {alias}
     params.hostnames = ["127.0.0.1"]
     params.port = 0
-    params.n_parallel = int(slots)
-    params.n_ctx = int(slots) * int(slot_tokens)
+    params.n_parallel = SLOTS
+    params.n_ctx = SLOTS * int(slot_tokens)
     params.n_threads_http = 8
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = int(threads)
     params.verbosity = 1

@@ -23,7 +23,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from relabel import __version__
 from relabel.errors import DataError, ProviderError, RelabelError, UsageError
@@ -94,20 +94,9 @@ class ClusterOptions:
         return self.address or os.environ.get("RAY_ADDRESS") or None
 
 
-class Cluster(NamedTuple):
-    """A joined cluster: the `ray` module, and a function that ends everything that was started for the run, and nothing else."""
-
-    ray: Any
-    leave: Callable[[], None]
-
-    @property
-    def nodes(self) -> list[Mapping[str, Any]]:
-        """The nodes that are alive."""
-        return [node for node in self.ray.nodes() if node["Alive"]]
-
-
-def join(options: ClusterOptions) -> Cluster:
-    """Join a cluster, or start one on this machine.
+@contextmanager
+def joined(options: ClusterOptions) -> Generator[Any]:
+    """Join a cluster, or start one on this machine, for as long as the block lasts; gives the `ray` module.
 
     Raises:
         ProviderError: The cluster cannot be reached, or runs other versions.
@@ -133,7 +122,8 @@ def join(options: ClusterOptions) -> Cluster:
         opened.callback(lambda: [os.environ.pop(name, None) for name in added])
         ray = _load()
         if ray.is_initialized():  # the calling program has already joined a cluster
-            return Cluster(ray, ExitStack().close)
+            yield ray
+            return
         try:
             with _native_stderr_silenced():
                 ray.init(**init, log_to_driver=False, configure_logging=False)
@@ -143,7 +133,12 @@ def join(options: ClusterOptions) -> Cluster:
                 "its versions of Ray and Python and the address that `ray start` printed, or remove --engine ray"
             ) from error
         opened.callback(ray.shutdown)
-        return Cluster(ray, opened.pop_all().close)
+        yield ray
+
+
+def living_nodes(ray: Any) -> list[Mapping[str, Any]]:
+    """The nodes of the cluster that are alive."""
+    return [node for node in ray.nodes() if node["Alive"]]
 
 
 def _load() -> Any:
@@ -390,11 +385,10 @@ class RayEngine(OnlineEngine):
 
     async def _connect(self) -> RayTransport:
         local = is_local(self.connection.model)
-        cluster = await asyncio.to_thread(join, self._options)
-        self._exit.callback(cluster.leave)
+        ray = await asyncio.to_thread(self._exit.enter_context, joined(self._options))
         keep_signals()
-        handles = await asyncio.to_thread(self._start_workers, cluster, local)
-        transport = RayTransport([partial(_call, cluster, handle) for handle in handles], self.connection)
+        handles = await asyncio.to_thread(self._start_workers, ray, local)
+        transport = RayTransport([partial(_call, ray, handle) for handle in handles], self.connection)
         try:
             await transport.open(START_S)
         except BaseException:
@@ -404,28 +398,28 @@ class RayEngine(OnlineEngine):
             self.limiter.limit = min(self.limiter.limit, SLOTS * len(handles))
         return transport
 
-    def _start_workers(self, cluster: Cluster, local: bool) -> list[Any]:
-        nodes, cpus = cluster.nodes, self._options.worker_cpus
+    def _start_workers(self, ray: Any, local: bool) -> list[Any]:
+        nodes, cpus = living_nodes(ray), self._options.worker_cpus
         room = sum(int(node["Resources"].get("CPU", 0)) // cpus for node in nodes) if cpus else len(nodes)
         wanted = self._options.workers or max(1, room)
         connection = self.connection
         model = (connection.model, connection.endpoint.model, cpus) if local else ()
-        actor = cluster.ray.remote(Sender)
+        actor = ray.remote(Sender)
         options = {"num_cpus": cpus or 0, "max_restarts": -1, "max_concurrency": 4096}
         # On the nodes in turn or, if cores are reserved, wherever they are free; workers of a lost node move to others.
-        affinity = cluster.ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
+        affinity = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
         places = ["SPREAD" if cpus else affinity(nodes[n % len(nodes)]["NodeID"], soft=True) for n in range(wanted)]
         return [actor.options(**options, scheduling_strategy=place).remote(*model) for place in places]
 
 
-async def _call(cluster: Cluster, handle: Any, method: str, *arguments: Any) -> Any:
+async def _call(ray: Any, handle: Any, method: str, *arguments: Any) -> Any:
     """Call a worker's method, and translate Ray's errors.
 
     Raises:
         WorkerLostError: The worker cannot be reached; `WorkerGoneError` if it is lost permanently.
         RelabelError: The method raised it; a `ProviderError` stands for any other error of the method.
     """
-    errors = cluster.ray.exceptions
+    errors = ray.exceptions
     try:
         return await getattr(handle, method).remote(*arguments)
     except errors.ActorDiedError as error:
