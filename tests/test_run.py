@@ -30,10 +30,10 @@ from run_builders import a_failure, a_label, a_run
             ("three-way", "E1"),
             "three-way",
             "E3",
-            r"'E3' .* not a label of the rubric eloundou \(E1, E2, E0\)",
+            r"'E3' .* which the rubric eloundou does not have \(labels E1, E2, E0",
         ),
-        ("automation", ("automation", "T4"), "automation", "E1", r"'E1' .* not a label of the rubric automation"),
-        ("epoch", ("hope", "5"), "hope", "6", r"the occupation 11-1011\.00 '6' in the setting hope"),
+        ("automation", ("automation", "T4"), "automation", "E1", r"'E1' .* which the rubric automation does not have"),
+        ("epoch", ("hope", "5"), "hope", "6", r"the occupation 11-1011\.00 '6' in the setting 'hope'"),
     ],
 )
 def test_a_label_that_the_rubric_does_not_know_is_named_not_counted(
@@ -158,19 +158,13 @@ def test_the_same_labels_give_the_same_bytes(tmp_path: Path) -> None:
         (lambda d: (d / "manifest.json").write_text("[" * 200_000), "is not a run manifest"),
         (lambda d: (d / "manifest.json").write_bytes(b"\xff"), "is not a run manifest"),
         (lambda d: (d / "manifest.json").write_text("{}"), "is not a run manifest .status: is missing"),
-        (
-            lambda d: (d / "manifest.json").write_text('{"format_version": "2"}'),
-            "format_version: is not a whole number",
-        ),
+        (lambda d: (d / "manifest.json").write_text('{"format_version": "2"}'), "is not a run manifest"),
         (lambda d: (d / "manifest.json").write_text(json.dumps({"format_version": 99})), "written by a newer relabel"),
         (lambda d: (d / "labels.parquet").unlink(), "lost its labels.parquet"),
         (lambda d: (d / "labels.parquet").write_bytes(b"PAR1 no"), "is damaged"),
         (lambda d: (d / "labels.parquet").write_bytes(b""), "is damaged"),
         (lambda d: (d / "labels.parquet").write_bytes((d / "labels.parquet").read_bytes()[:-9]), "is damaged"),
-        (lambda d: _columns_named_alike(d / "labels.parquet"), "is damaged"),
         (lambda d: _not_utf_8(d / "labels.parquet"), "is damaged"),
-        (lambda d: _with_parameter("samples", d), "parameters: samples is not a whole number"),
-        (lambda d: _with_parameter("seed", d), "parameters: seed is not a whole number"),
     ],
 )
 def test_a_damaged_folder_is_said_in_a_sentence(damage: Any, words: str, tmp_path: Path) -> None:
@@ -179,11 +173,6 @@ def test_a_damaged_folder_is_said_in_a_sentence(damage: Any, words: str, tmp_pat
     with pytest.raises(DataError, match=words) as said:
         open_run(str(tmp_path))
     assert "\n" not in str(said.value)
-
-
-def _with_parameter(name: str, folder: Path) -> None:
-    written = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps(written | {"parameters": {name: ["x"]}}))
 
 
 def _not_utf_8(path: Path) -> None:
@@ -199,11 +188,6 @@ def test_a_table_that_would_fill_the_memory_is_refused(tmp_path: Path, monkeypat
     monkeypatch.setattr(manifest, "_MOST_LABELS", 1)
     with pytest.raises(DataError, match=r"is damaged .it has more than 1 labels"):
         open_run(str(tmp_path))
-
-
-def _columns_named_alike(path: Path) -> None:
-    table = pq.read_table(path)
-    pq.write_table(table.append_column("label", table["label"]), path)
 
 
 def test_a_task_labelled_twice_is_named(tmp_path: Path) -> None:
@@ -274,12 +258,6 @@ def test_a_file_is_no_run(tmp_path: Path) -> None:
     a_run(tmp_path, [])
     with pytest.raises(DataError, match="is not a run, which is a folder"):
         open_run(str(tmp_path / "manifest.json"))
-
-
-def test_a_name_that_no_folder_can_have_is_cut_short() -> None:
-    with pytest.raises(DataError, match="cannot be looked up") as said:
-        open_run("a" * 5000)
-    assert len(str(said.value)) < 300
 
 
 def test_the_samples_gold_is_a_run() -> None:

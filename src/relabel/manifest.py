@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
-from pydantic import ValidationError, field_validator
+from pydantic import ValidationError
 
 from relabel.errors import ColumnError, DataError, first_error
 from relabel.files import make_private_dir, os_errors, replacing, require_own
@@ -181,14 +181,6 @@ class Manifest(Frozen):
     started_at: str | None = None
     ended_at: str | None = None
 
-    @field_validator("parameters")
-    @classmethod
-    def _counts_are_whole(cls, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
-        for name in ("samples", "variants", "seed"):
-            if not isinstance(parameters.get(name) or 0, int):
-                raise ValueError(f"{name} is not a whole number")
-        return parameters
-
 
 def answer_warnings(models: Mapping[str, int], repeats: int, labels: int) -> list[str]:
     """Warnings for readers of a run's figures, from its labels by model and its samples that a cache repeated."""
@@ -238,15 +230,12 @@ def read_manifest(folder: Path) -> Manifest:
     require_own(path)
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        version = data.get("format_version", FORMAT_VERSION) if isinstance(data, dict) else FORMAT_VERSION
-        if not isinstance(version, int):
-            raise ValueError("format_version: is not a whole number")
-        if version > FORMAT_VERSION:
-            raise DataError(f"{path} was written by a newer relabel (format {version}); update relabel to read it")
+        if isinstance(data, dict) and data.get("format_version", FORMAT_VERSION) > FORMAT_VERSION:
+            raise DataError(f"{path} was written by a newer relabel; update relabel to read it")
         return Manifest.model_validate(data)
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}); correct its permissions, or {_AGAIN}") from error
-    except (ValueError, RecursionError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         reason = first_error(error) if isinstance(error, ValidationError) else str(error)
         raise DataError(f"{path} is not a run manifest ({reason}); {_AGAIN}") from error
 
@@ -356,8 +345,7 @@ def find_run(ref: str, runs_dir: Path = Path("runs")) -> Path:
         DataError: There is no such run.
     """
     advice = "give the folder that `relabel run --out` wrote"
-    short = ref if len(ref) <= 100 else f"{ref[:100]}…"
-    with os_errors(f"the run {short!r} cannot be looked up", advice):
+    with os_errors(f"the run {ref!r} cannot be looked up", advice):
         for folder in (Path(ref), runs_dir / ref) if ref else ():
             if (folder / "manifest.json").is_file():
                 return folder
@@ -367,7 +355,7 @@ def find_run(ref: str, runs_dir: Path = Path("runs")) -> Path:
                 advice = f"make a run of it with `relabel import {ref} --model NAME --out {out}`, and give that"
             raise DataError(f"{ref} is not a run, which is a folder with a manifest.json; {advice}")
     names = ", ".join([*PUBLISHED, "sample"])
-    raise DataError(f"run {short!r} was not found; use a run folder, a name under {runs_dir}/, or one of {names}")
+    raise DataError(f"run {ref!r} was not found; use a run folder, a name under {runs_dir}/, or one of {names}")
 
 
 def read_failures(folder: Path) -> list[Failure]:
@@ -410,8 +398,6 @@ def read_label_file(folder: Path, columns: Sequence[str] | None = None) -> pyarr
     try:
         with pq.ParquetFile(path) as file:
             names: list[str] = file.schema_arrow.names
-            if twice := [name for name in names if names.count(name) > 1]:
-                raise pyarrow.ArrowInvalid(f"it has the column {twice[0]!r} more than once")
             if lacking := [name for name in columns or () if name not in names]:
                 raise ColumnError(path, lacking[0], names)
             if file.metadata.num_rows > _MOST_LABELS:  # a few kilobytes can state billions

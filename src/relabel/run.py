@@ -81,12 +81,11 @@ def checked_label_table(table: pyarrow.Table, rubric: Rubric, path: Path | str) 
     # Other code only tests for labels that it knows, so an unknown label would count as their opposite.
     valid = labels["label"].isin(list(rubric.labels)) & labels["setting"].isin(list(rubric.settings))
     for row in labels[~valid].head(1).to_dict("records"):
-        setting, unit = row["setting"], _unit(row, rubric)
-        description = f"{unit} in the setting {setting!r}, which is not a setting"
-        if setting in rubric.settings:
-            description = f"{unit} {row['label']!r} in the setting {setting}, which is not a label"
-        names = ", ".join(rubric.labels if setting in rubric.settings else rubric.settings)
-        raise DataError(f"{path} labels {description} of the rubric {rubric.id} ({names}); fix the file or label again")
+        names = f"labels {', '.join(rubric.labels)}; settings {', '.join(rubric.settings)}"
+        raise DataError(
+            f"{path} labels {_unit(row, rubric)} {row['label']!r} in the setting {row['setting']!r}, which the rubric {rubric.id} does "
+            f"not have ({names}); fix the file or label again"
+        )
     return labels
 
 

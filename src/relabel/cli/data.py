@@ -254,7 +254,7 @@ def prune(
 def _say_pruned(pruned: maintenance.Pruned, *, dry_run: bool) -> None:
     typer.echo(
         f"{'would remove' if dry_run else 'removed'} {pruned.answers:,} answers and {pruned.rejected:,} rejected ones, which cost "
-        f"{pruned.cost_usd:.4f} USD as far as known; {'would free' if dry_run else 'freed'} {pruned.bytes / 1e6:.1f} MB"
+        f"{pruned.cost_usd:.4f} USD as far as known"
     )
     for name, count in sorted(pruned.by_model.items()):
         typer.echo(f"  {count:>8}  {name}")

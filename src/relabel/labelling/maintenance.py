@@ -172,14 +172,12 @@ class Pruned:
         rejected: Number of rejected answers, which were kept as evidence.
         by_model: Number of both by the model that gave them.
         cost_usd: What both cost in USD, as far as known.
-        bytes: Size of the removed rows.
     """
 
     answers: int
     rejected: int
     by_model: dict[str, int]
     cost_usd: float
-    bytes: int
 
 
 def prune(store: Store, unwanted: Callable[[rows.AnswerRow], bool], *, dry_run: bool) -> Pruned:
@@ -209,14 +207,13 @@ def prune(store: Store, unwanted: Callable[[rows.AnswerRow], bool], *, dry_run: 
         cost += row.answer.cost_usd or 0.0
     answers = len(keys) - rejected
     keys += [key for key in store.keys(rows.TEXT) if keys and key.removeprefix(rows.TEXT) not in needed]
-    size = store.size_of(keys)
     if not dry_run:
         with store.writing_at_once():
             for key in keys:
                 store.delete(key)
         with suppress(sqlite3.Error), closing(sqlite3.connect(store.folder / _DATABASE, timeout=60)) as db:
             db.execute("VACUUM")  # may fail on a full disk; later answers then use the freed space
-    return Pruned(answers, rejected, dict(by_model), cost, size)
+    return Pruned(answers, rejected, dict(by_model), cost)
 
 
 def selection(*, model: str | None, before: str | None, rejected: bool) -> Callable[[rows.AnswerRow], bool]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -270,12 +270,6 @@ class Store:
         with self._guarded():
             for (key,) in self._db.execute(query, (prefix, f"{prefix}\U0010ffff")):
                 yield _key_text(key)
-
-    def size_of(self, keys: Iterable[str]) -> int:
-        """Size of rows in bytes."""
-        query = "SELECT sum(length(key) + length(value)) FROM Cache WHERE key = ? AND raw = 1"
-        with self._guarded():
-            return sum(self._db.execute(query, (key,)).fetchone()[0] or 0 for key in keys)
 
     def newest(self, count: int) -> Iterator[tuple[str, rows.AnswerRow]]:
         """The newest answers, newest first, followed by about as many older ones, evenly spaced."""
