@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from relabel.errors import ColumnError, DataError, first_error
 from relabel.files import make_private_dir, os_errors, replacing, require_own
 from relabel.labels import Failure, Label
-from relabel.redaction import clean_document, masked
+from relabel.redaction import clean_document
 from relabel.rubric import Rubric, Unit
 from relabel.settings import Frozen, Time, asset_dir
 from relabel.sources import fetch, registry
@@ -274,11 +274,8 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     Raises:
         OSError: The folder cannot be written.
     """
-    text = manifest.model_dump_json(indent=2)
-    if masked(text) != text:
-        document = manifest.model_dump(mode="json")
-        document = {**clean_document(document), "rubric": document["rubric"]}
-        text = json.dumps(document, ensure_ascii=False, indent=2)
+    document = manifest.model_dump(mode="json")
+    text = json.dumps({**clean_document(document), "rubric": document["rubric"]}, ensure_ascii=False, indent=2)
     with replacing(folder / "manifest.json") as temporary:
         temporary.write_bytes(f"{text}\n".encode())
 

@@ -278,8 +278,7 @@ class Run:
         """
         if self.manifest.tasks != TASK_FILE and not is_table_file(self.manifest.tasks):
             return self.manifest.tasks
-        paths = [self.manifest.tasks, *(use.file for use in self.manifest.sources if use.source == TASK_FILE)]
-        return next((path for path in paths if self.is_own_list(Path(path))), None)
+        return next((name for name in self._list_names if self.is_own_list(Path(name))), None)
 
     def is_own_list(self, path: Path) -> bool:
         """Whether a file is, byte for byte, the user's own task list that the run was made from."""
@@ -289,8 +288,11 @@ class Run:
     @property
     def list_name(self) -> str:
         """The name or path of its task list; for a user's own file, only its name if the manifest keeps no path."""
-        names = [self.manifest.tasks, *(use.file for use in self.manifest.sources if use.source == TASK_FILE)]
-        return next((name for name in names if name != TASK_FILE), TASK_FILE)
+        return next((name for name in self._list_names if name != TASK_FILE), TASK_FILE)
+
+    @property
+    def _list_names(self) -> list[str]:
+        return [self.manifest.tasks, *(use.file for use in self.manifest.sources if use.source == TASK_FILE)]
 
     def require_tasks(self) -> None:
         """Make sure that the run labelled tasks.

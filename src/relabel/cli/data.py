@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from datetime import datetime
+from functools import partial
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
@@ -219,7 +221,7 @@ def verify_store(set_aside: bool = False) -> None:
 @store_app.command()
 def prune(
     model: str | None = None,
-    before: str | None = None,
+    before: Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"])] = None,
     rejected: bool = False,
     dry_run: bool = False,
     yes: bool = False,
@@ -238,15 +240,15 @@ def prune(
     """
     from dataclasses import asdict
 
-    unwanted = maintenance.selection(model=model, before=before, rejected=rejected)
+    remove = partial(maintenance.prune, model=model, before=before, rejected=rejected)
     if not dry_run and not yes:
         if not sys.stdin.isatty():
             raise UsageError("nothing was removed; use --dry-run for a preview, or --yes to remove the answers")
         with _store() as opened:
-            _say_pruned(maintenance.prune(opened, unwanted, dry_run=True), dry_run=True)
+            _say_pruned(remove(opened, dry_run=True), dry_run=True)
         typer.confirm("Remove them permanently?", abort=True, err=True)
     with _store(read_only=dry_run) as opened:
-        pruned = maintenance.prune(opened, unwanted, dry_run=dry_run)
+        pruned = remove(opened, dry_run=dry_run)
     if not give_json(asdict(pruned) | {"dry_run": dry_run}, as_json=as_json):
         _say_pruned(pruned, dry_run=dry_run)
 

@@ -19,7 +19,7 @@ import shutil
 import sqlite3
 import zlib
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -180,32 +180,42 @@ class Pruned:
     cost_usd: float
 
 
-def prune(store: Store, unwanted: Callable[[rows.AnswerRow], bool], *, dry_run: bool) -> Pruned:
-    """Remove answers permanently, and shared messages that no other answer refers to.
+def prune(store: Store, *, model: str | None, before: datetime | None, rejected: bool, dry_run: bool) -> Pruned:
+    """Remove permanently the answers to which all criteria apply, and shared messages that no other answer refers to.
 
     Args:
         store: The store.
-        unwanted: Whether to remove an answer, given its row.
+        model: Name of the model, as requested or as returned.
+        before: Only answers from before this day, UTC.
+        rejected: Only rejected answers.
         dry_run: Whether to count only, and remove nothing.
 
     Raises:
+        UsageError: No criterion is given.
         StoreError: Another process uses the store.
     """
+    if model is before is None and not rejected:
+        raise UsageError("choose the answers to remove with --model, --before or --rejected")
     if not dry_run:  # a running process writes each shared message once, and expects to find it later
         _require_alone(store.folder)
     keys: list[str] = []
     by_model: Counter[str] = Counter()
-    rejected, cost = 0, 0.0
+    rejections, cost = 0, 0.0
     needed: set[str] = set()
     for key, row in store.answers():
-        if not unwanted(row):
+        unwanted = (
+            (model is None or model in (row.request.body.get("model"), row.answer.model_returned))
+            and (before is None or row.answer.created_at < before.date().isoformat())
+            and (row.rejected is not None or not rejected)
+        )
+        if not unwanted:
             needed.update(rows.digests_of({"request": {"body": row.request.body}}))
             continue
         keys.append(key)
-        rejected += row.rejected is not None
+        rejections += row.rejected is not None
         by_model[row.answer.model_returned or "unknown"] += 1
         cost += row.answer.cost_usd or 0.0
-    answers = len(keys) - rejected
+    answers = len(keys) - rejections
     keys += [key for key in store.keys(rows.TEXT) if keys and key.removeprefix(rows.TEXT) not in needed]
     if not dry_run:
         with store.writing_at_once():
@@ -213,38 +223,7 @@ def prune(store: Store, unwanted: Callable[[rows.AnswerRow], bool], *, dry_run: 
                 store.delete(key)
         with suppress(sqlite3.Error), closing(sqlite3.connect(store.folder / _DATABASE, timeout=60)) as db:
             db.execute("VACUUM")  # may fail on a full disk; later answers then use the freed space
-    return Pruned(answers, rejected, dict(by_model), cost)
-
-
-def selection(*, model: str | None, before: str | None, rejected: bool) -> Callable[[rows.AnswerRow], bool]:
-    """A test that selects the answers to which all given criteria apply.
-
-    Args:
-        model: Name of the model, as requested or as returned.
-        before: Only answers from before this day, ISO 8601, UTC.
-        rejected: Only rejected answers.
-
-    Returns:
-        A function of an answer's row.
-
-    Raises:
-        UsageError: No criterion is given, or `before` is not a date.
-    """
-    if model is before is None and not rejected:
-        raise UsageError("choose the answers to remove with --model, --before or --rejected")
-    try:
-        day = None if before is None else datetime.fromisoformat(before).date().isoformat()
-    except ValueError as error:
-        raise UsageError(f"--before {before!r} is not a date such as 2026-01-31") from error
-
-    def unwanted(row: rows.AnswerRow) -> bool:
-        return (
-            (model is None or model in (row.request.body.get("model"), row.answer.model_returned))
-            and (day is None or row.answer.created_at < day)
-            and (row.rejected is not None or not rejected)
-        )
-
-    return unwanted
+    return Pruned(answers, rejections, dict(by_model), cost)
 
 
 # Packed stores.
