@@ -45,9 +45,9 @@ def test_a_line_a_rating_and_repeats_are_read_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (f"{WIDE}{WEB},1,1,2,3,6\n", "line 2: '6' is not a label of the rubric epoch"),
-        (f"{WIDE}{WEB},1,1,2,3,\n", "line 2 has no label"),
-        (f"{WIDE}{WEB},1,1,2,3,3.5\n", "line 2: '3.5' is not a label"),
+        (f"{WIDE}{WEB},1,1,2,3,6\n", "line 2: label must be one of 1, 2, 3, 4, 5, not '6'"),
+        (f"{WIDE}{WEB},1,1,2,3,\n", "line 2: label must be one of 1, 2, 3, 4, 5, not ''"),
+        (f"{WIDE}{WEB},1,1,2,3,3.5\n", "line 2: label must be one of 1, 2, 3, 4, 5, not '3.5'"),
         (f"{WIDE}15-1254,1,1,2,3,1\n", "line 2: '15-1254' is not an O.NET-SOC code; write it in full"),
         (f"{WIDE}{WEB},1,1,2,3,1\n{WEB},1,1,2,3,1\n", "line 3 repeats"),
     ],

@@ -316,11 +316,11 @@ LABELS = "task_id,setting,label\nS001,strict,exposed\nS002,strict,not-exposed\nS
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (LABELS + "S001,strict,not-exposed\n", "line 5 repeats the task S001"),
-        (LABELS + "S999,strict,exposed\n", "line 5: the task id 'S999' is not in"),
-        (LABELS + "S004,strict,perhaps\n", "line 5: 'perhaps' is no label|line 5: 'perhaps' is not a label"),
-        (LABELS + "S004,lax,exposed\n", "line 5: 'lax' is not a setting"),
-        (LABELS + "S004,strict,E1\n", "line 5: 'E1' is not a label of the rubric exposure"),
+        (LABELS + "S001,strict,not-exposed\n", "line 5 repeats .* task_id S001"),
+        (LABELS + "S999,strict,exposed\n", "line 5: task_id must be the id of one task of sample, not 'S999'"),
+        (LABELS + "S004,strict,perhaps\n", "line 5: label must be one of .*, not 'perhaps'"),
+        (LABELS + "S004,lax,exposed\n", "line 5: setting must be one of .*, not 'lax'"),
+        (LABELS + "S004,strict,E1\n", "line 5: label must be one of .*, not 'E1'"),
         ("task_id,label\nS001,exposed\n", "the rubric exposure has the settings strict, with-tools; rubric try reads"),
         ("task_id,setting\nS001,strict\n", "no column 'label'"),
         ("task_id,verdict,setting\nS001,exposed,strict\n", "no column 'label'"),

@@ -6,9 +6,10 @@ file that the labels come from, and each label its line.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from relabel.rubric import Rubric, Unit
 from relabel.run import Run, changed_rubrics
 from relabel.sources import eloundou
 from relabel.sources.fetch import SourceUse, sha256_of
-from relabel.sources.tables import COLUMN_NAMES, Table, is_table_file, read_table
+from relabel.sources.tables import COLUMN_NAMES, Table, is_table_file, plain_id, read_table
 from relabel.tabular import csv_bytes
 from relabel.task import (
     TASK_COLUMNS,
@@ -45,28 +46,23 @@ ENGINE, CARRY_ENGINE = "import", "carry"
 TO_ASK = "to-ask.csv"
 
 # Task lists in which ids are looked up first, before the other releases of O*NET.
-_LISTS: Mapping[Unit, tuple[str, ...]] = {
-    "task": ("eloundou-2023", "onet-30.2", "sample"),
-    "occupation": ("onet-30.2", "sample"),
-}
+_LISTS = ("eloundou-2023", "onet-30.2", "sample")
 
 # Fewest labels that are compared with GPT-4's of 2023, and the kappa from which they agree better than chance.
 _FEW = 50
 _CHANCE = 0.05
 
-# Recognised column names, by what the column holds. `Table.find` also recognises O*NET's `Task ID` and `O*NET-SOC Code`.
+# Recognised column names, by content. Case, blanks and punctuation do not matter.
 _KNOWN_NAMES: Mapping[str, tuple[str, ...]] = {
-    "id": COLUMN_NAMES["task_id"],
-    "code": COLUMN_NAMES["onet_soc_code"],
+    **{content: COLUMN_NAMES[content] for content in ("task_id", "onet_soc_code", "title", "text")},
     "label": ("label", "code"),
-    "setting": ("setting",),
-    "sample": ("sample",),
     "rationale": ("rationale", "explanation"),
-    "probability": ("probability",),
+    **{content: (content,) for content in ("setting", "sample", "probability")},
 }
+# What makes a label unique in a run.
+_LABEL_KEY = (*TASK_KEY, "setting", "sample")
 
-
-# Columns of a file by what they hold, with the keys of `_KNOWN_NAMES`; if a key is missing or None, the names there are tried.
+# Columns of a file by content, with the keys of `_KNOWN_NAMES`; if a key is missing or None, the names there are tried.
 # `label` may be a mapping from settings to the columns of their labels.
 Columns = Mapping[str, str | Mapping[str, str] | None]
 
@@ -94,25 +90,63 @@ class Imported:
     notes: tuple[str, ...] = ()
 
 
-@dataclass
-class _Reading:
-    """State of reading a file.
+def label_cells(file: Table, columns: Mapping[str, str]) -> pd.DataFrame:
+    """Cells of a file of labels as text without blanks around it: a column by content, indexed by line."""
+    rows = [[cells[column].strip() for column in columns.values()] for _, cells in file.rows]
+    return pd.DataFrame(rows, columns=list(columns), index=[line for line, _ in file.rows], dtype=object)
 
-    Attributes:
-        columns: Columns by what they hold.
-        labels: Columns of labels, each with its setting, or with None if another column holds the setting.
-        seen: Line of each label so far, by code, task, setting and sample.
-        mapped: Number of labels that each mapping `OLD=NEW` has changed.
+
+def require_cells(
+    file: Table, cells: pd.Series, valid: pd.Series, expected: str, advice: str = "correct the line"
+) -> None:
+    """Refuse a column with an invalid cell.
+
+    Raises:
+        DataError: A cell is invalid; the message names the line of the first, what the cell must be and what it is.
     """
+    if not valid.all():
+        place = int(valid.to_numpy().argmin())
+        problem = f": {cells.name} must be {expected}, not {cells.iloc[place][:40]!r}; {advice}"
+        raise file.fault(int(cells.index[place]), problem)
 
-    file: Table
-    rubric: Rubric
-    mapping: Mapping[str, str]
-    sha256: str
-    columns: Mapping[str, str]
-    labels: Sequence[tuple[str | None, str]]
-    seen: dict[tuple[str, str, str, int], int] = field(default_factory=dict[tuple[str, str, str, int], int])
-    mapped: dict[str, int] = field(default_factory=dict[str, int])
+
+def read_numbers(file: Table, cells: pd.Series, low: float, high: float, expected: str) -> pd.Series:
+    """Parse a column of numbers over `low`, up to `high`; empty cells are missing values.
+
+    Raises:
+        DataError: A cell holds something else; see `require_cells`.
+    """
+    numbers = cells.map(file.number).astype("float64")
+    require_cells(file, cells, (cells == "") | ((numbers > low) & (numbers <= high)), expected)
+    return numbers
+
+
+def with_task_keys(file: Table, cells: pd.DataFrame) -> pd.DataFrame:
+    """Parse the ids, and the codes if the file has them.
+
+    Raises:
+        DataError: An id or code is malformed, or neither codes nor statements confirm ids that may be row numbers.
+    """
+    parsers = {"task_id": file.task_id, "onet_soc_code": file.onet_soc_code}
+    keys = {name: list(map(parse, cells.index, cells[name])) for name, parse in parsers.items() if name in cells}
+    if not {"onet_soc_code", "text"} & set(cells):
+        file.refuse_row_numbers(keys["task_id"], "add a column onet_soc_code, or use O*NET's own Task ID")
+    return cells.assign(**keys)
+
+
+def refuse_repeats(file: Table, cells: pd.DataFrame, key: Sequence[str]) -> None:
+    """Refuse a file in which two lines have the same values in the columns of a key.
+
+    Raises:
+        DataError: Two lines have; the message names both.
+    """
+    repeated = cells.duplicated(list(key)).to_numpy()
+    if repeated.any():
+        values = cells[list(key)].iloc[int(repeated.argmax())]
+        lines = cells.index[(cells[list(key)] == values).all(axis=1)]
+        shown = ", ".join(f"{name} {value}" for name, value in values.items())
+        advice = "remove one, or tell them apart by a column onet_soc_code, sample or annotator"
+        raise file.fault(int(lines[1]), f" repeats {shown} of line {lines[0]}; {advice}")
 
 
 def import_labels(
@@ -150,16 +184,28 @@ def import_labels(
         ColumnError: A column is missing.
     """
     mapping, columns = mapping or {}, columns or {}
-    _check_request(rubric, setting, columns.get("label"), mapping)
     if (out / "manifest.json").exists() and read_manifest(out).engine != ENGINE:
         raise UsageError(f"{out} already holds a run; give a new folder to --out")
     file = read_table(path, rows_are="each label", advice="give the path of a CSV or Excel file of labels")
-    reading = _Reading(file, rubric, mapping, sha256_of(path), *_find_columns(file, rubric, columns, setting))
-    tasks, listed = _task_list(reading, tasks)
-    if "code" not in reading.columns:
-        _confirm_ids(reading, tasks, listed)
-    started = _now()
-    labels = list(_labels(reading, tasks, listed, started))
+    columns, by_setting = _find_columns(file, rubric, columns, setting)
+    cells = with_task_keys(file, label_cells(file, columns))
+    tasks, listed = _task_list(set(cells["task_id"]), rubric.unit, tasks)
+    note, has_codes = "", "onet_soc_code" in cells
+    if not has_codes:
+        cells = _with_codes(file, cells, tasks, listed)
+    elif "title" in cells:
+        note = disputed_titles(zip(cells["onet_soc_code"], cells["title"], strict=True))
+    parts = [
+        cells.assign(
+            setting=cells["setting"] if fixed is None else fixed, label=label_cells(file, {"label": column})["label"]
+        )
+        for fixed, column in by_setting.items()
+    ]
+    rows = pd.concat(parts).sort_index(kind="stable")
+    mapped = {f"{old}={new}": int((rows["label"] == old).sum()) for old, new in mapping.items()}
+    rows["label"] = [mapping.get(label, label) for label in rows["label"]]
+    started, sha256 = _now(), sha256_of(path)
+    labels = _labels(file, rows, rubric, f"{ENGINE}:{sha256}", started)
     labelled = {(label.onet_soc_code, label.task_id) for label in labels}
     manifest = Manifest(
         status="complete",
@@ -168,12 +214,12 @@ def import_labels(
         engine=ENGINE,
         rubric=rubric,
         rubric_sha256=rubric.sha256,
-        sources=(SourceUse(source=ENGINE, file=path.name, sha256=reading.sha256), *task_sources(tasks, rubric.unit)),
+        sources=(SourceUse(source=ENGINE, file=path.name, sha256=sha256), *task_sources(tasks, rubric.unit)),
         tasks=TASK_FILE if is_table_file(tasks) else tasks,
         settings=tuple(s for s in rubric.settings if any(label.setting == s for label in labels)),
         parameters={
             "imported": True,
-            "columns": dict(reading.columns),
+            "columns": columns | {f"label {name or ''}".strip(): column for name, column in by_setting.items()},
             "map": dict(mapping),
             "samples": len({label.sample for label in labels}),
             "sample": len(labelled) if random_sample else None,
@@ -187,80 +233,47 @@ def import_labels(
     with writing(out):
         write_run(out, manifest, labels, [])
     unlisted = labelled.difference(listed[TASK_KEY].itertuples(index=False, name=None))
-    note = _title_note(reading) if "code" in reading.columns else _chance_note(labels, tasks)
-    return Imported(out, tasks, len(labels), len(labelled), reading.mapped, len(unlisted), (note,) if note else ())
+    note = note or ("" if has_codes else _chance_note(labels, tasks))
+    changed = {change: count for change, count in mapped.items() if count}
+    return Imported(out, tasks, len(labels), len(labelled), changed, len(unlisted), (note,) if note else ())
 
 
-def _check_request(
-    rubric: Rubric, setting: str | None, labels: str | Mapping[str, str] | None, mapping: Mapping[str, str]
-) -> None:
-    asked = [*([setting] if setting is not None else []), *(labels if isinstance(labels, Mapping) else ())]
-    if unknown := [setting for setting in asked if setting not in rubric.settings]:
-        raise UsageError(f"{unknown[0]} is not a setting of the rubric {rubric.id} ({', '.join(rubric.settings)})")
-    for old, new in mapping.items():
-        if new not in rubric.labels:
-            names = ", ".join(rubric.labels)
-            raise UsageError(f"--map {old}={new}: {new} is not a label of the rubric {rubric.id} ({names})")
-
-
-def _task_list(reading: _Reading, wanted: str | None) -> tuple[str, pd.DataFrame]:
-    """The task list by name and as a table."""
-    unit = reading.rubric.unit
+def _task_list(ids: Collection[str], unit: Unit, wanted: str | None) -> tuple[str, pd.DataFrame]:
+    """The task list by name and as a table; by default the first that holds all ids, or else the one that holds most."""
     if wanted is not None:
         return wanted, task_table(wanted, unit)
-    column = reading.columns["id"]
-    ids = {reading.file.task_id(line, cells[column].strip()) for line, cells in reading.file.rows}
     candidates: list[tuple[int, str, pd.DataFrame]] = []
-    lists = tuple(dict.fromkeys([*_LISTS[unit], *onet_releases()]))
-    for name in lists:
+    for name in dict.fromkeys([*_LISTS, *onet_releases()]):
         # A list that is not on this machine can still be named with --tasks; the error then says what is missing.
         with suppress(DataError):
             table = task_table(name, unit)
-            candidates.append((len(ids.intersection(table["task_id"])), name, table))
+            candidates.append((len(set(table["task_id"]).intersection(ids)), name, table))
         if candidates and candidates[-1][0] == len(ids):
             break
-    if not candidates:
-        raise DataError(
-            f"none of the lists {', '.join(lists)} is on this machine to look up the ids; name one with --tasks"
-        )
     return max(candidates, key=lambda entry: entry[0])[1:]
 
 
-def _confirm_ids(reading: _Reading, tasks: str, listed: pd.DataFrame) -> None:
-    """Check that ids given without codes belong to the list's tasks: row numbers may coincide with ids.
+def _with_codes(file: Table, cells: pd.DataFrame, tasks: str, listed: pd.DataFrame) -> pd.DataFrame:
+    """Add the codes of the list's tasks to ids given without codes.
 
     Raises:
-        DataError: The statements differ from the list's, or there are none and the ids are consecutive numbers.
+        DataError: An id does not belong to exactly one task of the list, or most statements differ from the list's.
     """
-    file, column = reading.file, reading.columns["id"]
-    ids = [(line, file.task_id(line, cells[column]), cells) for line, cells in file.rows]
-    advice = "add a column of O*NET-SOC codes (--code-column), or name the column of O*NET's Task ID with --id-column"
-    if (text := file.column("text")) is None:
-        file.refuse_row_numbers([task for _, task, _ in ids], advice)
-        return
-    statements = _by_id(listed, "text")
-    rows = [(line, task, cells[text]) for line, task, cells in ids if task in statements and cells[text].strip()]
-    others = [row for row in rows if not any(same_statement(row[2], statement) for statement in statements[row[1]])]
-    if 2 * len(others) > len(rows):
-        line, task, _ = others[0]
-        raise DataError(
-            f"{file.path} line {line}: the task {task} of {tasks} is another statement than the one in the column {text!r}, "
-            f"and so are {len(others):,} of {len(rows):,}: the ids are not those of {tasks}; {advice}"
-        )
-
-
-def _by_id(listed: pd.DataFrame, column: str) -> dict[str, list[str]]:
-    """The values of a task list's column by task id; one id may belong to tasks of several occupations."""
-    values_by_id: dict[str, list[str]] = {}
-    for task, value in zip(listed["task_id"], listed[column], strict=True):
-        values_by_id.setdefault(str(task), []).append(str(value))
-    return values_by_id
-
-
-def _title_note(reading: _Reading) -> str:
-    """A warning, if titles in the file disagree with their codes."""
-    title, code = reading.file.column("title"), reading.columns["code"]
-    return disputed_titles((row[code].strip(), row[title].strip()) for _, row in reading.file.rows) if title else ""
+    by_id = listed.groupby("task_id")
+    found = cells["task_id"].map(by_id.size()) == 1
+    advice = "add a column onet_soc_code, or name another --tasks"
+    require_cells(file, cells["task_id"], found, f"the id of one task of {tasks}", advice)
+    if "text" in cells:
+        statements = cells["task_id"].map(by_id["text"].first())
+        pairs = [pair for pair in zip(cells.index, cells["text"], statements, strict=True) if pair[1]]
+        others = [line for line, text, statement in pairs if not same_statement(text, statement)]
+        if 2 * len(others) > len(pairs):
+            raise file.fault(
+                others[0],
+                f": the task is another statement in {tasks}, and so are {len(others):,} of {len(pairs):,}: the ids are not "
+                f"those of {tasks}; add a column onet_soc_code, or use O*NET's own Task ID",
+            )
+    return cells.assign(onet_soc_code=cells["task_id"].map(by_id["onet_soc_code"].first()))
 
 
 def _chance_note(labels: Sequence[Label], tasks: str) -> str:
@@ -272,125 +285,90 @@ def _chance_note(labels: Sequence[Label], tasks: str) -> str:
     except DataError:
         return ""
     joined = ours[ours["ours"].isin(gpt4["gpt4"])].merge(gpt4, on=TASK_KEY)
-    shares = [joined[column].value_counts(normalize=True) for column in ("ours", "gpt4")]
-    expected = float(shares[0].mul(shares[1], fill_value=0).sum())
-    if len(joined) < _FEW or expected >= 1:
+    if len(joined) < _FEW or joined["gpt4"].nunique() == 1:
         return ""
-    kappa = (float((joined["ours"] == joined["gpt4"]).mean()) - expected) / (1 - expected)
-    if kappa >= _CHANCE:
-        return ""
+    from sklearn.metrics import cohen_kappa_score
+
+    kappa = cohen_kappa_score(joined["ours"], joined["gpt4"])
     return (
-        f"the labels agree with GPT-4's of 2023 no better than chance (kappa {kappa:.2f} on {len(joined):,} tasks): the "
-        f"file has neither codes nor statements that confirm its ids; check that they are the Task IDs of {tasks}"
+        ""
+        if kappa >= _CHANCE
+        else (
+            f"the labels agree with GPT-4's of 2023 no better than chance (kappa {kappa:.2f} on {len(joined):,} tasks): the "
+            f"file has neither codes nor statements that confirm its ids; check that they are the Task IDs of {tasks}"
+        )
     )
 
 
-def _labels(reading: _Reading, tasks: str, listed: pd.DataFrame, created: str) -> Iterator[Label]:
-    file, codes, settings = reading.file, _by_id(listed, "onet_soc_code"), reading.rubric.settings
-    columns = {name: reading.columns.get(name) for name in _KNOWN_NAMES}
-    for line, cells in file.rows:
-        row = {name: cells[column].strip() if column else "" for name, column in columns.items()}
-        where = f"{file.path} line {line}"
-        task = file.task_id(line, row["id"])
-        code = file.onet_soc_code(line, row["code"]) if row["code"] else _only_code(codes, where, task, tasks)
-        sample = file.number(row["sample"] if columns["sample"] else "0")
-        if sample is None or not sample.is_integer() or sample >= 10_000:
-            raise DataError(f"{where}: sample must be a whole number from 0, not {row['sample'][:40]!r}")
-        if len(row["rationale"]) > MAX_RATIONALE:
-            raise DataError(f"{where}: the rationale is over {MAX_RATIONALE:,} characters; shorten it")
-        probability = file.number(row["probability"])
-        if row["probability"] and (probability is None or probability > 1):
-            raise DataError(f"{where}: probability must be from 0 to 1 or empty, not {row['probability'][:40]!r}")
-        for fixed, column in reading.labels:
-            if (setting := fixed or row["setting"]) not in settings:
-                names = ", ".join(settings)
-                raise DataError(f"{where}: {setting[:40]!r} is not a setting of the rubric; use {names}")
-            label = _label(reading, where, cells[column].strip())
-            first = reading.seen.setdefault((code, task, setting, int(sample)), line)
-            if first != line:
-                again = f"repeats the task {task} of {code} in the setting {setting} of line {first}"
-                raise DataError(f"{where} {again}; remove one, or number repeats in a column sample")
-            yield Label(
-                task_id=task,
-                onet_soc_code=code,
-                setting=setting,
-                sample=int(sample),
-                label=label,
-                rationale=row["rationale"],
-                probability=probability,
-                request_key=f"{ENGINE}:{reading.sha256}:{line}",
-                created_at=created,
-            )
+def _labels(file: Table, rows: pd.DataFrame, rubric: Rubric, source: str, created: str) -> list[Label]:
+    """Validate the rows, one per label, and make labels of them; `source` begins their request keys."""
+    choices = {"setting": list(rubric.settings), "label": list(rubric.labels)}
+    advice = "correct the line, replace labels with --map OLD=NEW, or name the rubric of the labels with --rubric"
+    for name, known in choices.items():
+        require_cells(file, rows[name], rows[name].isin(known), f"one of {', '.join(known)}", advice)
+    rows = rows.assign(**{name: "0" if name == "sample" else "" for name in _KNOWN_NAMES.keys() - set(rows)})
+    samples = rows["sample"].map(plain_id)
+    require_cells(file, rows["sample"], samples.str.fullmatch(r"[0-9]{1,4}"), "a whole number from 0 to 9999")
+    rows["sample"] = samples.astype(int)
+    probabilities = read_numbers(file, rows["probability"], -1, 1, "from 0 to 1 or empty")
+    short = rows["rationale"].str.len() <= MAX_RATIONALE
+    require_cells(file, rows["rationale"], short, f"at most {MAX_RATIONALE:,} characters long")
+    refuse_repeats(file, rows, _LABEL_KEY)
+    return [
+        Label(
+            task_id=row["task_id"],
+            onet_soc_code=row["onet_soc_code"],
+            setting=row["setting"],
+            sample=row["sample"],
+            label=row["label"],
+            rationale=row["rationale"],
+            probability=None if math.isnan(probability) else probability,
+            request_key=f"{source}:{line}",
+            created_at=created,
+        )
+        for line, row, probability in zip(rows.index, rows.to_dict("records"), probabilities, strict=True)
+    ]
 
 
 def _find_columns(
     file: Table, rubric: Rubric, given: Columns, setting: str | None
-) -> tuple[dict[str, str], Sequence[tuple[str | None, str]]]:
-    """The fields `columns` and `labels` of `_Reading`."""
-    names: dict[str, Sequence[str]] = {}
-    for holds, spellings in _KNOWN_NAMES.items():
-        if isinstance(wanted := given.get(holds), Mapping):
-            names |= {f"label {answered}": (column,) for answered, column in wanted.items()}
-        else:
-            names[holds] = (wanted,) if wanted else spellings
-    columns = {holds: column for holds, any_of in names.items() if (column := file.find(*any_of)) is not None}
-    for holds in names.keys() - columns.keys():
-        if names[holds] is not _KNOWN_NAMES.get(holds):
-            raise ColumnError(file.path, names[holds][0], file.header)
-    if "label" in names and "label" not in columns and setting is None:
-        by_setting = {f"label {name}": column for name in rubric.settings if (column := file.find(name)) is not None}
-        columns |= by_setting if len(by_setting) == len(rubric.settings) else {}
-    labels = [(holds.removeprefix("label "), column) for holds, column in columns.items() if holds.startswith("label ")]
-    for holds in ("id" if rubric.unit == "task" else "code", *([] if labels else ["label"])):
-        if holds not in columns:
-            advice = f"name the column with --{holds}-column"
-            if holds == "label":
-                advice += f"{_like_labels(file, rubric)}, or the rubric of the labels with --rubric"
-            raise ColumnError(file.path, _KNOWN_NAMES[holds][0], file.header, advice=advice)
+) -> tuple[dict[str, str], dict[str | None, str]]:
+    """Columns by content, and those of labels by setting, which is None if the column `setting` holds it."""
+    wanted = given.get("label")
+    by_setting = wanted if isinstance(wanted, Mapping) else {}
+    names = {content: column for content, column in given.items() if isinstance(column, str)}
+    columns: dict[str, str] = {}
+    for content, known in _KNOWN_NAMES.items():
+        if content in names:
+            columns[content] = _required(file, names[content])
+        elif (column := file.find(*known)) is not None:
+            columns[content] = column
+    if not by_setting and "label" not in columns and setting is None and all(map(file.find, rubric.settings)):
+        by_setting = {name: name for name in rubric.settings}
+    label = columns.pop("label", None)
     if rubric.unit == "occupation":
-        columns["id"] = columns["code"]
-    if labels or setting is not None:
+        columns["task_id"] = columns["onet_soc_code"] = columns.get("onet_soc_code") or _required(file, "onet_soc_code")
+    elif "task_id" not in columns:
+        raise ColumnError(file.path, "task_id", file.header, advice="name the column with --id-column")
+    if by_setting or setting is not None:
         columns.pop("setting", None)
-    elif "setting" not in columns and len(rubric.settings) > 1:
+    if by_setting:
+        return columns, {name: _required(file, column) for name, column in by_setting.items()}
+    if label is None:
+        advice = "name the column with --label-column, or the rubric of the labels with --rubric"
+        raise ColumnError(file.path, "label", file.header, advice=advice)
+    if setting is None and "setting" not in columns and len(rubric.settings) > 1:
         raise UsageError(
             f"the rubric {rubric.id} has the settings {', '.join(rubric.settings)}: say which one the labels answer with "
             "--setting, or name a column with --setting-column, or give --label-column SETTING=COLUMN for each"
         )
-    fixed = None if "setting" in columns else setting or next(iter(rubric.settings))
-    return columns, labels or [(fixed, columns["label"])]
+    return columns, {None if "setting" in columns else setting or next(iter(rubric.settings)): label}
 
 
-def _like_labels(file: Table, rubric: Rubric) -> str:
-    """Names the columns that hold only labels of the rubric, for a message; empty if there are none."""
-    cells = {name: {row[name].strip() for _, row in file.rows} - {""} for name in file.header}
-    named = [repr(name) for name, values in cells.items() if values and values <= set(rubric.labels)]
-    return f" ({' and '.join(named)} hold such labels)" if named else ""
-
-
-def _only_code(codes_by_id: Mapping[str, Sequence[str]], where: str, task: str, tasks: str) -> str:
-    """The code of a task for which the file gives none: the only occupation that has a task with its id."""
-    codes = codes_by_id.get(task, [])
-    if len(codes) == 1:
-        return codes[0]
-    add = "add a column onet_soc_code with O*NET-SOC codes"
-    if codes:
-        raise DataError(f"{where}: the task id {task} stands for {len(codes)} tasks of {tasks}; {add}")
-    raise DataError(f"{where}: the task id {task[:40]!r} is not in {tasks}; {add}, name another --tasks, or drop it")
-
-
-def _label(reading: _Reading, where: str, written: str) -> str:
-    rubric = reading.rubric
-    if (new := reading.mapping.get(written)) is not None:
-        reading.mapped[f"{written}={new}"] = reading.mapped.get(f"{written}={new}", 0) + 1
-        return new
-    if written in rubric.labels:
-        return written
-    if not written:
-        raise DataError(f"{where} has no label; fill it or remove the line")
-    raise DataError(
-        f"{where}: {written[:40]!r} is not a label of the rubric {rubric.id} ({', '.join(rubric.labels)}); correct the line, say "
-        "what it stands for with --map OLD=NEW, or name the rubric that it is of with --rubric"
-    )
+def _required(file: Table, name: str) -> str:
+    if (column := file.find(name)) is None:
+        raise ColumnError(file.path, name, file.header, advice="name the column that is meant")
+    return column
 
 
 def _now() -> str:

@@ -54,15 +54,15 @@ def test_byte_order_mark_windows_line_ends_blank_lines_and_other_columns_are_tak
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("task_id,code\n1,E0\n2,E3\n", "line 3: 'E3' is not a code"),
-        ("task_id,code\n1,e0\n", "line 2: 'e0' is not a code"),
-        ("task_id,code\n1,=E0\n", "line 2: '=E0' is not a code"),
-        ("task_id,strict\n1,exposed\n2,yes\n", "line 3: strict is 'yes'"),
-        ("task_id,strict,with_tools\n1,exposed,True\n", "line 2: with_tools is 'True'"),
-        ("task_id,code\n1,E0\n2,E1\n1,E0\n", "line 4 repeats the task id '1' of line 2"),
+        ("task_id,code\n1,E0\n2,E3\n", "line 3: code must be E0, E1, E2 or empty, not 'E3'"),
+        ("task_id,code\n1,e0\n", "line 2: code must be .*, not 'e0'"),
+        ("task_id,code\n1,=E0\n", "line 2: code must be .*, not '=E0'"),
+        ("task_id,strict\n1,exposed\n2,yes\n", "line 3: strict must be exposed, not-exposed or empty, not 'yes'"),
+        ("task_id,strict,with_tools\n1,exposed,True\n", "line 2: with_tools must be .*, not 'True'"),
+        ("task_id,code\n1,E0\n2,E1\n1,E0\n", "line 4 repeats task_id 1 of line 2"),
         (
             "task_id,onet_soc_code,code\n1,11-1011.00,E0\n1,11-1021.00,E0\n1,11-1011.00,E1\n",
-            "line 4 repeats the task id '1' of line 2",
+            "line 4 repeats onet_soc_code 11-1011.00, task_id 1 of line 2",
         ),
         ("task_id,code\n,E0\n", "line 2 has no task_id"),
         ("task_id,onet_soc_code,code\n1,,E0\n", "line 2: '' is not an O.NET-SOC code"),
@@ -70,18 +70,22 @@ def test_byte_order_mark_windows_line_ends_blank_lines_and_other_columns_are_tak
         ("task_id,code\n@SUM(A1),E0\n", "is a formula"),
         ("task_id,code\n1\n", "line 2 has 1 cell where the header has 2"),
         ("task_id,code\n1,E0,x\n", "line 2 has 3 cells"),
-        ('task_id,code,note\n1,E0,"a\nb"\n2,E9,\n', "line 4: 'E9'"),
+        ('task_id,code,note\n1,E0,"a\nb"\n2,E9,\n', "line 4: code must be .*, not 'E9'"),
         ('task_id,code\n1,"E0\n', "line 2 is not CSV"),
-        ("task_id,code,strict\n1,E0,exposed\n", "line 2: the code E0 contradicts"),
+        (
+            "task_id,code,strict\n1,E0,exposed\n",
+            "line 2: code must be the code that strict and with_tools give, not 'E0'",
+        ),
         ("task_id,code,code\n1,E0,E0\n", "the column 'code' more than once"),
-        ("task_id,with_tools,with-tools\n1,exposed,exposed\n", "the column 'with_tools' more than once"),
-        ("task_id,answer,notes\n1,E0,\n", "no column of labels.*; answer hold such labels"),
+        ("task_id,answer,notes\n1,E0,\n", "no column of labels; it needs"),
         ("task_id,code,weight\n1,E0,2\n2,E1,0\n", "line 3: weight must be a number above 0, not '0'"),
-        ("task_id,code,weight\n1,E0,2\n2,E1,\n", "line 3 has no weight, other lines do"),
-        ("task_id,code,weight,reviewer\n1,,,\n2,,,\n3,E1,2,a\n4,E0,,a\n", "line 5 has no weight, other lines do"),
-        ("id,label\n1,T0\n2,E1\n", "line 3: give one level of automation, T0 to T4, or an empty cell, not 'E1'"),
-        ("id,label,automation\n1,T0,T1\n", "line 2: give one level of automation, .* not 'T0' and 'T1'"),
-        ("id,task_id,label\n1,1,E0\n", "the column 'task_id' more than once"),
+        ("task_id,code,weight\n1,E0,2\n2,E1,\n", "line 3: weight must be a number above 0 on each line"),
+        (
+            "task_id,code,weight,reviewer\n1,,,\n2,,,\n3,E1,2,a\n4,E0,,a\n",
+            "line 5: weight must be a number above 0 on each line",
+        ),
+        ("id,label\n1,T0\n2,E1\n", "line 3: automation must be T0, T1, T2, T3, T4 or empty, not 'E1'"),
+        ("id,label,automation\n1,T0,T1\n", "has the columns 'automation' and 'label'; remove one"),
         ("task_id,code\n", "a header but no row below it; write one line for each labelled task"),
     ],
 )
@@ -219,5 +223,5 @@ def test_ids_that_a_spreadsheet_gave_a_decimal_part_are_the_same_ids(tmp_path: P
     path.write_text("task_id,code\n8823.0,E0\n8824,E1\n", encoding="utf-8")
     assert read_gold_csv(path).table["task_id"].tolist() == ["8823", "8824"]
     path.write_text("task_id,code\n8823.0,E0\n8823,E1\n", encoding="utf-8")
-    with pytest.raises(DataError, match="line 3 repeats the task id '8823' of line 2"):
+    with pytest.raises(DataError, match="line 3 repeats task_id 8823 of line 2"):
         read_gold_csv(path)

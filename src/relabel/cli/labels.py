@@ -107,6 +107,7 @@ def import_file(
     labels = columns.label_column or []
     many = len(labels) > 1 or any("=" in name for name in labels)
     by_name = {name.removesuffix("_column"): column for name, column in vars(columns).items()}
+    by_name |= {"task_id": columns.id_column, "onet_soc_code": columns.code_column}
     by_name["label"] = _pairs(labels, "--label-column", "SETTING=COLUMN") if many else next(iter(labels), None)
     done = importing.import_labels(
         path,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,13 @@ import pandas as pd
 from relabel.errors import ColumnError, DataError, UsageError
 from relabel.evaluation.document import SCALES, GoldRule, Maker, SettingName
 from relabel.evaluation.statistics import Ints
+from relabel.importing import label_cells, read_numbers, refuse_repeats, require_cells, with_task_keys
 from relabel.manifest import PUBLISHED
 from relabel.rubric import AUTOMATION, CODES
 from relabel.run import Run, open_run
 from relabel.settings import asset_dir
 from relabel.sources.fetch import SourceUse, file_use, sha256_of
-from relabel.sources.tables import COLUMN_NAMES, Table, is_table_file, plain_name, read_table
+from relabel.sources.tables import COLUMN_NAMES, Table, is_table_file, read_table
 from relabel.task import TASK_KEY
 
 # Built-in golds; others are runs or the path of a CSV file.
@@ -63,17 +65,13 @@ _REVIEWER, _REVIEWED_AT = "reviewer", "reviewed_at"
 _PRIORITY = "priority"
 _REVIEW = (_REVIEWER, _REVIEWED_AT, _PRIORITY)
 _MADE_BY = "made_by"
-_MAKERS: Mapping[str, Maker] = {
-    **dict.fromkeys(("people", "person", "human", "humans"), "people"),
-    **dict.fromkeys(("model", "models", "llm"), "model"),
-    "unknown": "unknown",
-}
+_MAKERS: Mapping[str, Maker] = {"people": "people", "human": "people", "model": "model", "unknown": "unknown"}
 UNKNOWN_MAKER = (
     "who made the gold {name} is unknown, so its labels are not counted as people's; set it with --gold-by people or "
     "--gold-by model, or in a column made_by"
 )
 _ANNOTATOR = ("annotator", "annotator_id", "rater", "coder", "worker", "worker_id", "labeler", "labeller")
-_EXPOSED: Mapping[str, bool | None] = {"exposed": True, "not-exposed": False, "": None}
+_EXPOSED: Mapping[str, bool] = {"exposed": True, "not-exposed": False}
 _BY_CODE: Mapping[str, tuple[bool, bool]] = {"E0": (False, False), "E1": (True, True), "E2": (False, True)}
 # Code of each pair of readings; the incoherent one is E1.
 _CODE_OF: Mapping[Any, str] = {pair: code for code, pair in _BY_CODE.items()} | {(True, False): "E1"}
@@ -369,77 +367,45 @@ def read_gold_csv(path: Path, rule: GoldRule = "majority") -> Gold:
     """
     advice = f"give the path of a CSV or Excel file, or one of {', '.join(GOLD_NAMES)}"
     file = read_table(path, rows_are="each labelled task", advice=advice)
-    header = _columns(file)
-    coded, has_annotators = "onet_soc_code" in header, "annotator" in header
-    # The first filled cell of the column `label` shows whether it holds codes of exposure or levels of automation.
-    codes = [cells[header["code"]].strip() for _, cells in file.rows] if "code" in header else []
-    levels = next((cell for cell in codes if cell), "") in LEVELS
-    advice = "ids must be unique" + (" within an occupation" if coded else ", or the file needs a column onet_soc_code")
-    rows: list[dict[str, object]] = []
-    seen: dict[tuple[str, ...], int] = {}
-    reviewed: list[Mapping[str, str]] = []
-    selected = False
-    for number, cells in file.rows:
-        row = {content: cells[column].strip() for content, column in header.items()}
-        has_label = any(row.get(name) for name in (*_LABEL_COLUMNS, AUTOMATION))
-        selected |= has_label and bool(row.get(_PRIORITY))
-        if _REVIEWER in header:
-            if not has_label:
-                continue
-            reviewed.append(row)
-        code = file.onet_soc_code(number, row["onet_soc_code"]) if coded else ""
-        key = (code, file.task_id(number, row["task_id"]), row.get("annotator", ""))
-        if has_annotators and not key[2]:
-            raise DataError(f"{path} line {number} has no annotator; fill it or remove the line")
-        if key in seen:
-            same = f" by {key[2]!r}" if has_annotators else ""
-            raise DataError(f"{path} line {number} repeats the task id {key[1]!r}{same} of line {seen[key]}; {advice}")
-        seen[key] = number
-        level = _automation_level(path, number, row.pop("code", "") if levels else "", row.get(AUTOMATION, ""))
-        fields = _labels(path, number, row) | _design(file, number, row) | {AUTOMATION: level, "annotator": key[2]}
-        rows.append({"onet_soc_code": code or None, "task_id": key[1], "text": row.get("text") or None, **fields})
-    if not coded and "text" not in header:
-        file.refuse_row_numbers([task for _, task, _ in seen], "add a column onet_soc_code, or O*NET's own Task ID")
-    table = pd.DataFrame(rows, columns=[*LABELLED, "annotator"]).astype({"task_id": "str", "onet_soc_code": "str"})
-    if "weight" in header and (gaps := table["weight"].isna()).any():
-        # `seen` has the line of each row of the table; the file also has rows that a reviewer has not filled in.
-        line = list(seen.values())[int(gaps.to_numpy().argmax())]
-        raise DataError(f"{path} line {line} has no weight, other lines do; fill it, or remove the column")
-    source = file_use(path, "file")
-    if _REVIEWER in header:
-        source = _reviewed_source(path, source, reviewed, total=len(file.rows))
-    made_by = _declared_maker(file, header) or ("people" if reviewed else "unknown")
-    if not has_annotators:
-        return make_gold(str(path), table, source, made_by=made_by, selected=selected)
+    cells = label_cells(file, _columns(file))
+    has_label = (cells[[name for name in (*_LABEL_COLUMNS, AUTOMATION) if name in cells]] != "").any(axis=1)
+    selected = bool(_PRIORITY in cells and (cells.loc[has_label, _PRIORITY] != "").any())
+    source, made_by = file_use(path, "file"), _declared_maker(file, cells)
+    if _REVIEWER in cells:
+        cells, made_by = cells[has_label], made_by or "people"
+        source = _reviewed_source(path, source, cells, total=len(file.rows))
+    cells = with_task_keys(file, cells)
+    refuse_repeats(file, cells, [name for name in (*TASK_KEY, "annotator") if name in cells])
+    absent = {name: "" for name in LABELLED if name not in cells}
+    table = _parse(file, cells.assign(**absent)).reset_index(drop=True)
+    if "annotator" not in cells:
+        return make_gold(str(path), table, source, made_by=made_by or "unknown", selected=selected)
+    require_cells(file, cells["annotator"], cells["annotator"] != "", "the name of an annotator")
+    table["annotator"] = cells["annotator"].to_numpy()
     combined, tied = _combine_votes(table, rule)
-    made = make_gold(str(path), combined, source, made_by=made_by, selected=selected)
+    made = make_gold(str(path), combined, source, made_by=made_by or "unknown", selected=selected)
     return replace(made, votes=labelled(table).assign(annotator=table["annotator"]), rule=rule, tied=tied)
 
 
-def _declared_maker(file: Table, header: Mapping[str, str]) -> Maker | None:
+def _declared_maker(file: Table, cells: pd.DataFrame) -> Maker | None:
     """Who made the labels, from the column `made_by`; None if it is absent or empty."""
-    column = header.get(_MADE_BY)
-    lines = {} if column is None else {cells[column].strip().lower(): line for line, cells in reversed(file.rows)}
-    makers: dict[Maker | None, int] = {_MAKERS.get(word): line for word, line in lines.items() if word}
-    if None in makers or len(makers) > 1:
-        raise DataError(
-            f"{file.path} line {makers.get(None, max(makers.values()))}: made_by must be people, model or unknown, and the "
-            "same on each line; give labels of each in a gold of their own"
-        )
-    return next(iter(makers), None)
+    filled = cells.loc[cells[_MADE_BY] != "", _MADE_BY] if _MADE_BY in cells else pd.Series(dtype=object)
+    if filled.empty:
+        return None
+    makers = filled.str.lower().map(_MAKERS)
+    expected = "people, model or unknown, and the same on each line"
+    require_cells(file, filled, makers.notna() & (makers == makers.iloc[0]), expected)
+    return makers.iloc[0]
 
 
-def _reviewed_source(path: Path, source: SourceUse, rows: Sequence[Mapping[str, str]], *, total: int) -> SourceUse:
+def _reviewed_source(path: Path, source: SourceUse, cells: pd.DataFrame, *, total: int) -> SourceUse:
     """The source, with reviewers, dates and numbers of rows from a review file."""
-    if not rows:
+    if cells.empty:
         raise DataError(f"{path} has no row with a label; fill the column label (E0, E1 or E2) in some")
-    when = sorted({row[_REVIEWED_AT] for row in rows if row.get(_REVIEWED_AT)})
-    review = {
-        "reviewers": sorted({row[_REVIEWER] for row in rows} - {""}),
-        "reviewed_at": [when[0], when[-1]] if when else [],
-    }
-    counts = {"rows_reviewed": len(rows), "rows_not_filled_in": total - len(rows)}
-    return SourceUse.model_validate({**source.model_dump(), **review, **counts})
+    when = sorted(set(cells.get(_REVIEWED_AT, ())) - {""})
+    review = {"reviewers": sorted(set(cells[_REVIEWER]) - {""}), "reviewed_at": [when[0], when[-1]] if when else []}
+    counts = {"rows_reviewed": len(cells), "rows_not_filled_in": total - len(cells)}
+    return SourceUse.model_validate(source.model_dump() | review | counts)
 
 
 def _columns(file: Table) -> dict[str, str]:
@@ -447,64 +413,49 @@ def _columns(file: Table) -> dict[str, str]:
 
     Raises:
         ColumnError: There are no ids.
-        DataError: There are no labels, or two columns have the same content.
+        DataError: There are no labels, or two columns could hold the codes.
     """
-    names = {**COLUMN_NAMES, "code": ("code", "label"), "annotator": _ANNOTATOR}
-    header: dict[str, str] = {}
-    for content in ("task_id", "onet_soc_code", *_LABEL_COLUMNS, *_DESIGN, "text", "annotator", *_REVIEW, _MADE_BY):
-        accepted = {plain_name(name) for name in names.get(content, (content,))}
-        columns = [column for column in file.header if plain_name(column) in accepted]
-        if len(columns) > 1:
-            raise DataError(
-                f"{file.path} has the column {content!r} more than once ({' and '.join(columns)}); remove one"
-            )
-        if columns:
-            header[content] = columns[0]
-
-    values = {column: {cells[column].strip() for _, cells in file.rows} - {""} for column in file.header}
-    if AUTOMATION in header and not values[header[AUTOMATION]] & set(LEVELS):
-        del header[AUTOMATION]  # the file of 2023 has a column of this name that holds no levels
-    if "task_id" not in header:
+    names = {**COLUMN_NAMES, "annotator": _ANNOTATOR}
+    contents = ("task_id", "onet_soc_code", *LABELLED, "label", "annotator", *_REVIEW, _MADE_BY)
+    found = {content: file.find(*names.get(content, (content,))) for content in contents}
+    columns = {content: column for content, column in found.items() if column is not None}
+    if "task_id" not in columns:
         raise ColumnError(file.path, "task_id", file.header)
-    if not header.keys() & {*_LABEL_COLUMNS, AUTOMATION}:
+
+    def has_levels(content: str) -> bool:
+        return content in columns and any(cells[columns[content]].strip() in LEVELS for _, cells in file.rows)
+
+    if not has_levels(AUTOMATION):
+        columns.pop(AUTOMATION, None)  # the file of 2023 has a column of this name that holds no levels
+    if "label" in columns:
+        content = AUTOMATION if has_levels("label") else "code"
+        if content in columns:
+            raise DataError(f"{file.path} has the columns {columns[content]!r} and 'label'; remove one")
+        columns[content] = columns.pop("label")
+    if not columns.keys() & {*_LABEL_COLUMNS, AUTOMATION}:
         wanted = "code or label (E0, E1, E2), or strict and/or with_tools (exposed, not-exposed)"
-        named = [column for column in file.header if set() < values[column] <= set(CODES)]
-        like = f"; {' and '.join(named)} hold such labels: rename the one that is meant" if named else ""
-        raise DataError(f"{file.path} has no column of labels; it needs {wanted}{like}")
-    return header
+        raise DataError(f"{file.path} has no column of labels; it needs {wanted}")
+    return columns
 
 
-def _automation_level(path: Path, number: int, label: str, automation: str) -> str | None:
-    levels = {label, automation} - {""}
-    if len(levels) > 1 or not levels <= {*LEVELS}:
-        text = " and ".join(repr(word[:40]) for word in sorted(levels))
-        raise DataError(f"{path} line {number}: give one level of automation, T0 to T4, or an empty cell, not {text}")
-    return next(iter(levels), None)
-
-
-def _design(file: Table, number: int, row: Mapping[str, str]) -> dict[str, object]:
-    written = row.get("weight", "")
-    weight = file.number(written) if written else None
-    if written and not weight:
-        raise DataError(f"{file.path} line {number}: weight must be a number above 0, not {written[:40]!r}; correct it")
-    return {"weight": weight, "stratum": row.get("stratum") or None}
-
-
-def _labels(path: Path, number: int, row: Mapping[str, str]) -> dict[str, object]:
-    cell, settings = row.get("code", ""), ("strict", "with_tools")
-    if cell and cell not in _BY_CODE:
-        raise DataError(f"{path} line {number}: {cell[:40]!r} is not a code; use E0, E1 or E2, or leave the cell empty")
-    for setting in settings:
-        if row.get(setting, "") not in _EXPOSED:
-            detail = f"{setting} is {row[setting][:40]!r}"
-            raise DataError(f"{path} line {number}: {detail}; use exposed or not-exposed, or leave it empty")
-    stated, from_code = [_EXPOSED[row.get(setting, "")] for setting in settings], _BY_CODE.get(cell, (None, None))
-    pair = tuple(implied if answer is None else answer for answer, implied in zip(stated, from_code, strict=True))
-    code = _CODE_OF.get(pair)
-    if cell and cell != code:
-        clash = f"the code {cell} contradicts strict and with_tools, which give {code}"
-        raise DataError(f"{path} line {number}: {clash}; correct one of them")
-    return {"code": code, **dict(zip(settings, pair, strict=True))}
+def _parse(file: Table, cells: pd.DataFrame) -> pd.DataFrame:
+    """The cells of a gold as values in the columns of `LABELLED`."""
+    words = {"code": _BY_CODE, "strict": _EXPOSED, "with_tools": _EXPOSED, AUTOMATION: LEVELS}
+    for name, known in words.items():
+        require_cells(file, cells[name], cells[name].isin(["", *known]), f"{', '.join(known)} or empty")
+    weight = read_numbers(file, cells["weight"], 0, math.inf, "a number above 0")
+    if weight.notna().any():
+        require_cells(file, cells["weight"], weight.notna(), "a number above 0 on each line")
+    table = cells.replace("", None).assign(weight=weight)
+    for place, name in enumerate(("strict", "with_tools")):
+        from_code = cells["code"].map({code: pair[place] for code, pair in _BY_CODE.items()})
+        stated = cells[name].map(_EXPOSED)
+        table[name] = stated.where(stated.notna(), from_code)
+    pairs = zip(table["strict"], table["with_tools"], strict=True)
+    table["code"] = [_CODE_OF.get(pair) for pair in pairs]
+    agrees = (cells["code"] == "") | (cells["code"] == table["code"])
+    require_cells(file, cells["code"], agrees, "the code that strict and with_tools give")
+    return table
 
 
 def labels_hash(table: pd.DataFrame) -> str:
