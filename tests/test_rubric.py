@@ -93,7 +93,6 @@ def test_measures_are_those_of_the_paper(name: str) -> None:
         ("  exposed: With", "  yes: The", "(YAML reads bare yes, no, on and off as true or false: put it in quotes)"),
         ("unit: task", "unit: task\nunit: task", "the key 'unit' occurs twice"),
         ("unit: task", "unit: [task", "line"),
-        ("unit: task", "unit: task\nsource: me", "source: is set by relabel"),
     ],
 )
 def test_a_broken_rubric_names_file_key_and_reason(old: str, new: str, words: str, tmp_path: Path) -> None:

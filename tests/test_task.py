@@ -44,7 +44,7 @@ def test_an_occupation_is_chosen_by_full_or_six_digit_code() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"occupations": ["11-3052.00"]}, "nearest: 11-3051.00"),
+        ({"occupations": ["11-3052.00"]}, "codes look like 11-3051.00"),
         ({"sample": 61}, "holds 60 that fit"),
     ],
 )

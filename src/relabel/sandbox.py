@@ -276,31 +276,11 @@ class Sandbox(ImmutableSandboxedEnvironment):
                 raise SecurityError("a list is too long to be joined")
             return _JINJA["join"](context.eval_ctx, parts, between, attribute)
 
-        def indent(text: str, width: int = 4, first: bool = False, blank: bool = False) -> str:
-            if not 0 <= width <= 100:
-                raise SecurityError("an indent is at most 100")
-            return _JINJA["indent"](text, width, first, blank)
-
-        def formatted(pattern: str, *values: Any, **named: Any) -> str:
-            _require_narrow(pattern)
-            return _JINJA["format"](pattern, *values, **named)
-
-        @pass_context
-        def total(context: Context, items: Iterable[Any], attribute: str | None = None) -> Any:
-            return _JINJA["sum"](context.environment, self._meter.counted(items), attribute)
-
         @pass_context
         def tojson(context: Context, value: Any) -> Any:
             return _JINJA["tojson"](context.eval_ctx, value)
 
-        return {
-            "replace": replace,
-            "join": join,
-            "indent": indent,
-            "format": formatted,
-            "sum": total,
-            "tojson": tojson,
-        }
+        return {"replace": replace, "join": join, "tojson": tojson}
 
 
 def _require_narrow(pattern: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import re
 from collections import Counter, deque
@@ -167,9 +166,9 @@ def load_tasks(
         for wanted in occupations:
             matches = {c for c in codes if c == wanted or c.split(".")[0] == wanted}
             if not matches:
-                near = difflib.get_close_matches(wanted, sorted(codes), n=3)
-                hint = f"nearest: {', '.join(near)}" if near else "codes look like 11-3051.00"
-                raise DataError(f"no {unit} of {ref} belongs to the occupation code {wanted!r}; {hint}")
+                raise DataError(
+                    f"no {unit} of {ref} belongs to the occupation code {wanted!r}; codes look like 11-3051.00"
+                )
             keep |= matches
         tasks = [t for t in tasks if t.onet_soc_code in keep]
     if sample is not None:
