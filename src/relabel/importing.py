@@ -195,15 +195,7 @@ def import_labels(
         cells = _with_codes(file, cells, tasks, listed)
     elif "title" in cells:
         note = disputed_titles(zip(cells["onet_soc_code"], cells["title"], strict=True))
-    parts = [
-        cells.assign(
-            setting=cells["setting"] if fixed is None else fixed, label=label_cells(file, {"label": column})["label"]
-        )
-        for fixed, column in by_setting.items()
-    ]
-    rows = pd.concat(parts).sort_index(kind="stable")
-    mapped = {f"{old}={new}": int((rows["label"] == old).sum()) for old, new in mapping.items()}
-    rows["label"] = [mapping.get(label, label) for label in rows["label"]]
+    rows, mapped = _one_row_per_label(file, cells, by_setting, mapping)
     started, sha256 = _now(), sha256_of(path)
     labels = _labels(file, rows, rubric, f"{ENGINE}:{sha256}", started)
     labelled = {(label.onet_soc_code, label.task_id) for label in labels}
@@ -234,8 +226,23 @@ def import_labels(
         write_run(out, manifest, labels, [])
     unlisted = labelled.difference(listed[TASK_KEY].itertuples(index=False, name=None))
     note = note or ("" if has_codes else _chance_note(labels, tasks))
-    changed = {change: count for change, count in mapped.items() if count}
-    return Imported(out, tasks, len(labels), len(labelled), changed, len(unlisted), (note,) if note else ())
+    return Imported(out, tasks, len(labels), len(labelled), mapped, len(unlisted), (note,) if note else ())
+
+
+def _one_row_per_label(
+    file: Table, cells: pd.DataFrame, by_setting: Mapping[str | None, str], mapping: Mapping[str, str]
+) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Cells with the columns `setting` and `label`, labels replaced by the mapping; and how many it changed, by `OLD=NEW`."""
+    parts = [
+        cells.assign(
+            setting=cells["setting"] if fixed is None else fixed, label=label_cells(file, {"label": column})["label"]
+        )
+        for fixed, column in by_setting.items()
+    ]
+    rows = pd.concat(parts).sort_index(kind="stable")
+    mapped = {f"{old}={new}": int((rows["label"] == old).sum()) for old, new in mapping.items()}
+    rows["label"] = [mapping.get(label, label) for label in rows["label"]]
+    return rows, {change: count for change, count in mapped.items() if count}
 
 
 def _task_list(ids: Collection[str], unit: Unit, wanted: str | None) -> tuple[str, pd.DataFrame]:
