@@ -75,13 +75,20 @@ def test_a_task_of_2023_is_found_among_the_examples(tmp_path: Path, capsys: pyte
         ("The model sees no images. It cannot open files. It does not know company data.", True),
         ("The model cannot see images, open files, search the web or act in other programs.", True),
         ("A chat window and nothing else: no images, no files, no web.", True),
+        ("The worker has a chat window. It isn't connected to files, the web, or other programs.", True),
         ("Images are out of its reach. Databases are closed to it. Recent events are unknown to it.", True),
+        (
+            "Pictures, drawings and scans are excluded. Anything on the web, in files or databases is inaccessible.",
+            True,
+        ),
         (
             "The worker is limited to text. Acting in other programs is impossible, and long documents are refused.",
             True,
         ),
+        ("It rarely gets facts right, seldom follows instructions, and is barred from other programs.", True),
         ("The model writes, translates and summarises text. It cannot open files.", False),
         ("The model writes, translates and summarises text, and images are out of its reach.", False),
+        ("The model is open to all questions, is quick and is seldom wrong.", False),
         ("The model cannot open files, but it writes letters, drafts code and answers questions.", False),
     ],
 )

@@ -8,7 +8,7 @@ import json
 import math
 import random
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, Self
 
@@ -372,6 +372,9 @@ def load_rubric(ref: str) -> Rubric:
     path = rubric_path(ref)
     form = "a rubric is a mapping of keys such as id, labels and settings; this is not one"
     data, raw = read_user_yaml(path, form, refuse=RubricError, ships=path.parent == asset_dir("rubrics"))
+    for key in ("source", "sha256"):
+        if key in data:
+            raise RubricError(f"{path}: {key}: is set by relabel; remove it")
     with model_errors(f"{path}: ", words=_ERROR_TEXTS, refuse=RubricError):
         sha256 = hashlib.sha256(_VALIDITY.sub(b"", raw, count=1)).hexdigest()
         rubric = Rubric.model_validate(data | {"source": path.name, "sha256": sha256})
@@ -427,15 +430,22 @@ def new_rubric(name: str, base: str = "exposure") -> str:
 _STOP_WORDS = re.compile(
     r"(a|an|and|are|as|at|be|by|for|from|in|into|is|it|its|of|on|or|other|such|than|that|the|their|them|they|this|to|with)"
 )
-# Two statements count as the same task if they share this part of the shorter one's words, and at least so many.
-_SAME = 0.85
+# Share of common words at which two statements count as the same task; the shipped examples reach .38 at most.
+_ALIKE = 0.6
+# A statement counts as contained in a longer one if they share this part of its words, and at least so many.
+_CONTAINED = 0.85
 _FEWEST_WORDS = 5
 _NEGATION = re.compile(
-    r"\b(no|not|none|never|nothing|nor|cannot|without|unable|impossible|excluded|barred|"
-    r"(limited|restricted|confined|closed) to|out of (its|their|the model's) reach)\b|n't\b"
+    r"\b(no|not|non|none|never|nothing|no(?:body)|neither|nor|cannot|without|lacks?|lacking|unable|incapable|fails?|refuse[ds]?|"
+    r"hardly|barely|scarcely|rarely|seldom|impossible|inaccessible|unavailable|unknown|excluded|barred|blocked|banned|forbidden|"
+    r"prohibited|little more than|closed to|off limits|(limited|restricted|confined) to|(blind|deaf|prone) to|ignorant of|"
+    r"out of (its |their |the model's )?(reach|scope|bounds)|(outside|beyond) (its|their|the model's))\b|n't\b"
 )
-# Ends of a clause.
-_BUT = re.compile(r"[.;:!?]\s|\bbut\b|\bhowever\b|\balthough\b|\bexcept\b|, and\b")
+_COPULA = re.compile(r"\b(is|are|be|stays?|remains?|lies?)\b")
+# Words for the help. After one of these, a negation does not apply to the list before it.
+_HELP = re.compile(r"\b(it|they|model|models|worker|workers|assistant|help|software|user)\b")
+# Ends of a clause, where the effect of a negation ends.
+_BUT = re.compile(r"[.;:!?]\s|\bbut\b|\bhowever\b|\balthough\b|\bthough\b|\byet\b|\bexcept\b")
 _MOSTLY_NEGATIVE = 2 / 3
 
 
@@ -455,11 +465,10 @@ def rubric_warnings(rubric: Rubric, tasks: Mapping[str, Iterable[str]]) -> list[
         labels = {example.labels[setting] for example in rubric.examples}
         if len(labels) == 1:
             warnings.append(f"settings.{setting}: all worked examples are labelled {labels.pop()}; add others")
-        clauses = [clause for clause in _BUT.split(f"{asked.scope.casefold()} ") if clause.strip()]
-        negative = sum(_NEGATION.search(clause) is not None for clause in clauses)
-        if negative >= _MOSTLY_NEGATIVE * len(clauses):
+        clauses = list(_clauses(asked.scope))
+        if clauses and sum(clauses) >= _MOSTLY_NEGATIVE * len(clauses):
             warnings.append(
-                f"settings.{setting}.scope: {negative} of {len(clauses)} clauses say what the help cannot do and few what it "
+                f"settings.{setting}.scope: {sum(clauses)} of {len(clauses)} parts say what the help cannot do and few what it "
                 "can, so too few tasks will be labelled exposed; say what it can do"
             )
     shown = [(f"examples.{n}", _words(e.task)) for n, e in enumerate(rubric.examples) if e.task]
@@ -472,10 +481,26 @@ def rubric_warnings(rubric: Rubric, tasks: Mapping[str, Iterable[str]]) -> list[
     return warnings
 
 
+def _clauses(text: str) -> Iterator[bool]:
+    """For each part of a text between commas, `and` and the ends of clauses, whether it is negative.
+
+    A negation applies to the rest of its clause (`cannot see images, open files, or search`), and also to a list before it
+    (`images, files and the web are out of its reach`).
+    """
+    for sentence in _BUT.split(" ".join(text.casefold().split()) + " "):
+        parts = [part for part in re.split(r",|\band\b", sentence) if part.strip()]
+        first = next((n for n, part in enumerate(parts) if _NEGATION.search(part)), len(parts))
+        if first < len(parts) and _COPULA.search(parts[first]) and not any(map(_HELP.search, parts[:first])):
+            first = 0
+        yield from (n >= first for n in range(len(parts)))
+
+
 def _words(text: str) -> frozenset[str]:
     """The words that carry the meaning, cut to six letters."""
     return frozenset(word[:6] for word in re.findall(r"\w+", text.casefold()) if not _STOP_WORDS.fullmatch(word))
 
 
 def _alike(first: frozenset[str], second: frozenset[str]) -> bool:
-    return len(first & second) >= max(_FEWEST_WORDS, _SAME * min(len(first), len(second)))
+    common = len(first & second)
+    part = common >= _FEWEST_WORDS and common >= _CONTAINED * min(len(first), len(second))
+    return part or (bool(common) and common >= _ALIKE * len(first | second))

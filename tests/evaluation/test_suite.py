@@ -87,7 +87,7 @@ def test_a_suite_says_gold_slices_baseline_and_gates(write: Write) -> None:
         ),
         (
             f"name: s\nslices: {{a: {{soc_major: ['1']}}}}\ngates: [{GATE}]",
-            "soc_major.0: must match pattern",
+            "soc_major.0: must be a SOC major group of two digits",
         ),
         (f"name: s\nslices: {{a: {{soc_major: '11'}}}}\ngates: [{GATE}]", "slices.a.soc_major: must be a list"),
         (f"name: s\nslices: {{a: {{}}}}\ngates: [{GATE}]", "has no condition"),
