@@ -160,7 +160,7 @@ def test_a_wrong_request_is_refused(write: Write, tmp_path: Path) -> None:
     path = write(f"{HEAD}\nS001,{A},exposed\n")
     with pytest.raises(ColumnError, match="no column 'answer'"):
         imported(path, tmp_path / "run", columns={"label": "answer"})
-    with pytest.raises(DataError, match=r"label must be one of E1, E2, E0, not 'E9'"):
+    with pytest.raises(UsageError, match="E9 is not a label of the rubric"):
         imported(path, tmp_path / "run", mapping={"exposed": "E9"})
     with pytest.raises(UsageError, match="say which one the labels answer with --setting"):
         imported(path, tmp_path / "run", "exposure")

@@ -184,6 +184,13 @@ def import_labels(
         ColumnError: A column is missing.
     """
     mapping, columns = mapping or {}, columns or {}
+    by_name = columns.get("label")
+    for name in filter(None, (setting, *(by_name if isinstance(by_name, Mapping) else ()))):
+        if name not in rubric.settings:
+            raise UsageError(f"{name} is not a setting of the rubric {rubric.id} ({', '.join(rubric.settings)})")
+    for label in mapping.values():
+        if label not in rubric.labels:
+            raise UsageError(f"--map: {label} is not a label of the rubric {rubric.id} ({', '.join(rubric.labels)})")
     if (out / "manifest.json").exists() and read_manifest(out).engine != ENGINE:
         raise UsageError(f"{out} already holds a run; give a new folder to --out")
     file = read_table(path, rows_are="each label", advice="give the path of a CSV or Excel file of labels")
