@@ -184,13 +184,7 @@ def import_labels(
         ColumnError: A column is missing.
     """
     mapping, columns = mapping or {}, columns or {}
-    by_name = columns.get("label")
-    for name in filter(None, (setting, *(by_name if isinstance(by_name, Mapping) else ()))):
-        if name not in rubric.settings:
-            raise UsageError(f"{name} is not a setting of the rubric {rubric.id} ({', '.join(rubric.settings)})")
-    for label in mapping.values():
-        if label not in rubric.labels:
-            raise UsageError(f"--map: {label} is not a label of the rubric {rubric.id} ({', '.join(rubric.labels)})")
+    _require_known(rubric, setting, columns, mapping)
     if (out / "manifest.json").exists() and read_manifest(out).engine != ENGINE:
         raise UsageError(f"{out} already holds a run; give a new folder to --out")
     file = read_table(path, rows_are="each label", advice="give the path of a CSV or Excel file of labels")
@@ -234,6 +228,17 @@ def import_labels(
     unlisted = labelled.difference(listed[TASK_KEY].itertuples(index=False, name=None))
     note = note or ("" if has_codes else _chance_note(labels, tasks))
     return Imported(out, tasks, len(labels), len(labelled), mapped, len(unlisted), (note,) if note else ())
+
+
+def _require_known(rubric: Rubric, setting: str | None, columns: Columns, mapping: Mapping[str, str]) -> None:
+    """Refuse settings and labels in options that the rubric does not have."""
+    by_name = columns.get("label")
+    for name in filter(None, (setting, *(by_name if isinstance(by_name, Mapping) else ()))):
+        if name not in rubric.settings:
+            raise UsageError(f"{name} is not a setting of the rubric {rubric.id} ({', '.join(rubric.settings)})")
+    for label in mapping.values():
+        if label not in rubric.labels:
+            raise UsageError(f"--map: {label} is not a label of the rubric {rubric.id} ({', '.join(rubric.labels)})")
 
 
 def _one_row_per_label(

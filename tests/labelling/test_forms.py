@@ -325,6 +325,6 @@ async def test_what_was_known_of_a_form_is_asked_anew_on_another_day(store: Stor
     assert with_known_format(job, store).probe
     store.put_note(response_format_note(job.endpoint), "text")
     assert with_known_format(job, store).endpoint.form == "text"
-    store.delete(f"note/{response_format_note(job.endpoint)}")
+    store.drop_notes()
     store.put_note(f"{response_format_note(job.endpoint).partition('@')[0]}@2026-01-01", "text")
     assert with_known_format(job, store).probe

@@ -278,6 +278,8 @@ def test_a_note_that_relabel_does_not_write_is_not_read(value: Any, store: Store
     assert store.note("anything") is None
     store.put_note("form/chat/h/n", "text")
     assert store.note("form/chat/h/n") == "text"
+    assert store.drop_notes() == 3
+    assert store.note("form/chat/h/n") is None
 
 
 def test_a_row_that_names_a_file_reads_none(store: Store, tmp_path: Path) -> None:

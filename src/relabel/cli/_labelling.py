@@ -244,6 +244,8 @@ def show_outcome(outcome: Outcome, folder: Path, model: str) -> None:
     _say("model", f"{manifest.model}, reported as {', '.join(manifest.models_returned) or 'nothing'}")
     for sentence in answer_warnings(manifest.labels_by_model, manifest.repeats_from_cache, labelled):
         _say("", f"WARNING: {sentence}")
+    if manifest.service_tiers:
+        _say("tier", ", ".join(f"{name} {count:,}" for name, count in manifest.service_tiers.items()))
     thinking = f", {manifest.tokens.reasoning:,} of them reasoning" if manifest.tokens.reasoning else ""
     unsure = not manifest.cost_usd and manifest.perhaps_charged.requests and manifest.perhaps_charged.usd is None
     cost = money(None if unsure else manifest.cost_usd)
@@ -261,6 +263,14 @@ def show_outcome(outcome: Outcome, folder: Path, model: str) -> None:
     _say("tokens", f"{read}, {manifest.tokens.completion:,} out{thinking}; {cost}")
     if counts.repaired or counts.unwrapped:
         _say("answers", f"{counts.repaired:,} repaired, {counts.unwrapped:,} extracted from surrounding text")
+    if manifest.upstreams:
+        _say("upstream", ", ".join(manifest.upstreams))
+    waits = manifest.answer_wait or {}
+    if cut := waits.get("cut"):
+        wait = f"{waits['wait_s']:g} s or more, because other answers came much faster"
+        _say("waits", f"{cut:,.0f} attempt(s) were aborted after {wait}, and sent again")
+    if hedged := waits.get("hedged"):
+        _say("hedged", f"{hedged:,.0f} request(s) were sent a second time, because their answers were late")
     charged = manifest.perhaps_charged
     if charged.requests:
         most = "an unknown sum" if charged.usd is None else f"up to {money(charged.usd)}"

@@ -263,6 +263,19 @@ def _say_pruned(pruned: maintenance.Pruned, *, dry_run: bool) -> None:
 
 
 @store_app.command()
+def notes(drop: bool = False) -> None:
+    """List notes about servers, such as the response format that one accepts.
+
+    Args:
+        drop: Delete them; each is tested again when needed.
+    """
+    with _store(read_only=not drop) as opened:
+        typer.echo("\n".join(opened.notes()) or "no notes")
+        if drop:
+            typer.echo(f"{opened.drop_notes():,} notes dropped")
+
+
+@store_app.command()
 def pack(file: Path, run: str | None = None) -> None:
     """Write answers into one portable file, from which anybody can replay the run without a key.
 

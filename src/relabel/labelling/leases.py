@@ -64,7 +64,6 @@ class Leases:
         try:
             self._db = self._connection()
             self._db.executescript(_TABLES)
-            _take_over_version_1(self._db)
             self._db.execute("INSERT INTO process VALUES(?, 0)", (self._id,))
             if folder is not None:
                 make_private_dir(folder / "processes")
@@ -220,10 +219,3 @@ class Leases:
         self._open.close()
         if self._folder is not None:
             self._lock_of(self._id).unlink(missing_ok=True)
-
-
-def _take_over_version_1(db: sqlite3.Connection) -> None:
-    """Migrate requests held by batches from the tables of relabel 0.1."""
-    with suppress(sqlite3.OperationalError):  # there are no such tables
-        db.execute("INSERT OR IGNORE INTO held SELECT key, run FROM batch")
-        db.execute("DELETE FROM batch")

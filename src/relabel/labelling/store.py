@@ -258,6 +258,21 @@ class Store:
         """Write a note: a fact that requests depend on, and that can only be found by asking the server."""
         self.put_text(rows.NOTE + name, rows.sealed({"value": value}))
 
+    def notes(self) -> Iterator[str]:
+        """All notes in words: the name and, if it is a note that relabel writes, the value."""
+        for key in self.keys(rows.NOTE):
+            value = self.note(key.removeprefix(rows.NOTE))
+            yield key.removeprefix(rows.NOTE) + (
+                " is not a note that relabel writes" if value is None else f" = {value}"
+            )
+
+    def drop_notes(self) -> int:
+        """Delete all notes, so that servers are probed again. Returns their number."""
+        keys = list(self.keys(rows.NOTE))
+        for key in keys:
+            self.delete(key)
+        return len(keys)
+
     def request(self, key: str) -> dict[str, Any] | None:
         """The complete request of an answer, as it was sent; None if the key is unknown."""
         row = self.checked(key)
