@@ -101,13 +101,13 @@ def test_a_gold_without_the_setting_of_the_run_is_refused(make_run: MakeRun, wri
 
 def test_shared_tasks_without_a_label_on_both_sides_are_refused(coded_run: MakeRun, write_gold: WriteGold) -> None:
     gold = read_gold_csv(write_gold("task_id,code\n1,\n2,\n8,E0\n"))
-    with pytest.raises(DataError, match="no task has a label both in the run .* and in the gold"):
+    with pytest.raises(DataError, match=r"no task has a label both in the run .* and in the gold"):
         match(coded_run("E0 E1"), gold)
 
 
 def test_a_run_without_a_label_for_any_task_of_the_gold_is_refused(make_run: MakeRun, write_gold: WriteGold) -> None:
     run = make_run({(A, "2"): {"strict": NO}}, failed=[(A, "1", "strict"), (A, "1", "with-tools")])
-    with pytest.raises(DataError, match="no task has a label both in the run .* and in the gold"):
+    with pytest.raises(DataError, match=r"no task has a label both in the run .* and in the gold"):
         match(run, read_gold_csv(write_gold("task_id,code\n1,E0\n")))
 
 
