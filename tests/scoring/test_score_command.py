@@ -277,7 +277,7 @@ def test_only_the_embedded_model_is_called_no_better_than_guessing(
 
 
 @pytest.mark.parametrize("columns", [80, 100])
-@pytest.mark.parametrize("options", ["", "--draws 100", "--multiverse"])
+@pytest.mark.parametrize("options", ["", "--draws 100"])
 def test_no_line_runs_over_the_terminal(
     app: typer.Typer, monkeypatch: pytest.MonkeyPatch, columns: int, options: str
 ) -> None:

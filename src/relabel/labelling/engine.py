@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import re
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -465,8 +464,8 @@ def _unstreamed(text: str) -> Mapping[str, Any]:
     return {**whole, "choices": [{"finish_reason": ends[-1], "message": {"content": "".join(contents)}}]}
 
 
-# A hundred openings in a row without an end: such a document could be parsed but not stored, and no provider sends one.
-_DEEP = re.compile(r"(?:[\[{][^\[\]{}]*){100}")
+# Maximum nesting of lists and objects: a deeper document could be parsed but not stored, and no provider sends one.
+DEEPEST = 100
 
 
 def parsed(text: str) -> Any:
@@ -483,9 +482,18 @@ def parsed(text: str) -> Any:
         document = _unstreamed(text) if text.startswith(_STREAM) else _READER.decode(text)
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise NotAReplyError("no JSON") from error
-    if _DEEP.search(text):
+    if text.count("[") + text.count("{") > DEEPEST and _is_deep(document):
         raise NotAReplyError("nested too deep")
     return clean_document(document) if may_hold_secret(text) else document
+
+
+def _is_deep(value: Any) -> bool:
+    layer = [value]
+    for _ in range(DEEPEST):
+        layer = [x for v in layer for x in (v.values() if isinstance(v, dict) else v) if isinstance(x, (dict, list))]
+        if not layer:
+            return False
+    return True
 
 
 def answer_to(

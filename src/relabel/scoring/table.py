@@ -17,7 +17,7 @@ import pandas as pd
 import pandera.pandas as pa
 
 from relabel.errors import UsageError
-from relabel.manifest import task_sources
+from relabel.manifest import TASK_FILE, task_sources
 from relabel.rubric import MEASURES, Measure
 from relabel.run import Run
 from relabel.scoring import measures, options
@@ -524,8 +524,10 @@ def _sources(
         uses.append(file_use(asset_dir("data") / options.SAMPLE / "bridge.csv", options.SAMPLE))
     if pay is not None:
         uses += pay.sources
+    # Earlier versions of relabel recorded a task file under its path.
+    named = (use.model_copy(update={"source": TASK_FILE}) if is_table_file(use.source) else use for use in uses)
     # Of equal entries keep the last, which has more details than that in the run's manifest.
-    kept = {(use.source, use.file, use.sha256): use for use in uses}
+    kept = {(use.source, use.file, use.sha256): use for use in named}
     return tuple(kept[key] for key in sorted(kept))
 
 
