@@ -82,7 +82,9 @@ def test_a_header_that_may_change_answers_is_part_of_the_key_and_a_credential_is
         assert run(fake, "--header", "X-Model-Route=eu") == 3  # another run than the folder holds
 
 
-@pytest.mark.parametrize("given", ["X-Team", "X Team=1", "=1", "X-Team=a\nb", "X=ü"])
+@pytest.mark.parametrize(
+    "given", ["X-Team", "X Team=1", "=1", "X-Team=a\nb", "Host=example.org", "Content-Length=1", "X=ü"]
+)
 def test_what_is_no_header_is_refused_before_anything_is_sent(given: str) -> None:
     with provider(lambda seen: judged()) as fake:
         assert run(fake, "--header", given) == 2

@@ -58,6 +58,7 @@ LARGEST_HEADER = 2**16
 _STREAM_PARTS = re.compile(rb"\A\s*(?::[^\n]*\n\s*)+|data:\s*\[DONE\]\s*\Z")
 # Prefixes of the names of headers that are used; the others are dropped.
 _USED_HEADERS = ("x-ratelimit-", "retry-after", "location", "content-type", TIER_HEADER, *UPSTREAM_HEADERS)
+_TRANSPORT_HEADERS = {"host", "content-length", "content-type", "transfer-encoding", "connection", "accept-encoding"}
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
 
 
@@ -140,7 +141,7 @@ def parse_headers(items: Sequence[str]) -> dict[str, str]:
         items: Headers as `NAME=VALUE`.
 
     Raises:
-        UsageError: An item is not a valid header.
+        UsageError: An item is not a valid header, or relabel sets it itself.
     """
     headers: dict[str, str] = {}
     for item in items:
@@ -148,6 +149,8 @@ def parse_headers(items: Sequence[str]) -> dict[str, str]:
         if not equals or not _HEADER_NAME.fullmatch(name) or not value.isprintable() or not value.isascii():
             shown = name if _HEADER_NAME.fullmatch(name) else "(its name)"
             raise UsageError(f"--header {shown} must be NAME=VALUE, the name and value of an HTTP header")
+        if name.lower() in _TRANSPORT_HEADERS:
+            raise UsageError(f"--header {name} cannot be set: relabel sets it for each request; remove the option")
         headers[name] = value
     guard_headers(headers)
     return headers
