@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import textwrap
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -105,23 +103,6 @@ def test_a_dead_process_is_noticed_where_no_open_file_can_be_deleted(
     assert leases.acquire("a")
     leases.close()
     assert list(set_damage_aside(folder)) == ["0 damaged rows set aside"]
-
-
-def test_what_version_0_1_held_for_batches_is_held_on(folder: Path) -> None:
-    with closing(sqlite3.connect(folder / "leases.db")) as old, old:
-        old.execute("CREATE TABLE lease(key TEXT PRIMARY KEY, owner TEXT, until REAL) WITHOUT ROWID")
-        old.execute("CREATE TABLE batch(key TEXT PRIMARY KEY, run TEXT, until REAL) WITHOUT ROWID")
-        old.execute("INSERT INTO lease VALUES('a', 'host/1/00', 9e9)")
-        old.execute("INSERT INTO batch VALUES('b', 'run-1', 9e9)")
-    leases = Leases(folder)
-    assert leases.acquire("a")
-    assert not leases.acquire("b")
-    assert leases.batch_of("b") == "run-1"
-    leases.reserve("run-1", [])
-    leases.close()
-    leases = Leases(folder)
-    assert leases.acquire("b")
-    leases.close()
 
 
 def test_a_folder_that_cannot_hold_leases_is_one_sentence(tmp_path: Path) -> None:

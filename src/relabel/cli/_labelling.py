@@ -172,7 +172,8 @@ def get_consent(job: Job, folder: Path, environment: Settings) -> None:
     if job.size < MANY if most is None else most < MUCH_USD:
         return
     price = "at an unknown price" if most is None else f"for up to {money(most)}"
-    typer.echo(f"{job.size:,} labels: {len(job.tasks):,} {job.rubric.unit}s, {price}", err=True)
+    repeats = f", each asked {job.samples:,} times" if job.samples > 1 else ""
+    typer.echo(f"{job.size:,} labels: {len(job.tasks):,} {job.rubric.unit}s{repeats}, {price}", err=True)
     can_ask = sys.stdin.isatty() and sys.stderr.isatty()
     if can_ask and not typer.confirm("Continue? (--yes skips this question, --max-cost caps the cost)", err=True):
         raise UsageError("nothing was sent; --sample N draws N tasks, --samples N asks each question N times")
