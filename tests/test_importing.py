@@ -107,6 +107,14 @@ def test_columns_named_like_the_settings_are_understood(write: Write, tmp_path: 
         imported(path, tmp_path / "other")
 
 
+def test_a_file_of_many_columns_without_label_shows_the_one_that_may_be_meant(write: Write, tmp_path: Path) -> None:
+    path = write(
+        f"{','.join(f'c{n}' for n in range(18))},task_id,onet_soc_code,gpt54_exposure\n{'x,' * 18}S001,{A},E1\n"
+    )
+    with pytest.raises(ColumnError, match=r"'gpt54_exposure'\); name the column with --label-column"):
+        imported(path, tmp_path / "run")
+
+
 def test_a_label_of_another_rubric_is_refused_with_the_option_for_it(write: Write, tmp_path: Path) -> None:
     path = write(f"{HEAD}\nS001,{A},exposed\n")
     with pytest.raises(DataError, match=r"line 2: label must be one of E1, E2, E0, not 'exposed'; .* --rubric"):

@@ -139,7 +139,7 @@ class ColumnError(DataError):
         others: Sequence[str] = (),
         advice: str = "check that it is the right file and release",
     ) -> None:
-        shown = ", ".join(map(repr, present[:12])) or "none"
+        shown = ", ".join([*map(repr, present[:40]), *(["..."] if len(present) > 40 else [])]) or "none"
         *first, last = map(repr, (column, *others))
         lacking = f"{', '.join(first)} and {last}" if first else last
         super().__init__(f"{path} has no column{'s' if others else ''} {lacking} (it has {shown}); {advice}")

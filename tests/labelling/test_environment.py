@@ -7,6 +7,8 @@ import json
 import ssl
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -121,6 +123,16 @@ def test_a_certificate_of_an_unknown_authority_says_where_to_name_that(
     monkeypatch.setattr(aiohttp.ClientSession, "request", request)
     assert run("https://api.example/v1") == 4
     assert "name the PEM file of its authority in SSL_CERT_FILE)" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_server_without_tls_is_not_blamed_on_a_certificate(capsys: pytest.CaptureFixture[str]) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        assert run(f"https://127.0.0.1:{server.server_port}/v1") == 4
+        server.shutdown()
+    said = " ".join(capsys.readouterr().err.split())
+    assert "wrong version number" in said
+    assert said.endswith("if the server has no TLS, write http://)")
 
 
 @pytest.mark.parametrize(

@@ -257,6 +257,8 @@ def test_counts_that_no_answer_can_have_are_unknown_and_those_of_the_other_diale
     assert tokens(GOOD, prompt_tokens=0, completion_tokens=20) == tokens(GOOD, prompt_tokens=100, completion_tokens=0)
     assert tokens(GOOD, prompt_tokens=0, completion_tokens=20) == Usage()
     assert tokens(None, prompt_tokens=100, completion_tokens=0) == Usage(prompt=100)
+    assert tokens(None, prompt_tokens=100, total_tokens=100) == Usage(prompt=100)  # Gemini, of an answer without text
+    assert tokens(None, prompt_tokens=100, total_tokens=160) == Usage(prompt=100, completion=60, reasoning=60)
     assert tokens(GOOD, input_tokens=100, output_tokens=20) == Usage(prompt=100, completion=20)
 
 

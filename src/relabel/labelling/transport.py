@@ -438,7 +438,10 @@ def _connection_problem(error: aiohttp.ClientConnectorError | aiohttp.ClientHttp
         return f"the proxy answers HTTP {error.status}; check its address, user and password"
     fault: Any = getattr(error, "certificate_error", None) or error.os_error
     if isinstance(error, aiohttp.ClientSSLError):
-        reason = f"TLS fails: {fault.strerror or fault}; name the PEM file of its authority in SSL_CERT_FILE"
+        advice = "if the server has no TLS, write http://"
+        if isinstance(error, aiohttp.ClientConnectorCertificateError):
+            advice = "name the PEM file of its authority in SSL_CERT_FILE"
+        reason = f"TLS fails: {fault.strerror or fault}; {advice}"
     else:
         reason = os.strerror(fault.errno).lower() if fault.errno in errno.errorcode else fault.strerror or str(fault)
     name = "its proxy " if isinstance(error, aiohttp.ClientProxyConnectionError) else ""

@@ -191,14 +191,10 @@ def _usage(usage: Any, *, wrote: bool = False) -> Usage:
     details, output_details = (object_of(usage.get(f"{name}_tokens_details")) for name in (input_name, output_name))
     cached = details.get("cached_tokens") or next(filter(None, map(usage.get, _CACHED)), None)
     written = details.get("cache_write_tokens") or usage.get("cache_creation_input_tokens")
-    counts = (
-        usage.get(f"{input_name}_tokens"),
-        cached,
-        written,
-        usage.get(f"{output_name}_tokens"),
-        output_details.get("reasoning_tokens"),
-        usage.get("total_tokens"),
-    )
+    completion, total = usage.get(f"{output_name}_tokens"), usage.get("total_tokens")
+    completion = 0 if completion is None and total else completion  # what only the total counts is added below
+    reasoning = output_details.get("reasoning_tokens")
+    counts = (usage.get(f"{input_name}_tokens"), cached, written, completion, reasoning, total)
     if counts[0] is None or counts[3] is None or not all(count is None or _is_count(count) for count in counts):
         return Usage()
     prompt, cached, written, completion, reasoning, total = (int(count or 0) for count in counts)
