@@ -237,13 +237,15 @@ def test_list_says_where_lines_lie_that_could_not_be_understood(
     fake: FakeBatches, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fake.fates = [Fate(junk=["{half a li"])]
-    assert run(fake) == 0
-    capsys.readouterr()
+    assert run(fake, "--price", "1/2") == 0
+    assert "cost unknown, $" in capsys.readouterr().out
     assert run_app(["batch", "list"]) == 0
     assert (
         capsys.readouterr()
         .out.rstrip()
-        .endswith("; of the batch batch_1 1 line(s) could not be parsed; the provider keeps them in file-2")
+        .endswith(
+            "; of the batch batch_1 1 line(s) are missing or could not be parsed; the provider keeps them in file-2"
+        )
     )
 
 

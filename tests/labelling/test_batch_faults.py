@@ -608,7 +608,7 @@ async def test_files_with_lines_that_could_not_be_understood_stay_at_the_provide
         assert fake.deleted == []
         state = BatchFolder(tmp_path / "batches", run_id(job)).load()
         assert state is not None
-        note = "of the batch batch_1 2 line(s) could not be parsed; the provider keeps them in file-2"
+        note = "of the batch batch_1 2 line(s) are missing or could not be parsed; the provider keeps them in file-2"
         assert state.chunks[0].note == outcome.manifest.note == note
         assert state.chunks[0].cost_usd is None
 
@@ -693,7 +693,9 @@ async def test_results_without_one_answer_of_ours_are_given_up_by_cancel(store: 
             await batch(job, store, tmp_path)
         outcome = await batch(job, store, tmp_path, submit=False)
         assert outcome.manifest.note
-        assert "10 line(s) could not be parsed; the provider keeps them in file-2" in outcome.manifest.note
+        assert (
+            "10 line(s) are missing or could not be parsed; the provider keeps them in file-2" in outcome.manifest.note
+        )
         assert fake.deleted == []
         fake.trouble = lambda call: None
         assert (await batch(job, store, tmp_path)).complete

@@ -251,7 +251,8 @@ def show_outcome(outcome: Outcome, folder: Path, model: str) -> None:
     unsure = not manifest.cost_usd and manifest.perhaps_charged.requests and manifest.perhaps_charged.usd is None
     cost = money(None if unsure else manifest.cost_usd)
     if manifest.table_cost_usd is not None:
-        cost += f" as billed by the provider, {money(manifest.table_cost_usd)} by the price table"
+        billed = "" if manifest.cost_usd is None else " as billed by the provider"
+        cost += f"{billed}, {money(manifest.table_cost_usd)} by the price table"
     if manifest.rejected:
         rejected_cost = f", {money(manifest.rejected_usd)} of it" if manifest.rejected_usd else ""
         cost += f"; rejected answers: {manifest.rejected:,}{rejected_cost}"

@@ -476,11 +476,11 @@ class BatchPoller:
         self.spent_usd += chunk.cost_usd or 0.0
         if lost:
             file_ids = ", ".join(x for x in (chunk.output_file_id, chunk.error_file_id) if x is not None)
-            chunk.note = f"of the batch {chunk.batch_id} {lost} line(s) could not be parsed" + (
+            chunk.note = f"of the batch {chunk.batch_id} {lost} line(s) are missing or could not be parsed" + (
                 f"; the provider keeps them in {file_ids}" if file_ids else ""
             )
             self._collector.notes.append(chunk.note)
-            self._collector.progress.cost_usd = None  # the lines that could not be parsed may have cost something
+            self._collector.progress.cost_usd = None  # these lines may have cost something
         return not lost
 
     async def _refuse(self, chunk: Chunk) -> None:
