@@ -62,7 +62,7 @@ async def test_a_batch_that_is_not_found_now_and_then_is_not_gone(store: Store, 
 
 @pytest.mark.parametrize(
     ("status", "answered", "batches"),
-    [("ended", None, 1), ("canceled", 4, 2)],
+    [("done", None, 1), ("ended", None, 1), ("canceled", 4, 2), ("finalized", None, 1), ("aborted", 4, 2)],
 )
 async def test_other_words_for_the_end_of_a_batch_are_known(
     status: str, answered: int | None, batches: int, store: Store, tmp_path: Path
@@ -150,8 +150,10 @@ TIMED_OUT = {"response": None, "error": {"code": "request_timeout", "message": "
 @pytest.mark.parametrize(
     ("change", "batches", "said"),
     [
+        (lambda row: row["response"].update(status_code="200"), 1, None),
         (lambda row: row["response"].pop("status_code"), 1, None),
         (lambda row: row["response"].update(status_code=None), 1, None),
+        (lambda row: row["response"].update(body=json.dumps(row["response"]["body"])), 1, None),
         (lambda row: row.update(response=row["response"]["body"]), 1, None),
         (lambda row: row.update(response={"status_code": 400, "body": "not so"}), 1, 'HTTP 400: "not so"'),
         (lambda row: row["response"].update(body=OVERLOADED), 2, None),

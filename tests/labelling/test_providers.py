@@ -842,7 +842,7 @@ def test_every_provider_that_researchers_use_is_known(capsys: pytest.CaptureFixt
         assert one["as_of"]
     for name in wanted:
         assert run_app(["providers", name]) == 0
-        assert f"{'id':<15}{name}" in capsys.readouterr().out
+        assert f"({name})" in capsys.readouterr().out
     assert run_app(["providers", "nobody"]) == 2
 
 

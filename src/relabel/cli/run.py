@@ -203,7 +203,7 @@ def list_providers(name: Annotated[str | None, typer.Argument()] = None, as_json
             typer.echo(f"{provider.id:<11} {address}  ({keys})")
             continue
         for label, text in provider.in_words().items():
-            say_of(label, text, column=15)
+            say_of(label, text, column=10)
 
 
 @batch_app.command("list")

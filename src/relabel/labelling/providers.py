@@ -46,6 +46,12 @@ class PrefixCache(Frozen):
     key_apis: tuple[Api, ...] = ("chat", "responses")
     mark: Literal["prompt_cache_breakpoint", "cache_control"] | None = None
 
+    def in_words(self) -> str:
+        """The properties in words."""
+        least = f"from {self.least:,} tokens" if self.least else "from any length"
+        price = None if self.read is None else f"at {self.read:.0%} of the price of input"
+        return f"{', '.join(self.models)}: {', '.join(filter(None, (least, price, self.key, self.mark)))}"
+
 
 class TokenRatio(Frozen):
     """Number of tokens in a text, for some models: `factor` times its pieces (see `estimate.pieces`), plus or minus a share `spread`."""
@@ -54,6 +60,14 @@ class TokenRatio(Frozen):
     factor: float = Field(gt=0)
     spread: float = Field(ge=0, lt=1)
     source: str
+
+
+# The property `batch` in words.
+_BATCH = {
+    None: "unknown; relabel looks for OpenAI's Files and Batch API before it uploads anything",
+    "openai": "OpenAI's Files and Batch API",
+    "none": "none that relabel supports",
+}
 
 
 class Provider(Frozen):
@@ -96,9 +110,20 @@ class Provider(Frozen):
     sources: tuple[str, ...] = ()
 
     def in_words(self) -> dict[str, str]:
-        """The properties that are known, in words, by name."""
-        known = self.model_dump(mode="json", exclude_none=True)
-        return {name.replace("_", " "): _in_words(value) for name, value in known.items() if value not in ([], False)}
+        """The properties in words, by name."""
+        return {
+            "name": f"{self.name} ({self.id})",
+            "address": self.base_url or "of your own",
+            "known by": ", ".join([*self.hosts, *([self.path] if self.path else [])]) or f"--provider {self.id}",
+            "key": f"{' or '.join(self.key_env)}, sent in {self.key_header}" if self.key_env else "not needed",
+            "answers": ", ".join((*self.forms, "text")),
+            "bound": f"--max-tokens is sent as {self.bound}",
+            "thinking": f"hidden tokens are counted {self.thinking}",
+            "batch": _BATCH.get(self.batch, f"the Batch API of {str(self.batch).title()}"),
+            "cache": "; ".join(rule.in_words() for rule in self.cache) or "none known",
+            "notes": "; ".join(self.notes) or "none",
+            "sources": f"{', '.join(self.sources) or 'none'} (as of {self.as_of or 'an unknown day'})",
+        }
 
     def headers(self, secret: str) -> dict[str, str]:
         """Headers with the key and, for OpenAI, with organisation and project from the environment."""
@@ -130,12 +155,6 @@ class Provider(Frozen):
             prefix = f"{body.get('model')}\0{fixed[-1]['content']}"
             body = {rule.key: "relabel-" + hashlib.sha256(prefix.encode()).hexdigest()[:32], **body}
         return body
-
-
-def _in_words(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_in_words(part)}" for name, part in value.items())
-    return "; ".join(map(_in_words, value)) if isinstance(value, list) else str(value)
 
 
 class _File(Frozen):

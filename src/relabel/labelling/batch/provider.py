@@ -52,6 +52,8 @@ _LATEST_S = 1e11
 FINAL = {"completed", "failed", "expired", "cancelled"}
 # OpenAI's states by those of Mistral and others: with an unknown state, polling would never end.
 _STATUS = {
+    **dict.fromkeys(("done", "ended", "finished", "succeeded", "complete"), "completed"),
+    **dict.fromkeys(("error", "errored", "rejected", "aborted"), "failed"),
     "queued": "validating",
     "running": "in_progress",
     "success": "completed",
@@ -211,8 +213,11 @@ class BatchProvider:
             return None
         key, failed, response = row.get("custom_id"), row.get("error"), object_of(row.get("response"))
         body = response.get("body", response)  # the reply itself may stand in place of its wrapper
-        status = response.get("status_code") or (200 if body and not failed else 0)
-        status = status if isinstance(status, int) else 0
+        if isinstance(body, str):
+            with suppress(NotAReplyError):
+                body = parsed(body)
+        status = str(response.get("status_code") or (200 if body and not failed else 0))
+        status = int(status) if status.isdecimal() else 0
         if not isinstance(key, str) or not (status or failed or body):
             return None
         problem = body if not failed else {"error": failed if isinstance(failed, Mapping) else {"message": str(failed)}}
