@@ -19,7 +19,7 @@ from relabel.scoring import table as tables
 from relabel.scoring import us as us_figures
 from relabel.scoring.options import Choices, Noise, ScoringOptions, Taxonomy
 from relabel.study import results, running
-from relabel.tabular import Cell, counted, listed_names, records
+from relabel.tabular import Cell, counted, json_bytes, listed_names, records
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -402,7 +402,8 @@ def explain(
 
     Args:
         code (CODE): Such as 1121 (UK SOC 2020), 11-1011 (SOC 2018), 11-1011.00 (O*NET).
-        taxonomy: Classification of the code; by default inferred from its form; 1121 is UK SOC.
+        taxonomy: Classification of the code; by default inferred from its form; 1121 is UK SOC. For an O*NET code, also
+            another classification, to show whose scores it counts in.
         rater (RUN): Another rater, for the intervals; may be repeated.
         draws: Draws of label noise behind the intervals; 0 for none.
         seed: Seed of the draws.
@@ -416,6 +417,17 @@ def explain(
     opened = relabel.open_run(run)
     with doing("scoring"):
         table = tables.score_by(opened, choices)
+    if choices.taxonomy != "onet-soc" and code in table.occupation_titles:
+        reason = f"has no effect on the {table.taxonomy_name} codes of an O*NET code; remove it"
+        _options.reject_ineffective_options(ctx, reason, "gold", "rater", "draws", "seed", "show")
+        title, groups = table.occupation_titles[code], explaining.groups_of(table, code)
+        document = {"code": code, "title": title, "counts_in": groups, "about": table.about()}
+        if not _options.give_json(json_bytes(document), out=out, as_json=as_json):
+            say(f"{code} {title} counts in the scores of {counted(len(groups), 'code')} of {table.taxonomy_name}")
+            rows: list[list[Cell]] = [[row["code"], row["title"], f"{row['share']:.1%}"] for row in groups]
+            Table("Its share in each score", ["code", "title", "share"], rows, left=2).show()
+        return
+    with doing("explaining"):
         if code in set(table.frame["code"]) and draws:
             others = [relabel.open_run(ref) for ref in rater or ()]
             gold_run = None if gold is None else relabel.open_run(gold)
@@ -460,13 +472,15 @@ def _show_crosswalk(explained: explaining.Explanation) -> None:
         source, _, origin = source.partition(": ")
         links = [link for link in explained.path if link.system == target]
         large = [link for link in links if link.share is None or link.share >= 0.01]
+        shares = ["no tasks" if link.share is None else f"{link.share:.1%}" for link in large]
         rows = [
-            [link.code, link.target, link.title or "", "no tasks" if link.share is None else f"{link.share:.1%}"]
-            for link in large
+            [link.code, link.target, link.title or "", f"{link.weight:,.4g}", share]
+            for link, share in zip(large, shares, strict=True)
         ]
         small = len(links) - len(large)
         notes = [origin, *([f"and {counted(small, 'link')} of under 1%"] if small else [])]
-        Table(f"From {source} back to {target}", ["code", "for", "title", "share"], rows, left=3, notes=notes).show()
+        columns = ["code", "for", "title", "weight", "share"]
+        Table(f"From {source} back to {target}", columns, rows, left=3, notes=notes).show()
     if explained.borrowed:
         say(_BORROWED)
     largest = [f"{row.title or row.onet_soc_code} ({row.share:.1%})" for row in explained.occupations[:3] if row.share]

@@ -209,6 +209,16 @@ def explain(table: ScoreTable, run: Run, code: str) -> Explanation:
     )
 
 
+def groups_of(table: ScoreTable, onet_soc_code: str) -> list[dict[str, Any]]:
+    """The codes of a table whose scores an O*NET-SOC code counts in, largest share first.
+
+    Returns:
+        Rows with `code, title, share`; the share (0-1) is the weight of the O*NET-SOC code in the score of `code`.
+    """
+    own = table.shares[table.shares["onet_soc_code"] == onet_soc_code].merge(table.frame[["code", "title"]], on="code")
+    return records(own.sort_values(["share", "code"], ascending=[False, True])[["code", "title", "share"]])
+
+
 def _estimates(other: Estimate | None, row: Mapping[str, Any]) -> dict[str, tuple[float, float, float]]:
     if other is None:
         return {}
