@@ -189,6 +189,8 @@ def test_a_file_that_cannot_be_written_is_a_data_error(tmp_path: Path, capsys: p
     [
         ("employees,median_pay_gbp", "479000,52885", 479_000, 52_885),
         ("employees_persons,median_annual_pay_gbp", "12,900", 12, 900),
+        ("employees_thousands,median_weekly_pay_gbp", "479,1017", 479_000, 52_884),
+        ("Jobs (thousand),median_monthly_pay_gbp", "479.5,4400", 479_500, 52_800),
     ],
 )
 def test_a_pay_file_declares_its_units_by_its_columns(
@@ -196,6 +198,7 @@ def test_a_pay_file_declares_its_units_by_its_columns(
 ) -> None:
     frame = read_pay(pay_file(tmp_path, f"code,{head}\n1121.0,{row}\n"), KNOWN).frame
     assert frame[["code", "employees", "median_pay_gbp"]].to_numpy().tolist() == [["1121", jobs, pounds]]
+    assert ("employees_thousands x 1000, median_weekly_pay_gbp x 52" in frame["pay_source"][0]) == ("weekly" in head)
 
 
 @pytest.mark.parametrize(
@@ -203,17 +206,17 @@ def test_a_pay_file_declares_its_units_by_its_columns(
     [
         ("employees,median_pay_gbp", "479,52885", "1121: 479 cannot be persons .* 2,000 to 2,000,000 for each group"),
         ("employees,median_pay_gbp", "479000,1017.02", "1121: 1,017 cannot be pounds a year"),
-        ("employees,median_pay_gbp", "479000,4400", "1121: 4,400 cannot be pounds a year .*median_annual_pay_gbp"),
+        ("employees,median_pay_gbp", "479000,4400", "1121: 4,400 cannot be pounds a year .*median_monthly_pay_gbp"),
         ("employees,median_pay_gbp", "479000000,52885", "479,000,000 cannot be persons"),
         ("employees,median_pay_gbp", "479000,6500000", "plausible: 10,000 to 200,000"),
         (
             "employees,median_pay_gbp,mean_pay_gbp",
             "479000,52885,4900",
-            "mean_pay_gbp: 1121: 4,900 cannot .*mean_annual",
+            "mean_pay_gbp: 1121: 4,900 cannot .*mean_weekly",
         ),
         # Declared, and yet impossible.
-        ("employees_persons,median_pay_gbp", "479000000,52885", "479,000,000 cannot be persons"),
-        ("employees,median_annual_pay_gbp", "479000,2750020", "1121: 2,750,020 cannot be pounds a year"),
+        ("employees_thousands,median_pay_gbp", "479000,52885", "479,000,000 cannot be persons"),
+        ("employees,median_weekly_pay_gbp", "479000,52885", "1121: 2,750,020 cannot be pounds a year"),
         (
             "employees,median_pay_usd",
             "479000,52885",
@@ -221,8 +224,7 @@ def test_a_pay_file_declares_its_units_by_its_columns(
         ),
         ("employees,Median (€)", "479000,52885", "in €; convert it to pounds a year"),
         ("employees,median_hourly_pay_gbp", "479000,26", "no column 'median_pay_gbp'"),
-        ("Jobs (thousand),median_pay_gbp", "479,52885", "no column 'employees' .* convert other units"),
-        ("jobs,employees_persons,median_pay_gbp", "479,479,52885", "jobs.*employees_persons"),
+        ("jobs,employees_thousands,median_pay_gbp", "479,479,52885", "columns jobs and employees_thousands"),
     ],
 )
 def test_pay_in_other_units_is_refused_with_the_plausible_range(tmp_path: Path, head: str, row: str, said: str) -> None:

@@ -199,7 +199,10 @@ def _read_file(path: Path, titles: Mapping[str, str], origin: str) -> pd.DataFra
             raise file.fault(line, f": {code} is given twice, first in line {first}; keep one line a group", key)
         rows.append(
             {"code": code}
-            | {figure: _number(file, line, column, cells[column], figure) for figure, column in columns.items()}
+            | {
+                figure: _number(file, line, column, cells[column], whole=figure == "employees" and (factor or 1) == 1)
+                for figure, (column, factor) in columns.items()
+            }
         )
     named = {plain_id(cells[key]): cells[title] for _, cells in file.rows} if title else {}
     wrong = [code for code, given in named.items() if is_other_title(given, titles[code])]
@@ -211,11 +214,12 @@ def _read_file(path: Path, titles: Mapping[str, str], origin: str) -> pd.DataFra
     frame = pd.DataFrame(rows, columns=["code", *_COLUMNS]).astype(
         {"code": "str", **dict.fromkeys(_COLUMNS, "float64")}
     )
-    for figure, column in columns.items():
-        plausible = _JOBS if figure == "employees" else _PAY
-        declared = column == file.find(_COLUMNS[figure][1])
-        _require_plausible(path, column, frame.set_index("code")[figure], plausible, declared=declared)
-    frame["employees"] = frame["employees"].astype("Int64")
+    for figure, (column, factor) in columns.items():
+        frame[figure] *= factor or 1
+        _require_plausible(path, column, frame.set_index("code")[figure], figure, declared=factor is not None)
+    frame["employees"] = frame["employees"].round().astype("Int64")
+    converted = [f"{column} x {factor}" for column, factor in columns.values() if (factor or 1) != 1]
+    origin += f" ({', '.join(converted)})" if converted else ""
     empty = {
         name: pd.Series("left empty in the file", index=frame.index, dtype="str").where(frame[column].isna())
         for name, column in (("jobs", "employees"), ("median pay", "median_pay_gbp"))
@@ -225,29 +229,47 @@ def _read_file(path: Path, titles: Mapping[str, str], origin: str) -> pd.DataFra
     return PAY.validate(frame.assign(pay_source=origin, pay_status=_reasons(empty)))
 
 
-# Columns of a pay file by figure: names that are read as persons or pounds a year, and the name that declares this unit.
-_COLUMNS: Mapping[str, tuple[tuple[str, ...], str]] = {
-    "employees": (("employees", "jobs", "number_of_jobs"), "employees_persons"),
-    "median_pay_gbp": (("median_pay_gbp", "median", "median_pay"), "median_annual_pay_gbp"),
-    "mean_pay_gbp": (("mean_pay_gbp", "mean", "mean_pay"), "mean_annual_pay_gbp"),
+# Columns of a pay file by figure, with the factor that makes persons or pounds a year of them; None: no unit declared.
+_COLUMNS: Mapping[str, Mapping[str, int | None]] = {
+    "employees": {
+        **dict.fromkeys(("employees", "jobs", "number_of_jobs")),
+        "employees_persons": 1,
+        **dict.fromkeys(("employees_thousands", "jobs_thousands", "jobs_thousand", "number_of_jobs_thousand"), 1000),
+    },
+    **{
+        f"{kind}_pay_gbp": {
+            **dict.fromkeys((f"{kind}_pay_gbp", kind, f"{kind}_pay")),
+            **{f"{kind}_{unit}_pay_gbp": factor for unit, factor in (("annual", 1), ("monthly", 12), ("weekly", 52))},
+        }
+        for kind in ("median", "mean")
+    },
 }
 
 
-def _find_column(file: Table, figure: str) -> str | None:
-    """The column of a file that holds jobs or pay; None if the file has no mean pay.
+def _find_column(file: Table, figure: str) -> tuple[str, int | None] | None:
+    """The column of a file that holds jobs or pay, with its factor; None if the file has no mean pay.
 
     Raises:
-        ColumnError: There is no such column; the message names the one that declares the unit.
+        ColumnError: There is no such column; the message names those that declare a unit.
         DataError: There are several, or the column is in another currency.
     """
-    plain, declaring = _COLUMNS[figure]
-    name = file.find(*plain, declaring)
-    if name is None and figure != "mean_pay_gbp":
-        advice = f"name it {figure}, or {declaring} to declare its unit; convert other units and currencies first"
-        raise ColumnError(file.path, figure, file.header, advice=advice)
-    if name is not None and (foreign := re.search(r"[$€¥]|\b(usd|eur)\b", name, re.IGNORECASE)):
-        raise DataError(f"{file.path}: the column {name!r} is in {foreign[0]}; convert it to pounds a year")
-    return name
+    found = [(name, factor) for known, factor in _COLUMNS[figure].items() if (name := file.find(known)) is not None]
+    if len(found) > 1:
+        names = " and ".join(name for name, _ in found)
+        raise DataError(f"{file.path} has the columns {names}, which both are {figure}; keep one")
+    if not found and figure == "mean_pay_gbp":
+        return None
+    if not found:
+        raise ColumnError(file.path, figure, file.header, advice=_name_by_unit(figure))
+    if foreign := re.search(r"[$€¥]|\b(usd|eur)\b", found[0][0], re.IGNORECASE):
+        raise DataError(f"{file.path}: the column {found[0][0]!r} is in {foreign[0]}; convert it to pounds a year")
+    return found[0]
+
+
+def _name_by_unit(figure: str) -> str:
+    of_figure = figure.partition("_")[0]
+    names = ", ".join(name for name, factor in _COLUMNS[figure].items() if factor and name.startswith(of_figure))
+    return f"name the column by its unit: {names}; convert other units and currencies first"
 
 
 @dataclass(frozen=True)
@@ -258,30 +280,18 @@ class _Plausible:
         bounds: Lowest and highest value of a group.
         middle: Lowest and highest median over groups.
         unit: The unit in words.
-        advice: How to correct the file.
     """
 
     bounds: tuple[int, int]
     middle: tuple[int, int]
     unit: str
-    advice: str
 
 
 # In ASHE 2024 groups have 4,000 to 814,000 jobs, with a median of 36,000: figures under 2,000 are probably thousands.
-_JOBS = _Plausible(
-    (2_000, 2_000_000),
-    (5_000, 200_000),
-    "persons in the UK",
-    "convert them, or name the column employees_persons if these are persons",
-)
+_JOBS = _Plausible((2_000, 2_000_000), (5_000, 200_000), "persons in the UK")
 # In ASHE 2024, median pay of groups is 10,322 to 96,415 pounds a year, with a median of 32,127, except in `_FEW_HOURS`.
 # No monthly pay reaches 10,000.
-_PAY = _Plausible(
-    (10_000, 200_000),
-    (15_000, 80_000),
-    "pounds a year",
-    "convert them, or name the column median_annual_pay_gbp or mean_annual_pay_gbp if these are pounds a year",
-)
+_PAY = _Plausible((10_000, 200_000), (15_000, 80_000), "pounds a year")
 # Groups with short hours, such as midday supervisors and cleaners: 1,902 to 12,000 pounds a year in ASHE 2024 and 2025.
 _FEW_HOURS = ("6117", "6137", "7112", "9223", "9232", "9233", "9263", "9264", "9265", "9267")
 _FEW_HOURS_LOW = 1_500
@@ -290,7 +300,7 @@ _MAX_TOTAL_JOBS = 50_000_000
 _MIN_GROUPS_FOR_MEDIAN = 10
 
 
-def _require_plausible(path: Path, column: str, figures: pd.Series, limits: _Plausible, *, declared: bool) -> None:
+def _require_plausible(path: Path, column: str, figures: pd.Series, figure: str, *, declared: bool) -> None:
     """Refuse figures that cannot be persons or pounds a year.
 
     Figures are refused if they are too large, or too small in a column whose name declares no unit.
@@ -299,13 +309,14 @@ def _require_plausible(path: Path, column: str, figures: pd.Series, limits: _Pla
         path: The file.
         column: Its column, for the message.
         figures: Figures by code, in persons or pounds a year.
-        limits: The plausible range.
+        figure: Which figure, a key of `_COLUMNS`.
         declared: Whether the column name declares the unit.
 
     Raises:
         DataError: Figures are outside the plausible range; the message gives the range and the groups.
     """
     figures = figures.dropna().astype("float64")
+    limits = _JOBS if figure == "employees" else _PAY
     low, high = limits.bounds
     lowest = pd.Series(low, index=figures.index)
     if limits is _PAY:
@@ -322,7 +333,7 @@ def _require_plausible(path: Path, column: str, figures: pd.Series, limits: _Pla
     elif limits is _JOBS and total > _MAX_TOTAL_JOBS:
         problem = f"{total:,.0f} in all cannot be {limits.unit} (plausible: {_MAX_TOTAL_JOBS:,} or less)"
     if problem:
-        raise DataError(f"{path}, column {column}: {problem}; {limits.advice}")
+        raise DataError(f"{path}, column {column}: {problem}; {_name_by_unit(figure)}")
 
 
 def wage_totals(frame: pd.DataFrame, workforce: int | None) -> dict[str, float | int | None]:
@@ -356,8 +367,8 @@ def wage_totals(frame: pd.DataFrame, workforce: int | None) -> dict[str, float |
     }
 
 
-def _number(file: Table, line: int, column: str, cell: str, figure: str) -> float | None:
-    text, whole = cell.strip(), figure == "employees"
+def _number(file: Table, line: int, column: str, cell: str, *, whole: bool) -> float | None:
+    text = cell.strip()
     if not text:
         return None
     number = file.number(text)
