@@ -39,6 +39,8 @@ def test_columns_without_a_name_do_not_matter(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("a,b\n1\n", "line 2 has 1 cell where the header has 2"),
+        ("a,b\n1,2\n1,\0\n", "contains a NUL character; save it again as CSV in UTF-8"),
+        ("a,b\n1,2\n".encode("utf-16-le"), "contains a NUL character"),
         ("a,b\n1," + "x" * 200_000 + "\n", "line 2 is not CSV"),
         ("a,b\n1,2\n\n1,2,3\n", "line 4 has 3 cells where the header has 2"),
         ("a,a\n1,2\n", "line 1 has the column 'a' more than once; remove one"),

@@ -301,6 +301,8 @@ def _text(path: Path, advice: str) -> str:
     except UnicodeDecodeError as error:
         kind = "UTF-16" if wide else "UTF-8"
         raise DataError(f"{path} is not in {kind} (byte {error.start}); save it again as CSV in UTF-8") from error
+    if "\0" in text:
+        raise DataError(f"{path} contains a NUL character; save it again as CSV in UTF-8")
     # Blank Excel's separator line instead of removing it, so that line numbers stay right.
     return re.sub(r"\Asep=.(?=\r?\n)", "", text)
 
