@@ -39,6 +39,9 @@ def test_an_onet_code_is_traced_forward_to_the_groups_that_it_counts_in() -> Non
 def test_forward_and_back_agree() -> None:
     forward = json.loads(_explain("eloundou-2023:gpt4 11-3051.00 --taxonomy uk-soc2020 --json"))["counts_in"]
     (of_group,) = [group["share"] for group in forward if group["code"] == "1254"]
+    assert _explain("eloundou-2023:gpt4 55-1011.00 --taxonomy uk-soc2020").strip() == (
+        "55-1011.00 Air Crew Officers counts in the scores of 0 codes of UK SOC 2020"
+    )
     back = [link.share for link in _links("1254") if link.code == "11-3051.00"]
     assert of_group == pytest.approx(sum(share or 0 for share in back))
     assert [group["share"] for group in forward] == sorted((group["share"] for group in forward), reverse=True)

@@ -425,7 +425,8 @@ def explain(
         if not _options.give_json(json_bytes(document), out=out, as_json=as_json):
             say(f"{code} {title} counts in the scores of {counted(len(groups), 'code')} of {table.taxonomy_name}")
             rows: list[list[Cell]] = [[row["code"], row["title"], f"{row['share']:.1%}"] for row in groups]
-            Table("Its share in each score", ["code", "title", "share"], rows, left=2).show()
+            if rows:
+                Table("Its share in each score", ["code", "title", "share"], rows, left=2).show()
         return
     with doing("explaining"):
         if code in set(table.frame["code"]) and draws:
