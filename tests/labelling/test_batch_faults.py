@@ -405,13 +405,16 @@ async def test_a_queue_without_any_room_ends_the_run_in_the_end(
         {"error_file_id": "", "output_file_id": ""},
         {"request_counts": {"total": None, "completed": -3, "failed": "x"}},
         {"request_counts": [], "created_at": None},
+        {"request_counts": {"total": 17, "completed": 17, "failed": 0}},
     ],
 )
 async def test_a_batch_with_an_empty_file_id_or_odd_counts_is_taken(
     fields: dict[str, Any], store: Store, tmp_path: Path
 ) -> None:
     with batch_provider(by_number, Fate(looks=2, empty=fields)) as fake:
-        assert (await batch(make_job(fake.base_url), store, tmp_path)).complete
+        outcome = await batch(make_job(fake.base_url), store, tmp_path)
+        assert outcome.complete
+        assert outcome.manifest.note is None
         books_balance(fake, store)
 
 

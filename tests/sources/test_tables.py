@@ -118,6 +118,17 @@ def test_separators_encodings_and_workbooks_give_the_same_table(tmp_path: Path) 
     assert read_table(book, rows_are="each thing", advice="give another").rows == wanted
 
 
+def test_quotes_of_a_text_file_by_excel_are_none_of_its_text_and_those_by_onet_are(tmp_path: Path) -> None:
+    path = tmp_path / "mine.txt"
+    for written, text in (
+        ('"Sort mail, ""urgent"" first"', 'Sort mail, "urgent" first'),
+        ('Sort "urgent" mail', 'Sort "urgent" mail'),
+        ('Fit 2" pipes', 'Fit 2" pipes'),
+    ):
+        path.write_text(f"Task ID\tTask\r\n8823\t{written}\r\n", "utf-16", newline="")
+        assert read_table(path, rows_are="each task", advice="").rows == ((2, {"Task ID": "8823", "Task": text}),)
+
+
 @pytest.mark.parametrize(("second", "refused"), [(["code", "jobs"], True), (["code", "title"], False), ([], False)])
 def test_rows_on_another_sheet_with_the_same_columns_are_not_left_out(
     tmp_path: Path, second: list[object], refused: bool

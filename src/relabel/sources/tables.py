@@ -318,8 +318,9 @@ def _records(path: Path, text: str, separator: str) -> Iterator[tuple[int, list[
     """Non-blank records, each with the number of its first line."""
     # str.splitlines would also split at form feeds and Unicode separators, which are ordinary characters in CSV.
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    if separator == "\t" and path.suffix.lower() == ".txt":
-        # Quotes are ordinary characters in O*NET's text files.
+    by_excel = '\t"' in text and re.search(r'\t"[^"]*(?:""[^"]*)*"(?:[\t\r\n]|\Z)', text)
+    if separator == "\t" and path.suffix.lower() == ".txt" and not by_excel:
+        # Quotes are ordinary characters in O*NET's text files; Excel puts whole cells of its own in quotes.
         yield from ((number, line.split("\t")) for number, line in enumerate(lines, start=1) if line.strip())
         return
     reader = csv.reader((line + "\n" for line in lines), delimiter=separator, strict=True)

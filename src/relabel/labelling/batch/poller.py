@@ -464,7 +464,7 @@ class BatchPoller:
             self._options.step("entered")
             if number % TURN == 0:
                 await asyncio.sleep(0)
-        lost += max(0, chunk.answered - number)
+        lost += max(0, min(chunk.answered, chunk.requests) - number)
         chunk.failed = {}
         for key in keys:
             request = self._requests.get(key)
