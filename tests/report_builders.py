@@ -92,10 +92,13 @@ def hostile_pages(folder: Path) -> Pages:
         }
     )
     result = judge(suite, named[0], gold, named[1], details)
+    change = compare(named[1], named[0], draws=200, details=details)
     pair = compare(named[0], named[1], gold, details=details, draws=200)
     several = compare_several(named, gold, details=details, draws=200)
     return Pages(
-        eval=page_of(evaluate(named[0], gold, draws=200), named[0], gold, suite=result, details=details),
+        eval=page_of(
+            evaluate(named[0], gold, draws=200), named[0], gold, suite=result, comparison=change, details=details
+        ),
         compare=compare_page(pair, list(pair_tables(pair, page=True)), named[:2])[0],
         several=compare_page(several, list(several_tables(several, page=True)), named)[0],
     )

@@ -92,6 +92,22 @@ def test_a_report_says_how_many_failed_gates_it_does_not_list() -> None:
     assert "And 2 more, in the table below." in Path("report.html").read_text("utf-8")
 
 
+def test_the_report_of_a_suite_shows_what_changed_against_its_baseline() -> None:
+    rows = ["S001,11-3051.00,E0", "S002,11-3051.00,E0"]
+    Path("labels.csv").write_text("\n".join(["task_id,onet_soc_code,label", *rows]))
+    asked = ["import", "labels.csv", "--model", "m", "--rubric", "eloundou", "--tasks", "sample", "--out"]
+    assert run_app([*asked, "before"]) == 0
+    Path("labels.csv").write_text("\n".join(["task_id,onet_soc_code,label", rows[0], rows[1].replace("E0", "E1")]))
+    assert run_app([*asked, "after"]) == 0
+    gates = "  - {id: steady, setting: three-way, metric: accuracy, max_drop: 0}\n"
+    Path("pinned.yaml").write_text(f"name: pinned\ngold: sample\nbaseline: {{run: before}}\ngates:\n{gates}")
+    run_app(["eval", "after", "--suite", "pinned.yaml", "--html", "report.html"])
+    page = Path("report.html").read_text("utf-8")
+    changes = page[page.index('<h2 id="flips">Changes against the baseline</h2>') :]
+    assert "S002" in changes
+    assert "S001" not in changes.split("<h2", 2)[1]
+
+
 def test_github_gets_annotations_by_itself(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     assert run_app(["eval", "sample", "--suite", "low.yaml"]) == 0

@@ -70,6 +70,7 @@ def test_a_page_asks_nothing_of_the_network_and_forbids_itself_to(pages: Pages, 
 def test_ids_are_given_once_and_links_within_the_page_lead_somewhere(pages: Pages, kind: str) -> None:
     found = parsed(getattr(pages, kind))
     ids = [value for name, value in found.attributes if name == "id"]
+    assert all(ids)
     assert len(ids) == len(set(ids))
     links = {value for name, value in found.attributes if name == "href" and value}
     assert {link.removeprefix("#") for link in links} <= set(ids)

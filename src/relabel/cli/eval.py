@@ -15,6 +15,7 @@ from relabel.cli._options import Commands, Draws, GoldBy, GoldRule, OutFile, Res
 from relabel.cli.terminal import Table, doing, heading, say, say_next, show_verdict, workflow_command
 from relabel.errors import GateError, UsageError
 from relabel.evaluation import alignment, gates
+from relabel.evaluation import compare as comparing
 from relabel.evaluation import document as documents
 from relabel.evaluation import gold as golds
 from relabel.evaluation import paper as replication
@@ -120,17 +121,19 @@ def evaluate_run(
     with doing("evaluating: agreement, intervals, yardsticks"):
         document = relabel.evaluate(opened, truth, draws=0 if no_intervals else draws, seed=seed, by_model=by_model)
     outcome: suites.SuiteResult | None = None
+    baseline: relabel.Run | None = None
     details = alignment.task_details(opened) if suite or results.html or results.figures else None
     if judged_by is not None:
         with doing(f"judging by the suite {judged_by.name}"):
-            pinned = judged_by.baseline
-            baseline = None if pinned is None else relabel.open_run(judged_by.resolve(pinned.run))
+            if judged_by.baseline is not None:
+                baseline = relabel.open_run(judged_by.resolve(judged_by.baseline.run))
             outcome = gates.judge(judged_by, opened, truth, baseline, details)
         document = _with_suite_warnings(document, outcome.warnings)
 
     def page() -> tuple[str, reports.Charts]:
+        change = None if baseline is None else comparing.compare(baseline, opened, details=details)
         shown = list(eval_tables(document, page=True))
-        return reports.eval_page(document, shown, opened, truth, suite=outcome, details=details)
+        return reports.eval_page(document, shown, opened, truth, suite=outcome, comparison=change, details=details)
 
     results.draw(page)
     printed = False

@@ -53,6 +53,7 @@ def eval_page(
     gold: Gold,
     *,
     suite: SuiteResult | None = None,
+    comparison: CompareDocument | None = None,
     details: pd.DataFrame | None = None,
 ) -> tuple[str, Charts]:
     """The report of an evaluation, as one HTML document, and its charts.
@@ -63,6 +64,7 @@ def eval_page(
         run: The evaluated run, for rationales and the means of occupations.
         gold: The gold that it was evaluated against.
         suite: The result of a suite, if one was run.
+        comparison: The comparison of the suite's baseline with the run.
         details: Task table (`relabel.task.task_schema`) for statements and titles; without it these are left out.
     """
     charts, aligned = Charts(), match(run, gold)
@@ -83,6 +85,12 @@ def eval_page(
     for setting, figures in (document.calibration or {}).items():
         curve = Table(f"Reliability of the probabilities, {setting}", (), ())
         sections.append((f"calibration-{setting}", curve, charts.reliability(f"calibration-{setting}", figures.bins)))
+    if comparison is not None:
+        flips = _flip_table(comparison.flips, ("baseline", "run"), {}, comparison.main_measure)
+        notes = [*comparison.verdict.splitlines(), *flips.notes]
+        counts = comparison.settings[comparison.main_setting].transitions
+        svg = charts.matrix("changes-against-baseline", counts, rows="baseline", columns="run")
+        sections.append(("flips", replace(flips, title="Changes against the baseline", notes=notes), svg))
     if differences := [flip for flip in flips_of(aligned, GOLD, 0, TaskTexts(details)) if flip.effect]:
         difference_table = _flip_table(differences, ("gold", "run"), {"run": run}, aligned.main_measure)
         sections.append(("differences", replace(difference_table, title="Where run and gold differ most"), None))
@@ -141,7 +149,7 @@ def compare_page(
             elif kind == "flips":
                 with_words = {"first": runs[0], "second": runs[1]}
                 whole = _flip_table(document.flips, ("first", "second"), with_words, document.main_measure)
-                table = replace(whole, title=table.title)  # noqa: PLW2901  the same, with rationales
+                table = replace(whole, title=table.title, key=kind)  # noqa: PLW2901  the same, with rationales
         elif kind == "pairs":
             svg = charts.ranges(table.key, table.ranges(3), title="kappa")
         sections.append((table.key, table, svg))
