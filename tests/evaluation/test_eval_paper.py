@@ -76,6 +76,13 @@ def test_figures_that_were_not_seen_in_print_equal_an_independent_recomputation(
 
 
 @pytest.mark.mirror
+def test_shares_of_tasks_are_listed_by_code_and_rater(paper: PaperDocument) -> None:
+    shares = {code: cell(paper, f"tasks labelled {code}, human").ours for code in ("E0", "E1", "E2")}
+    assert shares == pytest.approx({"E0": 100 * 10256 / 19265, "E1": 100 * 2862 / 19265, "E2": 100 * 6147 / 19265})
+    assert cell(paper, "occupations without an exposed task").ours == 34
+
+
+@pytest.mark.mirror
 def test_the_share_above_one_half_is_compared(paper: PaperDocument) -> None:
     over = cell(paper, "occupations with over half of their tasks, human, alpha")
     assert (over.rule, over.printed) == ("> 0.5", 1.8)

@@ -21,7 +21,7 @@ import pandas as pd
 
 from relabel.errors import DataError
 from relabel.manifest import task_sources
-from relabel.rubric import MEASURES, Measure
+from relabel.rubric import CODES, MEASURES, Measure
 from relabel.settings import Frozen
 from relabel.sources import bls, eloundou
 from relabel.sources.fetch import SourceUse
@@ -129,6 +129,7 @@ def recompute() -> PaperDocument:
         *_summary(values, equal),
         *_top(equal.set_axis(titles.reindex(equal.index), axis=0)),
         *_shares(values, equal),
+        *_codes(labels),
         *_workers(equal),
     )
     count = Counter(cell.reproduced for cell in cells)
@@ -160,6 +161,12 @@ def _summary(values: pd.DataFrame, equal: pd.DataFrame) -> Iterator[PaperFigure]
             yield _cell("3", f"tasks, {word}, {about}", None, ours, "task values", **share)
 
 
+def _codes(labels: pd.DataFrame) -> Iterator[PaperFigure]:
+    for (rater, name), code in product(_NAMES.items(), CODES):
+        ours = 100 * float((labels[rater] == code).mean())
+        yield _cell("-", f"tasks labelled {code}, {name}", None, ours, "=", tolerance=0.05)
+
+
 def _top(equal: pd.DataFrame) -> Iterator[PaperFigure]:
     for line in _TOP_OCCUPATIONS.strip().splitlines():
         about, _, listed = line.partition(":")
@@ -182,6 +189,8 @@ def _top(equal: pd.DataFrame) -> Iterator[PaperFigure]:
         ours = float((equal[rater, "gamma"] >= 1 - 1e-12).sum())
         figure = f"occupations fully exposed, {_NAMES[rater]}, gamma"
         yield _cell("4", figure, count, ours, ">= 1", _WITHIN, unit="count")
+    unexposed, figure = float((equal[["human", "gpt4"]] == 0).all(axis=1).sum()), "occupations without an exposed task"
+    yield _cell("appendix", figure, None, unexposed, "= 0 in all six scores", _WITHIN, unit="count")
 
 
 def _shares(values: pd.DataFrame, equal: pd.DataFrame) -> Iterator[PaperFigure]:
