@@ -191,7 +191,7 @@ def several_tables(document: PairwiseDocument, *, page: bool = False) -> Iterato
         ]
         most = ", ".join(f"{n:,} {label}" for label, n in majority.labels.items())
         note = f"majority: {most}; {counted(majority.tied, 'task')} without one, {figure(majority.unanimous)} unanimous{suffix}"
-        yield Table(f"Each run among the others, {setting}", columns, rows, notes=[note], key=f"runs-{setting}")
+        yield Table(f"Labels of each run, {setting}", columns, rows, notes=[note], key=f"runs-{setting}")
     disputed = document.disputed[: _ON_PAGE if page else _TOP]
     if rows := [[*_task_cells(task, page=page), *task.labels, task.spread] for task in disputed]:
         columns = ("task", "occupation", *(f"run {n + 1}" for n in range(len(document.runs))), "spread")
