@@ -153,6 +153,10 @@ def test_two_settings_come_as_lines_or_as_columns(write: Write, tmp_path: Path) 
         (f"{HEAD}\n8823.0,{A},E0\n8823,{A},E0\n", "line 3 repeats .* task_id 8823"),
         (f"{HEAD}\nS001,11-3051,E0\n", "'11-3051' is not an O.NET-SOC code; write it in full"),
         ("task_id,label\nS999,E0\n", "line 2: task_id must be the id of one task of sample, not 'S999'"),
+        (
+            f"{HEAD},setting\nS001,{A},E0,lax\n",
+            "setting must be one of three-way, not 'lax'; correct the line, or name",
+        ),
         (f"{HEAD},sample\nS001,{A},E0,x\n", "line 2: sample must be a whole number"),
         (f"{HEAD},probability\nS001,{A},E0,1.5\n", "line 2: probability must be from 0 to 1"),
         (f"{HEAD},explanation\nS001,{A},E0,{'x' * 5000}\n", "line 2: rationale must be at most 4,000 characters"),

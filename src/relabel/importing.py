@@ -321,10 +321,11 @@ def _chance_note(labels: Sequence[Label], tasks: str) -> str:
 
 def _labels(file: Table, rows: pd.DataFrame, rubric: Rubric, source: str, created: str) -> list[Label]:
     """Validate the rows, one per label, and make labels of them; `source` begins their request keys."""
-    choices = {"setting": list(rubric.settings), "label": list(rubric.labels)}
-    advice = "correct the line, replace labels with --map OLD=NEW, or name the rubric of the labels with --rubric"
-    for name, known in choices.items():
-        require_cells(file, rows[name], rows[name].isin(known), f"one of {', '.join(known)}", advice)
+    for name, known, advice in (
+        ("setting", rubric.settings, "correct the line, or name the rubric of the labels with --rubric"),
+        ("label", rubric.labels, "correct the line, replace it with --map OLD=NEW, or name its rubric with --rubric"),
+    ):
+        require_cells(file, rows[name], rows[name].isin(list(known)), f"one of {', '.join(known)}", advice)
     rows = rows.assign(**{name: "0" if name == "sample" else "" for name in _KNOWN_NAMES.keys() - set(rows)})
     samples = rows["sample"].map(plain_id)
     require_cells(file, rows["sample"], samples.str.fullmatch(r"[0-9]{1,4}"), "a whole number from 0 to 9999")
@@ -333,6 +334,7 @@ def _labels(file: Table, rows: pd.DataFrame, rubric: Rubric, source: str, create
     short = rows["rationale"].str.len() <= MAX_RATIONALE
     require_cells(file, rows["rationale"], short, f"at most {MAX_RATIONALE:,} characters long")
     refuse_repeats(file, rows, _LABEL_KEY)
+    records = rows.astype(object).to_dict("records")
     return [
         Label(
             task_id=row["task_id"],
@@ -345,7 +347,7 @@ def _labels(file: Table, rows: pd.DataFrame, rubric: Rubric, source: str, create
             request_key=f"{source}:{line}",
             created_at=created,
         )
-        for line, row, probability in zip(rows.index, rows.to_dict("records"), probabilities, strict=True)
+        for line, row, probability in zip(rows.index, records, probabilities, strict=True)
     ]
 
 
