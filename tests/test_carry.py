@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from relabel.cli.app import run_app
 from relabel.errors import DataError, UsageError
 from relabel.evaluation.gold import asked
 from relabel.importing import TO_ASK, carry_run
@@ -206,3 +207,11 @@ def test_a_fill_that_labelled_another_statement_under_an_id_fills_nothing_there(
     done = carry_run(run, lists[1], tmp_path / "carried", old=lists[0], fill=fresh)
     assert (done.carried, done.filled, done.to_ask) == (2, 2, 1)
     assert open_run(str(tmp_path / "carried")).coded()["task_id"].tolist() == ["1", "2"]
+
+
+@pytest.mark.mirror
+def test_the_next_step_names_the_rubric_without_which_the_paid_answers_could_not_fill(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_app(["tasks", "carry", "eloundou-2023:gpt4", "--to", "onet-30.2", "--out", str(tmp_path / "c")]) == 0
+    assert "next: relabel run --rubric eloundou --tasks" in capsys.readouterr().err

@@ -15,6 +15,7 @@ import typer
 import relabel
 from relabel import importing
 from relabel import manifest as manifests
+from relabel import rubric as rubrics
 from relabel import task as task_lists
 from relabel.cli import _options
 from relabel.cli.terminal import WIDTH, cut, doing, say, say_next, say_written, serve
@@ -187,7 +188,12 @@ def carry(
     typer.echo(f"{done.carried:,} labels carried{filled}; {done.to_ask:,} of {done.tasks:,} tasks are left to label")
     say_written(out)
     if done.to_ask:
-        say_next(f"relabel run --tasks {out / importing.TO_ASK} --out ASKED, with the options of {run}")
+        ours = {relabel.load_rubric(name).sha256: name for name in rubrics.rubric_names()}
+        rubric = ours.get(
+            opened.manifest.rubric_sha256, opened.manifest.rubric.source
+        )  # otherwise a file of the user's
+        tasks = out / importing.TO_ASK
+        say_next(f"relabel run --rubric {rubric} --tasks {tasks} --out ASKED, with the other options of {run}")
         typer.echo("then carry again with --fill ASKED", err=True)
 
 
