@@ -104,6 +104,14 @@ def test_a_pipe_is_written_into_and_not_replaced(tmp_path: Path) -> None:
     assert pipe.is_fifo()
 
 
+def test_a_json_file_of_earlier_versions_is_written_and_its_new_spelling_named(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run_app(["tasks", "diff", "sample", "sample", "--json", "d.json"]) == 0
+    assert "--json d.json is now --out d.json" in capsys.readouterr().err
+    assert json.loads(Path("d.json").read_text())
+
+
 @pytest.mark.parametrize(
     ("words", "after"),
     [

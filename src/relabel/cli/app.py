@@ -34,6 +34,9 @@ _COMMANDS: Mapping[str, tuple[str, ...]] = {
     "study.app": ("study",),
 }
 
+# Commands whose --json took the name of a file in version 0.1.
+_TOOK_JSON_FILES = {"eval", "compare", "explain", "tasks"}
+
 # typer has its own copy of click, whose classes differ from those of the package click, and whose name varies.
 _WrongUsage: type[Exception] = typer.BadParameter.__mro__[1]
 
@@ -123,7 +126,7 @@ def run_app(arguments: Sequence[str] | None = None) -> int:
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
         signal.signal(signal.SIGINT, interrupt)
     try:
-        result = command.main(args=words, prog_name="relabel", standalone_mode=False)
+        result = command.main(args=_json_file_as_out(words), prog_name="relabel", standalone_mode=False)
         if result == 130:  # typer returns this code after Ctrl-C
             _say("interrupted")
         return result if isinstance(result, int) else 0
@@ -146,6 +149,15 @@ def run_app(arguments: Sequence[str] | None = None) -> int:
             return 3
         _say(f"internal error ({type(error).__name__}: {error}); please report it; RELABEL_DEBUG=1 shows where")
         return 1
+
+
+def _json_file_as_out(words: list[str]) -> list[str]:
+    """Accept the spelling of version 0.1: `--json FILE.json` means `--out FILE.json`."""
+    at = words.index("--json") + 1 if "--json" in words and words[0] in _TOOK_JSON_FILES else len(words)
+    if not "".join(words[at : at + 1]).endswith(".json"):
+        return words
+    _say(f"note: --json {words[at]} is now --out {words[at]}")
+    return [*words[: at - 1], "--out", *words[at:]]
 
 
 def _wrongly_used(error: Any) -> int:
