@@ -153,11 +153,14 @@ def run_app(arguments: Sequence[str] | None = None) -> int:
 
 def _json_file_as_out(words: list[str]) -> list[str]:
     """Accept the spelling of version 0.1: `--json FILE.json` means `--out FILE.json`."""
-    at = words.index("--json") + 1 if "--json" in words and words[0] in _TOOK_JSON_FILES else len(words)
-    if not "".join(words[at : at + 1]).endswith(".json"):
+    if "--json" not in words or words[0] not in _TOOK_JSON_FILES:
         return words
-    _say(f"note: --json {words[at]} is now --out {words[at]}")
-    return [*words[: at - 1], "--out", *words[at:]]
+    position = words.index("--json")
+    file = "".join(words[position + 1 : position + 2])
+    if not file.endswith(".json"):
+        return words
+    _say(f"note: --json {file} is now --out {file}")
+    return [*words[:position], "--out", *words[position + 1 :]]
 
 
 def _wrongly_used(error: Any) -> int:
