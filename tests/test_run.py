@@ -164,7 +164,10 @@ def test_the_same_labels_give_the_same_bytes(tmp_path: Path) -> None:
         (lambda d: (d / "labels.parquet").write_bytes(b"PAR1 no"), "is damaged"),
         (lambda d: (d / "labels.parquet").write_bytes(b""), "is damaged"),
         (lambda d: (d / "labels.parquet").write_bytes((d / "labels.parquet").read_bytes()[:-9]), "is damaged"),
+        (lambda d: _columns_named_alike(d / "labels.parquet"), "the column 'label' more than once"),
         (lambda d: _not_utf_8(d / "labels.parquet"), "is damaged"),
+        (lambda d: _with_parameter("samples", d), "parameters: samples is not a whole number"),
+        (lambda d: _with_parameter("seed", d), "parameters: seed is not a whole number"),
     ],
 )
 def test_a_damaged_folder_is_said_in_a_sentence(damage: Any, words: str, tmp_path: Path) -> None:
@@ -173,6 +176,16 @@ def test_a_damaged_folder_is_said_in_a_sentence(damage: Any, words: str, tmp_pat
     with pytest.raises(DataError, match=words) as said:
         open_run(str(tmp_path))
     assert "\n" not in str(said.value)
+
+
+def _with_parameter(name: str, folder: Path) -> None:
+    written = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(written | {"parameters": {name: ["x"]}}))
+
+
+def _columns_named_alike(path: Path) -> None:
+    table = pq.read_table(path)
+    pq.write_table(table.append_column("label", table["label"]), path)
 
 
 def _not_utf_8(path: Path) -> None:

@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
-from pydantic import ValidationError
+from pydantic import ValidationError, field_validator
 
 from relabel.errors import ColumnError, DataError, first_error
 from relabel.files import make_private_dir, os_errors, replacing, require_own
@@ -180,6 +180,14 @@ class Manifest(Frozen):
     note: str | None = None
     started_at: str | None = None
     ended_at: str | None = None
+
+    @field_validator("parameters")
+    @classmethod
+    def _counts_are_whole(cls, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+        for name in ("samples", "variants", "seed"):
+            if not isinstance(parameters.get(name) or 0, int):
+                raise ValueError(f"{name} is not a whole number")
+        return parameters
 
 
 def answer_warnings(models: Mapping[str, int], repeats: int, labels: int) -> list[str]:
@@ -395,6 +403,8 @@ def read_label_file(folder: Path, columns: Sequence[str] | None = None) -> pyarr
     try:
         with pq.ParquetFile(path) as file:
             names: list[str] = file.schema_arrow.names
+            if twice := [name for name in names if names.count(name) > 1]:
+                raise pyarrow.ArrowInvalid(f"it has the column {twice[0]!r} more than once")
             if lacking := [name for name in columns or () if name not in names]:
                 raise ColumnError(path, lacking[0], names)
             if file.metadata.num_rows > _MOST_LABELS:  # a few kilobytes can state billions

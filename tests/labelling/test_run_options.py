@@ -36,7 +36,16 @@ def test_a_limit_that_is_no_number_limits_nothing_and_is_refused(
     words: list[str], value: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said = refused([*words, value], capsys)
-    assert "give a number of 0 or more" in said or "is not a finite number" in said
+    assert "give a number of" in said or "is not a finite number" in said
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("rpm", "0"), ("rpm", "-1"), ("tpm", "0"), ("sample", "0"), ("pack", "101")]
+)
+def test_a_limit_of_nothing_is_refused_and_not_taken_for_no_limit(
+    option: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert f"{option} is " in refused([*RUN, f"--{option}", value], capsys)
 
 
 def test_a_wait_that_is_no_number_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

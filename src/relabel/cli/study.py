@@ -129,8 +129,8 @@ def status(path: StudyFile, as_json: _options.AsJson = False) -> None:
     spent = _in_all(f"${sum(cost or 0.0 for cost in costs):,.4f}{budget_text}", costs)
     is_finished = (opened.results / "report.html").exists() and all(one.state == "complete" for one in raters)
     command = "package" if is_finished else "run"
-    compared_with = f"kappa: with the gold {study.golds[0]}. " if study.golds else ""
-    say(f"{compared_with}Spent: {spent}. Next: relabel study {command} {path}")
+    compared_with = f"the gold {study.golds[0]}" if study.golds else "the other raters, on average"
+    say(f"kappa: with {compared_with}. Spent: {spent}. Next: relabel study {command} {path}")
 
 
 @study_app.command()

@@ -99,13 +99,12 @@ class RunOptions(Asking):
 
     def __post_init__(self) -> None:
         whole = {"samples": 1, "variants": 1, "pack": 1, "sample": 1, "max_tokens": 1, "concurrency": 1}
-        for name, least in {**whole, "timeout": 0, "rpm": 0, "tpm": 0, "max_cost": 0}.items():
+        for name, least in {**whole, "timeout": 0, "rpm": 0.001, "tpm": 1, "max_cost": 0}.items():
             value = getattr(self, name)
             fits = isinstance(value, int if name in whole else int | float) and least <= float(value) < math.inf
             if value is not None and not fits:  # nan is not at least anything
-                raise UsageError(
-                    f"{name} is {value!r}; give {'an int' if name in whole else 'a number'} of {least} or more"
-                )
+                kind = "a whole number" if name in whole else "a number"
+                raise UsageError(f"{name} is {value!r}; give {kind} of {least} or more")
         if self.pack > MOST_PACKED:
             raise UsageError(f"pack is {self.pack}; give {MOST_PACKED} or less")
 

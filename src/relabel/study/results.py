@@ -188,17 +188,17 @@ def _kappa_and_accuracy(pair: Pair) -> list[Cell]:
 
 
 def kappa_by_rater(opened: OpenStudy, runs: Mapping[str, Run]) -> dict[str, float | None]:
-    """Cohen's kappa of each rater with the study's first gold; empty without golds."""
+    """Cohen's kappa of each rater with the study's first gold, or without a gold its mean with the other raters."""
     study, runs = opened.study, _on_tasks(runs, study_tasks(opened))
-    if not study.golds:
-        return {}
-    votes, gold, quick = (
-        collect_votes(runs),
-        load_gold(opened.path(study.golds[0])),
-        study.model_copy(update={"draws": 0}),
-    )
-    pairs = {name: _agreement_with_gold(quick, run, gold, votes) for name, run in runs.items()}
-    return {name: or_none(pair.figure("kappa").value) for name, pair in pairs.items() if pair}
+    votes, quick = collect_votes(runs), study.model_copy(update={"draws": 0})
+    if study.golds:
+        gold = load_gold(opened.path(study.golds[0]))
+        pairs = {name: _agreement_with_gold(quick, run, gold, votes) for name, run in runs.items()}
+        return {name: or_none(pair.figure("kappa").value) for name, pair in pairs.items() if pair}
+    rows = zip(itertools.combinations(runs, 2), _pairs(quick, votes).rows, strict=True)
+    kappas = [(pair, row[2]) for pair, row in rows if isinstance(row[2], float)]
+    by_rater = {name: [kappa for pair, kappa in kappas if name in pair] for name in runs}
+    return {name: float(np.mean(values)) for name, values in by_rater.items() if values}
 
 
 def _pairs(study: Study, votes: Votes) -> Table:
