@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pandas as pd
@@ -10,7 +11,7 @@ import pytest
 
 from relabel.cli.app import run_app
 from relabel.errors import DataError, RubricError
-from relabel.rubric import load_rubric, rubric_path
+from relabel.rubric import load_rubric, new_rubric, rubric_path
 from relabel.run import open_run
 from relabel.task import load_tasks
 from server import judged, provider
@@ -134,6 +135,25 @@ def test_a_replay_under_another_address_says_which_one_holds_its_answers(capsys:
     assert run_app([*words[:-2], "again", "--quiet", "--base-url", url]) == 0
     assert run_app([*words[:-2], "other", "--quiet", "--base-url", url, "--prompt", "task", "--samples", "3"]) == 5
     assert "under --base-url" not in capsys.readouterr().err
+
+
+def test_what_is_to_be_asked_after_a_carry_is_asked_as_the_run_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mine.yaml").write_text(new_rubric("mine"))
+    with provider(lambda _: judged()) as server:
+        words = ["run", "--model", "m", "--base-url", server.base_url, "--tasks", "own.csv", "--rubric", "mine.yaml"]
+        assert run_app([*words, "--setting", "strict", "--samples", "2", "--out", "r", "--quiet"]) == 0
+        Path("newer.csv").write_text(LIST + "4,2512,Developers,Read the news.,50\n")
+        capsys.readouterr()
+        assert run_app(["tasks", "carry", "r", "--to", "newer.csv", "--out", "carried"]) == 0
+        said = capsys.readouterr().err
+        command = said.split("next: relabel ")[1].split("\n")[0]
+        assert run_app([*shlex.split(command), "--quiet"]) == 0
+    asked, run = open_run("ASKED"), open_run("r")
+    assert len(asked.labels) == 2
+    assert asked.manifest.rubric_sha256 == run.manifest.rubric_sha256
+    assert (asked.manifest.model, asked.manifest.settings) == ("m", ("strict",))
+    assert run_app(["tasks", "carry", "r", "--to", "newer.csv", "--out", "whole", "--fill", "ASKED"]) == 0
+    assert open_run("whole").manifest.status == "complete"
 
 
 def test_a_new_rubric_is_a_copy_under_its_own_name_without_what_trials_have_shown() -> None:

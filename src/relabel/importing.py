@@ -473,7 +473,9 @@ def carry_run(run: Run, to: str, out: Path, *, old: str | None = None, fill: Run
     with writing(out):
         write_run(out, manifest, [Label(*row) for row in rows.itertuples(index=False, name=None)], [])
         with replacing(out / TO_ASK) as temporary:
-            temporary.write_bytes(csv_bytes(missing[list(TASK_COLUMNS)]))
+            # As `code`, because the list may have codes of another classification; and without importance on its scale.
+            asked = missing[list(TASK_COLUMNS[:5])].rename(columns={"onet_soc_code": "code"})
+            temporary.write_bytes(csv_bytes(asked))
     filled = len(labels) - len(kept)
     warnings = tuple(changed_rubrics(run))
     return Carried(diff, len(kept), filled, len(missing), len(listed), warnings)

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -188,13 +189,23 @@ def carry(
     typer.echo(f"{done.carried:,} labels carried{filled}; {done.to_ask:,} of {done.tasks:,} tasks are left to label")
     say_written(out)
     if done.to_ask:
-        ours = {relabel.load_rubric(name).sha256: name for name in rubrics.rubric_names()}
-        rubric = ours.get(
-            opened.manifest.rubric_sha256, opened.manifest.rubric.source
-        )  # otherwise a file of the user's
-        tasks = out / importing.TO_ASK
-        say_next(f"relabel run --rubric {rubric} --tasks {tasks} --out ASKED, with the other options of {run}")
+        say_next(f"{_command_for(opened.manifest, out / importing.TO_ASK)} --out ASKED")
         typer.echo("then carry again with --fill ASKED", err=True)
+
+
+def _command_for(manifest: relabel.Manifest, tasks: Path) -> str:
+    """The command that labels other tasks as a run's were: same model, address, rubric, settings and repeats."""
+    names = {relabel.load_rubric(name).sha256: name for name in rubrics.rubric_names()}
+    options = {
+        "--model": "MODEL" if manifest.engine in (None, importing.ENGINE, importing.CARRY_ENGINE) else manifest.model,
+        "--base-url": manifest.base_url,
+        "--rubric": names.get(manifest.rubric_sha256, manifest.rubric.source),
+        "--tasks": tasks,
+        "--samples": manifest.parameters.get("samples"),
+    }
+    words = [str(word) for option, value in options.items() if value not in (None, 1) for word in (option, value)]
+    words += [word for setting in manifest.settings for word in ("--setting", setting)]
+    return shlex.join(["relabel", "run", *words])
 
 
 def _show_diff(difference: task_lists.TaskDiff, *, examples: bool = True) -> None:
