@@ -156,6 +156,18 @@ def test_what_is_to_be_asked_after_a_carry_is_asked_as_the_run_asked(capsys: pyt
     assert open_run("whole").manifest.status == "complete"
 
 
+def test_a_review_of_a_list_with_codes_of_its_own_is_a_gold_of_its_run(capsys: pytest.CaptureFixture[str]) -> None:
+    with provider(lambda _: judged()) as server:
+        words = ["run", "--model", "m", "--base-url", server.base_url, "--tasks", "own.csv", "--out", "r", "--quiet"]
+        assert run_app(words) == 0
+    assert run_app(["review", "r", "--random", "--n", "3", "--out", "review.csv"]) == 0
+    review = pd.read_csv("review.csv", dtype="str")
+    review.assign(label="E1", reviewer="Ann").to_csv("review.csv", index=False)
+    capsys.readouterr()
+    assert run_app(["eval", "r", "--gold", "review.csv", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["matched"] == 3
+
+
 def test_a_new_rubric_is_a_copy_under_its_own_name_without_what_trials_have_shown() -> None:
     assert run_app(["rubric", "new", "mine", "--from", "exposure"]) == 0
     mine, ours = load_rubric("mine.yaml"), load_rubric("exposure")

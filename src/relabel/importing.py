@@ -59,6 +59,8 @@ _KNOWN_NAMES: Mapping[str, tuple[str, ...]] = {
     "rationale": ("rationale", "explanation"),
     **{content: (content,) for content in ("setting", "sample", "probability")},
 }
+# A file without anything like an O*NET-SOC code has codes of another classification, such as a review of a user's own list.
+_LIKE_ONET_SOC = r"[0-9]{2}\D?[0-9]{4}|^$"
 # What makes a label unique in a run.
 _LABEL_KEY = (*TASK_KEY, "setting", "sample")
 
@@ -127,7 +129,8 @@ def with_task_keys(file: Table, cells: pd.DataFrame) -> pd.DataFrame:
     Raises:
         DataError: An id or code is malformed, or neither codes nor statements confirm ids that may be row numbers.
     """
-    parsers = {"task_id": file.task_id, "onet_soc_code": file.onet_soc_code}
+    own_codes = "onet_soc_code" in cells and not cells["onet_soc_code"].str.contains(_LIKE_ONET_SOC).any()
+    parsers = {"task_id": file.task_id, "onet_soc_code": file.occupation_code if own_codes else file.onet_soc_code}
     keys = {name: list(map(parse, cells.index, cells[name])) for name, parse in parsers.items() if name in cells}
     if not {"onet_soc_code", "text"} & set(cells):
         file.refuse_row_numbers(keys["task_id"], "add a column onet_soc_code, or use O*NET's own Task ID")

@@ -653,6 +653,7 @@ def test_share_pictures_are_drawn_on_request_without_a_browser(site: Site, tmp_p
     png = (built.folder / "share/1121.png").read_bytes()
     assert png[:8] == b"\x89PNG\r\n\x1a\n"
     assert struct.unpack(">II", png[16:24]) == (1200, 630)
+    assert len(png) < 60_000
     assert 'content="https://example.org/jobs/share/1121.png"' in (built.folder / "occupations/1121.html").read_text()
     feed = ElementTree.fromstring((built.folder / "feed.xml").read_text(encoding="utf-8"))
     assert feed.find("{http://www.w3.org/2005/Atom}entry/{http://www.w3.org/2005/Atom}summary") is not None

@@ -225,6 +225,8 @@ def status_reason(page: Row) -> str:
         lent = [part["title"] for part in page["onet"]]
         from_whom = "; ".join([*lent[:3], f"{len(lent) - 3} more"] if len(lent) > 3 else lent)
         return f"{sentence}. The figure is borrowed from their nearest relatives in the US classification: {from_whom}."
+    if match := re.search(r"only ([\d.]+%) of what is linked", reason):
+        return f"Only {match[1]} of the US occupations that match this group have task statements in O*NET."
     return for_readers(f"{reason[:1].upper()}{reason[1:]}.") if kind != "scored" else ""
 
 
