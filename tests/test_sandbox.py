@@ -167,7 +167,10 @@ def test_a_template_comes_to_an_end(endless: str, tmp_path: Path) -> None:
         ("{% for name, meaning in rubric.labels.items() %}{{ name }};{% endfor %}", "exposed;not-exposed;"),
         ("{{ rubric.settings['strict'].question == setting.question }}", "True"),
         ("{{ rubric.rationale.max_words > 1 and 'e' in letters or letters['exposed'] }}", "A"),
-        ("{{ '%.1f' % 1.25 }} {{ '{:,.0f}'.format(1234) }} {{ 'b'|upper }}{{ 'a-b'.split('-')[1] }}", "1.2 1,234 Bb"),
+        (
+            "{{ '%.1f' % 1.25 }} {{ '%.1f'|format(1.25) }} {{ '{:,.0f}'.format(1234) }} {{ 'b'|upper }}{{ 'a-b'.split('-')[1] }}",
+            "1.2 1.2 1,234 Bb",
+        ),
         ("{% macro twice(x) %}{{ x }}{{ x }}{% endmacro %}{{ twice('a') }}{{ 2 * 'b' }}{{ 2**3 }}", "aabb8"),
         ("{% for x in 'abc' %}{{ loop.index }}{% if not loop.last %},{% endif %}{% endfor %}", "1,2,3"),
         ("{{ [3, 1]|sort|join('+') }} {{ {'a': 1}.a }} {{ namespace() }}", "1+3 1 <namespace>"),

@@ -276,11 +276,15 @@ class Sandbox(ImmutableSandboxedEnvironment):
                 raise SecurityError("a list is too long to be joined")
             return _JINJA["join"](context.eval_ctx, parts, between, attribute)
 
+        def formatted(pattern: str, *values: Any, **named: Any) -> str:
+            _require_narrow(pattern)
+            return _JINJA["format"](pattern, *values, **named)
+
         @pass_context
         def tojson(context: Context, value: Any) -> Any:
             return _JINJA["tojson"](context.eval_ctx, value)
 
-        return {"replace": replace, "join": join, "tojson": tojson}
+        return {"replace": replace, "join": join, "format": formatted, "tojson": tojson}
 
 
 def _require_narrow(pattern: str) -> None:
