@@ -111,17 +111,18 @@ def import_file(
     by_name = {name.removesuffix("_column"): column for name, column in vars(columns).items()}
     by_name |= {"task_id": columns.id_column, "onet_soc_code": columns.code_column}
     by_name["label"] = _pairs(labels, "--label-column", "SETTING=COLUMN") if many else next(iter(labels), None)
-    done = importing.import_labels(
-        path,
-        model=model,
-        rubric=loaded,
-        out=out,
-        tasks=tasks,
-        setting=setting,
-        columns=by_name,
-        mapping=pairs,
-        random_sample=random_sample,
-    )
+    with doing("importing labels"):
+        done = importing.import_labels(
+            path,
+            model=model,
+            rubric=loaded,
+            out=out,
+            tasks=tasks,
+            setting=setting,
+            columns=by_name,
+            mapping=pairs,
+            random_sample=random_sample,
+        )
     for note in done.notes:
         typer.echo(f"warning: {note}", err=True)
     if _options.give_json(asdict(done) | {"folder": str(done.folder)}, as_json=as_json):
@@ -156,7 +157,8 @@ def diff(old: str, new: str, *, as_json: _options.AsJson = False, out: _options.
         old (OLD): onet-29.1, eloundou-2023 or FILE.csv.
         new (NEW): onet-30.2 or FILE.csv.
     """
-    difference = task_lists.diff_lists(old, new)
+    with doing("comparing the task lists"):
+        difference = task_lists.diff_lists(old, new)
     if not _options.give_json(difference.describe(), out=out, as_json=as_json):
         _show_diff(difference)
 
@@ -180,8 +182,9 @@ def carry(
         old (TASKS): The list that the run labelled, if it moved.
         fill (RUN): A run under the same rubric that labelled the tasks to be asked again.
     """
-    opened = relabel.open_run(run)
-    done = importing.carry_run(opened, to, out, old=old, fill=None if fill is None else relabel.open_run(fill))
+    with doing("carrying labels"):
+        opened = relabel.open_run(run)
+        done = importing.carry_run(opened, to, out, old=old, fill=None if fill is None else relabel.open_run(fill))
     for sentence in done.warnings:
         typer.echo(f"WARNING: {sentence}", err=True)
     _show_diff(done.diff, examples=False)
@@ -341,11 +344,11 @@ def labels(
     chosen = form or ending
     if out is None and chosen != "csv":
         raise UsageError(f"--format {chosen} cannot be printed; name a file with --out")
-    opened = relabel.open_run(run)
-    table = _wide(opened) if wide else opened.labels.reset_index(drop=True)
-    content = (
-        table.to_parquet(index=False) if chosen == "parquet" else (csv_bytes if chosen == "csv" else stata_bytes)(table)
-    )
+    with doing("reading labels"):
+        opened = relabel.open_run(run)
+        table = _wide(opened) if wide else opened.labels.reset_index(drop=True)
+        write = {"csv": csv_bytes, "dta": stata_bytes, "parquet": lambda frame: frame.to_parquet(index=False)}[chosen]
+        content = write(table)
     if out is None:
         typer.echo(content.decode("utf-8"), nl=False)
     else:
@@ -356,7 +359,8 @@ def labels(
 def cite(run: _options.RunArg, as_json: _options.AsJson = False) -> None:
     """Print what to cite for a run: its data with their licences, the model, the rubric and the software."""
     published = run in manifests.PUBLISHED or run == "sample"
-    manifest = relabel.open_run(run).manifest if published else manifests.read_manifest(manifests.find_run(run))
+    with doing("reading the run"):
+        manifest = relabel.open_run(run).manifest if published else manifests.read_manifest(manifests.find_run(run))
     registry = sources.load_registry()
     used = [registry[name] for name in dict.fromkeys(use.source for use in manifest.sources) if name in registry]
     own = [use for use in manifest.sources if use.source not in registry]
