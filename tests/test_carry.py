@@ -214,4 +214,4 @@ def test_the_next_step_names_the_rubric_without_which_the_paid_answers_could_not
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_app(["tasks", "carry", "eloundou-2023:gpt4", "--to", "onet-30.2", "--out", str(tmp_path / "c")]) == 0
-    assert "next: relabel run --rubric eloundou --tasks" in capsys.readouterr().err
+    assert "next: relabel run --model MODEL --rubric eloundou --tasks" in capsys.readouterr().err
