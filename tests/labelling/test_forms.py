@@ -128,7 +128,7 @@ async def test_stopping_during_the_probe_ends_the_run(store: Store, tmp_path: Pa
         outcome = await label_all(make_job(fake.base_url, 2, probe=True), store, tmp_path / "run", stop=stop)
         assert len(fake.seen) == 1
     assert outcome.interrupted
-    assert len(outcome.failures) == 4
+    assert outcome.manifest.counts.failed == 4
 
 
 async def test_an_answer_to_the_probe_that_is_in_flight_when_the_run_is_stopped_is_kept(

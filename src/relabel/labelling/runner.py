@@ -409,7 +409,7 @@ class WorkerPool:
 
     async def _record_missing(self, reason: str) -> None:
         """Label the remaining work items from the store, and record the others as missing; a second Ctrl-C ends this early."""
-        self._progress.doing = "naming"
+        self._progress.doing, self._last_yield = "naming", time.perf_counter()
         for item in self._items:
             self._give_up((item,), reason)
             if time.perf_counter() - self._last_yield < MAX_BLOCKING_S:
