@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -16,12 +17,14 @@ settings.load_profile("no deadline")
 # Each worker has a processor: more threads of a library would only wait for each other. Set before any library is loaded.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+# A shell that starts the tests in the background has Ctrl-C ignored, also by the commands that tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 MIRROR = os.environ.get("RELABEL_DATA_MIRROR", "")
 SLOW = {
     "test_batch_kill",
     "test_consent",
     "test_eval_beside",
-    "test_eval_bootstrap",
     "test_eval_ppi",
     "test_interruption",
     "test_leases",
