@@ -150,6 +150,12 @@ def test_an_error_cell_of_a_workbook_stays_an_error(tmp_path: Path) -> None:
     )
 
 
+def test_a_formula_whose_result_was_not_stored_is_not_an_empty_cell(tmp_path: Path) -> None:
+    path = sheet(tmp_path / "mine.xlsx", ["code", "jobs"], ["1121", 5], ["1122", "=B2*2"])
+    with pytest.raises(DataError, match="the formula in B3 has no stored result; open the file in Excel and save it"):
+        read_table(path, rows_are="each thing", advice="give another")
+
+
 def test_the_first_sheet_that_a_person_sees_is_read(tmp_path: Path) -> None:
     book = openpyxl.load_workbook(sheet(tmp_path / "mine.xlsx", ["code", "jobs"], ["1121", 5]))
     old = book.create_sheet("old", 0)

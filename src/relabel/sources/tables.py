@@ -65,6 +65,10 @@ _MIN_ROWS = 10
 Rows = list[list[Any]]
 # Most bytes of an unpacked workbook, and cells of a sheet, empty ones included.
 _MOST_BYTES, _MOST_CELLS = 1_000_000_000, 50_000_000
+# A cell in the XML of a sheet whose formula has no stored result, as openpyxl writes it; an empty text is a result.
+_UNCALCULATED = re.compile(
+    rb'<c (?![^>]*\bt="str")[^>]*?\br="(\w+)"[^>]*><f\b(?:[^>]*/>|[^>]*>[^<]*</f>)(?:<v ?/>|<v></v>)?</c>'
+)
 
 
 def is_table_file(ref: str | Path) -> bool:
@@ -398,6 +402,11 @@ def _stored_cells(sheet: Any) -> Iterator[list[Any]]:
         if (room := room - len(cells)) < 0:
             raise ValueError(f"a sheet has more than {_MOST_CELLS:,} cells")
         yield ["#N/A" if cell in ERROR_CODES else cell for cell in cells]
+    with sheet._get_source() as xml:
+        if formula := _UNCALCULATED.search(xml.read()):
+            raise ValueError(
+                f"the formula in {formula[1].decode()} has no stored result; open the file in Excel and save it"
+            )
 
 
 def cell_text(cell: object) -> str:
