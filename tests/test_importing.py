@@ -242,6 +242,15 @@ def test_ids_whose_statements_are_others_are_refused(write: Write, tmp_path: Pat
     assert imported(write(text), tmp_path / "run").labels == 2
 
 
+def test_statements_that_were_sorted_apart_from_their_ids_and_codes_are_refused(write: Write, tmp_path: Path) -> None:
+    tasks = task_table("sample")
+    lines = zip(tasks["task_id"], tasks["onet_soc_code"], sorted(tasks["text"]), strict=True)
+    text = "id,soc_code,label,Task\n" + "".join(f'{i},{code},E0,"{statement}"\n' for i, code, statement in lines)
+    with pytest.raises(DataError, match=r"line 2: the task is another statement in sample, and so are \d\d of 60"):
+        imported(write(text), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.mirror
 def test_labels_without_codes_that_agree_by_chance_only_are_warned_about(write: Write, tmp_path: Path) -> None:
     ids = task_table("eloundou-2023")["task_id"].iloc[:300]

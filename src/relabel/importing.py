@@ -199,6 +199,8 @@ def import_labels(
         cells = _with_codes(file, cells, tasks, listed)
     elif "title" in cells:
         note = disputed_titles(zip(cells["onet_soc_code"], cells["title"], strict=True))
+    if "text" in cells:
+        _require_statements(file, cells, tasks, listed)
     rows, mapped = _one_row_per_label(file, cells, by_setting, mapping)
     started, sha256 = _now(), sha256_of(path)
     labels = _labels(file, rows, rubric, f"{ENGINE}:{sha256}", started)
@@ -279,23 +281,31 @@ def _with_codes(file: Table, cells: pd.DataFrame, tasks: str, listed: pd.DataFra
     """Add the codes of the list's tasks to ids given without codes.
 
     Raises:
-        DataError: An id does not belong to exactly one task of the list, or most statements differ from the list's.
+        DataError: An id does not belong to exactly one task of the list.
     """
     by_id = listed.groupby("task_id")
     found = cells["task_id"].map(by_id.size()) == 1
     advice = "add a column onet_soc_code, or name another --tasks"
     require_cells(file, cells["task_id"], found, f"the id of one task of {tasks}", advice)
-    if "text" in cells:
-        statements = cells["task_id"].map(by_id["text"].first())
-        pairs = [pair for pair in zip(cells.index, cells["text"], statements, strict=True) if pair[1]]
-        others = [line for line, text, statement in pairs if not same_statement(text, statement)]
-        if 2 * len(others) > len(pairs):
-            raise file.fault(
-                others[0],
-                f": the task is another statement in {tasks}, and so are {len(others):,} of {len(pairs):,}: the ids are not "
-                f"those of {tasks}; add a column onet_soc_code, or use O*NET's own Task ID",
-            )
     return cells.assign(onet_soc_code=cells["task_id"].map(by_id["onet_soc_code"].first()))
+
+
+def _require_statements(file: Table, cells: pd.DataFrame, tasks: str, listed: pd.DataFrame) -> None:
+    """Refuse a file in which most statements differ from the list's, as when only some of its columns were sorted.
+
+    Raises:
+        DataError: They do.
+    """
+    statements = listed.set_index(TASK_KEY)["text"].reindex(pd.MultiIndex.from_frame(cells[TASK_KEY]))
+    rows = zip(cells.index, cells["text"], statements, strict=True)
+    pairs = [(line, text, other) for line, text, other in rows if text and isinstance(other, str)]
+    others = [line for line, text, other in pairs if text != other and not same_statement(text, other)]
+    if 2 * len(others) > len(pairs):
+        raise file.fault(
+            others[0],
+            f": the task is another statement in {tasks}, and so are {len(others):,} of {len(pairs):,}: the ids are not "
+            f"those of {tasks}; correct the rows, use O*NET's own Task ID, or name another --tasks",
+        )
 
 
 def _chance_note(labels: Sequence[Label], tasks: str) -> str:
