@@ -334,6 +334,9 @@ def test_releases_of_the_bls_come_from_the_registry_under_their_own_year(
         UsageError, match=r"'onet-30\.2', which has no US jobs or projections; choose from bls-ep-2024-34"
     ):
         bls.wage_releases()
+    monkeypatch.setenv("RELABEL_US_RELEASES", "bls-oews-2023,bls-oews-2024")
+    with pytest.raises(UsageError, match="names several sources of wages; name one of them"):
+        bls.wage_releases()
     monkeypatch.delenv("RELABEL_US_RELEASES")
     job_builders.register("wages-of-mine", {"name": "w.xlsx", "role": "wages"})
     with pytest.raises(DataError, match="wages-of-mine has the role wages but names no year"):

@@ -91,7 +91,7 @@ def wage_releases() -> tuple[WageRelease, ...]:
 
     Raises:
         DataError: An entry does not give its year.
-        UsageError: `RELABEL_US_RELEASES` names an unknown source.
+        UsageError: `RELABEL_US_RELEASES` names an unknown source, or several.
     """
     entries = _registered("wages", r"(?<!\d)((?:19|20)\d\d)(?!\d)")
     by_year = {years[0]: (chosen, source) for chosen, source, years in sorted(entries, key=lambda entry: entry[0])}
@@ -107,7 +107,7 @@ def projection_release() -> ProjectionRelease:
 
     Raises:
         DataError: An entry does not give its years.
-        UsageError: `RELABEL_US_RELEASES` names an unknown source.
+        UsageError: `RELABEL_US_RELEASES` names an unknown source, or several.
     """
     return max(_projections(), key=lambda entry: (entry[0], entry[1].start))[1]
 
@@ -141,6 +141,8 @@ def _registered(role: str, years: str) -> list[tuple[bool, Source, Sequence[str]
                 f"the source {source.id} has the role {role} but names no year; write its release like 'May 2025' or '2025-35'"
             )
         entries.append((source.id in named, source, match.groups()))
+    if sum(chosen for chosen, *_ in entries) > 1:
+        raise UsageError(f"RELABEL_US_RELEASES names several sources of {role}; name one of them")
     return entries
 
 
