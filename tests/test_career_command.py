@@ -26,6 +26,9 @@ def test_families_are_listed_and_those_of_a_file_too(tmp_path: Path, capsys: pyt
     assert json.loads(capsys.readouterr().out) == [
         {"id": "web", "name": "Web", "description": "Make sites.", "codes": ["15-1254.00"]}
     ]
+    path.write_text("family = []\n")
+    assert run_app(["families", "--families", str(path)]) == 3
+    assert "has no [[family]] entry" in capsys.readouterr().err
 
 
 def test_resilience_of_the_sample_is_shown_with_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -65,11 +65,13 @@ def load_families(path: Path | None = None) -> tuple[Family, ...]:
         path: A TOML file in the format of `data/families.toml`; by default that file.
 
     Raises:
-        DataError: The file is missing or not TOML, an entry lacks a key or has a bad value, or an id or a code
+        DataError: The file is missing, empty or not TOML, an entry lacks a key or has a bad value, or an id or a code
             occurs twice.
     """
     path = path or asset_dir("data") / "families.toml"
     families = tuple(read_user_entries(path, "family", Family, "data/families.toml").values())
+    if not families:
+        raise DataError(f"{path} has no [[family]] entry; write one in the form of data/families.toml")
     owner: dict[str, str] = {}
     for family, code in ((entry, code) for entry in families for code in entry.codes):
         # A six-digit code includes its detailed codes, so with both, an occupation would count twice.
