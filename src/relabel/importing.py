@@ -199,8 +199,7 @@ def import_labels(
         cells = _with_codes(file, cells, tasks, listed)
     elif "title" in cells:
         note = disputed_titles(zip(cells["onet_soc_code"], cells["title"], strict=True))
-    if "text" in cells:
-        _require_statements(file, cells, tasks, listed)
+    _require_statements(file, cells, tasks, listed)
     rows, mapped = _one_row_per_label(file, cells, by_setting, mapping)
     started, sha256 = _now(), sha256_of(path)
     labels = _labels(file, rows, rubric, f"{ENGINE}:{sha256}", started)
@@ -296,6 +295,8 @@ def _require_statements(file: Table, cells: pd.DataFrame, tasks: str, listed: pd
     Raises:
         DataError: They do.
     """
+    if "text" not in cells:
+        return
     statements = listed.set_index(TASK_KEY)["text"].reindex(pd.MultiIndex.from_frame(cells[TASK_KEY]))
     rows = zip(cells.index, cells["text"], statements, strict=True)
     pairs = [(line, text, other) for line, text, other in rows if text and isinstance(other, str)]
