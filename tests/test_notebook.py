@@ -70,6 +70,8 @@ def test_frames_and_ids_are_task_lists_too() -> None:
         assert len(fake.seen) == 6  # the same questions
         with pytest.raises(UsageError, match="'nothing' is not in sample"):
             asked(fake, ["nothing"], task_list="sample")
+        with pytest.raises(UsageError, match="was given no task ids"):
+            asked(fake, [], task_list="sample")
         with pytest.raises(UsageError, match="no option 'temperature'"):
             asked(fake, temperature=0)
         others = asked(fake, [t.task_id for t in load_tasks("sample")[3:5]], task_list="sample", sample=None)

@@ -140,6 +140,8 @@ def _options(
     if isinstance(tasks, str | Path):
         ref = str(tasks)
     elif not hasattr(tasks, "columns"):
+        if not len(tasks):
+            raise UsageError("label() was given no task ids; give at least one, or the name of a task list")
         place = {task_id: place for place, task_id in enumerate(dict.fromkeys(map(str, tasks)))}
         listed = [task for task in relabel.load_tasks(task_list, unit=loaded.unit) if task.task_id in place]
         if unknown := sorted(place.keys() - {task.task_id for task in listed}):
