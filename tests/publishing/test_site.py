@@ -684,6 +684,14 @@ def test_pages_name_the_embedded_model_and_say_when_labels_of_others_were_import
         assert "Labels by the embedded model, imported on 3 April 2026." in Seen(folder / page).text, page
 
 
+def test_labels_without_a_date_have_no_feed(tmp_path: Path) -> None:
+    export_run(open_run("sample"), tmp_path / "export", draws=0)
+    folder = build_site(tmp_path / "export", tmp_path / "site", base_url="https://example.org/jobs").folder
+    assert (folder / "sitemap.xml").exists()
+    assert not (folder / "feed.xml").exists()
+    assert "feed.xml" not in (folder / "index.html").read_text("utf-8")
+
+
 def test_the_range_of_a_total_holds_no_impossible_sums(tmp_path: Path) -> None:
     rows = records(open_run("sample").labels)
     labels = [

@@ -189,7 +189,8 @@ class _SiteWriter:
         if self._site_address is not None:
             listed = {"address": self._site_address, "pages": self.pages, "day": book.date}
             self._render("sitemap.xml", "sitemap.xml", listed)
-            self._render("feed.xml", "feed.xml", feed(book, about["title"], self._site_address))
+            if book.date:  # an entry of an Atom feed needs a date
+                self._render("feed.xml", "feed.xml", feed(book, about["title"], self._site_address))
             self._write("robots.txt", f"User-agent: *\nAllow: /\nSitemap: {self._site_address}sitemap.xml\n".encode())
         listing = json.dumps({"files": sorted(self.files), "export": book.package["version"]}, indent=1)
         self._write(LISTING, f"{listing}\n".encode())
@@ -382,9 +383,6 @@ _OF_SOURCE = ("onet_soc_code", "title", "share")
 _MAX_SOURCES = 3
 
 
-_EPOCH = "1970-01-01"
-
-
 def api(book: ExportBundle) -> Iterator[tuple[str, bytes]]:
     """The files of `api/v1`: a list of all occupations, and one document for each."""
     about: Row = {
@@ -490,7 +488,7 @@ def feed(book: ExportBundle, title: str, address: str) -> Row:
     if baseline := book.method["baseline"]:
         words += f" {baseline['counts']['changed']} scores changed since {baseline['run']}."
     about = {"title": title, "address": address, "version": book.package["version"], "words": words}
-    return about | {"updated": f"{book.date or _EPOCH}T00:00:00Z", "note": views.warning(book.method["note"])}
+    return about | {"updated": f"{book.date}T00:00:00Z", "note": views.warning(book.method["note"])}
 
 
 def sources_pdf(book: ExportBundle, site: Row) -> bytes:
@@ -510,5 +508,5 @@ def sources_pdf(book: ExportBundle, site: Row) -> bytes:
         template,
         sys_inputs={"document": json.dumps(document, ensure_ascii=False)},
         ignore_system_fonts=True,
-        timestamp=int(datetime.fromisoformat(f"{book.date or _EPOCH}T00:00:00+00:00").timestamp()),
+        timestamp=int(datetime.fromisoformat(f"{book.date or '1970-01-01'}T00:00:00+00:00").timestamp()),
     )
