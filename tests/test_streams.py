@@ -102,7 +102,10 @@ def test_a_run_whose_reader_is_gone_goes_on_to_its_end(dead: str) -> None:
     assert (counts["fresh"], counts["failed"]) == (3, 1)
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no terminals that hang up")
+@pytest.mark.skipif(
+    not hasattr(signal, "SIGHUP") or signal.getsignal(signal.SIGHUP) == signal.SIG_IGN,
+    reason="this system has no terminals that hang up, or nohup ignores them",
+)
 def test_a_terminal_that_closes_stops_a_run_and_loses_no_answer() -> None:
     def script(seen: Seen) -> Reply:
         if len(fake.seen) == 12:
