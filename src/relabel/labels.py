@@ -350,12 +350,7 @@ def _document(answer: Answer) -> tuple[Mapping[str, Any], bool]:
     check_whole(answer)
     content = (answer.content or "").strip()
     if not content:
-        others: list[str] = []
-        with suppress(KeyError, IndexError, TypeError, AttributeError):
-            message = answer.raw["choices"][0]["message"]
-            others = [name for name in _BESIDE_CONTENT if message.get(name)]
-        instead = f": all that came is {' and '.join(others)}; a setting of the server puts it there" if others else ""
-        raise InvalidAnswerError("invalid-json", f"the answer is empty{instead}")
+        return _misplaced(answer), True
     problem = ""
     try:
         document: Any = _DECODER.decode(content)
@@ -369,6 +364,24 @@ def _document(answer: Answer) -> tuple[Mapping[str, Any], bool]:
         many = f"holds {len(documents)} different JSON objects" if documents else f"is not one JSON object{problem}"
         raise InvalidAnswerError("invalid-json", f"the answer {many}; it reads {_excerpt(content)}")
     return documents[0], True
+
+
+def _misplaced(answer: Answer) -> Mapping[str, Any]:
+    """The document that the server took for thinking, if it is all that came: https://github.com/vllm-project/vllm/issues/48863.
+
+    Raises:
+        InvalidAnswerError: There is none.
+    """
+    others: dict[str, Any] = {}
+    with suppress(KeyError, IndexError, TypeError, AttributeError):
+        message = answer.raw["choices"][0]["message"]
+        others = {name: message[name] for name in _BESIDE_CONTENT if message.get(name)}
+    for text in others.values():
+        with suppress(ValueError, AttributeError, RecursionError):
+            if _is_document(document := _DECODER.decode(text.strip())):
+                return document
+    instead = f": all that came is {' and '.join(others)}; a setting of the server puts it there" if others else ""
+    raise InvalidAnswerError("invalid-json", f"the answer is empty{instead}")
 
 
 def _is_document(data: Any) -> bool:
