@@ -109,6 +109,14 @@ def test_the_text_of_several_output_items_is_one_answer() -> None:
     assert (reply.usage.prompt, reply.usage.cached, reply.usage.completion) == (100, 64, 20)
 
 
+# https://openrouter.ai/docs/cookbook/evaluate-and-optimize/model-migrations/gpt-5-4
+def test_remarks_before_the_answer_are_no_part_of_it() -> None:
+    raw = responses(None)
+    for phase, text in ("commentary", 'A draft: {"label": "exposed"}'), ("final_answer", '{"label": "not-exposed"}'):
+        raw["output"].append({"type": "message", "phase": phase, "content": [{"type": "output_text", "text": text}]})
+    assert read("responses", raw).content == '{"label": "not-exposed"}'
+
+
 @pytest.mark.parametrize("status", ["failed", "cancelled", "in_progress"])
 def test_a_response_that_did_not_end_well_says_so(status: str) -> None:
     assert read("responses", responses(None, status=status)).finish_reason == status

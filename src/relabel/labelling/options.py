@@ -41,7 +41,7 @@ _CREDENTIALS = re.compile(
     r'"(?:x[-_])?(?:api[-_]?key|authorization|(?:access[-_])?token|secret|password)":', re.IGNORECASE
 )
 # Fields of a request that relabel sets itself.
-_OWN_FIELDS = {"model", "messages", "input", "response_format", "stream", "n"}
+_OWN_FIELDS = {"model", "messages", "input", "response_format", "stream", "n", "background"}
 _ONE_TOKEN_FIELDS = {*ONE_TOKEN, "max_completion_tokens", "max_output_tokens"}
 
 

@@ -160,7 +160,8 @@ def _text_of(parts: Sequence[Mapping[str, Any]]) -> str | None:
 
 def _read_responses(raw: Any) -> Reply:
     messages = [item for item in raw["output"] if item.get("type", "message") == "message"]
-    parts = [part for item in messages for part in _parts(item.get("content"))]
+    # From GPT-5.4 on, remarks before the answer may come as messages of their own.
+    parts = [part for item in messages if item.get("phase") != "commentary" for part in _parts(item.get("content"))]
     refusals = [part.get("refusal") or "" for part in parts if part.get("type") == "refusal"]
     tokens = [token for part in parts for token in part.get("logprobs") or ()]
     reason = (raw.get("incomplete_details") or {}).get("reason")
