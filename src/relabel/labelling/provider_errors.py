@@ -73,7 +73,9 @@ class RefusedError(Exception):
     @property
     def may_have_been_charged(self) -> bool:
         """Whether the provider may have processed and charged the request, although it gave no answer."""
-        return self.used or self.status in _PERHAPS_CHARGED or self.status < 300 or self.meaning == "bad-answer"
+        # xAI charges a fee for a blocked question: https://docs.x.ai/developers/pricing
+        fee = self.status == 403 and "usage guidelines" in self.message
+        return self.used or fee or self.status in _PERHAPS_CHARGED or self.status < 300 or self.meaning == "bad-answer"
 
     @property
     def kind(self) -> FailureKind:
@@ -228,7 +230,7 @@ _QUOTA_WORDS = (
     r"|overdue (balance|bill)|quota for the (day|month) was reached|exhausted its .{0,20}quota|reached the set .{0,20}limit"
     r"|credit limit exceeded|payment required|billing (is not|to be) enabled|enable billing|trial (has|is) (expired|over)|余额不足|额度(不足|已?用尽)"
 )
-_CURRENT_QUOTA = r"exceeded your (current )?quota|quota exceeded|(reached|exceeded|hit|over|used up) (your|the|this) .{0,30}usage (limit|cap|quota)"
+_CURRENT_QUOTA = r"exceeded your (current )?quota|quota exceeded|(reached|exceeded|hit|over|used up) (your|the|this) .{0,30}usage (limit|cap|quota)|usage limit reached"
 _RATE = r"rate[ _-]?limit|too many requests|resource[ _]exhausted"
 _TOO_LARGE = r"request too large|tokens must be reduced"
 _A_DAY = (
@@ -270,6 +272,8 @@ def _meaning(status: int, codes: set[str], message: str, text: str, param: str, 
     invalid = status in {400, 413, 415, 422, 501}
     # A 402 that asks to wait, such as OpenRouter's: requests in flight hold the credit, until they are charged.
     if status == 402 and (wait_s is not None or "in_flight_budget_exhausted" in codes):
+        return "wait"
+    if "error-code#token-limit" in text:  # Alibaba's limit per minute; only this link tells it from a used-up quota
         return "wait"
     if status == 402 or codes & _QUOTA_CODES:
         return "quota"
