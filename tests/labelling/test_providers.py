@@ -143,6 +143,7 @@ LATER = {"retryDelay": "41s"}
         (403, {"error": {"message": "Your account has run out of funds."}}, "quota", None),
         (403, {"error": {"message": "Your trial has expired. Please upgrade."}}, "quota", None),
         (409, {"error": {"code": "ReadOnlyDisabledSubscription", "message": "The subscription is disabled"}}, "quota", None),
+        (429, {"error": {"code": "1308", "message": "Usage limit reached for 5 hour. It will reset at 09:00."}}, "quota", None),
         (446, {"error": {"message": "The guardrail checks defined in the config failed.", "type": "hooks_failed"}}, "content-filter", None),
         # https://developers.cloudflare.com/ai-gateway/features/guardrails/set-up-guardrail/
         (424, {"success": False, "error": [{"code": 2016, "message": "Prompt blocked due to security rules"}]}, "content-filter", None),
@@ -151,6 +152,9 @@ LATER = {"retryDelay": "41s"}
         (446, {"code": "900514", "message": "Runtime Error", "description": "Violation of x detected."}, "content-filter", None),
         # Limits per minute whose words are those of a quota, and capacity that comes back.
         (429, {"error": {"code": "Throttling.AllocationQuota", "message": "Allocated quota exceeded, please increase it."}}, "wait", None),
+        # https://www.alibabacloud.com/help/en/model-studio/rate-limit
+        (429, {"error": {"message": f"{SPENT} For details, see: https://help.aliyun.com/zh/model-studio/error-code#token-limit",
+                         "type": "insufficient_quota", "code": "insufficient_quota"}}, "wait", None),
         (498, {"error": {"message": "Flex tier capacity exceeded, please try again later", "code": "capacity_exceeded"}}, "passing", None),
         # https://github.com/GoogleCloudPlatform/Open_Data_QnA/issues/61
         (429, google(429, "Quota exceeded for x.com/requests_per_minute_per_project_per_base_model with base model: g.", "y"), "wait", None),
@@ -413,6 +417,12 @@ async def test_an_answer_that_the_model_spoiled_is_asked_for_again(store: Store,
     assert outcome.manifest.perhaps_charged.requests == spoiled_answers == 7
 
 
+def test_a_question_that_xai_blocks_may_have_been_charged() -> None:
+    blocked = read_error(403, {}, json.dumps({"error": "Content violates usage guidelines. Failed check: SAFETY"}))
+    assert blocked is not None
+    assert (blocked.meaning, blocked.may_have_been_charged) == ("content-filter", True)
+
+
 @pytest.mark.parametrize(("status", "charged"), [(520, True), (521, False), (522, False), (524, True), (529, False)])
 def test_a_gateway_that_cannot_use_a_reply_may_have_been_charged_for_it(status: int, charged: bool) -> None:
     found = read_error(status, {}, b"<html>gateway</html>")
@@ -511,9 +521,19 @@ async def test_an_answer_that_ran_away_is_not_sent_back_whole(store: Store, tmp_
     assert [row.repaired for row in outcome.labels] == [True] * 2
 
 
+@pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])
+async def test_an_answer_that_the_server_took_for_thinking_is_read(field: str, store: Store, tmp_path: Path) -> None:
+    body = chat(None)
+    body["choices"][0]["message"][field] = f"\n{JSON}\n"
+    with provider(lambda seen: Reply(body=body)) as fake:
+        outcome = await label_all(make_job(fake.base_url, 1), store, tmp_path / "run")
+        assert len(fake.seen) == 2
+    assert [(row.label, row.unwrapped, row.repaired) for row in outcome.labels] == [("exposed", True, False)] * 2
+
+
 async def test_where_an_empty_answer_went_is_said(store: Store, tmp_path: Path) -> None:
     body = chat(None)
-    body["choices"][0]["message"]["reasoning_content"] = JSON
+    body["choices"][0]["message"]["reasoning_content"] = f"One draft is {JSON}, but it may be wrong."
     with provider(lambda seen: Reply(body=body)) as fake:
         outcome = await label_all(make_job(fake.base_url, 1), store, tmp_path / "run")
     assert {f.message for f in outcome.failures} == {
@@ -801,7 +821,9 @@ async def test_thinking_beyond_the_bound_is_reserved_for(store: Store, tmp_path:
     assert {failure.kind for failure in outcome.failures} == {"budget"}
 
 
-@pytest.mark.parametrize("given", ["messages=[]", "input=x", "response_format={}", 'text={"format": {}}', "text=plain"])
+@pytest.mark.parametrize(
+    "given", ["messages=[]", "input=x", "response_format={}", 'text={"format": {}}', "text=plain", "background=true"]
+)
 def test_what_makes_the_request_is_not_a_parameter(given: str, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["run", "--model", "m", "--base-url", "http://127.0.0.1:9/v1", "--tasks", "sample", "--dry-run"]
     assert run_app([*words, "--api", "responses", "--param", given]) == 2
