@@ -662,6 +662,23 @@ def test_raters_of_different_tasks_are_told_apart_on_the_tasks_that_all_labelled
     assert agreement["value"].dropna().tolist() == [3, 2, 3, 2, 1]
 
 
+def test_equal_values_have_an_interval_too() -> None:
+    """Three tasks of one major group at .2 each have a variance of -7e-18 in binary numbers."""
+    raters: list[dict[str, object]] = []
+    for name, label in zip("abcde", ("E1", "E0", "E0", "E0", "E0"), strict=True):
+        rows = "".join(f"{task.task_id},{task.onet_soc_code},{label}\n" for task in load_tasks("sample"))
+        Path(f"{name}.csv").write_text(f"task_id,onet_soc_code,label\n{rows}")
+        raters.append({"name": name, "labels": f"{name}.csv"})
+    tasks = {"list": "sample", "sample": 6, "seed": 2}
+    scoring = {"taxonomy": "onet-soc", "draws": 100, "plausible_values": 3}
+    write(Path("study.yaml"), *raters, tasks=tasks, rubric="eloundou", scoring=scoring, golds=[])
+    assert run_app(["study", "run", "study.yaml", "--quiet"]) == 0
+    scores = pd.read_csv("study-results/scores.csv")
+    scored = scores[scores["beta"].notna()]
+    assert len(scored) == 3
+    assert scored[["beta_low", "beta_high"]].notna().all(axis=None)
+
+
 def test_totals_state_the_part_of_all_jobs_that_they_cover(capsys: pytest.CaptureFixture[str]) -> None:
     tasks = list(load_tasks("sample"))
     rows = [f"{task.task_id},{task.onet_soc_code},E2" for task in tasks if task.onet_soc_code != tasks[0].onet_soc_code]

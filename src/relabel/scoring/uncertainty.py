@@ -511,7 +511,8 @@ def sampling_error(table: ScoreTable, weights: Floats | None = None) -> Floats:
         first, second = (
             np.bincount(of_major, weights=values[drawn] ** power, minlength=len(majors)) / count for power in (1, 2)
         )
-        variance = np.where(labelled > 1, own, (second - first**2)[major])
+        # Of equal values, rounding leaves less than nothing.
+        variance = np.where(labelled > 1, own, np.maximum(second - first**2, 0)[major])
         rows.append(np.sqrt(shares**2 @ (fpc * variance)))
     return np.stack(rows)
 
