@@ -145,6 +145,7 @@ def test_runs_of_both_rubrics_meet_in_what_they_share(make_run: MakeRun) -> None
     two = {key: {"strict": n < 1, "with-tools": n < 3} for n, key in enumerate(keys)}
     one = {key: {"three-way": code} for key, code in zip(keys, ("E1", "E2", "E0", "E0"), strict=True)}
     document = compare(make_run(two, name="a"), make_run(one, name="b", rubric="eloundou"), draws=200)
+    assert document.verdict.startswith("The rubrics differ: exposure version 2 in ")
     assert document.settings["three-way"].changed == 1
     assert document.settings["strict"].changed == 0
     assert document.settings["with-tools"].changed == 1

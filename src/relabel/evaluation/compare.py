@@ -286,6 +286,10 @@ def _common_fields(
 ) -> dict[str, Any]:
     """Fields that both kinds of document share; the verdict starts with caveats."""
     sentences = [*(gold.caveats if gold else ()), *changed_rubrics(gold and gold.run, *runs)]
+    rubrics = {run.ref: f"{run.rubric.id} version {run.rubric.version}" for run in runs}
+    if len(set(rubrics.values())) > 1:
+        each = ", ".join(f"{rubric} in {ref}" for ref, rubric in rubrics.items())
+        sentences.insert(0, f"The rubrics differ: {each}. A difference between labels may be the rubric's.")
     for number, run in enumerate(runs if gold else ()):
         sentences += aligned.pair(aligned.main, number).same_labels(run.ref, gold.name if gold else "")
     aligned = aligned.unique_tasks
