@@ -242,7 +242,7 @@ def show_outcome(outcome: Outcome, folder: Path, model: str) -> None:
     labelled = counts.from_store + counts.fresh
     _say("labels", f"{labelled:,} of {counts.asked:,}: {counts.from_store:,} from the store, {counts.fresh:,} fresh")
     _show_settings(outcome)
-    _say("model", f"{manifest.model}, reported as {', '.join(manifest.models_returned) or 'nothing'}")
+    _say("model", f"{manifest.model}, reported as {', '.join(manifest.models_returned) or 'not yet known'}")
     for sentence in answer_warnings(manifest.labels_by_model, manifest.repeats_from_cache, labelled):
         _say("", f"WARNING: {sentence}")
     if manifest.service_tiers:
