@@ -148,6 +148,8 @@ LATER = {"retryDelay": "41s"}
         # https://developers.cloudflare.com/ai-gateway/features/guardrails/set-up-guardrail/
         (424, {"success": False, "error": [{"code": 2016, "message": "Prompt blocked due to security rules"}]}, "content-filter", None),
         (424, {"success": False, "error": [{"code": 2017, "message": "Response blocked due to security rules"}]}, "content-filter", None),
+        (400, {"error": {"message": "litellm.ContentPolicyViolationError: the response was stopped", "code": "400"}}, "content-filter", None),
+        (400, {"error_code": "BAD_REQUEST", "message": '{"finishReason": "input_guardrail_triggered"}'}, "content-filter", None),  # Databricks
         # https://apim.docs.wso2.com/en/4.5.0/ai-gateway/ai-guardrails/guardrail-error-response/
         (446, {"code": "900514", "message": "Runtime Error", "description": "Violation of x detected."}, "content-filter", None),
         # Limits per minute whose words are those of a quota, and capacity that comes back.

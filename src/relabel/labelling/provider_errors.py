@@ -244,8 +244,8 @@ _FILTER_CODES = {
     "content_filtered", "moderation_blocked", "safety", "refusal", "image_content_policy_violation", "prohibited_content", "sensitive_content", "sensitivecontentdetected", "1301",
 }  # fmt: skip
 _FILTER_WORDS = (
-    r"content (management|filter|policy|policies|moderation|exists risk)|(input|prompt|content|request) (was|has been|is) (flagged|blocked|filtered)|(prompt|response) blocked"
-    r"|usage (polic|guideline)|guardrails? .{0,40}(triggered|intervened|block|violat|failed)|(by|violat\w*) .{0,20}guardrail|\bunsafe\b|harmful|敏感"
+    r"content[ _]?(management|filter|policy|policies|moderation|exists risk)|(input|prompt|content|request) (was|has been|is) (flagged|blocked|filtered)|(prompt|response) blocked"
+    r"|usage (polic|guideline)|guardrails?[ _].{0,40}(triggered|intervened|block|violat|failed)|(by|violat\w*) .{0,20}guardrail|\bunsafe\b|harmful|敏感"
     r"|moderation (policy|layer|system|filter|service|check)|(by|requires|failed) (our |the )?moderation|violat.{0,40}polic|safety[ _](check|system|filter|setting|polic)|prohibited content|inappropriate content|sensitive (content|information)"
 )
 # Words of a refusal that concerns a parameter or an account, even if it also contains words of content filters.
