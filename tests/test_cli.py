@@ -61,12 +61,12 @@ def test_a_run_prints_where_it_is_and_what_it_holds(capsys: pytest.CaptureFixtur
     with provider(lambda seen: judged()) as fake:
         assert run(fake) == 0
         text, said = capsys.readouterr()
-        more = ["--tasks", "sample", "--sample", "5", "--out", "again"]
+        more = ["--tasks", "sample", "--sample", "5", "--out", "once again"]
         assert run_app(["run", "--model", "m", "--base-url", fake.base_url, *more]) == 0
     assert "labels   10 of 10: 0 from the store, 10 fresh" in text
     assert "folder   r" in text
     assert said == ""
-    assert capsys.readouterr().err.endswith("next: relabel eval again\n")
+    assert capsys.readouterr().err.endswith("next: relabel eval 'once again'\n")
 
 
 def test_json_is_one_document(capsys: pytest.CaptureFixture[str]) -> None:

@@ -93,7 +93,7 @@ def test_ctrl_c_says_how_to_go_on_and_resume_does(fake: FakeBatches, capsys: pyt
     assert run(fake, "--setting", "strict", "--price", "2/8") == 130
     said = capsys.readouterr().err
     run_id = listed(capsys)[0]["run_id"]
-    assert f"`relabel batch resume {run_id}` collects their answers" in said
+    assert f"`relabel batch resume {run_id}` continues the run" in said
     for batch in fake.batches.values():
         batch["_"]["fate"].looks = 0
     assert run_app(["batch", "resume", run_id, "--quiet", "--json"]) == 0

@@ -91,6 +91,12 @@ def test_the_table_is_searched_by_plurals_and_abbreviations_and_filtered_by_grou
     ):
         opened.fill("#search", typed)
         assert any(found in text for text in opened.locator("#occupations tbody tr:visible").all_text_contents()), typed
+    for one, many in (("nurse", "nurses"), ("programmer", "programmers"), ("secretary", "secretaries")):
+        counts = []
+        for typed in (one, many):
+            opened.fill("#search", typed)
+            counts.append(opened.locator("#occupations tbody tr:visible").count())
+        assert counts[0] == counts[1], one
     opened.fill("#search", "hr")
     expect(opened.locator("#found")).to_contain_text("Nothing found")  # and not what holds these letters
 

@@ -32,6 +32,7 @@ from relabel.labelling.session import Outcome, count_labels
 from relabel.labelling.store import Store, store_so_far
 from relabel.manifest import EMBEDDED_ADVICE, answer_warnings
 from relabel.settings import Settings
+from relabel.tabular import counted
 
 Result = TypeVar("Result")
 
@@ -126,7 +127,7 @@ def label_by_batch(
 
     provider = batch_provider(job, base_url, environment, options.key_env, headers)
     name, home = run_id(job), environment.home / "batches"
-    advice = f"submitted batches continue at the provider; `relabel batch resume {name}` collects their answers"
+    advice = f"`relabel batch resume {name}` continues the run; batches already submitted go on at the provider"
     if look == "people" and options.submit:
         typer.echo(f"batch run {name}, state in {home / name}; after a stop, {advice}", err=True)
 
@@ -197,7 +198,7 @@ def show_plan(
         return
     orders = f" x {len(job.orders)} orders" if job.orders else ""
     say(
-        f"{job.size:,} labels: {len(job.tasks):,} {job.rubric.unit}s x {', '.join(job.settings)} x {job.samples} sample(s){orders}",
+        f"{job.size:,} labels: {len(job.tasks):,} {job.rubric.unit}s x {', '.join(job.settings)} x {counted(job.samples, 'sample')}{orders}",
     )
     say(
         f"{plan.requests:,} requests, {plan.in_store:,} of them in the store; {plan.to_ask:,} would be sent to {job.model} at {job.base_url}",

@@ -169,6 +169,7 @@ def _wrongly_used(error: Any) -> int:
         typer.echo(message, err=True)
     else:
         text = " ".join(message.split()).removesuffix(".")
+        text = text.replace("valid float range", "number").replace("valid integer range", "whole number")
         path = "relabel" if context is None else context.command_path
         _say(f"{text[:1].lower()}{text[1:]}; see `{path} --help`")
     return 2

@@ -9,7 +9,7 @@ import typer
 
 import relabel
 from relabel.cli._options import Commands, Draws, GoldRule, Results, suggest_onet_soc
-from relabel.cli.terminal import Table, cut, doing, heading, say, say_next, show_verdict
+from relabel.cli.terminal import Table, cut, doing, heading, quoted, say, say_next, show_verdict
 from relabel.errors import UsageError
 from relabel.evaluation import report as reports
 from relabel.tabular import Cell, Signed, cell_text, change, counted, figure, json_bytes, records
@@ -85,7 +85,7 @@ def compare_runs(
             typer.echo(f"{counted(alone, 'task')} only in {run}")
     show_verdict(document.verdict, tables)
     if gold is None:
-        say_next(f"relabel compare {' '.join(runs)} --gold G says which run is closer to reference labels G")
+        say_next(f"relabel compare {' '.join(map(quoted, runs))} --gold G says which run is closer to the labels of G")
 
 
 def _moved(difference: Difference) -> list[Cell]:

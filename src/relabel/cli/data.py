@@ -16,7 +16,7 @@ import typer
 import relabel
 from relabel import manifest, settings
 from relabel.cli._options import AsJson, Commands, RunArg, give_json
-from relabel.cli.terminal import Table, doing, say, say_next
+from relabel.cli.terminal import Table, doing, quoted, say, say_next
 from relabel.errors import DataError, StoreError, UsageError
 from relabel.labelling import maintenance, store
 from relabel.redaction import public_url
@@ -287,7 +287,7 @@ def pack(file: Path, run: str | None = None) -> None:
     with doing("reading the store"), _store() as opened:
         count = maintenance.pack(opened, file, *runs)
     typer.echo(f"{count:,} answers in {file} ({file.stat().st_size / 1e6:.1f} MB)")
-    say_next(f"relabel store unpack {file}")
+    say_next(f"relabel store unpack {quoted(file)}")
 
 
 @store_app.command()

@@ -12,7 +12,7 @@ import typer
 
 import relabel
 from relabel.cli._options import Commands, Draws, GoldBy, GoldRule, OutFile, Results, give_text, write
-from relabel.cli.terminal import Table, doing, heading, say, say_next, show_verdict, workflow_command
+from relabel.cli.terminal import Table, doing, heading, quoted, say, say_next, show_verdict, workflow_command
 from relabel.errors import GateError, UsageError
 from relabel.evaluation import alignment, gates
 from relabel.evaluation import compare as comparing
@@ -144,8 +144,8 @@ def evaluate_run(
     suite_too = {} if outcome is None else {"suite": outcome.model_dump(mode="json")}
     if not results.give_all(document.model_dump(mode="json") | suite_too, tables) and not printed:
         _show(document, tables, outcome)
-        report = f"relabel eval {run} --gold {gold or document.gold} --html report.html"
-        after = f"relabel {'view' if opened.manifest.parameters.get('sample') else 'score'} {run}"
+        report = f"relabel eval {quoted(run)} --gold {quoted(gold or document.gold)} --html report.html"
+        after = f"relabel {'view' if opened.manifest.parameters.get('sample') else 'score'} {quoted(run)}"
         if document.gold not in (run, "sample"):
             say_next(after if results.html else report)
     if outcome is not None and not outcome.passed:

@@ -19,7 +19,7 @@ from relabel import manifest as manifests
 from relabel import rubric as rubrics
 from relabel import task as task_lists
 from relabel.cli import _options
-from relabel.cli.terminal import WIDTH, cut, doing, say, say_next, say_written, serve
+from relabel.cli.terminal import WIDTH, cut, doing, quoted, say, say_next, say_written, serve
 from relabel.errors import RelabelError, StoreError, UsageError
 from relabel.evaluation import alignment
 from relabel.evaluation import review as reviewing
@@ -134,7 +134,7 @@ def import_file(
     if done.not_in_list:
         typer.echo(f"tasks not in {done.task_list}, so they match no gold of that list: {done.not_in_list:,}")
     rated = loaded.unit == "occupation"
-    say_next(f"relabel {'resilience RUN --epoch' if rated else 'eval'} {done.folder}")
+    say_next(f"relabel {'resilience RUN --epoch' if rated else 'eval'} {quoted(done.folder)}")
 
 
 def _pairs(given: list[str], option: str, form: str) -> dict[str, str]:
@@ -260,7 +260,7 @@ def review_run(
             this width, such as 0.1; with --gold, as estimated from these labels.
         seed (S): Seed of --random.
         gold (G): Count this gold's labels as another opinion.
-        rater (RUN): Count this run's labels as another opinion; repeatable.
+        rater (RUN): Count this run's labels as another opinion; may be given more than once.
         tasks (REF): Where titles and texts come from: sample, onet-30.2, or the path of a CSV file. By default the
             list that the run was made from, if it is on this machine.
     """
@@ -292,7 +292,7 @@ def review_run(
     else:
         # Spreadsheets recognise the encoding by the byte order mark.
         _options.write(Path(out), "\ufeff" + text, "--out", more=f": {about}")
-        say_next(f"fill the column label, then relabel eval {run} --gold {out}")
+        say_next(f"fill the column label, then relabel eval {quoted(run)} --gold {quoted(out)}")
     if details is None:
         advice = "is not on this machine as the run labelled it; name it with --tasks"
         typer.echo(f"titles and texts are empty: the task list {opened.list_name} {advice}", err=True)
@@ -408,7 +408,7 @@ def view(
 
     Args:
         runs (RUN...): A run folder, a name under runs/, or a published set such as eloundou-2023:gpt4.
-        gold (G): Show the labels of this gold too; repeatable. By default that of `relabel eval`.
+        gold (G): Show the labels of this gold too; may be given more than once. By default that of `relabel eval`.
         review (F.csv): Where reviews are kept. An existing file is continued, also one written by `relabel review`.
         tasks (REF): Where titles and texts come from. By default the list that the run was made from.
         browser: Open the page in the browser.
@@ -440,7 +440,7 @@ def view(
             webbrowser.open(server.url)
         serve(server)
     if reviews.reviewers:
-        say_next(f"relabel eval {runs[0]} --gold {review}")
+        say_next(f"relabel eval {quoted(runs[0])} --gold {quoted(review)}")
 
 
 def _answer_of(key: str) -> dict[str, Any] | None:

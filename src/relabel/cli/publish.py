@@ -17,7 +17,7 @@ from relabel.careers import families as family_data
 from relabel.careers import pages as family_pages
 from relabel.cli import _options
 from relabel.cli import score as scores
-from relabel.cli.terminal import Table, doing, heading, say, say_next, serve
+from relabel.cli.terminal import Table, doing, heading, quoted, say, say_next, serve
 from relabel.errors import UsageError
 from relabel.publishing import export as exporting
 from relabel.publishing.site import build
@@ -244,7 +244,7 @@ def export(
     if done.table.note:
         say(done.table.note)
     typer.echo(f"start with {out / 'datapackage.json'} and {out / 'occupations.csv'}")
-    say_next(f"relabel site {out} --out DIR makes pages of it")
+    say_next(f"relabel site {quoted(out)} --out DIR makes pages of it")
 
 
 @export_app.command()
@@ -283,7 +283,7 @@ def site(
     with doing("making the pages"):
         done = build.build_site(Path(export), out, base_url=base_url, theme=theme, pictures=pictures)
     typer.echo(f"{done.pages:,} pages, {done.files:,} files ({done.size / 1e6:.1f} MB) in {out}")
-    typer.echo(f"open {out / 'index.html'}, or look at it with: relabel site serve {out}")
+    typer.echo(f"open {out / 'index.html'}, or look at it with: relabel site serve {quoted(out)}")
 
 
 def _serve(folder: Path, port: int) -> None:

@@ -19,7 +19,7 @@ from relabel import files, importing, settings
 from relabel import rubric as rubric_files
 from relabel import task as task_lists
 from relabel.cli import _labelling, _options
-from relabel.cli.terminal import Table, say, say_next
+from relabel.cli.terminal import Table, quoted, say, say_next
 from relabel.errors import DataError, IncompleteRunError, RunInterruptedError, UsageError
 from relabel.evaluation import trial as trials
 from relabel.labelling import job as jobs
@@ -90,7 +90,7 @@ def new(name: str, *, base: Annotated[str, typer.Option("--from")] = "exposure",
     if file.exists():
         raise UsageError(f"{file} exists; give another name, or --out")
     _options.write(file, text, "--out")
-    say_next(f"change its texts, then relabel rubric check {file}, and relabel rubric try {file} --model MODEL")
+    say_next(f"edit it, then relabel rubric check {quoted(file)}, and relabel rubric try {quoted(file)} --model MODEL")
 
 
 @rubric_app.command()

@@ -12,7 +12,7 @@ import typer
 import relabel
 from relabel import settings
 from relabel.cli import _labelling, _options
-from relabel.cli.terminal import say, say_next, say_of
+from relabel.cli.terminal import quoted, say, say_next, say_of
 from relabel.errors import IncompleteRunError, UsageError
 from relabel.labelling import Asking, leases, local, options, providers, ray, store, transport
 from relabel.labelling import job as jobs
@@ -115,8 +115,8 @@ def run(
         setting: A setting of the rubric; may be given more than once. By default all.
         occupation: Only tasks of this O*NET-SOC code; may be given more than once.
         response_format: How the shape of the answer is enforced; auto tries it with one question.
-        header (NAME=VALUE): A header that is added to each request; repeatable. Credentials in it are never written
-            down.
+        header (NAME=VALUE): A header that is added to each request; may be given more than once. Credentials in it
+            are never written down.
         engine: online: one request per question; batch: the provider's Batch API (OpenAI, Azure, Groq, Mistral,
             Together), half the price within a day; replay: answers from the store only; ray: as online, from the
             workers of a Ray cluster.
@@ -170,7 +170,7 @@ def run(
     _labelling.report(outcome, folder, model, advice, as_json=as_json, elsewhere=elsewhere)
     if look == "people" and not as_json and job.rubric.unit == "task":
         own = Path(asking.tasks).is_file() or (asking.tasks == "sample" and rubric != "exposure")
-        say_next(f"relabel eval {folder}{' --gold GOLD' * own}")
+        say_next(f"relabel eval {quoted(folder)}{' --gold GOLD' * own}")
 
 
 def _cluster(

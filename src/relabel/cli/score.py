@@ -10,7 +10,7 @@ import typer
 
 import relabel
 from relabel.cli import _options
-from relabel.cli.terminal import Table, doing, say, say_next, say_of
+from relabel.cli.terminal import Table, doing, quoted, say, say_next, say_of
 from relabel.errors import SourceMissingError, UsageError
 from relabel.scoring import explain as explaining
 from relabel.scoring import measures, uncertainty
@@ -76,7 +76,7 @@ def score(
         seed: Seed of the draws.
         noise: What to estimate beside the score: what a gold's labels would give (confusion), the mean over raters,
             or nothing (repeats). By default raters or gold where given, else people's labels.
-        rater (RUN): Another rater, for intervals or --multiverse; may be repeated.
+        rater (RUN): Another rater, for intervals or --multiverse; may be given more than once.
         multiverse: Score under all choices of rater, rubric, weights, unrated tasks, bridge and comparison.
     """
     if multiverse and draws:
@@ -150,7 +150,7 @@ def _give(table: relabel.ScoreTable, run: relabel.Run, given: _options.Tables, o
     written = _options.give_table_or_json(document, lambda: table.frame, rows=rows, out=out, as_json=given.as_json)
     if not written and not printed:
         _show(table, extra.get("major_groups"))
-        say_next(f"relabel explain {run.ref} CODE, with the same options")
+        say_next(f"relabel explain {quoted(run.ref)} CODE, with the same options")
 
 
 def _with_us(table: relabel.ScoreTable, wanted: bool | None) -> relabel.ScoreTable:
@@ -404,7 +404,7 @@ def explain(
         code (CODE): Such as 1121 (UK SOC 2020), 11-1011 (SOC 2018), 11-1011.00 (O*NET).
         taxonomy: Classification of the code; by default inferred from its form; 1121 is UK SOC. For an O*NET code, also
             another classification, to show whose scores it counts in.
-        rater (RUN): Another rater, for the intervals; may be repeated.
+        rater (RUN): Another rater, for the intervals; may be given more than once.
         draws: Draws of label noise behind the intervals; 0 for none.
         seed: Seed of the draws.
         show: Number of tasks to show; --json has all.

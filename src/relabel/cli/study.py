@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from relabel.cli import _labelling, _options
-from relabel.cli.terminal import Table, doing, make_console, say, say_next, say_written
+from relabel.cli.terminal import Table, doing, make_console, quoted, say, say_next, say_written
 from relabel.errors import DataError, GateError, RelabelError, RunInterruptedError
 from relabel.study import file as study_files
 from relabel.study import package as packages
@@ -39,7 +39,7 @@ def init(path: Annotated[Path, typer.Argument()] = Path("study.yaml")) -> None:
         path (STUDY.yaml): The file to write.
     """
     schema = study_files.init_study(path)
-    say(f"Written: {path} and {schema}. Edit it, then: relabel study run {path} --dry-run")
+    say(f"Written: {path} and {schema}. Edit it, then: relabel study run {quoted(path)} --dry-run")
 
 
 @study_app.command()
@@ -58,8 +58,8 @@ def run(
     Args:
         replay: Take answers from the store only; send no request.
         dry_run: Estimate requests, cost and hours; send nothing.
-        allow_host: Send tasks and key to this host, which only the study file names; repeatable. Known providers and
-            this machine do not need it.
+        allow_host: Send tasks and key to this host, which only the study file names; may be given more than once.
+            Known providers and this machine do not need it.
     """
     opened = running.open_study(path)
     raters, hosts = running.plan(opened), allow_host or ()
@@ -86,7 +86,7 @@ def run(
         typer.echo()
         say(f"Report: {made.folder / 'report.html'}. Tables: {made.folder / 'tables'}.")
         if all(one.state == "complete" for one in raters):
-            say_next(f"relabel study package {path}")
+            say_next(f"relabel study package {quoted(path)}")
     _judge(opened, raters)
     running.raise_worst(raters)
 
@@ -130,7 +130,7 @@ def status(path: StudyFile, as_json: _options.AsJson = False) -> None:
     is_finished = (opened.results / "report.html").exists() and all(one.state == "complete" for one in raters)
     command = "package" if is_finished else "run"
     compared_with = f"the gold {study.golds[0]}" if study.golds else "the other raters, on average"
-    say(f"kappa: with {compared_with}. Spent: {spent}. Next: relabel study {command} {path}")
+    say(f"kappa: with {compared_with}. Spent: {spent}. Next: relabel study {command} {quoted(path)}")
 
 
 @study_app.command()

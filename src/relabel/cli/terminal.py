@@ -11,6 +11,7 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import sys
 import textwrap
@@ -193,6 +194,11 @@ def say(text: str, *, indent: int = 0, hang: int = 2, err: bool = False) -> None
 def say_of(label: str, text: str, *, column: int) -> None:
     """Print a sentence after a label, with its lines aligned at a column."""
     typer.echo(f"{label:<{column}}{wrapped(text, indent=column, hang=0)[column:]}")
+
+
+def quoted(word: Path | str) -> str:
+    """A path or name as a shell reads it."""
+    return shlex.quote(str(word))
 
 
 def say_next(command: str) -> None:

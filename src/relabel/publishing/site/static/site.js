@@ -64,7 +64,7 @@
       if (word.length < 4) { return []; }
       if (/men$/.test(word)) { return [word.replace(/men$/, "man"), word.replace(/men$/, "person")]; }
       if (/ies$/.test(word)) { return [word.replace(/ies$/, "y")]; }
-      if (/(s|x|ch|sh)es$/.test(word)) { return [word.slice(0, -2)]; }
+      if (/(ss|x|ch|sh|[^aou]us)es$/.test(word)) { return [word.slice(0, -2)]; }
       return /s$/.test(word) ? [word.slice(0, -1)] : /y$/.test(word) ? [word.slice(0, -1) + "ies"] : [];
     }
     function search() {
