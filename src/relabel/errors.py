@@ -42,8 +42,13 @@ _PATTERNS = {
 
 def plain_fault(fault: Mapping[str, Any]) -> str:
     """A pydantic error message in plain words: `Input should be 1` becomes `must be 1`."""
-    text = str(fault["msg"]).removeprefix("Value error, ").replace("a valid tuple", "a list")
-    return _PATTERNS.get(fault.get("ctx", {}).get("pattern", "")) or re.sub(r"^(?:Input|String) should ", "must ", text)
+    text = (
+        str(fault["msg"])
+        .removeprefix("Value error, ")
+        .replace("a valid tuple", "a list")
+        .replace(" after validation", "")
+    )
+    return _PATTERNS.get(fault.get("ctx", {}).get("pattern", "")) or re.sub(r"^\w+ should ", "must ", text)
 
 
 def first_error(error: ValidationError, words: Mapping[str, str] | None = None) -> str:

@@ -46,7 +46,7 @@ def test_a_suite_says_gold_slices_baseline_and_gates(write: Write) -> None:
         ("- a\n", "a suite is a mapping"),
         ("name: s\ngates: [", "line 2"),
         (f"gates: [{GATE}]", "name: is missing"),
-        ("name: s\ngates: []", "gates: Tuple should have at least 1 item"),
+        ("name: s\ngates: []", "gates: must have at least 1 item, not 0"),
         (f"name: s\ngats: [{GATE}]\ngates: [{GATE}]", "gats: is not a known key here"),
         (f"name: s\ngates: [{GATE}, {GATE}]", "another gate has this id"),
         (
