@@ -265,7 +265,13 @@ def test_codes_that_are_none_are_refused_by_line(tmp_path: Path, written: str) -
 
 def test_a_comma_marks_decimals_only_where_it_cannot_mark_thousands(tmp_path: Path) -> None:
     file = read(tmp_path, "a;b\n1;2\n")
-    assert [file.number(text) for text in ("1,5", "52885,25", "35,125", "1.5")] == [1.5, 52885.25, None, 1.5]
+    assert [file.number(text) for text in ("1,5", "52885,25", "35,125", "0,711", "1.5")] == [
+        1.5,
+        52885.25,
+        None,
+        0.711,
+        1.5,
+    ]
     assert read(tmp_path, "a,b\n1,2\n").number("1,5") is None
 
 

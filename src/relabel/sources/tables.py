@@ -47,7 +47,7 @@ OCCUPATION_CODE = r"^[A-Za-z0-9][A-Za-z0-9.-]{0,29}$"
 _CODE = re.compile(ONET_SOC, re.ASCII)
 _ANY_CODE = re.compile(OCCUPATION_CODE, re.ASCII)
 _PLAIN_NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
-_DECIMAL_COMMA = re.compile(r"[0-9]+,([0-9]{1,2}|[0-9]{4,})")
+_DECIMAL_COMMA = re.compile(r"0,[0-9]+|[0-9]+,([0-9]{1,2}|[0-9]{4,})")
 _MONTH = "(Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)"
 # Numbers and dates that spreadsheets make of ids and codes, such as `Nov-11` of the code `11-2011`.
 _REWRITTEN = re.compile(
