@@ -384,6 +384,53 @@ def test_a_damaged_time_in_a_run_is_one_sentence(time: str, capsys: pytest.Captu
     assert "manifest.json is not a run manifest (sessions.0.started_at: " in capsys.readouterr().err
 
 
+def test_a_damaged_run_does_not_hide_the_other_raters(capsys: pytest.CaptureFixture[str]) -> None:
+    with provider(by_words(3)) as one, provider(by_words(6)) as two:
+        write(Path("study.yaml"), rater("a", one), rater("b", two), scoring=None)
+        assert run_app(["study", "run", "study.yaml", "--quiet"]) == 0
+        for name in ("labels.parquet", "manifest.json"):
+            (path,) = Path("study-results/runs").glob(f"a-*/{name}")
+            path.write_text("{cut")
+            capsys.readouterr()
+            assert run_app(["study", "status", "study.yaml", "--json"]) == 3
+            shown = capsys.readouterr()
+            damaged, other = json.loads(shown.out)["raters"]
+            assert (damaged["state"], damaged["cost_usd"]) == ("damaged", None)
+            assert (other["state"], other["labels"]) == ("complete", 40)
+            assert other["kappa"] is not None
+            assert "answers come from the store" in shown.err
+        shutil.move(path.parent, "aside")  # as the message says
+        assert run_app(["study", "run", "study.yaml", "--quiet"]) == 0
+        assert (len(one.seen), len(two.seen)) == (40, 40)
+
+
+def test_results_of_an_earlier_study_file_are_not_taken_for_those_of_the_present_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Neither by `score` before the next start, nor by whoever looks into the folder after it."""
+    path, folder = Path("study.yaml"), Path("study-results")
+    rows = "".join(f"{task.task_id},{task.onet_soc_code},E1\n" for task in load_tasks("sample"))
+    Path("c.csv").write_text(f"task_id,onet_soc_code,label\n{rows}")
+    Path("d.csv").write_text(f"task_id,onet_soc_code,label\n{rows.replace('E1', 'E0')}")
+    people: dict[str, object] = {"name": "people", "run": "sample"}
+    other, again = ({"name": name, "labels": f"{name}.csv", "rubric": "eloundou"} for name in "cd")
+    write(path, people, other, again, export=True, site=True)
+    assert run_app(["study", "run", str(path), "--quiet"]) == 0
+    assert run_app(["score", str(path)]) == 0
+    for changed in ({}, {"tasks": {"list": "sample", "sample": 20, "seed": 2}}):
+        write(path, *(people, other, again) if changed else (people, other), **changed)
+        capsys.readouterr()
+        assert run_app(["score", str(path)]) == 3
+        assert "are of an earlier study file" in capsys.readouterr().err
+    (folder / "tables/notes.txt").touch()
+    write(path, people, scoring=None)
+    assert run_app(["study", "run", str(path), "--quiet"]) == 0
+    left = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    assert "tables/notes.txt" in left
+    gone = ("tables/confusion", "tables/totals", "figures/pairs", "scores", "export", "site/")
+    assert not [name for name in left if name.startswith(gone)]
+
+
 def test_a_study_without_results_is_not_to_be_packaged_next(capsys: pytest.CaptureFixture[str]) -> None:
     path = Path("study.yaml")
     write(path, {"name": "people", "run": "sample"}, scoring=None)

@@ -112,17 +112,31 @@ def _judge(opened: running.OpenStudy, raters: list[running.RaterRun]) -> None:
 def status(path: StudyFile, as_json: _options.AsJson = False) -> None:
     """Show the state of each rater of a study."""
     opened = running.open_study(path)
-    study, raters = opened.study, running.plan(opened)
+    study, raters = opened.study, running.plan(opened, keep_damaged=True)
+    damaged = next((one.error for one in raters if one.error is not None), None)
     states = running.rater_states(raters, opened)
     kappas: dict[str, float | None] = {}
     with suppress(RelabelError):  # the state of the raters matters more than a gold that cannot be read
-        kappas = results.kappa_by_rater(opened, runs) if (runs := running.runs_of(raters)) else {}
+        runs = running.runs_of(one for one in raters if one.error is None)
+        kappas = results.kappa_by_rater(opened, runs) if runs else {}
     rows: list[dict[str, object]] = []
     for one in raters:
         state = states.get(one.rater.name) or running.RaterState(one.state, 0, 0, 0.0, None, (0, 0))
         rows.append({"rater": one.rater.name, **asdict(state), "kappa": kappas.get(one.rater.name), "folder": one.ref})
-    if _options.give_json({"title": study.title, "budget_usd": study.budget_usd, "raters": rows}, as_json=as_json):
-        return
+    document = {"title": study.title, "budget_usd": study.budget_usd, "raters": rows}
+    if not _options.give_json(document, as_json=as_json):
+        _status(opened, raters, states, kappas)
+    if damaged is not None:
+        raise damaged
+
+
+def _status(
+    opened: running.OpenStudy,
+    raters: list[running.RaterRun],
+    states: dict[str, running.RaterState],
+    kappas: dict[str, float | None],
+) -> None:
+    study = opened.study
     _table(raters, states, kappas)
     costs = [state.cost_usd for state in states.values()]
     budget_text = "" if study.budget_usd is None else f" of {study.budget_usd:,.2f}"
@@ -130,7 +144,7 @@ def status(path: StudyFile, as_json: _options.AsJson = False) -> None:
     is_finished = (opened.results / "report.html").exists() and all(one.state == "complete" for one in raters)
     command = "package" if is_finished else "run"
     compared_with = f"the gold {study.golds[0]}" if study.golds else "the other raters, on average"
-    say(f"kappa: with {compared_with}. Spent: {spent}. Next: relabel study {command} {quoted(path)}")
+    say(f"kappa: with {compared_with}. Spent: {spent}. Next: relabel study {command} {quoted(opened.file)}")
 
 
 @study_app.command()

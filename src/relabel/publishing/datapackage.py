@@ -65,6 +65,14 @@ def written_atomically(out: Path, kind: str, files_of: ListFiles) -> Generator[P
             shutil.rmtree(building, ignore_errors=True)
 
 
+def remove_earlier(folder: Path, kind: str, files_of: ListFiles) -> None:
+    """Remove an earlier output, if there is one; arguments and errors are those of `written_atomically`."""
+    _require_replaceable(folder, folder, kind, files_of)
+    if folder.exists():
+        with os_errors(f"cannot remove the earlier {kind} {folder}", "remove it by hand"):
+            shutil.rmtree(folder)
+
+
 def files_of_export(folder: Path) -> set[str] | None:
     """Files of an earlier export, from its data package; None if the folder is not an export.
 

@@ -19,8 +19,9 @@ from relabel.evaluation.statistics import krippendorff_several, or_none
 from relabel.files import os_errors, replacing
 from relabel.labels import Label
 from relabel.manifest import Counts, Manifest, write_run
+from relabel.publishing.datapackage import files_of_export, remove_earlier
 from relabel.publishing.export import export_run
-from relabel.publishing.site.build import build_site
+from relabel.publishing.site.build import build_site, files_of_site
 from relabel.rubric import MEASURES, Measure, load_rubric
 from relabel.run import Run, open_run
 from relabel.scoring.options import Choices
@@ -124,7 +125,31 @@ def write_results(opened: OpenStudy, runs: Mapping[str, Run]) -> Results:
     pages = ["export"] * (study.export or study.site) + ["site"] * study.site
     if pages:
         _pages(opened, pooled, runs)
-    return Results(opened.results, verdict, tables, (*files, POOLED, *pages))
+    made = Results(opened.results, verdict, tables, (*files, POOLED, *pages))
+    _remove_earlier(made)
+    return made
+
+
+# Results that not every study has.
+_OPTIONAL = (
+    "corrected_[0-9].csv",
+    "scores.csv",
+    "scores_plausible.csv",
+    "figures/pairs.*",
+    "tables/confusion.*",
+    "tables/totals.*",
+)
+
+
+def _remove_earlier(made: Results) -> None:
+    """Remove what an earlier study file made and this one does not; files of other programs stay."""
+    with os_errors(f"cannot remove earlier results in {made.folder}", "remove them by hand"):
+        for path in itertools.chain.from_iterable(map(made.folder.glob, _OPTIONAL)):
+            if not made.has(path.relative_to(made.folder).as_posix()):
+                path.unlink()
+    for name, files_of in (("export", files_of_export), ("site", files_of_site)):
+        if not made.has(name):
+            remove_earlier(made.folder / name, name, files_of)
 
 
 def _on_tasks(runs: Mapping[str, Run], tasks: Sequence[Task]) -> dict[str, Run]:
@@ -335,26 +360,24 @@ def _corrected(pooled: Run, golds: Sequence[Gold], votes: Votes) -> dict[str, pd
     return files
 
 
+def _pooled_labels(votes: Votes) -> Iterator[tuple[str, str, int, str]]:
+    """Code, task, number of the rater, and label: all labels that are pooled."""
+    for row, (code, task) in enumerate(votes.tasks[TASK_KEY].itertuples(index=False)):
+        for column, label in enumerate(votes.given[row]):
+            if label >= 0:
+                yield str(code), str(task), column, votes.scale[label]
+
+
 def _pooled_run(opened: OpenStudy, runs: Mapping[str, Run], votes: Votes) -> Run:
     """Write a run with one sample per rater, so that its mean over samples is the mean over raters."""
     rubrics = {run.rubric.wording for run in runs.values()}
     first = next(iter(runs.values()))
     by_code = votes.setting == "three-way"
     rubric = load_rubric("eloundou") if by_code else first.rubric
-    scale, setting = votes.scale, "three-way" if by_code else str(votes.setting)
+    setting = "three-way" if by_code else str(votes.setting)
     labels = [
-        Label(
-            task_id=str(task),
-            onet_soc_code=str(code),
-            setting=setting,
-            sample=column,
-            label=scale[votes.given[row, column]],
-            request_key=f"{name}:{task}",
-            from_store=True,
-        )
-        for row, (code, task) in enumerate(votes.tasks[TASK_KEY].itertuples(index=False))
-        for column, name in enumerate(votes.names)
-        if votes.given[row, column] >= 0
+        Label(task, code, setting, column, label, request_key=f"{votes.names[column]}:{task}", from_store=True)
+        for code, task, column, label in _pooled_labels(votes)
     ]
     raters = {name: run.manifest.model for name, run in runs.items()}
     note = "labels of several raters, one sample each"
@@ -450,16 +473,19 @@ def study_scores(opened: OpenStudy) -> tuple[ScoreTable, Run]:
 
     Raises:
         UsageError: The study has no scoring.
-        DataError: There are no results yet.
+        DataError: There are no results yet, or they are not those of the study as it is now.
     """
     scoring, choices = _scoring(opened)
     if not (opened.results / POOLED / "manifest.json").is_file():
         raise DataError(f"{opened.file} has no results yet; make them with `relabel study run {opened.file}`")
     pooled = open_run(str(opened.results / POOLED))
-    raters = pooled.manifest.parameters["raters"]
-    runs = {name: run for name, run in runs_of(plan(opened)).items() if name in raters}
-    rater_runs = list(_on_tasks(runs, study_tasks(opened)).values())
-    return with_raters(score_by(pooled, choices), pooled, rater_runs, scoring.draws), pooled
+    runs = _on_tasks(runs_of(plan(opened)), study_tasks(opened))
+    stored = pooled.labels[[*TASK_KEY, "sample", "label"]].itertuples(index=False, name=None)
+    if [*pooled.manifest.parameters["raters"]] != [*runs] or {*stored} != {*_pooled_labels(collect_votes(runs))}:
+        raise DataError(
+            f"the results of {opened.file} are of an earlier study file or of fewer labels; make them with `relabel study run {opened.file}`"
+        )
+    return with_raters(score_by(pooled, choices), pooled, list(runs.values()), scoring.draws), pooled
 
 
 def _pages(opened: OpenStudy, pooled: Run, runs: Mapping[str, Run]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
@@ -41,7 +41,7 @@ from relabel.task import Task, load_tasks
 
 # Keys of a study file whose values may name a file.
 _FILES = {"list", "rubric", "prompt", "run", "labels", "golds", "suite", "pay", "bridge"}
-State = Literal["complete", "incomplete", "interrupted", "failed", "not started", "running", "in batches"]
+State = Literal["complete", "incomplete", "interrupted", "failed", "not started", "running", "in batches", "damaged"]
 
 
 @dataclass(frozen=True)
@@ -197,6 +197,8 @@ def rater_states(raters: Sequence[RaterRun], opened: OpenStudy) -> dict[str, Rat
 
 
 def _rater_state(one: RaterRun, job: Job, store: Store | None, batches: Path) -> RaterState:
+    if one.state == "damaged":
+        return RaterState(one.state, job.size, 0, None, None, (0, 0))
     state, labels, killed, hours = one.state, count_labels(one.out), None, None
     if state != "complete" and store is not None:
         labels = max(labels, sum(store.has(item.request.key) for item in with_known_format(job, store).plan()))
@@ -234,8 +236,12 @@ def study_tasks(opened: OpenStudy) -> list[Task]:
     return load_tasks(ref, unit=unit, **drawn)
 
 
-def plan(opened: OpenStudy) -> list[RaterRun]:
+def plan(opened: OpenStudy, *, keep_damaged: bool = False) -> list[RaterRun]:
     """Prepare the raters of a study, without sending anything.
+
+    Args:
+        opened: The study.
+        keep_damaged: Whether a run that cannot be read is a state of its rater, in place of an error.
 
     Raises:
         UsageError: Options of a rater cannot be combined, or a cap cannot be enforced.
@@ -267,7 +273,15 @@ def plan(opened: OpenStudy) -> list[RaterRun]:
         folder = opened.runs / f"{rater.name}-{default_name(model.job).rpartition('-')[2]}"
         rater_runs.append(RaterRun(rater, str(folder), model, Progress(asked=model.job.size)))
     for one in rater_runs:
-        manifest = existing_manifest(one.out)
+        try:
+            manifest = existing_manifest(one.out)
+            if keep_damaged:
+                runs_of([one])
+        except DataError as error:
+            if not keep_damaged:
+                raise
+            one.state, one.error = "damaged", error
+            continue
         if one.model is None:
             one.state = "complete" if one.rater.run is not None or manifest is not None else "not started"
         elif manifest is not None and manifest.status != "published":
@@ -493,7 +507,7 @@ def estimates(raters: Sequence[RaterRun], opened: OpenStudy) -> dict[str, tuple[
     return estimate_by_rater
 
 
-def runs_of(raters: Sequence[RaterRun]) -> Mapping[str, Run]:
+def runs_of(raters: Iterable[RaterRun]) -> Mapping[str, Run]:
     """The runs with labels, by rater."""
     return {
         one.rater.name: open_run(one.ref)

@@ -108,7 +108,7 @@ def build_site(
     inside = (export.resolve(), out.resolve())
     if inside[0].is_relative_to(inside[1]) or inside[1].is_relative_to(inside[0]):
         raise UsageError(f"{out} is inside the export {export}, or contains it; give another folder to --out")
-    with written_atomically(out, "site", _files_of_site) as building:
+    with written_atomically(out, "site", files_of_site) as building:
         try:
             writer = _SiteWriter(building, ExportBundle(export), address, theme, pictures=pictures)
             writer.write_all()
@@ -135,7 +135,8 @@ def _site_address(base_url: str | None) -> str | None:
     return base_url.rstrip("/") + "/"
 
 
-def _files_of_site(folder: Path) -> set[str] | None:
+def files_of_site(folder: Path) -> set[str] | None:
+    """Files of an earlier site, from its listing; None if the folder is not a site."""
     try:
         return {LISTING, *json.loads((folder / LISTING).read_text(encoding="utf-8"))["files"]}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
