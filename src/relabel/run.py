@@ -40,6 +40,7 @@ from relabel.settings import asset_dir
 from relabel.sources import eloundou, fetch
 from relabel.sources.fetch import SourceUse
 from relabel.sources.tables import is_table_file
+from relabel.tabular import counted
 
 if TYPE_CHECKING:
     from relabel import EvalDocument, Gold, ScoreTable
@@ -330,6 +331,23 @@ class Run:
         """Warnings for readers of the run's figures, one or more sentences each; most runs have none."""
         embedded = [EMBEDDED_ADVICE] if self.manifest.model == EMBEDDED else []
         return [*embedded, *answer_warnings(self.models(), self.repeats_from_cache, len(self.labels))]
+
+    @cached_property
+    def tied(self) -> int:
+        """Number of labels for which a task's answers tie, so that the less exposed label counts; see `decided`."""
+        votes = self.answers().groupby([*_LABEL_KEY[:3], "label"]).size()
+        most = votes == votes.groupby(level=_LABEL_KEY[:3]).transform("max")
+        return int(most.groupby(level=_LABEL_KEY[:3]).sum().gt(1).sum())
+
+    def ties_in_words(self) -> list[str]:
+        """A warning for figures of the most frequent labels, if answers tie; measures and scores are means of all answers."""
+        if not self.tied:
+            return []
+        return [
+            f"{counted(self.tied, 'label')} of {self.name} {'is a tie' if self.tied == 1 else 'are ties'} between a task's "
+            "answers and count as the less exposed label, so shares of exposed labels are too low; an odd number of --samples "
+            "has fewer ties."
+        ]
 
     def frame(self) -> pd.DataFrame:
         """Its labels, one row per task, setting and sample, without samples repeated by a gateway's cache."""

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from relabel.cli.app import command_line, run_app
 from relabel.errors import DataError, UsageError
 from relabel.evaluation.compare import compare, compare_several
+from relabel.evaluation.evaluate import evaluate
 from relabel.evaluation.gold import load_gold, read_gold_csv
 from relabel.evaluation.statistics import occupation_draws
 from relabel.run import Run, open_run
@@ -88,6 +89,8 @@ def test_the_paired_interval_is_that_of_resampling_occupations_by_hand(
     # Twelve occupations: the percentiles lie outside the plain ones, and not far.
     low, high = np.quantile(drawn, [0.025, 0.975])
     assert found.ci95[0] < low < high < found.ci95[1]
+    against = evaluate(b, load_gold(str(a.folder)), draws=1000, seed=3, yardsticks=False).measures["beta"]
+    assert (against.n, against.ci95["difference"]) == (len(change), found.ci95)
     assert np.min(drawn) <= found.ci95[0]
     assert found.ci95[1] <= np.max(drawn)
 

@@ -260,3 +260,6 @@ def test_the_means_of_a_run_with_repeats_are_those_that_score_gives(tmp_path: Pa
     moved = compare(run, once, draws=0)
     assert moved.measures["gamma"].difference == pytest.approx(0.75 - 0.5)
     assert [flip.task_id for flip in moved.flips] == ["1", "4"]
+    for verdict in (found.verdict, moved.verdict):
+        assert "2 labels of run are ties between a task's answers and count as the less exposed label" in verdict
+    assert "ties" not in briefly(once, load_gold(str(once.folder))).verdict

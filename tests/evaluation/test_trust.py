@@ -164,6 +164,8 @@ def test_several_annotators_make_a_gold_by_majority_or_by_their_shares(
     # Two of three, three of three, and one of two annotators agree with the run.
     assert (shares.matched, shares.settings["three-way"].accuracy) == (3, pytest.approx((2 / 3 + 1 + 1 / 2) / 3))
     assert "tie" not in shares.verdict
+    # Of the pairs of values, 5/18 differ; of those by chance, from 17/6 E0, 10/6 E1 and 9/6 E2, 826/1080.
+    assert shares.settings["three-way"].krippendorff_nominal == pytest.approx(1 - (5 / 18) / (826 / 1080))
     # There are eight labels, but figures rest on three tasks.
     assert {shares.settings["three-way"].n, *(part.n for part in shares.slices["major-group"])} == {3}
     assert shares.slices["major-group"][0].settings["three-way"].n == 3

@@ -41,6 +41,7 @@ _FIGURES = {
     "macro F1": "macro_f1",
 }
 _MEASURES = {
+    "tasks": "n",
     "equal values": "agreement",
     "Pearson's r": "pearson",
     "mean of the run": "mean",

@@ -84,18 +84,24 @@ class Pair:
         For labels, shape (n, k, k): for each task, a confusion matrix (rows gold, columns run) whose only entry is the
         task's weight. For values, shape (n, 7): their weighted moments.
         """
+        # All labels of a task together count as one task, which matters to Krippendorff's alpha.
+        of_task = self.n / max(len(self), 1)
+        weight = of_task * self.weight
         if not self.scale:
             ends = metrics.task_values([0, 0, 1, 1], [0, 1, 0, 1])
             terms = metrics.task_values(self.gold, self.run)
             if self.same is not None:
                 terms[:, -1] = self.same
-            return Sums(terms * self.weight[:, None], self.draws, ends)
+            return Sums(terms * weight[:, None], self.draws, of_task * ends)
         size = len(self.scale)
-        terms = metrics.pairs(self.gold, self.run, size) * self.weight[:, None, None]
-        return Sums(terms, self.draws, np.eye(size * size).reshape(-1, size, size))
+        terms = metrics.pairs(self.gold, self.run, size) * weight[:, None, None]
+        return Sums(terms, self.draws, of_task * np.eye(size * size).reshape(-1, size, size))
 
     def figure(self, name: str) -> Figure:
         """Compute a figure by its name in `metrics.figure_formula`; with draws it has an interval."""
+        if name == "difference":
+            differ = self.occupations(self.gold != self.run)
+            return metrics.change(self.figure("gold_mean"), self.figure("mean"), differ)
         figure = self._figures(self.sums, name)[0]
         # With two tasks, the correlation is 1 or -1 whatever their values.
         value = math.nan if name == "pearson" and self.n < 3 else figure.value

@@ -304,7 +304,9 @@ def _common_fields(
         "gold": None if gold is None else gold.name,
         "main_setting": aligned.main,
         "bootstrap": Bootstrap(draws=draws, seed=seed, note=aligned.few_occupations),
-        "verdict": "\n".join([*sentences, *(sentence for run in runs for sentence in run.warnings()), *verdict]),
+        "verdict": "\n".join(
+            [*sentences, *(s for run in runs for s in (*run.warnings(), *run.ties_in_words())), *verdict]
+        ),
     }
 
 

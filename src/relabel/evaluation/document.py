@@ -155,6 +155,7 @@ class MeasureAgreement(SliceMeans):
     The values of both sides are computed from their codes by the run's rubric, as in a score: an incoherent pair is E1.
 
     Attributes:
+        n: Number of tasks.
         agreement: Share of tasks with equal values.
         pearson: Pearson correlation over tasks; null for fewer than three tasks or if a side is constant.
         mean: Mean of the run's values over the compared tasks.
@@ -163,6 +164,7 @@ class MeasureAgreement(SliceMeans):
         ci95: Intervals of these.
     """
 
+    n: int | None = None
     agreement: float | None
     pearson: float | None
     difference: float | None = None

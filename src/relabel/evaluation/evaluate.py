@@ -86,7 +86,9 @@ def evaluate(
         text_changed=aligned.text_changed,
         texts_replaced=aligned.texts_replaced,
         settings=settings,
-        measures={m: doc.MeasureAgreement(**pair.with_ci95(metrics.VALUE_FIGURES)) for m, pair in values.items()},
+        measures={
+            m: doc.MeasureAgreement(n=pair.n, **pair.with_ci95(metrics.VALUE_FIGURES)) for m, pair in values.items()
+        },
         occupations=doc.Occupations.model_validate(
             {"n": aligned.occupations}
             | {m: _occupation_agreement(aligned.index()[pair.tasks], pair) for m, pair in values.items()}
@@ -103,7 +105,7 @@ def evaluate(
         debiased=debiased(run, gold, aligned),
         calibration=calibration(run, aligned),
         sources=doc.Sources(run=run.manifest.sources, gold=(gold.source,)),
-        warnings=(*gold.caveats, *caveats, *aligned.warnings, *run.warnings()),
+        warnings=(*gold.caveats, *caveats, *aligned.warnings, *run.warnings(), *run.ties_in_words()),
         models=run.models(),
         by_model=_by_model(run, gold, draws, seed) if by_model else None,
         repeats_from_cache=run.repeats_from_cache,

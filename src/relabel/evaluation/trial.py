@@ -387,9 +387,6 @@ def _tried(run: Run, aligned: AlignedLabels, rater: int, rejected: float | None)
         if len(pair):
             used = {setting: "exposed"} if len(pair.scale) == 2 else dict(zip(pair.scale, pair.scale, strict=True))
             figures |= {name: pair.figure(f"run:{label}") for name, label in used.items()}
-    task = [*TASK_KEY, "setting"]
-    votes = run.answers().groupby([*task, "label"]).size()
-    most = votes.groupby(level=task).transform("max")
     cost = None if rejected is None else rejected + float(run.labels["cost_usd"].sum(skipna=False))
     return TriedRubric(
         name=aligned.names[rater],
@@ -405,7 +402,7 @@ def _tried(run: Run, aligned: AlignedLabels, rater: int, rejected: float | None)
         ci95={name: figure.interval() for name, figure in figures.items()},
         asked=manifest.counts.asked,
         missing=manifest.counts.failed,
-        tied=int((votes == most).groupby(level=task).sum().gt(1).sum()),
+        tied=run.tied,
         cost_usd=None if cost is None else metrics.or_none(cost),
         variance=variance(run),
     )
