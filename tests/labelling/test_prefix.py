@@ -143,6 +143,8 @@ MODEL_BODY: dict[str, Any] = {
         ("https://eu.api.openai.com/v1", "gpt-6.1-sol", "prompt_cache_breakpoint", True),
         ("https://openrouter.ai/api/v1", "anthropic/claude-sonnet-5", "cache_control", False),
         ("https://openrouter.ai/api/v1", "openai/gpt-5.4", None, False),
+        ("https://openrouter.ai/api/v1", "openai/gpt-5.6-sol", "prompt_cache_breakpoint", False),
+        ("https://openrouter.ai/api/v1", "openai/gpt-oss-120b", None, False),
         ("https://api.mistral.ai/v1", "mistral-small-latest", None, True),
         ("https://api.anthropic.com/v1", "claude-sonnet-5", None, False),
         ("https://api.x.ai/v1", "grok-4", None, False),
