@@ -198,7 +198,7 @@ def show_plan(
         return
     orders = f" x {len(job.orders)} orders" if job.orders else ""
     say(
-        f"{job.size:,} labels: {len(job.tasks):,} {job.rubric.unit}s x {', '.join(job.settings)} x {counted(job.samples, 'sample')}{orders}",
+        f"{job.size:,} labels: {counted(len(job.tasks), job.rubric.unit)} x {', '.join(job.settings)} x {counted(job.samples, 'sample')}{orders}",
     )
     say(
         f"{plan.requests:,} requests, {plan.in_store:,} of them in the store; {plan.to_ask:,} would be sent to {job.model} at {job.base_url}",
