@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import ConfigDict, Field, ValidationError, create_model
 
 from relabel.rubric import Rubric
-from relabel.settings import Frozen
+from relabel.settings import Frozen, Strict
 
 # Why a label is missing.
 FailureKind = Literal["refusal", "length", "content-filter", "invalid-json", "schema", "provider", "timeout", "budget"]
@@ -212,10 +212,8 @@ class Failure(Frozen):
     request_key: str
 
 
-class Judgement(Frozen):
+class Judgement(Strict):
     """One task's label and rationale, as parsed from an answer."""
-
-    model_config = ConfigDict(strict=True)
 
     rationale: str
     label: str

@@ -12,11 +12,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, Self
 
-from pydantic import BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from relabel.errors import RubricError, UsageError, model_errors
 from relabel.files import read_user_yaml
-from relabel.settings import Frozen, asset_dir
+from relabel.settings import Strict, asset_dir
 
 Code = Literal["E0", "E1", "E2"]
 Measure = Literal["alpha", "beta", "gamma"]
@@ -30,11 +30,7 @@ _ERROR_TEXTS = {"missing": "is missing; add it", "extra_forbidden": "is unknown;
 MEASURES: tuple[Measure, ...] = ("alpha", "beta", "gamma")
 
 
-class _Part(Frozen):
-    model_config = ConfigDict(strict=True)
-
-
-class Setting(_Part):
+class Setting(Strict):
     """One setting of a rubric: what the worker can use, and the question asked.
 
     Attributes:
@@ -46,7 +42,7 @@ class Setting(_Part):
     anchors: Mapping[str, str] | None = None
 
 
-class Example(_Part):
+class Example(Strict):
     """A worked example: a made-up task, or a made-up occupation, with its label and a reason for each setting."""
 
     occupation: str = Field(min_length=1)
@@ -56,7 +52,7 @@ class Example(_Part):
     rationale: Mapping[str, str]
 
 
-class RationaleRule(_Part):
+class RationaleRule(Strict):
     """The instruction for a rationale: the number of words that it may have."""
 
     max_words: int = Field(ge=1, le=1000)
@@ -69,7 +65,7 @@ Share = Annotated[float, Field(ge=0, le=1, strict=False)]
 Kappa = Annotated[float, Field(ge=-1, le=1, strict=False)]
 
 
-class Agreement(_Part):
+class Agreement(Strict):
     """Comparison of labels under a rubric with one reference set, on the same tasks.
 
     Attributes:
@@ -85,7 +81,7 @@ class Agreement(_Part):
     kappa: Mapping[str, Kappa] = {}
 
 
-class Study(_Part):
+class Study(Strict):
     """One trial of a rubric: who labelled what with it, and how that compares with reference labels.
 
     Attributes:
@@ -129,7 +125,7 @@ class Study(_Part):
         return ". ".join(parts)
 
 
-class Rubric(_Part):
+class Rubric(Strict):
     """A question with its labels, settings and worked examples, and rules that turn labels into codes and measures.
 
     Attributes:

@@ -27,6 +27,12 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
 
+class Strict(Frozen):
+    """A model of data from outside that converts nothing: `"1"` is not a number, and 1 is not a text."""
+
+    model_config = ConfigDict(strict=True)
+
+
 def _zoned(text: str) -> str:
     if datetime.fromisoformat(text).tzinfo is None:
         raise ValueError("is a time without its zone")

@@ -21,13 +21,13 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from relabel.errors import StoreError, first_error
 from relabel.labelling.request import Request, key_of
 from relabel.labelling.wire import FORMS, Api, messages_of, with_messages
 from relabel.labels import Answer
-from relabel.settings import Frozen
+from relabel.settings import Frozen, Strict
 
 # Finds a shared message by hash; None if it is missing.
 FindText = Callable[[str], str | None]
@@ -47,10 +47,8 @@ class DamagedRowError(StoreError):
     """A row is damaged, and is never used."""
 
 
-class _Wire(Frozen):
+class _Wire(Strict):
     """The request in a row, without its key, which is always computed."""
-
-    model_config = ConfigDict(strict=True)
 
     api: Api
     host: str
@@ -58,9 +56,7 @@ class _Wire(Frozen):
     sample: int = Field(ge=0)
 
 
-class _Rejection(Frozen):
-    model_config = ConfigDict(strict=True)
-
+class _Rejection(Strict):
     kind: str
     reason: str
 

@@ -9,12 +9,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from relabel.errors import DataError, model_errors
 from relabel.files import os_errors, read_user_yaml, replacing, yaml_line
 from relabel.scoring.options import Choices
-from relabel.settings import Frozen
+from relabel.settings import Strict
 
 Positive = Annotated[float, Field(gt=0)]
 _ERROR_TEXTS = {
@@ -26,11 +26,7 @@ RESERVED_NAMES = {"pooled", "low", "high", "lowest", "highest"}
 NAME = r"^[a-z0-9][a-z0-9._-]*$"
 
 
-class _Part(Frozen):
-    model_config = ConfigDict(strict=True)
-
-
-class Tasks(_Part):
+class Tasks(Strict):
     """The tasks to label.
 
     Attributes:
@@ -46,7 +42,7 @@ class Tasks(_Part):
     occupations: Annotated[tuple[str, ...], Field(strict=False)] = ()
 
 
-class Rater(_Part):
+class Rater(Strict):
     """One rater: a model to ask, a run or published label set, or a file of labels.
 
     Attributes:
@@ -105,7 +101,7 @@ class Rater(_Part):
         return self
 
 
-class Scoring(_Part):
+class Scoring(Strict):
     """How occupations are scored: options of `relabel score`, and numbers of draws."""
 
     method: str = "bridge"
@@ -128,7 +124,7 @@ class Scoring(_Part):
         return Choices(**self.model_dump(exclude={"draws", "plausible_values"}))
 
 
-class Study(_Part):
+class Study(Strict):
     """A study file, version 1.
 
     Attributes:
