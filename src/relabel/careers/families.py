@@ -23,7 +23,7 @@ from relabel.rubric import MEASURES
 from relabel.run import Run
 from relabel.scoring.explain import READING_LABELS, answers_by_task
 from relabel.scoring.measures import READING_MEASURES
-from relabel.scoring.table import MIN_COVERAGE, ScoreTable
+from relabel.scoring.table import MIN_COVERAGE, ScoreTable, is_covered
 from relabel.scoring.us import us_figures, us_files
 from relabel.sources import bls, onet
 from relabel.sources.bls import RATES
@@ -182,11 +182,8 @@ class FamilyFigures:
     @cached_property
     def _scored(self) -> set[str]:
         """Codes with enough labels to interpret their scores."""
-        return {
-            code
-            for code in self.codes
-            if self._data.scores[code]["tasks"] > 0 and self._data.scores[code]["coverage"] >= MIN_COVERAGE
-        }
+        scores = self._data.scores
+        return {code for code in self.codes if scores[code]["tasks"] > 0 and is_covered(scores[code]["coverage"])}
 
     def exposure(self) -> pages.FamilyExposure:
         """Share of exposed tasks under both readings."""

@@ -20,10 +20,9 @@ from pydantic import ConfigDict, Field, computed_field, model_validator
 
 from relabel.errors import DataError, model_errors
 from relabel.files import read_user_entries, read_user_toml
-from relabel.scoring.table import MIN_COVERAGE
+from relabel.scoring.table import is_covered
 from relabel.settings import Frozen, asset_dir
 from relabel.sources.fetch import SourceUse
-from relabel.tabular import CLEAN
 
 _CODE = re.compile(r"\d{2}-\d{4}(\.\d{2})?", re.ASCII)
 
@@ -246,7 +245,7 @@ class Role(Frozen):
     @property
     def thin(self) -> bool:
         """Whether less than half of its task weight is labelled, too little to interpret its exposure."""
-        return self.tasks > 0 and round(self.coverage, CLEAN) < MIN_COVERAGE
+        return self.tasks > 0 and not is_covered(self.coverage)
 
 
 class Responsibility(Frozen):

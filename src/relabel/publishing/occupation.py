@@ -16,7 +16,7 @@ from relabel.publishing.methodology import READING_NAMES, Reading, band_of, othe
 from relabel.rubric import Measure
 from relabel.scoring.explain import READING_LABELS, TaskKey
 from relabel.scoring.options import SAMPLE
-from relabel.scoring.table import MIN_COVERAGE, ScoreTable
+from relabel.scoring.table import ScoreTable, is_covered
 from relabel.sources import onet, ons
 from relabel.tabular import CLEAN, half_up, records
 from relabel.task import TASK_KEY, is_onet_release
@@ -207,7 +207,7 @@ class PageBuilder:
                 "code": code,
                 "title": self._scores[code]["title"],
                 "score": (score := self._scores[code]),
-                "thin": score["tasks"] > 0 and round(score["coverage"], CLEAN) < MIN_COVERAGE,
+                "thin": score["tasks"] > 0 and not is_covered(score["coverage"]),
                 "tasks": tasks,
                 "counts": self._counts[code],
             }

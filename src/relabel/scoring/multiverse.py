@@ -26,7 +26,7 @@ from relabel.run import Run, open_run
 from relabel.scoring.bridges import Bridge, make_bridge
 from relabel.scoring.measures import Floats, occupation_scores, task_weights
 from relabel.scoring.options import SAMPLE, UNWEIGHTED, Links, Method, Unrated, Weights
-from relabel.scoring.table import MIN_COVERAGE, ScoreTable, covered_parts, insert_columns
+from relabel.scoring.table import ScoreTable, covered_parts, insert_columns, is_covered
 from relabel.tabular import CLEAN, records
 
 CHOICES = ("rater", "rubric", "weights", "unrated", "bridge", "comparison")
@@ -118,7 +118,7 @@ def multiverse(table: ScoreTable, run: Run, raters: Sequence[Run]) -> Multiverse
             covered, linked = covered_parts(bridges[bridge], mapped.codes, mapped.occupations, coverage)
             if bridge == "site-2026":  # judged as published, see `SCORES`
                 covered = _safe_divide(covered, linked)
-            scores[key] = mapped.scores(tasks), covered.round(CLEAN) >= MIN_COVERAGE
+            scores[key] = mapped.scores(tasks), is_covered(covered)
         named = _PUBLISHED.get(rater.ref, (rater.manifest.model, f"{rater.rubric.id} {rater.rubric.version}"))
         rows.append((rater.name, *named, weight, rule, bridge, *scores[key]))
     base = pd.DataFrame(rows, columns=["labels", "rater", "rubric", "weights", "unrated", "bridge", "scores", "enough"])

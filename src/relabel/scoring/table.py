@@ -56,6 +56,12 @@ def percentiles(values: pd.Series, codes: pd.Series, *, ties: Literal["shared", 
 # Smallest share (0-1) of a group's task weight that must be labelled; below it, the score is thin and has no percentile.
 MIN_COVERAGE = 0.5
 
+
+def is_covered(part: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+    """Whether this share (0-1) of labelled weight is enough to interpret a score; otherwise the score is thin."""
+    return np.asarray(part).round(CLEAN) >= MIN_COVERAGE
+
+
 _TOLERANCE = 1e-9
 
 
@@ -592,7 +598,7 @@ def _status(covered: float, linked: float, *, published: bool) -> str:
         published: Whether to judge as the site of 2026 did, by the labelled share of what its bridge reaches.
     """
     part = covered / linked if published else covered
-    if round(part, CLEAN) >= MIN_COVERAGE:
+    if is_covered(part):
         return "scored"
     status = f"thin: {_percent(part)} of the group's task weight has labels"
     if not published and linked < MIN_COVERAGE:
