@@ -196,6 +196,12 @@ def replacing(target: Path) -> Generator[Path]:
         temporary.unlink(missing_ok=True)  # after success it no longer exists
 
 
+def write_whole(target: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    with replacing(target) as temporary:
+        temporary.write_bytes(content)
+
+
 # Most bytes of a YAML or TOML file.
 LARGEST_TEXT = 5_000_000
 # Most characters of a whole number: one in base 60, such as 1:30, takes time by their square.

@@ -18,7 +18,7 @@ import pandas as pd
 
 from relabel import __version__
 from relabel.errors import ColumnError, DataError, UsageError
-from relabel.files import replacing, require_writable, writing
+from relabel.files import require_writable, write_whole, writing
 from relabel.labels import MAX_RATIONALE, Label
 from relabel.manifest import LABEL_COLUMNS, TASK_FILE, Counts, Manifest, read_manifest, task_sources, write_run
 from relabel.rubric import Rubric, Unit
@@ -486,10 +486,9 @@ def carry_run(run: Run, to: str, out: Path, *, old: str | None = None, fill: Run
     rows = rows.where(rows.notna(), None).assign(from_store=True)
     with writing(out):
         write_run(out, manifest, [Label(*row) for row in rows.itertuples(index=False, name=None)], [])
-        with replacing(out / TO_ASK) as temporary:
-            # As `code`, because the list may have codes of another classification; and without importance on its scale.
-            asked = missing[list(TASK_COLUMNS[:5])].rename(columns={"onet_soc_code": "code"})
-            temporary.write_bytes(csv_bytes(asked))
+        # As `code`, because the list may have codes of another classification; and without importance on its scale.
+        asked = missing[list(TASK_COLUMNS[:5])].rename(columns={"onet_soc_code": "code"})
+        write_whole(out / TO_ASK, csv_bytes(asked))
     filled = len(labels) - len(kept)
     warnings = tuple(changed_rubrics(run))
     return Carried(diff, len(kept), filled, len(missing), len(listed), warnings)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 from pydantic import ValidationError, field_validator
 
 from relabel.errors import ColumnError, DataError, first_error
-from relabel.files import make_private_dir, os_errors, replacing, require_own
+from relabel.files import make_private_dir, os_errors, replacing, require_own, write_whole
 from relabel.labels import Failure, Label
 from relabel.redaction import clean_document
 from relabel.rubric import Rubric, Unit
@@ -284,8 +284,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     """
     document = manifest.model_dump(mode="json")
     text = json.dumps({**clean_document(document), "rubric": document["rubric"]}, ensure_ascii=False, indent=2)
-    with replacing(folder / "manifest.json") as temporary:
-        temporary.write_bytes(f"{text}\n".encode())
+    write_whole(folder / "manifest.json", f"{text}\n".encode())
 
 
 LABEL_COLUMNS = Label._fields

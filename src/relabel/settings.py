@@ -77,6 +77,11 @@ class Settings(BaseModel):
         return self.store or self.home / "store"
 
     @property
+    def batches_dir(self) -> Path:
+        """Folder with the state of all batch jobs."""
+        return self.home / "batches"
+
+    @property
     def download_dir(self) -> Path:
         """Folder of downloaded source files, laid out as `SOURCE_ID/FILE`."""
         return self.home / "data"

@@ -31,7 +31,7 @@ from relabel.labelling.runner import run_job
 from relabel.labelling.session import Outcome, count_labels
 from relabel.labelling.store import Store, store_so_far
 from relabel.manifest import EMBEDDED_ADVICE, answer_warnings
-from relabel.settings import Settings
+from relabel.settings import Settings, settings
 from relabel.tabular import counted
 
 Result = TypeVar("Result")
@@ -126,7 +126,7 @@ def label_by_batch(
     from relabel.labelling.batch.runner import run_batch
 
     provider = batch_provider(job, base_url, environment, options.key_env, headers)
-    name, home = run_id(job), environment.home / "batches"
+    name, home = run_id(job), environment.batches_dir
     advice = f"`relabel batch resume {name}` continues the run; batches already submitted go on at the provider"
     if look == "people" and options.submit:
         typer.echo(f"batch run {name}, state in {home / name}; after a stop, {advice}", err=True)
@@ -141,9 +141,10 @@ def label_by_batch(
         return run_until_stopped(work(store), stop, "uploads in progress", look=look), advice
 
 
-def resume_batches(state: BatchState, environment: Settings, *, submit: bool, showing: Showing) -> None:
+def resume_batches(state: BatchState, *, submit: bool, showing: Showing) -> None:
     """Resume a stored job."""
-    job = BatchFolder(environment.home / "batches", state.run_id).load_job()
+    environment = settings()
+    job = BatchFolder(environment.batches_dir, state.run_id).load_job()
     folder, options = Path(state.out), BatchOptions(submit=submit, max_cost=state.max_cost, key_env=state.key_env)
     outcome, advice = label_by_batch(
         job, folder, environment, options=options, base_url=state.base_url, look=showing.look

@@ -392,8 +392,7 @@ def write(path: Path, content: str | bytes, option: str, *, more: str = "") -> N
             with suppress(BrokenPipeError):  # the reader closed the pipe
                 path.write_bytes(raw)  # a device or a pipe must not be replaced
             return
-        with files.replacing(path) as temporary:
-            temporary.write_bytes(raw)
+        files.write_whole(path, raw)
     say_written(path, more)
 
 

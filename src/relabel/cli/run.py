@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -209,8 +210,7 @@ def list_providers(name: Annotated[str | None, typer.Argument()] = None, as_json
 @batch_app.command("list")
 def list_batches(as_json: _options.AsJson = False) -> None:
     """List the batch jobs of this machine, newest first, with the last known state of their batches."""
-    environment = settings.settings()
-    states, damaged = batches.known_states(environment.home / "batches")
+    states, damaged = batches.known_states(settings.settings().batches_dir)
     broken = [{"run_id": run, "problem": problem} for run, problem in damaged.items()]
     if _options.give_json({"runs": [_batch_document(state) for state in states], "damaged": broken}, as_json=as_json):
         return
@@ -229,8 +229,7 @@ def resume(ref: _BatchRef, showing: _options.Showing) -> None:
     The job is stored with its batches: neither its files nor its start folder are needed, and nothing that a batch
     has is requested again.
     """
-    state, environment = _find_batch(ref)
-    _labelling.resume_batches(_require_state(state, ref), environment, submit=True, showing=showing)
+    _labelling.resume_batches(_require_state(_find_state(ref), ref), submit=True, showing=showing)
 
 
 @batch_app.command()
@@ -239,8 +238,8 @@ def cancel(ref: _BatchRef, showing: _options.Showing) -> None:
 
     The run folder is written with these answers. The command of the run requests the rest, if you want it after all.
     """
-    state, environment = _find_batch(ref)
-    if state is None and (released := _release_reserved(ref, environment)):
+    state = _find_state(ref)
+    if state is None and (released := _release_reserved(ref)):
         typer.echo(f"this machine has no batch of run {ref}; released its {released:,} reserved requests", err=True)
         return
     state = _require_state(state, ref)
@@ -249,16 +248,15 @@ def cancel(ref: _BatchRef, showing: _options.Showing) -> None:
         return
     many = len(state.open)
     try:
-        _labelling.resume_batches(state, environment, submit=False, showing=showing)
+        _labelling.resume_batches(state, submit=False, showing=showing)
     except IncompleteRunError as error:
         typer.echo(f"cancelled {many} batch(es) of run {state.run_id} and collected their answers; {error}", err=True)
     else:
         typer.echo(f"run {state.run_id} was already complete; nothing to cancel", err=True)
 
 
-def _find_batch(ref: str) -> tuple[batches.BatchState | None, settings.Settings]:
-    environment = settings.settings()
-    return batches.find_state(environment.home / "batches", ref), environment
+def _find_state(ref: str) -> batches.BatchState | None:
+    return batches.find_state(settings.settings().batches_dir, ref)
 
 
 def _require_state(state: batches.BatchState | None, ref: str) -> batches.BatchState:
@@ -267,14 +265,13 @@ def _require_state(state: batches.BatchState | None, ref: str) -> batches.BatchS
     return state
 
 
-def _release_reserved(ref: str, environment: settings.Settings) -> int:
+def _release_reserved(ref: str) -> int:
     """Release the requests of a batch run whose state was lost; returns their number."""
-    if not environment.store_dir.is_dir():
+    folder = settings.settings().store_dir
+    if not folder.is_dir():
         return 0
-    reserved = leases.Leases(environment.store_dir)
-    released = reserved.reserve(ref, ())
-    reserved.close()
-    return released
+    with closing(leases.Leases(folder)) as reserved:
+        return reserved.reserve(ref, ())
 
 
 def _batch_document(state: batches.BatchState) -> dict[str, Any]:

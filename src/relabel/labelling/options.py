@@ -234,7 +234,7 @@ class RunOptions(Asking):
 
     def budget(self, connection: Connection, job: Job, environment: Settings) -> Budget:
         """The budget; the maximum cost of the job's batches counts as spent."""
-        in_batches = 0.0 if self.max_cost is None else unaccounted_usd(environment.home / "batches", job)
+        in_batches = 0.0 if self.max_cost is None else unaccounted_usd(environment.batches_dir, job)
         return Budget(self.max_cost, connection.price, before_usd=in_batches)
 
     def engine(self, connection: Connection, budget: Budget, *, replay: bool) -> Engine:

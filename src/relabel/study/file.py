@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from relabel.errors import DataError, model_errors
-from relabel.files import os_errors, read_user_yaml, replacing, yaml_line
+from relabel.files import os_errors, read_user_yaml, write_whole, yaml_line
 from relabel.scoring.options import Choices
 from relabel.settings import Strict
 
@@ -213,6 +213,5 @@ def init_study(path: Path) -> Path:
     with os_errors(f"cannot write {path}", "name another file"):
         path.parent.mkdir(parents=True, exist_ok=True)
         for target, text in {path: template("study.yaml", name=path), beside: schema}.items():
-            with replacing(target) as temporary:
-                temporary.write_text(text, encoding="utf-8")
+            write_whole(target, text.encode())
     return beside

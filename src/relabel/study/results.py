@@ -16,7 +16,7 @@ from relabel.evaluation.alignment import GOLD, SAYS_NOTHING, Pair, match
 from relabel.evaluation.gold import Gold, load_gold
 from relabel.evaluation.report import Charts, tables_page
 from relabel.evaluation.statistics import krippendorff_several, or_none
-from relabel.files import os_errors, replacing
+from relabel.files import os_errors, write_whole
 from relabel.labels import Label
 from relabel.manifest import Counts, Manifest, write_run
 from relabel.publishing.datapackage import files_of_export, remove_earlier
@@ -164,8 +164,7 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
         for name, content in sorted(files.items()):
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(target) as temporary:
-                temporary.write_bytes(content)
+            write_whole(target, content)
 
 
 def _main_measure(votes: Votes) -> Measure:

@@ -68,11 +68,6 @@ class OpenStudy:
         """The raters' run folders."""
         return self.results / "runs"
 
-    @property
-    def batches(self) -> Path:
-        """The folder with the state of all batch runs."""
-        return self.environment.home / "batches"
-
     def path(self, ref: str) -> str:
         """Resolve a path relative to the study file; names that are not paths are unchanged."""
         beside = self.file.parent / ref
@@ -193,7 +188,11 @@ class RaterState:
 def rater_states(raters: Sequence[RaterRun], opened: OpenStudy) -> dict[str, RaterState]:
     """The state of each model, by name of the rater."""
     with store_so_far(opened.environment.store_dir) as store:
-        return {one.rater.name: _rater_state(one, one.model.job, store, opened.batches) for one in raters if one.model}
+        return {
+            one.rater.name: _rater_state(one, one.model.job, store, opened.environment.batches_dir)
+            for one in raters
+            if one.model
+        }
 
 
 def _rater_state(one: RaterRun, job: Job, store: Store | None, batches: Path) -> RaterState:
@@ -400,7 +399,7 @@ async def run_raters(
             stop()
         spent = {folder: spent_before(folder) for folder in opened.runs.glob("*/")}
         spent |= {one.out: spent_before(one.out, unfinished(model.job, store, one.out)) for one, model in asked}
-        open_usd = {one.rater.name: unaccounted_usd(opened.batches, model.job) for one, model in asked}
+        open_usd = {one.rater.name: unaccounted_usd(opened.environment.batches_dir, model.job) for one, model in asked}
         before = sum(spent.values()) + sum(open_usd[one.rater.name] for one, _ in asked if not one.batched)
         total = Budget(opened.study.budget_usd, None, before_usd=before)
         shares: dict[str, float] = {}
@@ -452,7 +451,7 @@ async def _by_batch(
     options = BatchOptions(max_cost=cap, key_env=key_env)
     provider = batch_provider(job, connection.base_url, opened.environment, key_env, connection.headers)
     return await run_batch(
-        job, store, one.out, provider, opened.batches, options=options, progress=one.progress, stop=stop
+        job, store, one.out, provider, opened.environment.batches_dir, options=options, progress=one.progress, stop=stop
     )
 
 

@@ -25,7 +25,7 @@ from typing import TypeVar
 from pydantic import BaseModel
 
 from relabel.errors import DataError
-from relabel.files import locked, make_private_dir, os_errors, replacing
+from relabel.files import locked, make_private_dir, os_errors, write_whole
 from relabel.labelling.job import Job, job_from_json, job_to_json
 from relabel.labelling.request import canonical_json
 from relabel.labelling.wire import Form
@@ -217,8 +217,8 @@ class BatchFolder:
 
     def save_job(self, job: Job) -> None:
         """Write the job."""
-        with self._writing(), replacing(self.path / "job.json") as temporary:
-            temporary.write_bytes(job_to_json(job))
+        with self._writing():
+            write_whole(self.path / "job.json", job_to_json(job))
 
     def save(self, state: BatchState) -> None:
         """Write the state. It is safely on disk once this returns.
@@ -227,8 +227,7 @@ class BatchFolder:
             DataError: It cannot be written.
         """
         with self._writing():
-            with replacing(self.path / "state.json") as temporary:
-                temporary.write_text(state.model_dump_json(indent=1) + "\n", encoding="utf-8")
+            write_whole(self.path / "state.json", f"{state.model_dump_json(indent=1)}\n".encode())
             if os.name == "nt":
                 return
             handle = os.open(self.path, os.O_RDONLY)  # a renamed file is safe only once its folder is synced
@@ -270,8 +269,8 @@ class BatchFolder:
             bytes=len(content),
             worst_usd=worst_usd,
         )
-        with self._writing(), replacing(self.path_of(chunk)) as temporary:
-            temporary.write_bytes(content)
+        with self._writing():
+            write_whole(self.path_of(chunk), content)
         state.chunks.append(chunk)
         self.save(state)
 
