@@ -404,6 +404,26 @@ def test_a_damaged_run_does_not_hide_the_other_raters(capsys: pytest.CaptureFixt
         assert (len(one.seen), len(two.seen)) == (40, 40)
 
 
+def test_lost_labels_are_made_again_from_the_store_and_the_file(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = "".join(f"{task.task_id},{task.onet_soc_code},E1\n" for task in load_tasks("sample"))
+    Path("c.csv").write_text(f"task_id,onet_soc_code,label\n{rows}")
+    with provider(by_words(3)) as one:
+        file: dict[str, object] = {"name": "file", "labels": "c.csv", "rubric": "eloundou"}
+        write(Path("study.yaml"), rater("a", one), file, scoring=None)
+        assert run_app(["study", "run", "study.yaml", "--quiet"]) == 0
+        lost = list(Path("study-results/runs").glob("*/labels.parquet"))
+        assert len(lost) == 2
+        for path in lost:
+            path.unlink()
+        capsys.readouterr()
+        assert run_app(["study", "status", "study.yaml", "--json"]) == 0
+        states = {row["rater"]: row["state"] for row in json.loads(capsys.readouterr().out)["raters"]}
+        assert (states["a"], states["file"]) == ("incomplete", "not started")
+        assert run_app(["study", "run", "study.yaml", "--quiet"]) == 0
+        assert all(path.exists() for path in lost)
+        assert len(one.seen) == 40
+
+
 def test_results_of_an_earlier_study_file_are_not_taken_for_those_of_the_present_one(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

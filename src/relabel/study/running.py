@@ -281,10 +281,11 @@ def plan(opened: OpenStudy, *, keep_damaged: bool = False) -> list[RaterRun]:
                 raise
             one.state, one.error = "damaged", error
             continue
+        has_labels = (one.out / "labels.parquet").exists()  # it may be lost, such as where git ignores it
         if one.model is None:
-            one.state = "complete" if one.rater.run is not None or manifest is not None else "not started"
+            one.state = "complete" if one.rater.run is not None or (manifest and has_labels) else "not started"
         elif manifest is not None and manifest.status != "published":
-            one.state = manifest.status
+            one.state = manifest.status if has_labels or manifest.status != "complete" else "incomplete"
     return rater_runs
 
 
