@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -50,7 +50,7 @@ def by_words(rate: int) -> Callable[[Seen], Reply]:
     return answer
 
 
-def write(path: Path, *raters: dict[str, object], **more: object) -> None:
+def write(path: Path, *raters: Mapping[str, object], **more: object) -> None:
     study = {"study": 1, "title": "A trial", "tasks": {"list": "sample", "sample": 20, "seed": 1}, "golds": ["sample"]}
     scoring: dict[str, object] = {"draws": 100, "plausible_values": 3}
     path.write_text(yaml.safe_dump({**study, "scoring": scoring, "draws": 100, **more, "raters": list(raters)}))
