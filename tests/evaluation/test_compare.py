@@ -325,6 +325,9 @@ def test_a_run_that_was_stopped_in_its_first_setting_is_compared_in_that_one(mak
     found = compare(runs[0], runs[1], draws=200)
     assert (found.main_setting, list(found.settings)) == ("strict", ["strict"])
     assert "the runs agree on 50.0% of 12 tasks" in found.verdict
+    missing = "Of the 24 tasks asked in stopped, 12 (50%) have no strict label, 24 (100%) have no with-tools label"
+    assert missing in found.verdict
+    assert missing in compare_several(runs, draws=200).verdict
     assert "50.0% of 12 tasks have one label in all 3 runs" in compare_several(runs, draws=200).verdict
     nothing = make_run({tasks[0]: {"with-tools": True}}, name="n", failed=[(*tasks[0], "strict")])
     assert "No task has a label in both runs." in compare(stopped, nothing, draws=200).verdict

@@ -16,7 +16,7 @@ import pandas as pd
 from relabel.evaluation import statistics as metrics
 from relabel.evaluation.alignment import GOLD, AlignedLabels, Pair, TaskTexts, align
 from relabel.evaluation.document import SCALES, Bootstrap, Bounds, NamedTask, SettingName
-from relabel.evaluation.gold import Gold
+from relabel.evaluation.gold import Gold, asked, missing_in_words
 from relabel.evaluation.statistics import DRAWS, Figure, Ints, change, or_none
 from relabel.rubric import Measure
 from relabel.run import Run, changed_rubrics
@@ -297,6 +297,8 @@ def _common_fields(
         have = f"{len(others):,} task{' has' if len(others) == 1 else 's have'}"
         sentences.append(f"{have} another statement under the same id, such as {others[0].task_id}: left out.")
     sentences += [f"Few occupations: {aligned.few_occupations}."] if aligned.few_occupations else []
+    for run in runs:
+        sentences += [*run.warnings(), *run.ties_in_words(), *missing_in_words(*asked(run), run.name)]
     return {
         "runs": aligned.names,
         "models": tuple(run.manifest.model for run in runs),
@@ -304,9 +306,7 @@ def _common_fields(
         "gold": None if gold is None else gold.name,
         "main_setting": aligned.main,
         "bootstrap": Bootstrap(draws=draws, seed=seed, note=aligned.few_occupations),
-        "verdict": "\n".join(
-            [*sentences, *(s for run in runs for s in (*run.warnings(), *run.ties_in_words())), *verdict]
-        ),
+        "verdict": "\n".join([*sentences, *verdict]),
     }
 
 

@@ -15,7 +15,7 @@ from relabel.evaluation import document as doc
 from relabel.evaluation import statistics as metrics
 from relabel.evaluation.alignment import MAIN, MANY, AlignedLabels, Pair, match
 from relabel.evaluation.document import SettingName
-from relabel.evaluation.gold import Gold, asked, default_gold, incoherent_pairs, load_gold
+from relabel.evaluation.gold import Gold, asked, default_gold, incoherent_pairs, load_gold, missing_in_words
 from relabel.evaluation.ppi import debiased
 from relabel.evaluation.statistics import CORRELATION, DRAWS, Sums, drawn_ranks, with_ci95
 from relabel.evaluation.yardsticks import all_yardsticks, calibration, mean_of
@@ -284,16 +284,7 @@ def verdict(document: doc.EvalDocument, *, is_gold: bool = False) -> str:
     if is_gold:
         return "\n".join([*document.warnings, "The run is the gold itself: full agreement says nothing about it."])
     settings, majority = document.settings, document.yardsticks.majority
-    lines = list(document.warnings)
-    lacking = [
-        f"{count:,} ({f'{100 * count / document.asked:.0f}%' if count >= document.asked / 100 else 'under 1%'}) have no {s} label"
-        for s, count in document.unanswered.items()
-        if count
-    ]
-    if lacking:
-        lines.append(
-            f"Of the {document.asked:,} tasks asked, {', '.join(lacking)}: the figures describe the rest only."
-        )
+    lines = [*document.warnings, *missing_in_words(document.asked, document.unanswered)]
     lines += [f"{name}: {_setting(figures, majority[name])}." for name, figures in settings.items()]
     lines += _yardstick_sentences(settings, document.yardsticks)
     if document.coherence.incoherent:

@@ -265,6 +265,18 @@ def asked(run: Run) -> tuple[int, Mapping[SettingName, int]]:
     return total, {s: total - int(table[COLUMNS[s]].notna().sum()) for s in run_settings(run)}
 
 
+def missing_in_words(total: int, unanswered: Mapping[SettingName, int], run: str = "") -> list[str]:
+    """A warning that figures do not describe all tasks, from `asked`; `run` is named where there are several."""
+    lacking = [
+        f"{count:,} ({f'{100 * count / total:.0f}%' if count >= total / 100 else 'under 1%'}) have no {setting} label"
+        for setting, count in unanswered.items()
+        if count
+    ]
+    where = f" in {run}" if run else ""
+    described = f"Of the {total:,} tasks asked{where}, {', '.join(lacking)}: the figures describe the rest only."
+    return [described] if lacking else []
+
+
 def incoherent_pairs(run: Run) -> tuple[int, int]:
     """Number of tasks that are exposed without tools but not with them, and of tasks with both answers."""
     coded = run.coded()
