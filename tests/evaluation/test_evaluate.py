@@ -61,7 +61,7 @@ def test_document_holds_the_fields_of_the_contract(coded_run: MakeRun, write_gol
     assert list(data["settings"]["three-way"]["confusion"]) == ["E0", "E2", "E1"]
     assert data["settings"]["three-way"]["confusion"]["E0"] == {"E0": 1, "E2": 1, "E1": 0}
     assert set(data["measures"]["beta"]) == {
-        *("agreement", "pearson", "mean", "gold_mean", "difference", "ci95"),
+        *("n", "agreement", "pearson", "mean", "gold_mean", "difference", "ci95"),
     }
     assert data["matched"] == 4
     assert data["unmatched"] == {"not-in-gold": 0, "not-in-run": 0, "no-label-in-run": 0, "no-label-in-gold": 0}

@@ -99,8 +99,8 @@ class Pair:
 
     def figure(self, name: str) -> Figure:
         """Compute a figure by its name in `metrics.figure_formula`; with draws it has an interval."""
-        if name == "difference":
-            differ = self.occupations(self.gold != self.run)
+        # If no label differs, that of few tasks still proves little: the interval allows for tasks not seen.
+        if name == "difference" and (differ := self.occupations(self.gold != self.run)):
             return metrics.change(self.figure("gold_mean"), self.figure("mean"), differ)
         figure = self._figures(self.sums, name)[0]
         # With two tasks, the correlation is 1 or -1 whatever their values.
