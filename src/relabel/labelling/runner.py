@@ -301,13 +301,13 @@ class WorkerPool:
         future = self._asking[key] = asyncio.get_running_loop().create_future()
         try:
             while not self.leases.acquire(key):
+                if (remaining := self.collector.take(item)) is not None:
+                    return remaining
                 if (run := self.leases.batch_of(key)) is not None:
                     self._progress.held_by_run[run] += len(item.tasks)
                     self.collector.fail(item, "provider", in_a_batch(run), 0)
                     return []
                 await self.leases.pause()
-                if (remaining := self.collector.take(item)) is not None:
-                    return remaining
             bought = False
             try:
                 # Another run may have bought it between the first lookup and the lease.

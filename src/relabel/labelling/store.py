@@ -123,7 +123,7 @@ class Store:
         self.from_packs = self.replaced = 0
         self._texts: dict[str, str] = {}
         self._written: set[str] = set()
-        self._ahead: dict[str, str] = {}
+        self._ahead: dict[str, str | None] = {}
         self._open = ExitStack()
         database = folder / "cache.db"
         try:
@@ -439,7 +439,7 @@ class Store:
         return {"format": 1, "request": {**request.document, "body": body}, "answer": answer, **origin}
 
     def _load(self, key: str, parse: Callable[[str, str], Any] = rows.document_of) -> Any:
-        text = self._ahead.pop(key, None) or self._text_of(key)
+        text = self._ahead.pop(key) if key in self._ahead else self._text_of(key)
         return None if text is None else parse(key, text)
 
     def _text_of(self, key: str) -> str | None:
@@ -448,10 +448,10 @@ class Store:
             return None if row is None else text_of(row)[1]
 
     def read_ahead(self, keys: Sequence[str]) -> None:
-        """Read several answers in one query, for the next `get` of each."""
+        """Read several answers in one query, for the next `get` of each, which also knows then that there is none."""
         marks = ", ".join("?" * len(keys))
         with self._guarded():
-            self._ahead = dict(map(text_of, self._rows(f"raw = 1 AND key IN ({marks})", *keys)))
+            self._ahead = dict.fromkeys(keys) | dict(map(text_of, self._rows(f"raw = 1 AND key IN ({marks})", *keys)))
 
     def put_text(self, key: str, text: str) -> None:
         """Write a row with this text."""
