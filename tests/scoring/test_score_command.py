@@ -187,7 +187,7 @@ def test_totals_are_shown_with_their_intervals(app: typer.Typer, tmp_path: Path)
     words = ["score", str(run.folder), "--draws", "100", "--gold", "sample", "--out", str(out)]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output
-    assert "with the labels of sample: alpha " in result.output
+    assert "gold: what the gold's would give (sample)." in result.output
     document = json.loads(out.read_text(encoding="utf-8"))
     for part in ("own", "other"):
         totals = document["intervals"][part]["totals"]
@@ -230,9 +230,9 @@ def test_scoring_imports_no_neighbour_and_no_terminal() -> None:
         ("--noise repeats", "--noise has no effect without --draws"),
         ("--gold sample", "--gold has no effect without --draws"),
         ("--rater sample", "--rater has no effect without --draws"),
-        ("--multiverse --seed 3", "--seed has no effect with --multiverse"),
-        ("--multiverse --gold sample", "--gold has no effect with --multiverse"),
-        ("--multiverse --noise repeats", "--noise has no effect with --multiverse"),
+        ("--multiverse --seed 3", "--seed cannot be combined with --multiverse"),
+        ("--multiverse --gold sample", "--gold cannot be combined with --multiverse"),
+        ("--multiverse --noise repeats", "--noise cannot be combined with --multiverse"),
         ("--multiverse --draws 200", "--draws cannot be combined with --multiverse"),
         ("--multiverse --us", "--us cannot be combined with --multiverse"),
     ],

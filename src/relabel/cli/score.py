@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from math import isnan
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +13,7 @@ import typer
 import relabel
 from relabel.cli import _options
 from relabel.cli.terminal import Table, doing, quoted, say, say_next, say_of
-from relabel.errors import SourceMissingError, UsageError
+from relabel.errors import SourceMissingError
 from relabel.scoring import explain as explaining
 from relabel.scoring import measures, uncertainty
 from relabel.scoring import multiverse as multiverse_analysis
@@ -22,7 +24,7 @@ from relabel.study import results, running
 from relabel.tabular import Cell, counted, json_bytes, listed_names, records
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import pandas as pd
 
@@ -79,18 +81,9 @@ def score(
         rater (RUN): Another rater, for intervals or --multiverse; may be given more than once.
         multiverse: Score under all choices of rater, rubric, weights, unrated tasks, bridge and comparison.
     """
-    if multiverse and draws:
-        raise UsageError("--draws cannot be combined with --multiverse; remove one of them")
     if multiverse:
-        reason = "has no effect with --multiverse; remove it"
-        _options.reject_ineffective_options(ctx, reason, "seed", "noise", "gold")
-        _options.reject_ineffective_options(
-            ctx, "cannot be combined with --multiverse; remove it", "latex", "markdown", "csv"
-        )
-        if us:
-            raise UsageError("--us cannot be combined with --multiverse; remove one of them")
-        if spread:
-            raise UsageError("--multiverse scores over all bridges; remove --spread")
+        alone = ("draws", "seed", "noise", "gold", "us", "spread", "latex", "markdown", "csv")
+        _options.reject_ineffective_options(ctx, "cannot be combined with --multiverse; remove it", *alone)
     elif not draws:
         _options.reject_ineffective_options(ctx, _options.NEEDS_DRAWS, "seed", "noise", "gold", "rater")
     if Path(run).suffix.lower() in {".yaml", ".yml"}:
@@ -166,12 +159,6 @@ def _with_us(table: relabel.ScoreTable, wanted: bool | None) -> relabel.ScoreTab
         return table
 
 
-def _interval(row: Mapping[str, Any], name: str) -> list[Cell]:
-    """A figure and its interval, as cells."""
-    low = row[f"{name}_low"]
-    return [row[name], None if low is None else (low, row[f"{name}_high"])]
-
-
 def _scores(
     title: str,
     rows: Sequence[Mapping[str, Any]],
@@ -193,27 +180,35 @@ def _scores(
         counts: Whether to show the number of tasks and their coverage.
         notes: Sentences below the table.
     """
-    by_rater = bool(rows) and "gamma_models_low" in rows[0]
-    columns = ["code", "title"]
+    columns: list[tuple[str, Callable[[Mapping[str, Any]], Cell]]] = [("code", itemgetter("code")), ("title", _title)]
     for measure in measures:
-        columns += [measure, *(["95%"] if bounded else []), *([other[1], "95%"] if other else [])]
-        columns += ["by rater"] * by_rater
-    cells: list[list[Cell]] = []
-    for row in rows:
-        thin = " (thin)" if row["status"].startswith("thin") else ""
-        line: list[Cell] = [row["code"], f"{row['title']}{thin}"]
-        for measure in measures:
-            line += _interval(row, measure) if bounded else [row[measure]]
-            line += _interval(row, f"{measure}_{other[0]}") if other else []
-            line += [_by_rater(row, measure)] if by_rater else []
-        cells.append(line + [row["tasks"], row["coverage"]] * counts)
-    return Table(title, [*columns, *["tasks", "coverage"] * counts], cells, left=2, notes=notes)
+        columns.append((measure, itemgetter(measure)))
+        if bounded:
+            columns.append(("95%", partial(_interval, name=measure)))
+        if other is not None:
+            name = f"{measure}_{other[0]}"
+            columns += [(other[1], itemgetter(name)), ("95%", partial(_interval, name=name))]
+        if rows and "gamma_models_low" in rows[0]:
+            columns.append(("by rater", partial(_by_rater, measure=measure)))
+    if counts:
+        columns += [("tasks", itemgetter("tasks")), ("coverage", itemgetter("coverage"))]
+    cells = [[cell(row) for _, cell in columns] for row in rows]
+    return Table(title, [heading for heading, _ in columns], cells, left=2, notes=notes)
 
 
-def _by_rater(row: Mapping[str, Any], measure: str) -> str | None:
+def _title(row: Mapping[str, Any]) -> str:
+    return f"{row['title']} (thin)" if row["status"].startswith("thin") else row["title"]
+
+
+def _interval(row: Mapping[str, Any], name: str) -> Cell:
+    low = row[f"{name}_low"]
+    return None if low is None else (low, row[f"{name}_high"])
+
+
+def _by_rater(row: Mapping[str, Any], measure: str) -> Cell:
     """The range of the score over the raters of a study, such as `1.2 to 4.6`."""
-    low, high = row.get(f"{measure}_models_low"), row.get(f"{measure}_models_high")
-    return None if low is None or high is None else f"{10 * low:.1f} to {10 * high:.1f}"
+    low, high = row[f"{measure}_models_low"], row[f"{measure}_models_high"]
+    return None if low is None else f"{10 * low:.1f} to {10 * high:.1f}"
 
 
 def headline(table: relabel.ScoreTable) -> str:
@@ -227,15 +222,16 @@ def headline(table: relabel.ScoreTable) -> str:
     )
 
 
-def _show(table: relabel.ScoreTable, major_groups: Sequence[Mapping[str, Any]] | None) -> None:
+def _about(table: relabel.ScoreTable) -> Iterator[str]:
+    """What a table has scored, and what to know before reading it."""
     counts = table.describe()["counts"]
     choices = {"weights": table.weights, "unrated": table.unrated, "links": table.links}
     chosen = "".join(f", {name} {value}" for name, value in choices.items() if value is not None)
-    say(f"{headline(table)} of {table.tasks}{chosen}{f' ({table.us_jobs})' if table.us_jobs else ''}")
+    yield f"{headline(table)} of {table.tasks}{chosen}{f' ({table.us_jobs})' if table.us_jobs else ''}"
     if table.note:
-        say(table.note)
+        yield table.note
     if table.labels_unmatched:
-        say(f"{table.labels_unmatched:,} labelled tasks of the run are not in {table.tasks}; they are left out")
+        yield f"{table.labels_unmatched:,} labelled tasks of the run are not in {table.tasks}; they are left out"
     # By the lists' names, as either may be the newer one.
     changes = {
         "tasks_new": f"are not in {table.labelled_list}, which the run labelled, and have no label",
@@ -243,26 +239,35 @@ def _show(table: relabel.ScoreTable, major_groups: Sequence[Mapping[str, Any]] |
         "tasks_emerging": "are emerging tasks without id or rating, which are not scored",
     }
     if notes := [f"{counts[name]:,} {change}" for name, change in changes.items() if counts[name]]:
-        say(f"of the tasks of {table.tasks} {'; '.join(notes)}")
+        yield f"of the tasks of {table.tasks} {'; '.join(notes)}"
     if counts["tasks_replaced"] is None:
-        say(f"{table.labelled_list}, the list of the run, cannot be read: labels are matched by task id only")
+        yield f"{table.labelled_list}, the list of the run, cannot be read: labels are matched by task id only"
     for row in measures.replaced_texts(table.task_values)[:_LISTED]:
-        say(f"{row['task_id']} of {row['onet_soc_code']}: {row['scored']!r}, labelled as {row['labelled']!r}", indent=2)
+        yield f"  {row['task_id']} of {row['onet_soc_code']}: {row['scored']!r}, labelled as {row['labelled']!r}"
     if table.half_labelled:
-        say(f"{table.half_labelled:,} tasks have some of their labels only and count as unlabelled")
+        yield f"{table.half_labelled:,} tasks have some of their labels only and count as unlabelled"
     if "wage_status" in table.frame:
-        say(us_figures.us_summary(table.frame))
-    _show_totals(table)
-    _show_spread(table)
+        yield us_figures.us_summary(table.frame)
+
+
+def _show(table: relabel.ScoreTable, major_groups: Sequence[Mapping[str, Any]] | None) -> None:
+    for sentence in _about(table):
+        say(sentence)
+    if table.totals is not None:
+        _show_totals(table, table.totals)
+    if table.spread is not None:
+        pairs = records(multiverse_analysis.spread_summary(table))
+        title = f"Scores by the bridge {table.spread['bridge'].iloc[0]} against another bridge (0-1)"
+        columns = ["bridge", "measure", "groups that differ by over .1", "largest difference", "code"]
+        Table(title, columns, [list(pair.values()) for pair in pairs], left=2).show()
     rows = table.frame[table.frame["status"].str.startswith("scored")]
     rows = rows.sort_values(["gamma", "alpha", "code"], ascending=[False, False, True])
-    intervals = table.intervals
-    if intervals is not None and intervals.by_rater and len(rows):
-        _show_raters(intervals.by_rater, frozenset(str(code) for code in rows["code"]))
     if len(rows):
+        if table.intervals is not None and table.intervals.by_rater:
+            _show_raters(table.intervals.by_rater, frozenset(rows["code"]))
         _highest_and_lowest(rows, table).show()
     for kind in ("thin", "unscored"):
-        codes = [str(code) for code in table.frame.loc[table.frame["status"].str.startswith(kind), "code"]]
+        codes = table.frame.loc[table.frame["status"].str.startswith(kind), "code"].tolist()
         if codes:
             typer.echo("")
             say(f"{kind}: {listed_names(codes, 8)} (the column status says why)")
@@ -272,7 +277,10 @@ def _show(table: relabel.ScoreTable, major_groups: Sequence[Mapping[str, Any]] |
             f"Means over groups, estimated from tasks drawn at random (95%: sampling error{note})",
             ["major group", "groups", "tasks", "alpha", "95%", "gamma", "95%"],
             [
-                [row["major_group"], row["groups"], row["tasks"], *_interval(row, "alpha"), *_interval(row, "gamma")]
+                [
+                    *(row[name] for name in ("major_group", "groups", "tasks")),
+                    *(cell for name in ("alpha", "gamma") for cell in (row[name], _interval(row, name))),
+                ]
                 for row in major_groups
             ],
         ).show()
@@ -305,47 +313,34 @@ def _show_raters(by_rater: Sequence[Mapping[str, Any]], codes: frozenset[str]) -
     Table(f"Means over {over}, by rater (0-1)", ["rater", *_MEASURES], [list(mean.values()) for mean in means]).show()
 
 
-def _show_totals(table: relabel.ScoreTable) -> None:
-    totals, intervals = table.totals, table.intervals
-    if totals is None:
-        return
-
-    def billions(interval: Mapping[str, Any] | None) -> str:
-        return f" ({interval['low'] / 1e9:,.1f} to {interval['high'] / 1e9:,.1f})" if interval else ""
-
-    names = {measure: f"wage_exposure_{measure}_gbp" for measure in _MEASURES}
-    thin = f"; {many} thin group{'s are' if many > 1 else ' is'} left out" if (many := totals["thin_groups"]) else ""
-    parts = [
-        f"{measure} GBP {value / 1e9:,.1f}bn{billions(intervals.own.totals.get(name) if intervals else None)}"
-        for measure, name in names.items()
-        if (value := totals[name]) is not None
-    ]
-    if not parts:
-        say(f"no total: no scored group has jobs and {table.wage} pay in {table.pay}{thin}")
-        return
+def _show_totals(table: relabel.ScoreTable, totals: Mapping[str, Any]) -> None:
+    """The wage exposure of all scored groups together, and what other labels would give."""
     jobs = f"{totals['employees']:,} jobs"
     if totals["coverage"] is not None:
         jobs = f"{totals['employees']:,} of {totals['workforce']:,} jobs ({totals['coverage']:.1%})"
-    over = f"{totals['groups']:,} groups with {jobs}; {table.wage} pay {table.pay}{thin}"
-    say(f"wage exposure a year: {', '.join(parts)}, over {over}")
+    notes = [f"Over {counted(totals['groups'], 'group')} with {jobs}; {table.wage} pay: {table.pay}."]
+    if totals["thin_groups"]:
+        notes.append(f"Thin groups left out: {totals['thin_groups']}.")
     if table.population is not None:
-        say(f"jobs and pay are those of {table.population}")
-    other = intervals and intervals.other
-    if other is not None and other.totals:
-        ranges = {measure: other.totals[name] for measure, name in names.items() if other.totals.get(name) is not None}
-        bounds = [f"{measure} GBP {ends['mid'] / 1e9:,.1f}bn{billions(ends)}" for measure, ends in ranges.items()]
-        source = "the mean over raters" if other.name == "pooled" else f"the labels of {other.of}"
-        say(f"with {source}: {', '.join(bounds)}")
+        notes.append(f"Jobs and pay are those of {table.population}.")
+    names = [f"wage_exposure_{measure}_gbp" for measure in _MEASURES]
+    columns: list[tuple[str, Sequence[Cell]]] = [
+        ("measure", _MEASURES),
+        ("total", [_billions(totals[x]) for x in names]),
+    ]
+    estimates = [] if table.intervals is None else [table.intervals.own, table.intervals.other]
+    for estimate in filter(None, estimates):
+        ends = [estimate.totals.get(name, {}) for name in names]
+        if estimate.name:
+            columns.append((estimate.whose, [_billions(end.get("mid")) for end in ends]))
+            notes.append(f"{estimate.whose}: {_ESTIMATES[estimate.whose]} ({estimate.of}).")
+        columns.append(("95%", [_billions(end.get("low"), end.get("high")) for end in ends]))
+    headings, cells = zip(*columns, strict=True)
+    Table("Wage exposure of all groups, GBP billion a year", headings, [*zip(*cells, strict=True)], notes=notes).show()
 
 
-def _show_spread(table: relabel.ScoreTable) -> None:
-    if table.spread is None:
-        return
-    own = table.spread["bridge"].iloc[0]
-    for pair in multiverse_analysis.spread_summary(table).to_dict("records"):
-        if pair["measure"] != "beta":
-            text = f"{pair['moved']:,} groups differ by more than .1; the largest difference is {pair['most']:.2f} ({pair['code']})"
-            say(f"bridge {own} against {pair['bridge']}, {pair['measure']}: {text}")
+def _billions(*values: float | None) -> Cell:
+    return " to ".join(f"{value / 1e9:,.1f}" for value in values if value is not None) or None
 
 
 def _show_multiverse(result: multiverse_analysis.Multiverse, table: relabel.ScoreTable) -> None:
