@@ -36,8 +36,8 @@ from relabel.task import (
     onet_releases,
     other_statements,
     replaced,
-    same_statement,
     task_table,
+    text_similarity,
 )
 
 # Engines in the manifests of imported and of carried runs.
@@ -297,14 +297,14 @@ def _require_statements(file: Table, cells: pd.DataFrame, tasks: str, listed: pd
     """
     if "text" not in cells:
         return
-    statements = listed.set_index(TASK_KEY)["text"].reindex(pd.MultiIndex.from_frame(cells[TASK_KEY]))
-    rows = zip(cells.index, cells["text"], statements, strict=True)
-    pairs = [(line, text, other) for line, text, other in rows if text and isinstance(other, str)]
-    others = [line for line, text, other in pairs if text != other and not same_statement(text, other)]
-    if 2 * len(others) > len(pairs):
+    given = cells[cells["text"] != ""]
+    statements = listed.set_index(TASK_KEY)["text"].reindex(pd.MultiIndex.from_frame(given[TASK_KEY]))
+    alike = text_similarity(statements.set_axis(given.index), given["text"])
+    others = alike.index[replaced(alike)]
+    if 2 * len(others) > alike.count():
         raise file.fault(
-            others[0],
-            f": the task is another statement in {tasks}, and so are {len(others):,} of {len(pairs):,}: the ids are not "
+            int(others[0]),
+            f": the task is another statement in {tasks}, and so are {len(others):,} of {alike.count():,}: the ids are not "
             f"those of {tasks}; correct the rows, use O*NET's own Task ID, or name another --tasks",
         )
 

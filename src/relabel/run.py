@@ -354,11 +354,18 @@ class Run:
         return self.answers().copy()
 
     def wide(self) -> pd.DataFrame:
-        """One row per task with its label in each setting; for a rubric that labels tasks, also their published `code`."""
-        table = self.decided()
-        if self.rubric.unit != "task":
-            return table
-        return table.merge(self.coded()[[*_LABEL_KEY[:2], "code"]], on=_LABEL_KEY[:2], how="left")
+        """One row per task: its label in each setting, also that of each sample if there are several.
+
+        For a rubric that labels tasks, also their published `code`, and whether their labels are `incoherent`.
+        """
+        task, answers = _LABEL_KEY[:2], self.answers()
+        table = self.decided().set_index(task)
+        if answers["sample"].nunique() > 1:
+            names = answers["setting"] + "_" + (answers["sample"] + 1).astype(str)
+            table = table.join(answers.assign(name=names).pivot(index=task, columns="name", values="label"))
+        if self.rubric.unit == "task":
+            table = table.join(self.coded().set_index(task)[["code", "incoherent"]])
+        return table.sort_index().reset_index()
 
     def evaluate(self, gold: Gold | str | None = None, **options: Any) -> EvalDocument:
         """Its agreement with a gold, by default the one for its tasks; options and errors as for `relabel.evaluate`."""

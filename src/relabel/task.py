@@ -216,12 +216,6 @@ def onet_releases() -> list[str]:
     return [source for source in registry.load_registry() if is_onet_release(source)]
 
 
-def same_statement(one: str, other: str) -> bool:
-    """Whether two statements are probably the same task, perhaps reworded: at least half of all their words occur in both."""
-    a, b = (set(re.findall(r"\w+", text.casefold())) for text in (one, other))
-    return 2 * len(a & b) >= len(a | b)
-
-
 def disputed_titles(occupations: Iterable[tuple[str, str]]) -> str:
     """Name the occupations of a user's list whose title has no word in common with O*NET's title of the same code.
 

@@ -449,10 +449,8 @@ def give_table_or_json(
     Returns:
         Whether the document was printed, so that nothing else should be.
     """
-    kind = "" if out is None else require_suffix(out)
-    if out is not None and kind == "json":
-        write(out, json_bytes(document), "--out")
-    elif out is not None:
-        about = {name: value for name, value in document.items() if name not in rows}
-        write(out, csv_bytes(frame()) if kind == "csv" else parquet_bytes(frame(), about), "--out")
+    if out is None or (kind := require_suffix(out)) == "json":
+        return give_json(json_bytes(document), out=out, as_json=as_json)
+    about = {name: value for name, value in document.items() if name not in rows}
+    write(out, csv_bytes(frame()) if kind == "csv" else parquet_bytes(frame(), about), "--out")
     return give_json(json_bytes(document), as_json=as_json)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -27,10 +27,6 @@ from relabel.publishing import viewer
 from relabel.sources import eloundou, tables
 from relabel.sources import registry as sources
 from relabel.tabular import counted, csv_bytes, stata_bytes
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 Format = Literal["csv", "dta", "parquet"]
 
@@ -305,24 +301,6 @@ def review_run(
     typer.echo(f"weighted by {f'jobs ({review.jobs_from})' if review.jobs_from else alone}", err=True)
 
 
-def _wide(run: relabel.Run) -> pd.DataFrame:
-    """One row per task: its label in each setting, those of each sample if there are several, and for tasks the published code."""
-    import pandas as pd
-
-    keys = ["onet_soc_code", "task_id"]
-    answers = run.answers()
-    several = answers["sample"].nunique() > 1
-    names = answers["setting"].str.replace("-", "_")
-    if several:
-        names += "_" + (answers["sample"] + 1).astype(str)
-    by_sample = answers.assign(column=names).pivot(index=keys, columns="column", values="label")
-    decided = run.decided().set_index(keys).rename(columns=lambda name: str(name).replace("-", "_"))
-    parts = [decided, by_sample] if several else [decided]
-    if run.rubric.unit == "task":
-        parts.append(run.coded().set_index(keys)[["code", "incoherent"]])
-    return pd.concat(parts, axis=1).sort_index().reset_index()
-
-
 @app.command()
 def labels(
     run: _options.RunArg,
@@ -346,7 +324,7 @@ def labels(
         raise UsageError(f"--format {chosen} cannot be printed; name a file with --out")
     with doing("reading labels"):
         opened = relabel.open_run(run)
-        table = _wide(opened) if wide else opened.labels.reset_index(drop=True)
+        table = opened.wide().rename(columns=lambda name: name.replace("-", "_")) if wide else opened.labels
         write = {"csv": csv_bytes, "dta": stata_bytes, "parquet": lambda frame: frame.to_parquet(index=False)}[chosen]
         content = write(table)
     if out is None:
@@ -374,20 +352,14 @@ def cite(run: _options.RunArg, as_json: _options.AsJson = False) -> None:
     }
     if _options.give_json(about, as_json=as_json):
         return
-    data = [f"{s.citation} Release: {s.release}. Licence: {s.licence}. {s.homepage}" for s in used]
-    data += [f"{use.file}, sha256 {use.sha256}" for use in own]
+    for source in used:
+        say(f"Data: {source.citation} Release: {source.release}. Licence: {source.licence}. {source.homepage}")
+    for use in own:
+        say(f"Data: {use.file}, sha256 {use.sha256}")
     answered_as = f", answered as {', '.join(answered)}" if answered else ""
-    dated = "" if manifest.ended_at is None else f", {manifest.ended_at[:10]}"
-    parts = {
-        "Data": data or ["none is named in the manifest"],
-        "Model": [f"{manifest.model}{answered_as}{dated}"],
-        "Rubric": [f"{rubric.title} ({rubric.id}, version {rubric.version}, sha256 {manifest.rubric_sha256[:16]})"],
-        "Software": [f"relabel, version {version}; CITATION.cff of its repository has its authors"],
-    }
-    for name, lines in parts.items():
-        typer.echo(name)
-        for line in lines:
-            say(line, indent=2)
+    say(f"Model: {manifest.model}{answered_as}{f', {manifest.ended_at[:10]}' if manifest.ended_at else ''}")
+    say(f"Rubric: {rubric.title} ({rubric.id}, version {rubric.version}, sha256 {manifest.rubric_sha256[:16]})")
+    say(f"Software: relabel, version {version}; CITATION.cff of its repository has its authors")
 
 
 @app.command()

@@ -297,13 +297,13 @@ def _predict(
         labels: By setting, the position of each label on the scale; -1 if missing.
         seed: Seed of the training sets.
     """
-    usable = {s: [np.flatnonzero((gold >= 0) & (folds != fold)) for fold in range(FOLDS)] for s, gold in labels.items()}
-    if all(min(map(len, parts)) < FEWEST_TRAINED_ON for parts in usable.values()):
-        return {}
-    from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
+    if all((gold >= 0).sum() < FEWEST_TRAINED_ON for gold in labels.values()):
+        return {}  # without loading scikit-learn
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.pipeline import make_pipeline
     from sklearn.svm import LinearSVC
 
-    counts: Any = CountVectorizer(ngram_range=(1, 2), stop_words="english").fit_transform(texts)
+    words: Any = {"ngram_range": (1, 2), "stop_words": "english", "sublinear_tf": True}
     predicted: dict[SettingName, Ints] = {}
     for setting, gold in labels.items():
         labelled = np.flatnonzero(gold >= 0)
@@ -313,13 +313,9 @@ def _predict(
             rows = order[folds[order] != fold][:TRAINED_ON]
             if len(rows) < FEWEST_TRAINED_ON or len(np.unique(gold[rows])) < 2:
                 break
-            # The classifier knows only words in the training texts.
-            words = np.unique(counts[rows].indices)
-            weights = TfidfTransformer(sublinear_tf=True).fit(counts[rows][:, words])
-            model = LinearSVC(class_weight="balanced", random_state=seed)
-            model.fit(weights.transform(counts[rows][:, words]), gold[rows])
-            in_fold = folds == fold
-            predictions[in_fold] = model.predict(weights.transform(counts[in_fold][:, words]))
+            model: Any = make_pipeline(TfidfVectorizer(**words), LinearSVC(class_weight="balanced", random_state=seed))
+            model.fit(texts[rows], gold[rows])
+            predictions[folds == fold] = model.predict(texts[folds == fold])
         else:
             predicted[setting] = predictions
     return predicted
