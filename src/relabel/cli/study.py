@@ -6,7 +6,7 @@ import sys
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,10 +16,10 @@ from relabel.errors import DataError, GateError, RelabelError, RunInterruptedErr
 from relabel.study import file as study_files
 from relabel.study import package as packages
 from relabel.study import results, running
-from relabel.tabular import figure, listed_names
+from relabel.tabular import Cell, listed_names
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Coroutine
+    from collections.abc import Collection, Coroutine, Mapping, Sequence
 
     from rich.console import RenderableType
 
@@ -72,7 +72,7 @@ def run(
     stop = running.StopAll()
     work = running.run_raters(raters, opened, replay=replay, allow_hosts=hosts, stop=stop)
     _labelling.run_until_stopped(_await_raters(work, raters, quiet=quiet), stop, look=_options.Showing(quiet).look)
-    _table(raters, running.rater_states(raters, opened))
+    _show(_rows(raters, running.rater_states(raters, opened), {}))
     if any(one.state == "interrupted" for one in raters):
         running.raise_worst(raters)
     if stop.asked.is_set():
@@ -119,32 +119,19 @@ def status(path: StudyFile, as_json: _options.AsJson = False) -> None:
     with suppress(RelabelError):  # the state of the raters matters more than a gold that cannot be read
         runs = running.runs_of(one for one in raters if one.error is None)
         kappas = results.kappa_by_rater(opened, runs) if runs else {}
-    rows: list[dict[str, object]] = []
-    for one in raters:
-        state = states.get(one.rater.name) or running.RaterState(one.state, 0, 0, 0.0, None, (0, 0))
-        rows.append({"rater": one.rater.name, **asdict(state), "kappa": kappas.get(one.rater.name), "folder": one.ref})
+    rows = _rows(raters, states, kappas)
     document = {"title": study.title, "budget_usd": study.budget_usd, "raters": rows}
     if not _options.give_json(document, as_json=as_json):
-        _status(opened, raters, states, kappas)
+        _show(rows)
+        costs = [state.cost_usd for state in states.values()]
+        budget = "" if study.budget_usd is None else f" of {study.budget_usd:,.2f}"
+        spent = _in_all(f"${sum(cost or 0.0 for cost in costs):,.4f}{budget}", costs)
+        is_finished = (opened.results / "report.html").exists() and all(one.state == "complete" for one in raters)
+        command = f"relabel study {'package' if is_finished else 'run'} {quoted(opened.file)}"
+        compared_with = f"the gold {study.golds[0]}" if study.golds else "the other raters, on average"
+        say(f"kappa: with {compared_with}. Spent: {spent}. Next: {command}")
     if damaged is not None:
         raise damaged
-
-
-def _status(
-    opened: running.OpenStudy,
-    raters: list[running.RaterRun],
-    states: dict[str, running.RaterState],
-    kappas: dict[str, float | None],
-) -> None:
-    study = opened.study
-    _table(raters, states, kappas)
-    costs = [state.cost_usd for state in states.values()]
-    budget_text = "" if study.budget_usd is None else f" of {study.budget_usd:,.2f}"
-    spent = _in_all(f"${sum(cost or 0.0 for cost in costs):,.4f}{budget_text}", costs)
-    is_finished = (opened.results / "report.html").exists() and all(one.state == "complete" for one in raters)
-    command = "package" if is_finished else "run"
-    compared_with = f"the gold {study.golds[0]}" if study.golds else "the other raters, on average"
-    say(f"kappa: with {compared_with}. Spent: {spent}. Next: relabel study {command} {quoted(opened.file)}")
 
 
 @study_app.command()
@@ -178,22 +165,29 @@ def rebuild(path: StudyFile, quiet: _options.Quiet = False) -> None:
         raise failed
 
 
-def _table(
-    raters: list[running.RaterRun], states: dict[str, running.RaterState], kappas: dict[str, float | None] | None = None
-) -> None:
-    rows: list[list[str]] = []
+def _rows(
+    raters: list[running.RaterRun], states: Mapping[str, running.RaterState], kappas: Mapping[str, float | None]
+) -> list[dict[str, Any]]:
+    """The state of each rater; one without a model has no labels to ask for."""
+    rows: list[dict[str, Any]] = []
     for one in raters:
-        state, cells, hours_left = one.state, ["-"] * 3, "-"
-        if (entry := states.get(one.rater.name)) is not None:
-            cells = [f"{entry.labels:,}", f"{max(entry.asked - entry.labels, 0):,}", _dollars(entry.cost_usd)]
-            hours_left = "-" if entry.hours_left is None else f"{entry.hours_left:,.2f}"
-            state = (
-                f"{entry.state}: {entry.waiting[1]:,} of {entry.waiting[0]:,} done" if entry.waiting[0] else entry.state
-            )
-        more = [] if kappas is None else [figure(kappas.get(one.rater.name)), hours_left]
-        rows.append([one.rater.name, state, *cells, *more, one.ref])
-    more = [] if kappas is None else ["kappa", "hours left"]
-    Table("", ["rater", "state", "labels", "missing", "cost", *more, "run"], rows, left=2).show()
+        name = one.rater.name
+        state = states.get(name) or running.RaterState(one.state, 0, 0, 0.0, None, (0, 0))
+        rows.append({"rater": name, **asdict(state), "kappa": kappas.get(name), "folder": one.ref})
+    return rows
+
+
+def _show(rows: Sequence[Mapping[str, Any]]) -> None:
+    cells: list[list[Cell]] = []
+    for row in rows:
+        waiting, done = row["waiting"]
+        state = f"{row['state']}: {done:,} of {waiting:,} done" if waiting else row["state"]
+        missing = max(row["asked"] - row["labels"], 0)
+        counts: list[Cell] = [row["labels"], missing, _dollars(row["cost_usd"])] if row["asked"] else [None] * 3
+        hours = None if row["hours_left"] is None else f"{row['hours_left']:,.2f}"
+        cells.append([row["rater"], state, *counts, row["kappa"], hours, row["folder"]])
+    columns = ["rater", "state", "labels", "missing", "cost", "kappa", "hours left", "run"]
+    Table("", columns, cells, left=2).show()
 
 
 def _estimates(raters: list[running.RaterRun], opened: running.OpenStudy) -> None:
