@@ -6,7 +6,6 @@ file that the labels come from, and each label its line.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from relabel.run import Run, changed_rubrics
 from relabel.sources import eloundou
 from relabel.sources.fetch import SourceUse, sha256_of
 from relabel.sources.tables import COLUMN_NAMES, Table, is_table_file, plain_id, read_table
-from relabel.tabular import csv_bytes
+from relabel.tabular import csv_bytes, records
 from relabel.task import (
     TASK_COLUMNS,
     TASK_KEY,
@@ -343,26 +342,17 @@ def _labels(file: Table, rows: pd.DataFrame, rubric: Rubric, source: str, create
     rows = rows.assign(**{name: "0" if name == "sample" else "" for name in _KNOWN_NAMES.keys() - set(rows)})
     samples = rows["sample"].map(plain_id)
     require_cells(file, rows["sample"], samples.str.fullmatch(r"[0-9]{1,4}"), "a whole number from 0 to 9999")
-    rows["sample"] = samples.astype(int)
     probabilities = read_numbers(file, rows["probability"], -1, 1, "from 0 to 1 or empty")
     short = rows["rationale"].str.len() <= MAX_RATIONALE
     require_cells(file, rows["rationale"], short, f"at most {MAX_RATIONALE:,} characters long")
+    rows = rows.assign(sample=samples.astype(int), probability=probabilities, created_at=created)
     refuse_repeats(file, rows, _LABEL_KEY)
-    records = rows.astype(object).to_dict("records")
-    return [
-        Label(
-            task_id=row["task_id"],
-            onet_soc_code=row["onet_soc_code"],
-            setting=row["setting"],
-            sample=row["sample"],
-            label=row["label"],
-            rationale=row["rationale"],
-            probability=None if math.isnan(probability) else probability,
-            request_key=f"{source}:{line}",
-            created_at=created,
-        )
-        for line, row, probability in zip(rows.index, records, probabilities, strict=True)
-    ]
+    return _of_rows(rows.assign(request_key=[f"{source}:{line}" for line in rows.index]))
+
+
+def _of_rows(rows: pd.DataFrame) -> list[Label]:
+    """Labels from a table of them, whose other columns are dropped."""
+    return [Label(**row) for row in records(rows[[name for name in LABEL_COLUMNS if name in rows]])]
 
 
 def _find_columns(
@@ -482,10 +472,8 @@ def carry_run(run: Run, to: str, out: Path, *, old: str | None = None, fill: Run
         raise UsageError(f"{out} holds a run that was not carried, whose labels would be lost; give another --out")
     counts = Counts(asked=len(listed) * whole, from_store=len(labels), failed=len(listed) * whole - len(labels))
     manifest = _carried_manifest(run, fill, diff, to, counts, len(repeats))
-    rows = labels.reindex(columns=list(LABEL_COLUMNS)).astype(object)
-    rows = rows.where(rows.notna(), None).assign(from_store=True)
     with writing(out):
-        write_run(out, manifest, [Label(*row) for row in rows.itertuples(index=False, name=None)], [])
+        write_run(out, manifest, _of_rows(labels.assign(from_store=True)), [])
         # As `code`, because the list may have codes of another classification; and without importance on its scale.
         asked = missing[list(TASK_COLUMNS[:5])].rename(columns={"onet_soc_code": "code"})
         write_whole(out / TO_ASK, csv_bytes(asked))
