@@ -79,6 +79,16 @@ async def test_a_dropped_connection_is_tried_again() -> None:
         assert (await ask(fake)).attempts == 2
 
 
+@pytest.mark.parametrize("length", [1, 50, -1])
+async def test_a_reply_that_broke_off_unnoticed_is_asked_for_again(length: int) -> None:
+    cut = Reply(body=json.dumps(chat("yes"))[:length])  # as in a body without a length, or in one that is compressed
+    with provider(in_turn(cut, judged())) as fake:
+        assert (await ask(fake)).attempts == 2
+    with provider(lambda seen: cut) as fake, pytest.raises(NoAnswerError, match="its reply broke off"):
+        await ask(fake)
+    assert len(fake.seen) == ATTEMPTS
+
+
 async def test_attempts_are_bounded_and_one_owner_has_them() -> None:
     with (
         provider(lambda seen: refused(503, "busy")) as fake,

@@ -33,6 +33,7 @@ from relabel.labelling.provider_errors import (
 from relabel.labelling.providers import Price, stated_cost, tier_of, upstream_of
 from relabel.labelling.request import Request
 from relabel.labelling.transport import (
+    BrokenError,
     Connection,
     Http,
     HttpReply,
@@ -391,6 +392,8 @@ class OnlineEngine(Engine):
                 headers=reply.headers,
             )
         except NotAReplyError as error:
+            if text.lstrip().startswith("{") and text.count("{") > text.count("}"):
+                raise BrokenError(f"its reply broke off: {clean(text)[:200]!r}") from error
             streams = text.lstrip().startswith(_STREAM)
             description = "a stream, which was not asked for" if streams else "not a completion"
             message = f"the server's reply is {description}: {clean(text)[:200]!r}"
