@@ -78,6 +78,7 @@ LATER = {"retryDelay": "41s"}
         (429, {"message": "Requests rate limit exceeded", "object": "error", "code": "1300"}, "wait", None),
         (200, {"error": {"message": "Rate limit exceeded: free-models-per-min.", "code": 429}}, "wait", None),
         (200, {"base_resp": {"status_code": 1002, "status_msg": "rate limit exceeded(RPM)"}, "choices": None}, "wait", None),
+        (200, {"base_resp": {"status_code": 2045, "status_msg": "rate growth limit"}, "choices": None}, "wait", None),
         (200, {"status": "failed", "error": {"code": "rate_limit_exceeded", "message": "TPM"}}, "wait", None),
         (200, {"error": {"message": "Rate limit reached", "type": "rate_limit_error", "code": None}}, "wait", None),
         (429, {"error": {"message": "Request too large for m on tokens per min (TPM): Limit 300, Requested 1100."}}, "request", None),
@@ -144,6 +145,10 @@ LATER = {"retryDelay": "41s"}
         (403, {"error": {"message": "Your trial has expired. Please upgrade."}}, "quota", None),
         (409, {"error": {"code": "ReadOnlyDisabledSubscription", "message": "The subscription is disabled"}}, "quota", None),
         (429, {"error": {"code": "1308", "message": "Usage limit reached for 5 hour. It will reset at 09:00."}}, "quota", None),
+        # https://docs.z.ai/api-reference/api-code
+        (429, {"error": {"code": "1304", "message": "该 API 已达今日调用次数限额"}}, "quota", None),
+        (429, {"error": {"code": "1302", "message": "您当前使用该 API 的并发数过高"}}, "wait", None),
+        (200, {"base_resp": {"status_code": 2056, "status_msg": "usage limit exceeded"}, "choices": None}, "quota", None),
         (446, {"error": {"message": "The guardrail checks defined in the config failed.", "type": "hooks_failed"}}, "content-filter", None),
         # https://developers.cloudflare.com/ai-gateway/features/guardrails/set-up-guardrail/
         (424, {"success": False, "error": [{"code": 2016, "message": "Prompt blocked due to security rules"}]}, "content-filter", None),

@@ -293,5 +293,9 @@ def test_a_reply_without_choices_or_message_is_a_blocked_question() -> None:
         with pytest.raises(NotAReplyError) as caught:
             read("chat", {"choices": choices, "promptFeedback": {"blockReason": "SAFETY"}})
         assert caught.value.kind == "content-filter"
+    # Gemini: https://github.com/agentgateway/agentgateway/pull/977
+    usage = {"prompt_tokens": 100, "completion_tokens": 0, "total_tokens": 100}
+    reply = read("chat", {"object": "chat.completion", "model": "m", "usage": usage})
+    assert (reply.finish_reason, reply.usage.prompt) == ("content_filter", 100)
     reply = read("chat", {"choices": [{"finish_reason": "SAFETY"}]})
     assert (reply.content, reply.finish_reason) == (None, "content_filter")

@@ -137,7 +137,10 @@ def read_error(
 
 _TITLE = r"<title\b[^>]{0,200}>\s*([^<\s][^<]{0,200})"
 # HTTP status by MiniMax code in `base_resp`; other codes are temporary faults.
-_MINIMAX = {1002: 429, 1039: 429, 1004: 401, 1008: 402, 1026: 400, 1027: 400, 2013: 400, 2049: 401}
+# https://platform.minimax.io/docs/api-reference/errorcode
+_MINIMAX = {
+    1002: 429, 1004: 401, 1008: 402, 1026: 400, 1027: 400, 1039: 429, 1041: 429, 1042: 400, 2013: 400, 2045: 429, 2049: 401, 2056: 402,
+}  # fmt: skip
 # HTTP status by code or type of errors that come with a status below 300.
 _STATUS_BY_CODE = {
     "rate_limit_exceeded": 429, "rate_limit_error": 429, "insufficient_quota": 429, "overloaded_error": 529, "server_error": 500,
@@ -214,8 +217,9 @@ def _message(inner: Mapping[str, Any]) -> str:
 _QUOTA_CODES = {
     "insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "access_terminated", "insufficient_balance",
     "insufficient_credits", "credit_balance_too_low", "exceeded_current_quota_error", "free_quota_exceeded", "arrearage",
-    "payment_required", "billing_error", "budget_exceeded", "1113", "insufficient_user_quota", "pre_consume_token_quota_failed",
-    "billing_disabled", "credit_limit", "insufficient_funds", "readonlydisabledsubscription",
+    "payment_required", "billing_error", "budget_exceeded", "insufficient_user_quota", "pre_consume_token_quota_failed",
+    # Z.ai's
+    "1113", "1304", "1308", "1309", "1310", "billing_disabled", "credit_limit", "insufficient_funds", "readonlydisabledsubscription",
     "credit_balance_exhausted", "organization_spend_limit_exceeded", "project_spend_limit_exceeded",
     "organization_usage_limit_exceeded", "enforced_spend_limit_reached", "openrouter_credits", "openrouter_key_limit", "openrouter_guardrail_budget", "openrouter_workspace_budget",
 }  # fmt: skip

@@ -122,7 +122,8 @@ def _finish(word: Any) -> str | None:
 
 def _read_chat(raw: Any) -> Reply:
     usage = raw.get("usage")
-    if not raw["choices"]:  # the reply to a prompt that a safety filter refuses
+    # The reply to a prompt that a safety filter refuses. Gemini may leave the field out.
+    if not (raw.get("choices") if raw.get("object") == "chat.completion" else raw["choices"]):
         if usage:
             return Reply(None, None, "content_filter", _text(raw.get("model")), _usage(usage))
         blocked = NotAReplyError("no choices")
