@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import shlex
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -421,21 +422,17 @@ def _answer_of(key: str) -> dict[str, Any] | None:
     from relabel.labelling.store import Store
     from relabel.settings import settings
 
-    try:
-        with Store(settings().store_dir, read_only=True) as store:
-            names = list(store.keys(f"{key}{REJECTED}"))
-            rejected = [row for name in names if (row := store.checked(name)) is not None]
-            answer = store.get(key)
-            asked = store.request(key if answer is not None or not names else names[-1])
-            if asked is None:
-                return None
-            body = asked["body"]
+    with suppress(StoreError, DamagedRowError), Store(settings().store_dir, read_only=True) as store:
+        names = list(store.keys(f"{key}{REJECTED}"))
+        rejected = [row for name in names if (row := store.checked(name)) is not None]
+        answer = store.get(key)
+        asked = store.request(names[-1] if answer is None and names else key)
+        if asked is not None:
             return {
-                "messages": body.get("messages") or body.get("input"),
+                "messages": asked["body"].get("messages") or asked["body"].get("input"),
                 "content": answer and answer.content,
                 "rejected": [
-                    {"content": row.answer.content, "reason": row.rejected.reason} for row in rejected if row.rejected
+                    {"content": x.answer.content, "reason": x.rejected.reason} for x in rejected if x.rejected
                 ],
             }
-    except (StoreError, DamagedRowError):
-        return None
+    return None

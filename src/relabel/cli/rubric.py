@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -25,6 +26,7 @@ from relabel.evaluation import trial as trials
 from relabel.labelling import job as jobs
 from relabel.labelling import options, request, store
 from relabel.sources import tables
+from relabel.tabular import Cell
 
 app = _options.Commands()
 rubric_app = _options.Commands(name="rubric", help="List, show and check rubrics.", no_args_is_help=True)
@@ -172,7 +174,7 @@ def try_rubrics(
     rejected: dict[str, float | None] = {}
     runs = _import_runs(rubrics, labels, tasks, folder, final=final) if labels else {}
     listed = tasks or (next(iter(runs.values())).manifest.tasks if labels else "eloundou-2023")
-    look, new = _final_look(rubrics, listed, named=out is not None) if final else (trials.FIRST_LOOK, ())
+    look, new = _final_look(rubrics, listed, started, named=out is not None) if final else (trials.FIRST_LOOK, ())
     if labels:
         listed = next(iter(runs.values())).manifest.tasks
     else:
@@ -182,18 +184,8 @@ def try_rubrics(
         )
         extra = {"half": half, "sample": len(chosen), "seed": seed}
         runs, rejected = _label_runs(rubrics, ask, labelling, folder, extra)
-    document = trials.trial(
-        runs,
-        golds,
-        tasks=listed,
-        started_at=started,
-        half=half,
-        sample=sample,
-        seed=seed,
-        draws=draws,
-        rejected=rejected,
-        look=look,
-    )
+    drawn = trials.TrialTasks(tasks=listed, half=half, sample=sample, seed=seed, draws=draws, started_at=started)
+    document = trials.trial(runs, golds, drawn, rejected=rejected, look=look)
     printed = _options.give_json(document, out=folder / "trial.json", as_json=as_json)
     if new:
         _record_look(new, started, folder)
@@ -210,13 +202,12 @@ def try_rubrics(
 def _rubrics_by_name(rubrics: Sequence[relabel.Rubric]) -> dict[str, relabel.Rubric]:
     """Rubrics by `ID@VERSION`; further ones of the same id and version by `ID@VERSION#2` and so on."""
     named: dict[str, relabel.Rubric] = {}
+    times: Counter[str] = Counter()
     for rubric in rubrics:
         if rubric.unit != "task":
             raise UsageError(f"the rubric {rubric.id} rates occupations, without reference labels; give one of tasks")
-        name = f"{rubric.id}@{rubric.version}"
-        if name in named:
-            name = next(f"{name}#{n}" for n in range(2, len(rubrics) + 2) if f"{name}#{n}" not in named)
-        named[name] = rubric
+        times[name := f"{rubric.id}@{rubric.version}"] += 1
+        named[name if times[name] == 1 else f"{name}#{times[name]}"] = rubric
     return named
 
 
@@ -244,13 +235,14 @@ def _keep_final_trial(folder: Path, rubrics: Mapping[str, relabel.Rubric], *, fi
 
 
 def _final_look(
-    rubrics: Mapping[str, relabel.Rubric], tasks: str, *, named: bool
+    rubrics: Mapping[str, relabel.Rubric], tasks: str, started: str, *, named: bool
 ) -> tuple[trials.Look, Sequence[Mapping[str, str]]]:
     """The number of this test on the final half of a task list, for these rubric ids, from the record of earlier ones.
 
     Args:
         rubrics: The rubrics to try.
         tasks: The list, as the user named it.
+        started: When this test began.
         named: Whether the user named the folder, which shows that a further look with another wording is intended.
 
     Returns:
@@ -261,31 +253,31 @@ def _final_look(
         DataError: The record cannot be read.
     """
     task_list = str(Path(tasks).resolve()) if tables.is_table_file(tasks) else tasks
-    wordings = dict.fromkeys((rubric.id, rubric.wording) for rubric in rubrics.values())
+    wordings = list(dict.fromkeys((rubric.id, rubric.wording) for rubric in rubrics.values()))
     path = _record_of_looks()
     try:
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        records = [look for look in map(json.loads, lines) if look["tasks"] == task_list]
-        seen = {(look["rubric"], look["wording"]): look["when"] for look in records}
+        looks = [look for look in map(json.loads, lines) if look["tasks"] == task_list]
+        seen = {(look["rubric"], look["wording"]): look["when"] for look in looks}
+        first_tried = {pair: seen.get(pair, started) for pair in wordings}
+        # For each wording, the looks with other wordings of its rubric before it was first tried.
         before = [
-            [look for look in records if look["rubric"] == pair[0] and (pair not in seen or look["when"] < seen[pair])]
-            for pair in wordings
+            {(look["when"], look["folder"]) for look in looks if look["rubric"] == name and look["when"] < first}
+            for (name, _), first in first_tried.items()
         ]
-        number = 1 + max(len({look["when"] for look in looks}) for looks in before)
-        others = sorted({(look["when"][:10], look["folder"]) for looks in before for look in looks})
+        others = sorted({(when[:10], folder) for earlier in before for when, folder in earlier})
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DataError(f"{path}, the record of final trials, cannot be read; correct or remove it") from error
-    new = [{"tasks": task_list, "rubric": pair[0], "wording": pair[1]} for pair in wordings if pair not in seen]
-    if number == 1:
-        return trials.FIRST_LOOK, new
-    if not named:
+    if others and not named:
         used = " and ".join(f"on {when} in {folder}" for when, folder in others)
         raise UsageError(
-            f"the final half of {tasks} was already used {used} with another wording of {' and '.join(dict.fromkeys(pair[0] for pair in wordings))}; "
+            f"the final half of {tasks} was already used {used} with another wording of {' and '.join(dict(wordings))}; "
             "a second look would tune on it: try wordings without --final, or name a folder with --out, and the result records which look it is"
         )
+    new = [{"tasks": task_list, "rubric": name, "wording": own} for name, own in wordings if (name, own) not in seen]
     # The document may be published, so it must not show the paths of private folders.
-    return trials.Look(number, " and ".join(f"on {when} ({Path(folder).name})" for when, folder in others)), new
+    earlier = " and ".join(f"on {when} ({Path(folder).name})" for when, folder in others)
+    return trials.Look(1 + max(map(len, before)), earlier), new
 
 
 def _record_of_looks() -> Path:
@@ -397,11 +389,10 @@ def _label_runs(
 
 def _show_trial(document: trials.TrialDocument) -> None:
     columns = ["on tasks of", "labels", "reference", "setting", "n", "rate", "ref. rate", "kappa", "95%"]
-    rates = ((trials.rate_in_words(a.first_rate), trials.rate_in_words(a.second_rate)) for a in document.agreements)
-    rows = [
-        [a.on, a.first, a.second, a.setting, a.n, *pair, a.kappa, a.ci95.get("kappa")]
-        for a, pair in zip(document.agreements, rates, strict=True)
-    ]
+    rows: list[list[Cell]] = []
+    for a in document.agreements:
+        rates = map(trials.rate_in_words, (a.first_rate, a.second_rate))
+        rows.append([a.on, a.first, a.second, a.setting, a.n, *rates, a.kappa, a.ci95.get("kappa")])
     Table("", columns, rows, left=4).show()
     typer.echo()
     for line in [*document.verdict.splitlines(), *([f"Note: {document.note}."] if document.note else [])]:

@@ -15,7 +15,7 @@ from relabel.evaluation import statistics as metrics
 from relabel.evaluation.alignment import MAIN, AlignedLabels, align_all
 from relabel.evaluation.document import SCALES, Intervals95, Maker, SettingName
 from relabel.evaluation.gold import UNKNOWN_MAKER, Gold
-from relabel.evaluation.statistics import DRAWS, Figure, change, with_ci95
+from relabel.evaluation.statistics import Figure, change, with_ci95
 from relabel.run import Run
 from relabel.settings import Frozen
 from relabel.tabular import counted
@@ -162,11 +162,30 @@ class TrialDifference(Frozen):
     closer: str | None
 
 
-class TrialDocument(Frozen):
+class TrialTasks(Frozen):
+    """The tasks of a trial.
+
+    Attributes:
+        tasks: The list that they come from.
+        half: The half that they were drawn from; null if given labels were used.
+        sample: Number of tasks drawn.
+        seed: Seed of the draw and of the intervals.
+        draws: Number of bootstrap draws.
+        started_at: When the trial began.
+    """
+
+    tasks: str
+    half: Half | None
+    sample: int | None
+    seed: int
+    draws: int
+    started_at: str
+
+
+class TrialDocument(TrialTasks):
     """The result of a trial of rubrics.
 
     Attributes:
-        half: The half that the tasks were drawn from; null if given labels were used.
         final: Whether the tasks are from the half reserved for the final test.
         look: Number of this test on the reserved half, counted on this machine by rubric ids; only the first has unseen tasks.
         note: Caveats about the tasks.
@@ -178,14 +197,8 @@ class TrialDocument(Frozen):
 
     rubrics: tuple[TriedRubric, ...]
     golds: tuple[TriedGold, ...]
-    tasks: str
-    half: Half | None
     final: bool
     look: int | None = None
-    sample: int | None
-    seed: int
-    draws: int
-    started_at: str
     note: str | None = None
     agreements: tuple[Closeness, ...]
     differences: tuple[TrialDifference, ...]
@@ -206,15 +219,10 @@ FIRST_LOOK = Look(1, "")
 def trial(
     runs: Mapping[str, Run],
     golds: Sequence[Gold],
+    drawn: TrialTasks,
     *,
-    tasks: str,
-    started_at: str,
-    half: Half | None = None,
-    sample: int | None = None,
-    seed: int = 0,
-    draws: int = DRAWS,
-    rejected: Mapping[str, float | None] | None = None,
-    look: Look = FIRST_LOOK,
+    rejected: Mapping[str, float | None],
+    look: Look,
 ) -> TrialDocument:
     """Compare labels under one or several rubrics with reference labels and with each other.
 
@@ -225,19 +233,14 @@ def trial(
     Args:
         runs: Labels by the name of their rubric.
         golds: Reference labels.
-        tasks: The list that the tasks come from.
-        started_at: When the trial began.
-        half: The half that the tasks were drawn from.
-        sample: Number of tasks drawn.
-        seed: Seed of the draw and of the intervals.
-        draws: Number of bootstrap draws.
+        drawn: Which tasks were labelled.
         rejected: Cost of rejected answers in USD, None if unknown, by the name of the rubric.
         look: How often the rubrics have been tested on the final half.
 
     Raises:
         DataError: A rubric and the golds share no task with a label on both sides.
     """
-    aligned = align_all(runs, golds).with_draws(draws, seed)
+    aligned = align_all(runs, golds).with_draws(drawn.draws, drawn.seed)
     agreements = list(_agreements(aligned, len(runs)))
     names = [gold.name for gold in golds]
     for name in runs:
@@ -253,22 +256,12 @@ def trial(
         for setting in MAIN
         if (difference := _difference(aligned, first, second, column, setting, people=gold.human)) is not None
     )
-    spent = rejected or {}
     document = TrialDocument(
-        rubrics=tuple(
-            _tried(run, aligned, rater, spent.get(name, 0.0)) for rater, (name, run) in enumerate(runs.items())
-        ),
-        golds=tuple(
-            TriedGold(name=gold.name, made_by=gold.made_by, people=gold.human, sha256=gold.sha256) for gold in golds
-        ),
-        tasks=tasks,
-        half=half,
-        final=half == "final",
-        look=look.number if half == "final" else None,
-        sample=sample,
-        seed=seed,
-        draws=draws,
-        started_at=started_at,
+        **drawn.model_dump(),
+        rubrics=tuple(_tried(run, aligned, n, rejected.get(name, 0.0)) for n, (name, run) in enumerate(runs.items())),
+        golds=tuple(TriedGold(name=g.name, made_by=g.made_by, people=g.human, sha256=g.sha256) for g in golds),
+        final=drawn.half == "final",
+        look=look.number if drawn.half == "final" else None,
         agreements=tuple(agreements),
         differences=differences,
         validity={},
@@ -451,14 +444,12 @@ def _tied_in_words(rubric: TriedRubric) -> str:
 def _validity(rubric: TriedRubric, document: TrialDocument, look: Look) -> dict[str, Any]:
     """A block for the rubric's file, with figures rounded to three decimals; see `relabel.rubric.Study`."""
     compared: dict[str, dict[str, Any]] = {}
-    by_gold = {
-        gold: [a for a in document.agreements if a.first == rubric.name and a.second == gold.name]
-        for gold in document.golds
-    }
-    for gold, agreements in by_gold.items():
+    for gold in document.golds:
+        agreements = [a for a in document.agreements if a.first == rubric.name and a.second == gold.name]
+        least = min((a.n for a in agreements), default=rubric.tasks)
         compared[gold.name] = {
             "people": gold.people,
-            **({"n": least} if (least := min((a.n for a in agreements), default=rubric.tasks)) != rubric.tasks else {}),
+            **({"n": least} if least != rubric.tasks else {}),
             "rates": {str(a.setting): _round(a.second_rate) for a in agreements if a.second_rate is not None},
             "kappa": {str(a.setting): _round(a.kappa) for a in agreements if a.kappa is not None},
         }
@@ -490,21 +481,22 @@ def _verdict(document: TrialDocument) -> Iterator[str]:
         if missing := _missing_in_words(tried):
             yield f"INCOMPLETE: {missing}."
         own = [a for a in agreements if a.first == tried.name and a.second in golds]
-        main: SettingName | None = next((s for s in MAIN if any(a.setting == s for a in own)), None)
-        if main is None:
+        if not own:
             continue
-        text = " and ".join(
-            f"{_name(a.second)} at {shown(a.kappa)} ({counted(a.n, 'task')})" for a in own if a.setting == main
-        )
-        rated = [a for a in agreements if a.on == tried.name and a.first in golds and a.setting == main]
-        each_other = "; {} and {} agree with each other at {}"
-        beside = "".join(each_other.format(_name(a.first), _name(a.second), shown(a.kappa)) for a in rated)
+        main: SettingName = next(s for s in MAIN if any(a.setting == s for a in own))
         for setting in ("strict", "with-tools"):
-            rates = [a for a in own if a.setting == setting]
-            if rates:
+            if rates := [a for a in own if a.setting == setting]:
                 others = ", ".join(f"{_name(a.second)} {rate_in_words(a.second_rate)}" for a in rates)
                 yield f"{tried.name} calls {rate_in_words(rates[0].first_rate)} of tasks exposed, {setting} ({others})."
-        yield f"{tried.name} agrees (kappa, {main}) with {text}{beside}."
+        shown_golds = [
+            f"{_name(a.second)} at {shown(a.kappa)} ({counted(a.n, 'task')})" for a in own if a.setting == main
+        ]
+        beside = "".join(
+            f"; {_name(a.first)} and {_name(a.second)} agree with each other at {shown(a.kappa)}"
+            for a in agreements
+            if a.on == tried.name and a.first in golds and a.setting == main
+        )
+        yield f"{tried.name} agrees (kappa, {main}) with {' and '.join(shown_golds)}{beside}."
     yield from map(_closer_in_words, document.differences)
     yield "Cost: " + "; ".join(map(_cost_in_words, document.rubrics)) + "."
 
