@@ -19,7 +19,7 @@ from relabel.labelling.engine import Engine, OnlineEngine
 from relabel.labelling.estimate import cost_at_a_glance, estimate, pieces
 from relabel.labelling.job import Job, Stop
 from relabel.labelling.limits import Budget, Limiter
-from relabel.labelling.providers import Price, find_price, provider_of, token_ratio
+from relabel.labelling.providers import Price, find_price, provider_of, reasons, token_ratio
 from relabel.labelling.request import Endpoint, Request, host_of
 from relabel.labelling.runner import run_job
 from relabel.labelling.store import Store
@@ -264,6 +264,19 @@ def test_every_model_has_a_ratio_and_reasoning_models_are_named(capsys: pytest.C
     for model, told in (("gpt-5.6-luna", True), ("o3", True), ("gpt-4o-mini", False)):
         assert run_app(["run", "--model", model, "--tasks", "sample", "--dry-run"]) == 0
         assert ("thinks before it answers" in " ".join(capsys.readouterr().out.split())) == told
+
+
+@pytest.mark.parametrize(
+    ("models", "told"),
+    [
+        ("anthropic/claude-sonnet-5 claude-opus-5-5 claude-fable-5.1 deepseek-v4-flash deepseek-ai/DeepSeek-V4-Pro glm-5", True),
+        ("zai-org/GLM-4.6 moonshotai/kimi-k2.6 kimi-k3 MiniMax-M2.5 qwen3.5-plus Qwen/Qwen3-32B qwen3:8b", True),
+        ("claude-3-5-sonnet claude-opus-4-5-20251101 claude-sonnet-4.5 deepseek-v3.2 glm-4-32b-0414-128k kimi-k2-0905", False),
+        ("qwen3-235b-a22b-instruct-2507 qwen3-coder-30b qwen-plus mistral-small-latest llama-3.3-70b-versatile", False),
+    ],
+)  # fmt: skip
+def test_models_that_think_unless_they_are_told_not_to_are_known(models: str, told: bool) -> None:
+    assert {model: reasons(model) for model in models.split()} == dict.fromkeys(models.split(), told)
 
 
 def test_pieces_are_words_numbers_and_marks() -> None:
