@@ -96,16 +96,25 @@ def test_a_study_buys_what_is_missing_and_nothing_twice() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"golds": ["no-gold"]}, {"golds": ["sample", "none.csv"]}, {"suite": "none.yaml"}, {"suite": "gone.yaml"}]
+    "wrong",
+    [
+        {"golds": ["no-gold"]},
+        {"golds": ["sample", "none.csv"]},
+        {"suite": "none.yaml"},
+        {"suite": "gone.yaml"},
+        {"rater": {"name": "b", "run": "nowhere"}},
+    ],
 )
 @pytest.mark.parametrize("more", [[], ["--dry-run"]])
-def test_a_gold_or_suite_that_is_not_there_is_said_before_anything_is_bought(
+def test_a_gold_run_or_suite_that_is_not_there_is_said_before_anything_is_bought(
     wrong: dict[str, object], more: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     gate = "{id: g, setting: strict, metric: kappa, max_drop: 0.1}"
     Path("gone.yaml").write_text(f"name: s\nbaseline: {{run: nowhere}}\ngates: [{gate}]")
     with provider(by_words(3)) as one:
-        write(Path("study.yaml"), rater("a", one), scoring=None, **wrong)
+        others = {name: value for name, value in wrong.items() if name != "rater"}
+        raters = [rater("a", one), *([wrong["rater"]] if "rater" in wrong else [])]
+        write(Path("study.yaml"), *raters, scoring=None, **others)
         assert run_app(["study", "run", "study.yaml", "--quiet", *more]) == 3
         assert one.seen == []
     assert re.search("no-gold|none.csv|none.yaml|nowhere", capsys.readouterr().err)
@@ -157,6 +166,26 @@ def test_ctrl_c_before_the_last_answer_leaves_the_results_for_the_next_start(
         assert not Path("study-results/report.html").exists()
         assert run_app(["study", "run", str(path), "--quiet"]) == 0
         assert len(fake.seen) == 8
+
+
+def test_a_study_says_where_it_stands_without_a_terminal_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("relabel.cli.study._PLAIN_EVERY_S", 0)
+    with provider(by_words(3)) as one:
+        write(Path("study.yaml"), rater("a", one), scoring=None)
+        assert run_app(["study", "run", "study.yaml"]) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("a ")]
+    assert lines
+    assert lines == [*dict.fromkeys(lines)]
+    assert all(re.fullmatch(r"a \d+/40", line) for line in lines)
+
+
+def test_hours_of_a_study_name_raters_without_limits(capsys: pytest.CaptureFixture[str]) -> None:
+    with provider(by_words(3)) as one:
+        write(Path("study.yaml"), rater("a", one, rpm=60), rater("b", one), scoring=None)
+        assert run_app(["study", "run", "study.yaml", "--dry-run"]) == 0
+    assert "hours side by side, without the raters that have no rpm or tpm" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_rater_that_fails_does_not_stop_the_others(capsys: pytest.CaptureFixture[str]) -> None:
@@ -789,6 +818,9 @@ def test_raters_of_different_groups_are_told_apart_on_the_groups_that_all_score(
     scoring = {"taxonomy": "onet-soc", "draws": 100, "plausible_values": 0}
     write(Path("study.yaml"), *raters, golds=[], tasks={"list": "sample"}, scoring=scoring)
     assert run_app(["study", "run", "study.yaml"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "The beta of a group differs between raters by 0.00 in the median of 3 groups, and by up to 0.50 (" in said
+    assert ": 0.50 to 1.00)." in said
     totals = Path("study-results/tables/totals.md").read_text()
     # By hand: all three score the second alone, as 1, 1 and .5; over their own groups b and c would both mean .5.
     assert "Means are over the groups that all raters score (1), totals over each rater's own." in totals

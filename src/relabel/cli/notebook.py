@@ -112,11 +112,11 @@ def study(path: str | Path = "study.yaml", *, replay: bool = False, allow_hosts:
         RelabelError: A rater failed, or labels are missing; the results of the others are written all the same.
     """
     from relabel.study.results import write_results
-    from relabel.study.running import StopAll, open_study, plan, raise_worst, require_golds, run_raters, runs_of
+    from relabel.study.running import StopAll, open_study, plan, raise_worst, require_readable, run_raters, runs_of
 
     opened, stop = open_study(Path(path)), StopAll()
     raters = plan(opened)
-    require_golds(opened)
+    require_readable(opened)
     _in_thread(run_raters(raters, opened, replay=replay, allow_hosts=allow_hosts, stop=stop), stop)
     results = write_results(opened, runs_of(raters))
     raise_worst(raters)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from contextlib import suppress
 from dataclasses import asdict
@@ -28,6 +29,8 @@ study_app = _options.Commands(
     name="study", help="Label with many raters from one file; make tables, pages and a package."
 )
 app.add_typer(study_app)
+# Seconds between lines of progress that are not written to a terminal.
+_PLAIN_EVERY_S = 10.0
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study file.")]
 
 
@@ -63,7 +66,7 @@ def run(
     """
     opened = running.open_study(path)
     raters, hosts = running.plan(opened), allow_host or ()
-    running.require_golds(opened)
+    running.require_readable(opened)
     if dry_run:
         running.require_known_hosts(raters, opened, hosts)
         _estimates(raters, opened)
@@ -204,6 +207,8 @@ def _estimates(raters: list[running.RaterRun], opened: running.OpenStudy) -> Non
     Table("", ["rater", "labels", "requests to send", "cost", "hours at most"], rows).show()
     hours = max(longest.values(), default=0)
     time = f"up to {hours:,.2f} hours side by side" if hours else "hours unknown, as no rater has rpm or tpm"
+    if hours and len(longest) < len(rows):
+        time += ", without the raters that have no rpm or tpm"
     low, high = (sum(cost[end] for cost in costs if cost) for end in (0, 1))
     say(f"All raters: {_in_all(f'${low:,.4f} to ${high:,.4f}', costs)}; {time}.")
 
@@ -221,10 +226,15 @@ def _in_all(amount: str, costs: Collection[object]) -> str:
 
 
 async def _await_raters(work: Coroutine[object, object, None], raters: list[running.RaterRun], *, quiet: bool) -> None:
-    """Await the raters; on a terminal, show a line for each meanwhile."""
+    """Await the raters; meanwhile show a line for each on a terminal, and elsewhere write what has changed."""
     asked = [one for one in raters if one.model is not None and one.state != "complete"]
-    if quiet or not asked or not sys.stderr.isatty():
+    if quiet or not asked:
         await work
+        return
+    if not sys.stderr.isatty():
+        lines = asyncio.create_task(_write_changes(asked))
+        await work
+        lines.cancel()
         return
     from rich.live import Live
 
@@ -243,3 +253,13 @@ async def _await_raters(work: Coroutine[object, object, None], raters: list[runn
 
     with Live(get_renderable=look, console=console, transient=True):
         await work
+
+
+async def _write_changes(asked: list[running.RaterRun]) -> None:
+    before = ""
+    while True:
+        await asyncio.sleep(_PLAIN_EVERY_S)
+        counts = [f"{one.rater.name} {one.progress.done:,}/{one.progress.asked:,}" for one in asked]
+        if (now := " | ".join(counts)) != before:
+            typer.echo(now, err=True)
+        before = now

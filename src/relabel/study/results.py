@@ -103,12 +103,13 @@ def write_results(opened: OpenStudy, runs: Mapping[str, Run]) -> Results:
     files = {"labels_wide.csv": csv_bytes(wide), "labels_wide.dta": stata_bytes(wide)}
     pooled = _pooled_run(opened, runs, votes)
     files |= {name: csv_bytes(frame) for name, frame in _corrected(pooled, golds, votes).items()}
+    score_findings: list[str] = []
     if study.scoring is not None:
-        tables["totals"], scored = _scores(opened, runs, pooled, files)
+        tables["totals"], scored, score_findings = _scores(opened, runs, pooled, files, _main_measure(votes))
         uses += scored
     sources = sorted({(used.source, Path(used.file).name, used.sha256) for used in uses})
     files["sources.json"] = json_bytes(sources)
-    verdict = tuple(_verdict(votes, agreement, golds, classes))
+    verdict = (*_verdict(votes, agreement, golds, classes), *score_findings)
     charts = Charts()
     main = f"mean {_main_measure(votes)}"
     drawn = {"means": charts.ranges("means", means.ranges(list(means.columns).index(main)), title=main)}
@@ -399,12 +400,12 @@ def _pooled_run(opened: OpenStudy, runs: Mapping[str, Run], votes: Votes) -> Run
 
 
 def _scores(
-    opened: OpenStudy, runs: Mapping[str, Run], pooled: Run, files: dict[str, bytes]
-) -> tuple[Table, Sequence[SourceUse]]:
+    opened: OpenStudy, runs: Mapping[str, Run], pooled: Run, files: dict[str, bytes], main: Measure
+) -> tuple[Table, Sequence[SourceUse], list[str]]:
     """Scores of groups, pooled and by rater, and plausible values, which are added to `files`.
 
     Returns:
-        A table of means and totals by rater, and the source files used.
+        A table of means and totals by rater, the source files used, and a sentence on how far raters move the scores.
     """
     scoring, choices = _scoring(opened)
     whole = score_by(pooled, choices)
@@ -433,12 +434,15 @@ def _scores(
         if names:
             values = pd.concat(parts, ignore_index=True)[["code", "measure", *names]]
             files["scores_plausible.csv"] = csv_bytes(values.round(6))
-        note = "low and high in scores.csv: 95% interval of the mean over raters like these; it includes the sampling of tasks."
-        note += " A rater with less than half of a group's labels does not count there, in lowest and highest neither."
+        note = (
+            "In scores.csv, low and high are the 95% interval of the mean over raters like these, which includes the sampling "
+            "of tasks. A rater with labels for less than half of a group is left out of its low, high, lowest and highest."
+        )
     files["scores.csv"] = csv_bytes(frame)
     # Means over different groups are not comparable, so they are over the groups that all raters score.
-    common = np.all([table.has_status("scored") for table in (whole, *tables.values())], axis=0)
-    notes = [note, *whole.notes]
+    scored_by = np.array([table.has_status("scored") for table in tables.values()])
+    common = whole.has_status("scored") & scored_by.all(axis=0)
+    notes = [note, *(f"{text}." for text in whole.notes)]
     if common.sum() < whole.scored:
         notes += [f"Means are over the groups that all raters score ({common.sum():,}), totals over each rater's own."]
     rows: list[list[Cell]] = []
@@ -449,7 +453,15 @@ def _scores(
         rows.append([name, table.scored, *means, *billions, *totals[-2:]])
     covered = ["jobs in the totals", "share of all jobs"]
     columns = ["rater", "groups scored", *(f"mean {m}" for m in MEASURES), *_TOTALS.values(), *covered]
-    return Table("Scores and totals by rater", columns, rows, notes=notes), whole.sources
+    low, high = frame[f"{main}_lowest"], frame[f"{main}_highest"]
+    gap, findings = (high - low)[scored_by.sum(axis=0) > 1].dropna(), list[str]()
+    if len(gap):
+        widest = gap.idxmax()
+        findings = [
+            f"The {main} of a group differs between raters by {gap.median():.2f} in the median of {counted(len(gap), 'group')}, and "
+            f"by up to {gap.max():.2f} ({frame.at[widest, 'title']}: {low[widest]:.2f} to {high[widest]:.2f})."
+        ]
+    return Table("Scores and totals by rater", columns, rows, notes=notes), whole.sources, findings
 
 
 _TOTALS: Mapping[str, str] = {

@@ -296,20 +296,22 @@ def _as_keys(message: str, rater: Rater) -> str:
     return re.sub(r"--([a-z]+(?:-[a-z]+)*)", lambda option: keys.get(option[1], option[0]), message)
 
 
-def require_golds(opened: OpenStudy) -> None:
-    """Check that golds, suite and baseline can be read, before any label is paid for.
+def require_readable(opened: OpenStudy) -> None:
+    """Check that golds, suite, baseline and existing runs can be read, before any label is paid for.
 
     Raises:
         DataError: One of them cannot be read.
     """
     golds = [opened.path(ref) for ref in opened.study.golds]
+    runs = [opened.path(rater.run) for rater in opened.study.raters if rater.run is not None]
     if opened.study.suite is not None:
         suite = load_suite(opened.path(opened.study.suite))
         golds += [suite.resolve(suite.gold)] if suite.gold else []
-        if suite.baseline is not None:
-            open_run(suite.resolve(suite.baseline.run))
+        runs += [suite.resolve(suite.baseline.run)] if suite.baseline else []
     for ref in golds:
         load_gold(ref)
+    for ref in runs:
+        open_run(ref)
 
 
 def _options(rater: Rater, opened: OpenStudy, rubric: Rubric) -> RunOptions:
