@@ -477,8 +477,7 @@ def carry_run(run: Run, to: str, out: Path, *, old: str | None = None, fill: Run
         # As `code`, because the list may have codes of another classification; and without importance on its scale.
         asked = missing[list(TASK_COLUMNS[:5])].rename(columns={"onet_soc_code": "code"})
         write_whole(out / TO_ASK, csv_bytes(asked))
-    filled = len(labels) - len(kept)
-    warnings = tuple(changed_rubrics(run))
+    filled, warnings = len(labels) - len(kept), tuple(changed_rubrics(run))
     return Carried(diff, len(kept), filled, len(missing), len(listed), warnings)
 
 

@@ -314,12 +314,10 @@ def _say(label: str, text: str) -> None:
 
 
 def _show_settings(outcome: Outcome) -> None:
-    manifest = outcome.manifest
-    by_setting: dict[str, Counter[str]] = {setting: Counter() for setting in manifest.settings}
-    for row in outcome.labels:
-        by_setting[row.setting][row.label] += 1
-    asked = manifest.counts.asked // max(1, len(manifest.settings))
-    for setting, counts in by_setting.items():
+    settings = outcome.manifest.settings
+    asked = outcome.manifest.counts.asked // max(1, len(settings))
+    for setting in settings:
+        counts = Counter(row.label for row in outcome.labels if row.setting == setting)
         total, listed = counts.total(), ", ".join(f"{label} {count:,}" for label, count in sorted(counts.items()))
         _say("", f"{setting}: {'' if total == asked else f'{total:,} of {asked:,}: '}{listed or 'no labels'}")
 

@@ -360,10 +360,9 @@ def _show_multiverse(result: multiverse_analysis.Multiverse, table: relabel.Scor
             f"{fewest:,} to {most:,} groups are scored; figures are over these, so ranges also show differences in coverage"
         )
     rows: list[list[Cell]] = []
-    for row in result.headline.to_dict("records"):
-        unit = 1e9 if str(row["outcome"]).startswith("wage") else 0
-        numbers = [float(row[name]) for name in ("chosen", "min", "max")]
-        shown = [f"{x / unit:,.1f}" if unit and not isnan(x) else x for x in numbers]
+    for row in records(result.headline):
+        figures = [row[name] for name in ("chosen", "min", "max")]
+        shown = map(_billions, figures) if row["outcome"].startswith("wage") else figures
         rows.append([named(row["outcome"]), row["most"] or "nothing", *shown])
     title = "Headline figures (means and shares are of jobs, wage exposure in GBP billion)"
     Table(title, ["figure", "most by", "chosen", "min", "max"], rows, left=2).show()

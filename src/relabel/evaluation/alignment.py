@@ -530,17 +530,15 @@ def _refuse_other_ids(others: Sequence[ReplacedText], tasks: int, run: Run, gold
 
 def _other_codes(asked: pd.DataFrame, gold_tasks: pd.Index, gold: Gold) -> tuple[str, ...]:
     """A warning about tasks whose id has another occupation code in the gold, from another taxonomy or truncated."""
-    unmatched = asked[~pd.MultiIndex.from_frame(asked).isin(gold_tasks)]
-    unused = gold_tasks[~gold_tasks.isin(pd.MultiIndex.from_frame(asked))]
-    gold_code = pd.Series(unused.get_level_values(0), index=unused.get_level_values(1))
-    gold_code = gold_code[~gold_code.index.duplicated()]
-    tasks = unmatched[unmatched["task_id"].isin(gold_code.index)]
+    index = pd.MultiIndex.from_frame(asked)
+    unused = gold_tasks[~gold_tasks.isin(index)].to_frame(index=False).drop_duplicates("task_id")
+    tasks = asked[~index.isin(gold_tasks)].merge(unused, on="task_id", suffixes=("", "_gold"))
     if tasks.empty:
         return ()
-    code, task = tasks.iloc[0]
+    code, task, gold_code = tasks.iloc[0]
     return (
         f"{len(tasks):,} of {len(asked):,} tasks of the run have the id of a task of the gold {gold.name}, but another "
-        f"occupation code ({task} is of {code} in the run, of {gold_code[task]} in the gold): they are not compared. Use "
+        f"occupation code ({task} is of {code} in the run, of {gold_code} in the gold): they are not compared. Use "
         "O*NET-SOC 2019 codes in both.",
     )
 

@@ -324,15 +324,14 @@ def _figure(gate: Gate, suite: Suite, run: Run, aligned: AlignedLabels, details:
 
 
 def _check_pins(suite: Suite, gold: Gold, pin: str | None) -> None:
-    baseline = suite.baseline
-    pins = [("gold_sha256", f"gold {gold.name}", "gold", suite.gold_sha256, gold.sha256)]
-    if baseline is not None:
-        pins.append(("baseline.labels_sha256", f"baseline {baseline.run}", "run", baseline.labels_sha256, pin or ""))
-    for key, name, kind, wanted, actual in pins:
+    pins = [("gold_sha256", f"gold {gold.name}", suite.gold_sha256, gold.sha256)]
+    if (baseline := suite.baseline) is not None:
+        pins.append(("baseline.labels_sha256", f"baseline {baseline.run}", baseline.labels_sha256, pin or ""))
+    for key, name, wanted, actual in pins:
         if wanted not in (None, actual):
+            advice = "restore it, or pin the new hash if the change is meant"
             raise DataError(
-                f"{suite.path}: {key}: the {name} has labels with the hash {actual}, not the pinned one; "
-                f"restore the {kind}, or pin the new hash if the change is meant"
+                f"{suite.path}: {key}: the {name} has labels with the hash {actual}, not the pinned one; {advice}"
             )
 
 
