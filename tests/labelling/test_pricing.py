@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
+import genai_prices
 import pytest
+from genai_prices import calc_price
 
 from relabel.cli.app import run_app
 from relabel.errors import DataError
@@ -55,6 +58,21 @@ def test_a_known_model_has_its_price_with_its_source() -> None:
     assert price is not None
     assert (price.input, price.cached, price.output) == pytest.approx((0.15, 0.075, 0.6))
     assert price.source.startswith("genai-prices ")
+
+
+def test_a_price_that_depends_on_the_hour_is_taken_at_its_highest() -> None:
+    def at(hour: int) -> float:
+        when = datetime.now(UTC).replace(hour=hour)
+        return float(
+            calc_price(
+                genai_prices.Usage(output_tokens=10**6), "deepseek-v4-pro", genai_request_timestamp=when
+            ).total_price
+        )
+
+    price = find_price("deepseek-v4-pro", "https://api.deepseek.com")
+    assert price is not None
+    assert price.source.endswith(", at peak hours")
+    assert price.output == pytest.approx(max(map(at, range(24)))) == pytest.approx(2 * min(map(at, range(24))))
 
 
 def test_a_models_name_at_another_provider_has_no_price() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from functools import cache
 from importlib.metadata import version
@@ -389,21 +390,29 @@ def find_price(model: str, base_url: str | None) -> Price | None:
         return override
     from genai_prices import Usage as PriceUsage
     from genai_prices import calc_price
+    from genai_prices.types import PriceCalculation
 
-    try:
-        calculation = calc_price(PriceUsage(), model_ref=model, provider_api_url=base_url or OPENAI_URL)
-    except (LookupError, ValueError):
-        return None
+    def at(hour: int) -> PriceCalculation:
+        when = datetime.now(UTC).replace(hour=hour)
+        url = base_url or OPENAI_URL
+        return calc_price(PriceUsage(), model_ref=model, provider_api_url=url, genai_request_timestamp=when)
 
-    def usd(name: str, otherwise: float) -> float:
+    def usd(price: Any, otherwise: float) -> float:
         """A price from the table; if it depends on the prompt's length, the price for short prompts."""
-        price: Any = getattr(calculation.model_price, name)
         return otherwise if price is None else float(getattr(price, "base", price))
 
+    try:
+        by_hour = [at(hour) for hour in range(24)]
+    except (LookupError, ValueError):
+        return None
+    # DeepSeek's prices depend on the hour: the highest is an upper bound.
+    calculation = max(by_hour, key=lambda hour: usd(hour.model_price.output_mtok, 0.0))
+    prices = calculation.model_price
+    peak = ", at peak hours" if any(hour.model_price != prices for hour in by_hour) else ""
     if calculation.total_price:
         return None
-    fresh = usd("input_mtok", 0.0)
-    cached, written = usd("cache_read_mtok", fresh), usd("cache_write_mtok", fresh)
+    fresh = usd(prices.input_mtok, 0.0)
+    cached, written = usd(prices.cache_read_mtok, fresh), usd(prices.cache_write_mtok, fresh)
     rule = provider_of(base_url or OPENAI_URL).prefix_cache(model)
     if rule is not None and rule.read is not None and cached == fresh:
         cached = fresh * rule.read
@@ -411,9 +420,9 @@ def find_price(model: str, base_url: str | None) -> Price | None:
         input=fresh,
         cached=cached,
         written=written if written > fresh else None,
-        output=usd("output_mtok", 0.0),
+        output=usd(prices.output_mtok, 0.0),
         # The table has no date, but its version dates it.
-        source=f"{_TABLE} {version('genai-prices')}, {calculation.provider.name} {calculation.model.name or calculation.model.id}",
+        source=f"{_TABLE} {version('genai-prices')}, {calculation.provider.name} {calculation.model.name or calculation.model.id}{peak}",
     )
 
 
