@@ -232,6 +232,7 @@ def test_a_cell_that_looks_like_a_formula_is_written_so_that_no_spreadsheet_runs
 
 def test_what_to_cite_names_data_with_licence_model_rubric_and_software(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_app(["cite", "sample"]) == 0
+    assert "Data: none is named" in capsys.readouterr().out
     label_own()
     capsys.readouterr()
     assert run_app(["cite", "r", "--json"]) == 0

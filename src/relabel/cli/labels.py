@@ -357,6 +357,8 @@ def cite(run: _options.RunArg, as_json: _options.AsJson = False) -> None:
         say(f"Data: {source.citation} Release: {source.release}. Licence: {source.licence}. {source.homepage}")
     for use in own:
         say(f"Data: {use.file}, sha256 {use.sha256}")
+    if not manifest.sources:
+        say("Data: none is named in the manifest")
     answered_as = f", answered as {', '.join(answered)}" if answered else ""
     say(f"Model: {manifest.model}{answered_as}{f', {manifest.ended_at[:10]}' if manifest.ended_at else ''}")
     say(f"Rubric: {rubric.title} ({rubric.id}, version {rubric.version}, sha256 {manifest.rubric_sha256[:16]})")

@@ -82,8 +82,18 @@ def score(
         multiverse: Score under all choices of rater, rubric, weights, unrated tasks, bridge and comparison.
     """
     if multiverse:
-        alone = ("draws", "seed", "noise", "gold", "us", "spread", "latex", "markdown", "csv")
-        _options.reject_ineffective_options(ctx, "cannot be combined with --multiverse; remove it", *alone)
+        others = [
+            "seed",
+            "noise",
+            "gold",
+            "spread",
+            "latex",
+            "markdown",
+            "csv",
+            *["draws"] * bool(draws),
+            *["us"] * bool(us),
+        ]
+        _options.reject_ineffective_options(ctx, "cannot be combined with --multiverse; remove it", *others)
     elif not draws:
         _options.reject_ineffective_options(ctx, _options.NEEDS_DRAWS, "seed", "noise", "gold", "rater")
     if Path(run).suffix.lower() in {".yaml", ".yml"}:
