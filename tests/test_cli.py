@@ -169,6 +169,10 @@ def test_bad_input_is_one_sentence_and_its_exit_code(
         (["run", "--model", "m", "--engine", "x"], "'x' is not one of 'online', 'batch', 'replay', 'ray'; see"),
         (["data", "list", "x", "y"], "(x y); see `relabel data list --help`"),
         (["eval"], "name a run"),
+        (["run", "--model", "m", "--tasks", "sample", "--out", ""], "--out is empty; give it a value, or leave it out"),
+        (["score", "sample", "--out="], "--out is empty"),
+        (["eval", "sample", "--json", "--latex", "-"], "--json and --latex - print different things"),
+        (["score", "sample", "--csv", "-", "--markdown", "-"], "--markdown - and --csv - print different things"),
     ],
 )
 def test_wrong_usage_is_one_sentence_and_exit_2(

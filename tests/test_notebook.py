@@ -53,6 +53,9 @@ def test_a_run_evaluates_scores_and_shows_itself() -> None:
     found = run.evaluate(draws=0)
     assert found == relabel.evaluate(run, relabel.load_gold("sample"), draws=0)
     assert run.evaluate("sample", draws=0) == found
+    assert run.evaluate(run, draws=0).settings["strict"].accuracy == 1
+    with pytest.raises(UsageError, match="write it to a file with to_csv"):
+        run.evaluate(run.wide())  # pyright: ignore[reportArgumentType]  as a notebook without types may
     table = run.score(taxonomy="onet-soc")
     assert table.frame.equals(relabel.score_table(run, taxonomy="onet-soc").frame)
     for each in (run, found, table):

@@ -367,7 +367,7 @@ class Run:
             table = table.join(self.coded().set_index(task)[["code", "incoherent"]])
         return table.sort_index().reset_index()
 
-    def evaluate(self, gold: Gold | str | None = None, **options: Any) -> EvalDocument:
+    def evaluate(self, gold: Gold | Run | str | Path | None = None, **options: Any) -> EvalDocument:
         """Its agreement with a gold, by default the one for its tasks; options and errors as for `relabel.evaluate`."""
         import relabel
 

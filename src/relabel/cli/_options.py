@@ -187,6 +187,12 @@ class Tables:
     markdown: OutFile = None
     csv: OutFile = None
 
+    def __post_init__(self) -> None:
+        printed = [f"--{form} -" for form in ("latex", "markdown", "csv") if str(getattr(self, form)) == "-"]
+        if len(printed) + self.as_json > 1:
+            both = " and ".join(["--json"] * self.as_json + printed)
+            raise UsageError(f"{both} print different things; write all but one to a file")
+
     def give(self, tables: Sequence[Table]) -> bool:
         """Write tables as the options say.
 

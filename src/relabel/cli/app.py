@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import sys
@@ -126,7 +127,9 @@ def run_app(arguments: Sequence[str] | None = None) -> int:
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
         signal.signal(signal.SIGINT, interrupt)
     try:
-        result = command.main(args=_json_file_as_out(words), prog_name="relabel", standalone_mode=False)
+        result = command.main(
+            args=_json_file_as_out(_no_empty_option(words)), prog_name="relabel", standalone_mode=False
+        )
         if result == 130:  # typer returns this code after Ctrl-C
             _say("interrupted")
         return result if isinstance(result, int) else 0
@@ -149,6 +152,16 @@ def run_app(arguments: Sequence[str] | None = None) -> int:
             return 3
         _say(f"internal error ({type(error).__name__}: {error}); please report it; RELABEL_DEBUG=1 shows where")
         return 1
+
+
+def _no_empty_option(words: list[str]) -> list[str]:
+    """Refuse an option with an empty value, as an unset variable gives it: an empty path would be the current folder."""
+    from relabel.errors import UsageError
+
+    for option, value in itertools.pairwise([*words, "-"]):
+        if option.startswith("--") and (not value.strip() or (option.endswith("=") and option.count("=") == 1)):
+            raise UsageError(f"{option.removesuffix('=')} is empty; give it a value, or leave it out")
+    return words
 
 
 def _json_file_as_out(words: list[str]) -> list[str]:

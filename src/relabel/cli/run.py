@@ -71,8 +71,8 @@ def demo(out: Path = Path("demo"), quiet: bool = False) -> None:
 {run}/manifest.json        what was asked, of which model, from which files, with counts
 {run}/labels.parquet       each label with its rationale and the key of its answer
 {out}/eval.json                agreement with the gold
-{out}/scores.csv               occupations, US tasks bridged to UK groups
 {out}/report.html              the same as a page with charts
+{out}/scores.csv               occupations, US tasks bridged to UK groups
 {out}/export/                  tables and one JSON per occupation, with datapackage.json
 {out}/site/index.html          the pages of a site
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -41,7 +42,7 @@ _BLOCKS = 8
 
 def evaluate(
     run: Run,
-    gold: Gold | str | None = None,
+    gold: Gold | Run | str | Path | None = None,
     *,
     draws: int = DRAWS,
     seed: int = 0,
@@ -52,7 +53,7 @@ def evaluate(
 
     Args:
         run: The run; for several samples of a task, the most frequent label is used.
-        gold: The gold, or its name as for `load_gold`; by default that for the run's tasks.
+        gold: The gold, another run, or a name or path as for `load_gold`; by default the gold for the run's tasks.
         draws: Number of bootstrap draws; 0 for no intervals.
         seed: Seed of the draws, and of the text classifier.
         yardsticks: False for no baselines except the majority class.
@@ -61,7 +62,8 @@ def evaluate(
     Raises:
         DataError: Run and gold share no label, or use different ids, or a task of the gold is an example in the prompt.
     """
-    gold = gold if isinstance(gold, Gold) else load_gold(gold or default_gold(run))
+    if not isinstance(gold, Gold):
+        gold = load_gold(default_gold(run) if gold is None else gold.ref if isinstance(gold, Run) else gold)
     refuse_worked_examples(run, gold)
     aligned = match(run, gold).with_draws(draws, seed)
     pairs: dict[SettingName, Pair] = {s: aligned.pair(s) for s in aligned.labels}

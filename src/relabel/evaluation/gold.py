@@ -154,7 +154,7 @@ def default_gold(run: Run) -> str:
     return "sample" if run.manifest.tasks == "sample" else "eloundou-2023:gpt4"
 
 
-def load_gold(ref: str, rule: GoldRule = "majority", made_by: Maker | None = None) -> Gold:
+def load_gold(ref: str | Path, rule: GoldRule = "majority", made_by: Maker | None = None) -> Gold:
     """Load a gold.
 
     Args:
@@ -168,9 +168,11 @@ def load_gold(ref: str, rule: GoldRule = "majority", made_by: Maker | None = Non
 
     Raises:
         DataError: There is no such gold, or its file is missing or malformed.
-        UsageError: `made_by` contradicts what is known about the gold.
+        UsageError: `made_by` contradicts what is known about the gold, or `ref` is a data frame.
     """
-    gold = _load(ref, rule)
+    if hasattr(ref, "to_csv"):
+        raise UsageError("a data frame cannot be a gold: write it to a file with to_csv, and give the file's path")
+    gold = _load(str(ref), rule)
     if made_by in (None, gold.made_by):
         return gold
     if gold.made_by != "unknown":

@@ -180,7 +180,7 @@ def _top(equal: pd.DataFrame) -> Iterator[PaperFigure]:
             ours = float(scores.loc[title])
             # The paper's order of ties is unknown: place n is reproduced if fewer than n occupations have a higher score.
             higher = int((scores > ours + 1e-9).sum())
-            figure, rule = f"top {place}, {_NAMES[rater]}, {measure}: {title}", f"fewer than {place} occupations above"
+            figure, rule = f"top {place}, {_NAMES[rater]}, {measure}: {title}", f"at most {place - 1} higher"
             cell = _cell("4", figure, value, ours, rule, _WITHIN, tolerance=0.05)
             if value is not None and higher >= place:
                 cell = cell.model_copy(update={"reproduced": False, "reason": f"{higher} occupations lie above it"})
