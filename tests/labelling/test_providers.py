@@ -681,6 +681,7 @@ def test_a_refusal_by_a_used_up_limit_of_hours_says_when_it_opens(left: str, res
     ("tier", "source", "cost", "note"),
     [
         ("priority", "genai-prices 1", None, "2 labels come from answers in the tier priority, whose price"),
+        ("ultrafast", "genai-prices 1", None, "2 labels come from answers in the tier ultrafast, whose price"),
         ("flex", "genai-prices 1", 2 * 1100 / 1e6, "2 labels come from answers in the tier flex, whose price"),
         ("priority", "given with --price", 2 * 1100 / 1e6, None),
         ("default", "genai-prices 1", 2 * 1100 / 1e6, None),

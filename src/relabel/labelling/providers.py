@@ -297,6 +297,8 @@ def tier_of(reply: Mapping[str, Any], headers: Mapping[str, str] = _NO_HEADERS) 
 # Prices.
 
 _TABLE = "genai-prices"
+# Service tiers that cost more: https://developers.openai.com/api/docs/guides/fast-mode
+DEAR_TIERS = ("priority", "fast", "ultrafast")
 
 
 class Price(Frozen):
@@ -325,8 +327,8 @@ class Price(Frozen):
         return (fresh * self.input + usage.cached * self.cached + written + usage.completion * self.output) / 1e6
 
     def holds_in(self, tier: str | None) -> bool:
-        """Whether this price covers a service tier; the public table has the standard tier only, and `priority` costs more."""
-        return tier != "priority" or not self.source.startswith(_TABLE)
+        """Whether this price covers a service tier; the public table has the standard tier only, and some cost more."""
+        return tier not in DEAR_TIERS or not self.source.startswith(_TABLE)
 
     def halved(self, share: float = 0.5) -> Price:
         """The price of the Batch API: half, or another share of this price."""

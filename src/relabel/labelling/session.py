@@ -21,6 +21,7 @@ from relabel.labelling.collector import LabelCollector, Progress, shared_answers
 from relabel.labelling.job import Job, differences, with_known_format
 from relabel.labelling.leases import Leases
 from relabel.labelling.limits import Budget
+from relabel.labelling.providers import DEAR_TIERS
 from relabel.labelling.request import canonical_json
 from relabel.labelling.store import Store
 from relabel.labelling.wire import FORMS
@@ -196,7 +197,7 @@ class RunSession:
         price, tiers = collector.job.price, Counter(label.service_tier for label in labels)
         if price is not None and not price.holds_in("priority") and progress.table_usd == progress.cost_usd:
             text = "labels come from answers in the tier {}, whose price the table does not have; give it with --price"
-            count_by_note |= {text.format(tier): tiers[tier] for tier in ("flex", "priority")}
+            count_by_note |= {text.format(tier): tiers[tier] for tier in ("flex", *DEAR_TIERS)}
         collector.notes += [f"{count:,} {note}" for note, count in count_by_note.items() if count]
         return manifest.model_copy(
             update={
