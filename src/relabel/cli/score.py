@@ -82,18 +82,9 @@ def score(
         multiverse: Score under all choices of rater, rubric, weights, unrated tasks, bridge and comparison.
     """
     if multiverse:
-        others = [
-            "seed",
-            "noise",
-            "gold",
-            "spread",
-            "latex",
-            "markdown",
-            "csv",
-            *["draws"] * bool(draws),
-            *["us"] * bool(us),
-        ]
-        _options.reject_ineffective_options(ctx, "cannot be combined with --multiverse; remove it", *others)
+        idle = ["seed", "noise", "gold", "spread", "latex", "markdown", "csv"]
+        idle += [name for name, value in (("draws", draws), ("us", us)) if value]
+        _options.reject_ineffective_options(ctx, "cannot be combined with --multiverse; remove it", *idle)
     elif not draws:
         _options.reject_ineffective_options(ctx, _options.NEEDS_DRAWS, "seed", "noise", "gold", "rater")
     if Path(run).suffix.lower() in {".yaml", ".yml"}:
