@@ -50,6 +50,10 @@ if TYPE_CHECKING:
 _DEFAULTS = {"variant": 0, "repaired": False, "unwrapped": False, "reasoning_tokens": 0}
 
 
+# Engine of a run that pools the labels of several raters; its parameter `raters` names them, and its sample n is of rater n modulo
+# their number.
+POOLED = "pooled"
+
 # Columns that every label table must have, without gaps except in `request_key`; other columns of `Label` may be absent.
 LABELS = ("task_id", "onet_soc_code", "setting", "sample", "label", "request_key")
 _LABEL_KEY = ["onet_soc_code", "task_id", "setting", "sample"]
@@ -155,7 +159,7 @@ def decided(rubric: Rubric, labels: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         rubric: The rubric that the labels were given under.
-        labels: Table of labels with the columns `LABELS`.
+        labels: Table of labels with the columns `LABELS`; with a column `vote`, the weight of each label, 1 by default.
 
     Returns:
         Columns `onet_soc_code, task_id`, and one column per setting with the label, missing where there is none.
@@ -163,7 +167,8 @@ def decided(rubric: Rubric, labels: pd.DataFrame) -> pd.DataFrame:
     order = {label: rank for rank, label in enumerate(rubric.labels)}
     keys = ["onet_soc_code", "task_id", "setting"]
     if labels.duplicated(keys).any():
-        votes = labels.groupby([*keys, "label"], sort=False).size().rename("votes").reset_index()
+        labels = labels.assign(vote=labels.get("vote", 1.0))
+        votes = labels.groupby([*keys, "label"], sort=False)["vote"].sum().round(9).rename("votes").reset_index()
         votes["rank"] = votes["label"].map(order)
         # A label without a rank, which only a hand-made table can have, wins no tie.
         labels = votes.sort_values([*keys, "votes", "rank"], na_position="first").drop_duplicates(keys, keep="last")
@@ -335,7 +340,7 @@ class Run:
     @cached_property
     def tied(self) -> int:
         """Number of labels for which a task's answers tie, so that the less exposed label counts; see `decided`."""
-        votes = self.answers().groupby([*_LABEL_KEY[:3], "label"]).size()
+        votes = self._votes.groupby([*_LABEL_KEY[:3], "label"])["vote"].sum().round(9)
         most = votes == votes.groupby(level=_LABEL_KEY[:3]).transform("max")
         return int(most.groupby(level=_LABEL_KEY[:3]).sum().gt(1).sum())
 
@@ -394,7 +399,7 @@ class Run:
 
     def decided(self) -> pd.DataFrame:
         """One label per task and setting: the most frequent over samples; see `decided`."""
-        return decided(self.rubric, self.answers())
+        return decided(self.rubric, self._votes)
 
     def coded(self) -> pd.DataFrame:
         """The published code of each task, and its two readings; see `coded`.
@@ -410,7 +415,20 @@ class Run:
 
     @cached_property
     def _coded(self) -> pd.DataFrame:
-        return coded(self.rubric, self.answers())
+        return coded(self.rubric, self._votes)
+
+    @cached_property
+    def _votes(self) -> pd.DataFrame:
+        """The answers with their `vote`; that of a rater of a pooled run is shared by its samples."""
+        answers = self.answers()
+        if self.manifest.engine != POOLED:
+            return answers.assign(vote=1.0)
+        keys = [*(answers[name] for name in _LABEL_KEY[:3]), self.rater(answers["sample"])]
+        return answers.assign(vote=1 / answers.groupby(keys)["label"].transform("size"))
+
+    def rater(self, samples: pd.Series) -> pd.Series:
+        """The rater of each sample: its number in a pooled run; in any other, each sample stands for itself."""
+        return samples % len(self.manifest.parameters["raters"]) if self.manifest.engine == POOLED else samples
 
     def missing_measures(self) -> dict[Measure, str]:
         """The measures that this run cannot give for any task, each with the reason in words.
@@ -529,6 +547,8 @@ def by_sample(run: Run) -> pd.DataFrame:
 def mean_measures(run: Run, *, majority: bool = False) -> pd.DataFrame:
     """The measures by task: means over samples; a task without any sample that has all readings keeps its majority values.
 
+    In a pooled run, they are means over raters of the means over each rater's samples.
+
     Args:
         run: The run.
         majority: Whether to use the most frequent labels for all tasks.
@@ -541,5 +561,7 @@ def mean_measures(run: Run, *, majority: bool = False) -> pd.DataFrame:
     if not majority and run.answers()["sample"].nunique() > 1:
         samples = by_sample(run)
         whole = samples[list(_READINGS)].dropna(axis=1, how="all").notna().all(axis=1)
-        values.update(samples[whole].groupby(_LABEL_KEY[:2])[list(MEASURES)].mean())
+        samples = samples[whole].assign(rater=run.rater(samples["sample"]))
+        by_rater = samples.groupby([*_LABEL_KEY[:2], "rater"])[list(MEASURES)].mean()
+        values.update(by_rater.groupby(level=_LABEL_KEY[:2]).mean())
     return values

@@ -27,6 +27,7 @@ from batch_server import Call, Fate, batch_provider
 from relabel.cli.app import run_app
 from relabel.importing import import_labels
 from relabel.manifest import Manifest, write_manifest
+from relabel.run import open_run
 from relabel.settings import asset_dir
 from relabel.task import load_tasks
 from server import FakeProvider, Reply, Seen, judged, provider, refused
@@ -832,3 +833,24 @@ def test_raters_of_different_groups_are_told_apart_on_the_groups_that_all_score(
     scores = pd.read_csv("study-results/scores.csv").set_index("code").loc[[first]]
     assert scores[["gamma_lowest", "gamma_highest"]].to_numpy().tolist() == [[0, 0]]
     assert scores["gamma_low"].isna().all()
+
+
+def test_the_pooled_score_is_the_mean_over_raters_of_the_means_over_their_samples() -> None:
+    code = min(task.onet_soc_code for task in load_tasks("sample"))
+    tasks = [task.task_id for task in load_tasks("sample") if task.onet_soc_code == code]
+    # Labels of each task by sample. With an even number of samples, majorities are ties, which would count as E0.
+    given = {"a": ["E0", "E1"], "b": ["E0", "E0", "E1", "E1"], "c": ["E1"]}
+    for name, samples in given.items():
+        rows = [(task, code, number, label) for task in tasks for number, label in enumerate(samples)]
+        pd.DataFrame(rows, columns=["task_id", "onet_soc_code", "sample", "label"]).to_csv(f"{name}.csv", index=False)
+    raters: list[dict[str, object]] = [{"name": n, "labels": f"{n}.csv", "rubric": "eloundou"} for n in given]
+    scoring = {"taxonomy": "onet-soc", "draws": 100, "plausible_values": 0}
+    write(Path("study.yaml"), *raters, golds=[], tasks={"list": "sample"}, scoring=scoring)
+    assert run_app(["study", "run", "study.yaml"]) == 0
+    scores = pd.read_csv("study-results/scores.csv").set_index("code")
+    found = scores.loc[[code], ["alpha_a", "alpha_b", "alpha_c", "alpha"]].iloc[0].tolist()
+    assert found == pytest.approx([0.5, 0.5, 1, 2 / 3])
+    # Each rater has one vote for the label, however many samples it has: the ties of a and b leave that of c.
+    pooled = open_run("study-results/pooled")
+    assert set(pooled.coded()["code"]) == {"E1"}
+    assert not pooled.tied

@@ -28,7 +28,7 @@ import pandas as pd
 
 from relabel.errors import DataError, UsageError
 from relabel.rubric import MEASURES, Measure
-from relabel.run import Run, open_run
+from relabel.run import POOLED, Run, open_run
 from relabel.scoring.measures import READING_MEASURES, Floats
 from relabel.scoring.options import SAMPLE
 from relabel.scoring.options import Noise as NoiseChoice
@@ -60,9 +60,6 @@ BOUNDED = (
     *(f"rank_{measure}" for measure in _RANKED),
 )
 _Totals = dict[str, dict[str, float]]
-
-# Engine of a run whose samples are the labels of several raters.
-POOLED = "pooled"
 
 
 class Estimate(Frozen):

@@ -13,7 +13,7 @@ import pandas as pd
 from relabel import __version__
 from relabel.errors import DataError, RelabelError, UsageError
 from relabel.evaluation.alignment import GOLD, SAYS_NOTHING, Pair, match
-from relabel.evaluation.gold import Gold, load_gold
+from relabel.evaluation.gold import COLUMNS, Gold, full_codes, load_gold, positions
 from relabel.evaluation.report import Charts, tables_page
 from relabel.evaluation.statistics import krippendorff_several, or_none
 from relabel.files import os_errors, write_whole
@@ -23,10 +23,10 @@ from relabel.publishing.datapackage import files_of_export, remove_earlier
 from relabel.publishing.export import export_run
 from relabel.publishing.site.build import build_site, files_of_site
 from relabel.rubric import MEASURES, Measure, load_rubric
-from relabel.run import Run, open_run
+from relabel.run import POOLED, Run, by_sample, open_run
 from relabel.scoring.options import Choices
 from relabel.scoring.table import ScoreTable, score_by
-from relabel.scoring.uncertainty import POOLED, rater_draws, with_raters
+from relabel.scoring.uncertainty import rater_draws, with_raters
 from relabel.sources.fetch import SourceUse
 from relabel.study import pooling
 from relabel.study.file import Scoring, Study
@@ -360,27 +360,43 @@ def _corrected(pooled: Run, golds: Sequence[Gold], votes: Votes) -> dict[str, pd
     return files
 
 
-def _pooled_labels(votes: Votes) -> Iterator[tuple[str, str, int, str]]:
-    """Code, task, number of the rater, and label: all labels that are pooled."""
-    for row, (code, task) in enumerate(votes.tasks[TASK_KEY].itertuples(index=False)):
-        for column, label in enumerate(votes.given[row]):
-            if label >= 0:
-                yield str(code), str(task), column, votes.scale[label]
+def _pooled_labels(votes: Votes, runs: Mapping[str, Run]) -> pd.DataFrame:
+    """All labels that are pooled: columns `onet_soc_code, task_id, sample, label`, sorted.
+
+    Sample n of rater r out of R has the number r + nR; a rater whose samples of a task all lack a setting gives its label of the task.
+    """
+    parts: list[pd.DataFrame] = []
+    for rater, run in enumerate(runs.values()):
+        samples = by_sample(run)
+        given = full_codes(samples) if votes.setting == "three-way" else samples[COLUMNS[votes.setting]]
+        single = votes.tasks[TASK_KEY].assign(sample=0, label=votes.given[:, rater])
+        labels = samples[[*TASK_KEY, "sample"]].assign(label=positions(given, votes.setting))
+        labels = labels[labels["label"] >= 0]
+        lacking = ~votes.index().isin(pd.MultiIndex.from_frame(labels[TASK_KEY]))
+        labels = pd.concat([labels, single[lacking & (single["label"] >= 0)]])
+        parts.append(labels.assign(sample=rater + labels["sample"] * len(runs)))
+    table = pd.concat(parts)
+    words = np.array(votes.scale, dtype=object)[table["label"]]
+    return table.assign(label=words).sort_values([*TASK_KEY, "sample"], ignore_index=True)
 
 
 def _pooled_run(opened: OpenStudy, runs: Mapping[str, Run], votes: Votes) -> Run:
-    """Write a run with one sample per rater, so that its mean over samples is the mean over raters."""
+    """Write a run with the labels of all raters; see `relabel.run.POOLED`."""
     rubrics = {run.rubric.wording for run in runs.values()}
     first = next(iter(runs.values()))
     by_code = votes.setting == "three-way"
     rubric = load_rubric("eloundou") if by_code else first.rubric
     setting = "three-way" if by_code else str(votes.setting)
+    pooled = _pooled_labels(votes, runs)
     labels = [
-        Label(task, code, setting, column, label, request_key=f"{votes.names[column]}:{task}", from_store=True)
-        for code, task, column, label in _pooled_labels(votes)
+        Label(
+            task, code, setting, sample, label, request_key=f"{votes.names[sample % len(runs)]}:{task}", from_store=True
+        )
+        for code, task, sample, label in pooled.itertuples(index=False, name=None)
     ]
+    samples = int(pooled["sample"].max()) // len(runs) + 1
     raters = {name: run.manifest.model for name, run in runs.items()}
-    note = "labels of several raters, one sample each"
+    note = f"labels of several raters, {'one sample each' if samples == 1 else 'which count alike however many samples they have'}"
     manifest = Manifest(
         status="complete",
         package_version=__version__,
@@ -391,7 +407,7 @@ def _pooled_run(opened: OpenStudy, runs: Mapping[str, Run], votes: Votes) -> Run
         sources=first.manifest.sources,
         tasks=first.manifest.tasks,
         settings=(setting,),
-        parameters={"samples": len(runs), "seed": opened.study.seed, "raters": raters},
+        parameters={"samples": samples * len(runs), "seed": opened.study.seed, "raters": raters},
         counts=Counts(asked=len(labels), from_store=len(labels)),
         note=note if len(rubrics) == 1 else f"{note}; they used different rubrics",
     )
@@ -491,8 +507,9 @@ def study_scores(opened: OpenStudy) -> tuple[ScoreTable, Run]:
         raise DataError(f"{opened.file} has no results yet; make them with `relabel study run {opened.file}`")
     pooled = open_run(str(opened.results / POOLED))
     runs = _on_tasks(runs_of(plan(opened)), study_tasks(opened))
-    stored = pooled.labels[[*TASK_KEY, "sample", "label"]].itertuples(index=False, name=None)
-    if [*pooled.manifest.parameters["raters"]] != [*runs] or {*stored} != {*_pooled_labels(collect_votes(runs))}:
+    sides = (pooled.labels, _pooled_labels(collect_votes(runs), runs))
+    stored, now = ({*side[[*TASK_KEY, "sample", "label"]].itertuples(index=False, name=None)} for side in sides)
+    if [*pooled.manifest.parameters["raters"]] != [*runs] or stored != now:
         raise DataError(
             f"the results of {opened.file} are of an earlier study file or of fewer labels; make them with `relabel study run {opened.file}`"
         )
