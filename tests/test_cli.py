@@ -171,6 +171,7 @@ def test_bad_input_is_one_sentence_and_its_exit_code(
         (["eval"], "name a run"),
         (["run", "--model", "m", "--tasks", "sample", "--out", ""], "--out is empty; give it a value, or leave it out"),
         (["score", "sample", "--out="], "--out is empty"),
+        (["run", "--model", "m", "--out", "r\udcff"], "'r\\udcff' is not UTF-8; rename the file or folder"),
         (["eval", "sample", "--json", "--latex", "-"], "--json and --latex - print different things"),
         (["score", "sample", "--csv", "-", "--markdown", "-"], "--markdown - and --csv - print different things"),
     ],

@@ -134,6 +134,7 @@ LATER = {"retryDelay": "41s"}
         (403, {"code": "denied", "error": "Your newly created team doesn't have any credits or licenses yet."}, "quota", None),
         (403, {"error": {"code": "AccountOverdueError", "message": "your account has an overdue balance."}}, "quota", None),
         (429, {"error": {"message": "Your account 21 has exhausted its free trial quota for the model."}}, "quota", None),
+        (200, {"error": {"message": "You have exhausted your monthly quota", "code": "quota_exceeded"}}, "quota", None),
         (429, {"error": {"message": "Your account [21] has reached the set inference limit for the model"}}, "quota", None),
         (412, {"error": {"message": "Portkey Error: API key usage limit exceeded"}, "status": "failure"}, "quota", None),
         (403, {"errors": [{"message": "the token quota for the month was reached"}]}, "quota", None),

@@ -728,7 +728,12 @@ def test_pooled_scores_say_how_far_models_lie_apart(capsys: pytest.CaptureFixtur
     assert any("By rater: " in page for page in pages)
     assert run_app(["score", str(path), "--taxonomy", "soc2018"]) == 2
     assert run_app(["score", str(path)]) == 0
-    assert re.search(r"\d\.\d to \d", capsys.readouterr().out)
+    shown_text, following = capsys.readouterr()
+    assert re.search(r"\d\.\d to \d", shown_text)
+    # The command that it names next works as it stands.
+    assert "relabel explain study-results/pooled CODE" in following
+    assert run_app(["explain", "study-results/pooled", str(scored[0])]) == 0
+    assert "no intervals: those of pooled labels need the runs of the raters" in capsys.readouterr().err
 
 
 def test_raters_of_different_tasks_are_told_apart_on_the_tasks_that_all_labelled(

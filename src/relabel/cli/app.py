@@ -127,9 +127,7 @@ def run_app(arguments: Sequence[str] | None = None) -> int:
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
         signal.signal(signal.SIGINT, interrupt)
     try:
-        result = command.main(
-            args=_json_file_as_out(_no_empty_option(words)), prog_name="relabel", standalone_mode=False
-        )
+        result = command.main(args=_json_file_as_out(_checked(words)), prog_name="relabel", standalone_mode=False)
         if result == 130:  # typer returns this code after Ctrl-C
             _say("interrupted")
         return result if isinstance(result, int) else 0
@@ -154,10 +152,13 @@ def run_app(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _no_empty_option(words: list[str]) -> list[str]:
-    """Refuse an option with an empty value, as an unset variable gives it: an empty path would be the current folder."""
+def _checked(words: list[str]) -> list[str]:
+    """Refuse what is not text, and an option with an empty value, as an unset variable gives it: an empty path would be the current folder."""
     from relabel.errors import UsageError
 
+    for word in words:
+        if any("\ud800" <= character <= "\udfff" for character in word):
+            raise UsageError(f"{word!r} is not UTF-8; rename the file or folder, or correct the value")
     for option, value in itertools.pairwise([*words, "-"]):
         if option.startswith("--") and (not value.strip() or (option.endswith("=") and option.count("=") == 1)):
             raise UsageError(f"{option.removesuffix('=')} is empty; give it a value, or leave it out")

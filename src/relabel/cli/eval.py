@@ -243,7 +243,8 @@ def eval_tables(document: relabel.EvalDocument, *, page: bool = False) -> Iterat
     yield from _yardstick_tables(document, page=page)
     if document.measures:
         occupations = {measure: getattr(document.occupations, measure) for measure in document.measures}
-        note = f"Means of {counted(document.occupations.n, 'occupation')}; tasks and occupations weigh the same."
+        most = "at most " * (len({figures.n for figures in document.measures.values()}) > 1)  # the run was stopped
+        note = f"Means of {most}{counted(document.occupations.n, 'occupation')}; tasks and occupations weigh the same."
         title = f"Values of tasks (0-1) {gold_text}, by measure"
         table = _figure_table(title, _MEASURES, document.measures, notes=[note], key="measures")
         yield replace(table, rows=[*table.rows, *_figure_table("", _OCCUPATIONS, occupations).rows])
@@ -295,7 +296,8 @@ def _slice_tables(document: relabel.EvalDocument) -> Iterator[Table]:
     for dimension, parts in document.slices.items():
         rows = [
             [
-                *(f"{part.value} {part.title}" if part.value.isdigit() else part.title, metrics.n, part.occupations),
+                *(f"{part.value} {part.title}" if part.value.isdigit() else part.title, metrics.n),
+                part.occupations if metrics.n == part.n else None,
                 *(metrics.accuracy, metrics.ci95.get("accuracy"), metrics.kappa, metrics.ci95.get("kappa")),
             ]
             for part in parts

@@ -14,6 +14,7 @@ import relabel
 from relabel.cli import _options
 from relabel.cli.terminal import Table, doing, quoted, say, say_next, say_of
 from relabel.errors import SourceMissingError
+from relabel.run import POOLED
 from relabel.scoring import explain as explaining
 from relabel.scoring import measures, uncertainty
 from relabel.scoring import multiverse as multiverse_analysis
@@ -424,7 +425,9 @@ def explain(
                 Table("Its share in each score", ["code", "title", "share"], rows, left=2).show()
         return
     with doing("explaining"):
-        if code in set(table.frame["code"]) and draws:
+        if draws and opened.manifest.engine == POOLED and not rater:
+            say("no intervals: those of pooled labels need the runs of the raters, each with --rater RUN", err=True)
+        elif draws and code in set(table.frame["code"]):
             others = [relabel.open_run(ref) for ref in rater or ()]
             gold_run = None if gold is None else relabel.open_run(gold)
             table = uncertainty.with_intervals(table, opened, gold=gold_run, raters=others, draws=draws, seed=seed)

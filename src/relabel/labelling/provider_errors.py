@@ -231,7 +231,7 @@ _QUOTA_WORDS = (
     r"|key (usage )?limit exceeded|(quota|credits?) (used|exhausted|depleted)|add (more )?credits|purchase credits|more credits|billing (hard )?limit"
     r"|spend(ing)? (limit|cap)|(recharge|top[ -]?up) your|please (recharge|top[ -]?up)"
     r"|(budget (has been )?|over |crossed |exceeded ?(its )?)(exceeded|budget)|account .{0,60}(is|was) suspended|free tier .{0,40}exhausted"
-    r"|overdue (balance|bill)|quota for the (day|month) was reached|exhausted its .{0,20}quota|reached the set .{0,20}limit"
+    r"|overdue (balance|bill)|quota for the (day|month) was reached|exhausted (its|your) .{0,20}quota|reached the set .{0,20}limit"
     r"|credit limit exceeded|payment required|billing (is not|to be) enabled|enable billing|trial (has|is) (expired|over)|余额不足|额度(不足|已?用尽)"
 )
 _CURRENT_QUOTA = r"exceeded your (current )?quota|quota exceeded|(reached|exceeded|hit|over|used up) (your|the|this) .{0,30}usage (limit|cap|quota)|usage limit reached"
