@@ -108,7 +108,7 @@ def test_a_study_buys_what_is_missing_and_nothing_twice() -> None:
 )
 @pytest.mark.parametrize("more", [[], ["--dry-run"]])
 def test_a_gold_run_or_suite_that_is_not_there_is_said_before_anything_is_bought(
-    wrong: dict[str, object], more: list[str], capsys: pytest.CaptureFixture[str]
+    wrong: dict[str, Any], more: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     gate = "{id: g, setting: strict, metric: kappa, max_drop: 0.1}"
     Path("gone.yaml").write_text(f"name: s\nbaseline: {{run: nowhere}}\ngates: [{gate}]")
