@@ -417,18 +417,23 @@ class Run:
     def _coded(self) -> pd.DataFrame:
         return coded(self.rubric, self._votes)
 
+    @property
+    def is_pooled(self) -> bool:
+        """Whether it pools the labels of several raters."""
+        return self.manifest.engine == POOLED
+
     @cached_property
     def _votes(self) -> pd.DataFrame:
         """The answers with their `vote`; that of a rater of a pooled run is shared by its samples."""
         answers = self.answers()
-        if self.manifest.engine != POOLED:
+        if not self.is_pooled:
             return answers.assign(vote=1.0)
         keys = [*(answers[name] for name in _LABEL_KEY[:3]), self.rater(answers["sample"])]
         return answers.assign(vote=1 / answers.groupby(keys)["label"].transform("size"))
 
     def rater(self, samples: pd.Series) -> pd.Series:
         """The rater of each sample: its number in a pooled run; in any other, each sample stands for itself."""
-        return samples % len(self.manifest.parameters["raters"]) if self.manifest.engine == POOLED else samples
+        return samples % len(self.manifest.parameters["raters"]) if self.is_pooled else samples
 
     def missing_measures(self) -> dict[Measure, str]:
         """The measures that this run cannot give for any task, each with the reason in words.

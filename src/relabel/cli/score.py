@@ -14,7 +14,6 @@ import relabel
 from relabel.cli import _options
 from relabel.cli.terminal import Table, doing, quoted, say, say_next, say_of
 from relabel.errors import SourceMissingError
-from relabel.run import POOLED
 from relabel.scoring import explain as explaining
 from relabel.scoring import measures, uncertainty
 from relabel.scoring import multiverse as multiverse_analysis
@@ -425,7 +424,7 @@ def explain(
                 Table("Its share in each score", ["code", "title", "share"], rows, left=2).show()
         return
     with doing("explaining"):
-        if draws and opened.manifest.engine == POOLED and not rater:
+        if draws and opened.is_pooled and not rater:
             say("no intervals: those of pooled labels need the runs of the raters, each with --rater RUN", err=True)
         elif draws and code in set(table.frame["code"]):
             others = [relabel.open_run(ref) for ref in rater or ()]

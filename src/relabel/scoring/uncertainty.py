@@ -28,7 +28,7 @@ import pandas as pd
 
 from relabel.errors import DataError, UsageError
 from relabel.rubric import MEASURES, Measure
-from relabel.run import POOLED, Run, open_run
+from relabel.run import Run, open_run
 from relabel.scoring.measures import READING_MEASURES, Floats
 from relabel.scoring.options import SAMPLE
 from relabel.scoring.options import Noise as NoiseChoice
@@ -216,7 +216,7 @@ def _simulate(
     from relabel.scoring.noise import Raters, ResponseNoise
 
     other, error, reason = None, None, ""
-    if run.manifest.engine == POOLED:
+    if run.is_pooled:
         model = _raters(table, run, raters)
         note = f"intervals cover 95% of {draws:,} draws of {model.estimand}; they include the sampling of tasks"
         lacking = np.isnan(model.pooled[:, table.has_status("scored")])
@@ -309,11 +309,13 @@ def _default_gold(run: Run) -> Run:
 def _raters(table: ScoreTable, run: Run, others: Sequence[Run], *, joint: bool = False) -> Raters:
     from relabel.scoring.noise import Raters
 
-    pooled = run.manifest.engine == POOLED
     rows = _scores_by_run(table, run, others)
-    names, scores = list(rows)[pooled:], list(rows.values())[pooled:]
+    names, scores = list(rows)[run.is_pooled :], list(rows.values())[run.is_pooled :]
     return Raters(
-        names, np.stack(scores) if scores else np.empty(0), sampling_error(table) if pooled else None, joint=joint
+        names,
+        np.stack(scores) if scores else np.empty(0),
+        sampling_error(table) if run.is_pooled else None,
+        joint=joint,
     )
 
 
