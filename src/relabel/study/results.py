@@ -394,7 +394,7 @@ def _pooled_run(opened: OpenStudy, runs: Mapping[str, Run], votes: Votes) -> Run
         )
         for code, task, sample, label in pooled.itertuples(index=False, name=None)
     ]
-    samples = int(pooled["sample"].max()) // len(runs) + 1
+    samples = max(pooled["sample"], default=0) // len(runs) + 1  # empty if the raters have no task in common
     raters = {name: run.manifest.model for name, run in runs.items()}
     note = f"labels of several raters, {'one sample each' if samples == 1 else 'which count alike however many samples they have'}"
     manifest = Manifest(
