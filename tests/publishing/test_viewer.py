@@ -266,6 +266,7 @@ def test_two_reviewers_work_by_keyboard(raters: list[Run], tmp_path: Path, page:
             for number, key in enumerate(keys, start=1):
                 opened.keyboard.press(key)
                 expect(opened.locator("#progress")).to_contain_text(f"{who} {number} of 60")
+                expect(opened.locator("#said")).to_be_in_viewport()
             expect(opened.locator("body")).not_to_contain_text("says so")  # blind
             expect(opened.locator("#tasks .tag")).to_have_count(0)
         expect(opened.locator("#progress")).to_contain_text("Ann and Bob agree on 67% of 3 tasks")
@@ -287,10 +288,11 @@ def test_two_reviewers_work_by_keyboard(raters: list[Run], tmp_path: Path, page:
 def begin(opened: Page, who: str) -> None:
     opened.get_by_text("Review", exact=True).click()
     opened.fill("#reviewer", who)
-    opened.locator("#reviewer").blur()
+    opened.keyboard.press("Enter")
     expect(opened.locator("#tasks button").first).to_be_visible()
-    opened.locator("#tasks button").first.click()
-    expect(opened.locator(".choices")).to_be_visible()
+    opened.keyboard.press("j")
+    expect(opened.locator(".choices")).to_be_in_viewport()
+    expect(opened.locator("#keys")).to_be_in_viewport()
 
 
 @pytest.mark.slow
@@ -305,6 +307,7 @@ def test_the_page_shows_each_rater_and_runs_nothing_of_theirs(
         expect(opened.locator("#found")).not_to_contain_text("of 60")
         opened.locator("#tasks button").first.click()
         expect(opened.locator(".rater")).to_have_count(3)
+        expect(opened.locator("#one h2")).to_be_in_viewport()  # on a phone the list stands above it
         expect(opened.locator(".rater").nth(2)).to_contain_text(HOSTILE)
         assert opened.locator("#one img, #one script").count() == 0
         assert opened.title() == "Labels: relabel view"

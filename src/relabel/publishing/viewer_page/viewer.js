@@ -62,7 +62,9 @@
       if (at === place) { button.setAttribute("aria-current", "true"); button.scrollIntoView({ block: "nearest" }); }
       else { button.removeAttribute("aria-current"); }
     });
-    return refresh();
+    return refresh().then(function () {
+      if (matchMedia("(max-width: 50rem)").matches) { id("one").scrollIntoView(); } /* there it stands below the list */
+    });
   }
   function refresh() {
     if (!open) { return Promise.resolve(); }
@@ -195,7 +197,7 @@
 
   document.addEventListener("keydown", function (event) {
     var typing = /^(INPUT|TEXTAREA|SELECT)$/.test(event.target.tagName) && event.target.type !== "radio" && event.target.type !== "checkbox";
-    if (typing && event.key === "Escape") { event.target.blur(); }
+    if (typing && (event.key === "Escape" || (event.key === "Enter" && event.target.tagName === "INPUT"))) { event.target.blur(); }
     if (typing || event.ctrlKey || event.metaKey || event.altKey || !about) { return; }
     var label = about.choices.filter(function (_, place) { return key(place) === event.key; })[0];
     if (event.key === "j") { move(1); }
