@@ -122,6 +122,22 @@ async def test_a_limit_with_a_good_status_is_a_limit(store: Store, tmp_path: Pat
     assert len(seen) == 4
 
 
+@pytest.mark.parametrize(
+    "end",
+    [
+        b'data: {"error": {"code": 502, "message": "the provider disconnected"}, "choices": [{"finish_reason": "error", "delta": {}}]}\n\n',
+        b'data: {"error": {"message": "the engine died"}}\n\ndata: [DONE]\n\n',
+        b'data: {"choices": [{"finish_reason": "error", "delta": {}}]}\n\n',
+    ],
+)
+async def test_a_stream_that_ends_in_an_error_is_asked_for_again(end: bytes, store: Store, tmp_path: Path) -> None:
+    begun = b'data: {"choices": [{"delta": {"content": "{\\"rationale\\": "}}]}\n\n'
+    with raw_server(lambda n: reply(begun + end if n == 2 else GOOD, connection="close")) as (url, _):
+        outcome = await label_all(make_job(url, 1), store, tmp_path / "run", concurrency=1)
+    assert [(label.attempts, label.repaired) for label in outcome.labels] == [(1, False), (2, False)]
+    assert outcome.manifest.perhaps_charged.requests == 1
+
+
 async def test_a_bad_key_with_a_good_status_ends_the_run(store: Store, tmp_path: Path) -> None:
     denied = reply(b'{"error":{"code":401,"message":"no such key"}}')
     with raw_server(lambda n: denied) as (url, seen), pytest.raises(ProviderError, match="does not accept the key"):

@@ -7,7 +7,6 @@ which would lose completions that do not validate, and take most of a run's proc
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -41,7 +40,17 @@ from relabel.labelling.transport import (
     UnreachableError,
     require_key,
 )
-from relabel.labelling.wire import PATHS, Api, NotAReplyError, messages_of, object_of, output_bound, read, with_messages
+from relabel.labelling.wire import (
+    PATHS,
+    Api,
+    NotAReplyError,
+    document_in,
+    is_stream,
+    messages_of,
+    output_bound,
+    read,
+    with_messages,
+)
 from relabel.labels import MAX_RATIONALE, Answer
 from relabel.redaction import clean, clean_document, may_hold_secret
 from relabel.settings import settings
@@ -59,8 +68,6 @@ _CHARACTERS_A_TOKEN = 4
 # Tokens of a typical answer; used for pacing only, never for a cost cap.
 _USUAL_ANSWER = 80
 _BODY = TypeAdapter(Mapping[str, Any])
-# NaN and Infinity become null: they are not JSON and could not be stored.
-_READER = json.JSONDecoder(parse_constant=lambda _: None)
 
 
 # Called with True before a request is sent (which an exception prevents), and with False when it has ended, in whatever way.
@@ -394,7 +401,7 @@ class OnlineEngine(Engine):
         except NotAReplyError as error:
             if text.lstrip().startswith("{") and text.count("{") > text.count("}"):
                 raise BrokenError(f"its reply broke off: {clean(text)[:200]!r}") from error
-            streams = text.lstrip().startswith(_STREAM)
+            streams = is_stream(text)
             description = "a stream, which was not asked for" if streams else "not a completion"
             message = f"the server's reply is {description}: {clean(text)[:200]!r}"
             raise NoAnswerError(error.kind, message, sending.sent) from error
@@ -444,29 +451,6 @@ def repaired(body: Mapping[str, Any], answer: str, reason: str) -> dict[str, Any
     return with_messages(body, turns)
 
 
-# Beginnings of an event stream.
-_STREAM = ("data:", "event:", "id:", "retry:")
-
-
-def _unstreamed(text: str) -> Mapping[str, Any]:
-    """The reply that an event stream makes up, as some gateways send it unasked.
-
-    Raises:
-        ValueError: The stream broke off.
-    """
-    lines = (line.removeprefix("data:") for line in text.split("\n") if line.startswith("data:") and "{" in line)
-    chunks = [object_of(_READER.decode(line)) for line in lines]
-    whole = {name: value for chunk in chunks for name, value in chunk.items() if value}
-    if object_of(whole.get("response")).get("status") in {"completed", "incomplete"}:
-        return whole["response"]
-    choices = [choice for chunk in chunks for choice in chunk.get("choices") or () if not choice.get("index")]
-    contents = [object_of(choice.get("delta") or choice.get("message")).get("content") or "" for choice in choices]
-    ends = [end for choice in choices if (end := choice.get("finish_reason"))]
-    if not ends:
-        raise ValueError("the stream broke off")
-    return {**whole, "choices": [{"finish_reason": ends[-1], "message": {"content": "".join(contents)}}]}
-
-
 # Maximum nesting of lists and objects: a deeper document could be parsed but not stored, and no provider sends one.
 DEEPEST = 100
 
@@ -480,9 +464,8 @@ def parsed(text: str) -> Any:
     Raises:
         NotAReplyError: It is not JSON, or nested too deeply.
     """
-    text = text.removeprefix("\ufeff").lstrip()
     try:
-        document = _unstreamed(text) if text.startswith(_STREAM) else _READER.decode(text)
+        document = document_in(text)
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise NotAReplyError("no JSON") from error
     if text.count("[") + text.count("{") > DEEPEST and _is_deep(document):

@@ -18,7 +18,7 @@ from relabel.errors import ProviderError
 from relabel.labelling.limits import DURATION, LONGEST_WAIT_S, limit_in_headers, parse_seconds
 from relabel.labelling.providers import provider_of
 from relabel.labelling.transport import BrokenError, HttpReply, UnreachableError
-from relabel.labelling.wire import object_of
+from relabel.labelling.wire import document_in, object_of
 from relabel.labels import FailureKind
 from relabel.redaction import clean, public_url
 
@@ -102,15 +102,16 @@ def read_error(
         content: The body.
         now: Returns seconds since the epoch.
     """
+    text = content.decode("utf-8", "replace") if isinstance(content, bytes) else content
     try:
-        document: Any = json.loads(content)
-    except (ValueError, RecursionError):
+        document: Any = document_in(text)
+    except (ValueError, TypeError, AttributeError, RecursionError):
         document = None
     inner, status = _error_object(document, status)
     if status < 300 and inner is None:
         return None
     inner = inner or {}
-    text = (content.decode("utf-8", "replace") if isinstance(content, bytes) else content)[:_MOST_READ]
+    text = text[:_MOST_READ]
     title = _search(_TITLE, text)  # of a proxy's page
     message = _message(inner) or clean(" ".join((title[1] if title else text).split()))[:200] or f"HTTP {status}"
     if 300 <= status < 400:

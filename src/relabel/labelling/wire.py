@@ -85,6 +85,41 @@ def object_of(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
+# NaN and Infinity become null: they are not JSON and could not be stored.
+_READER = json.JSONDecoder(parse_constant=lambda _: None)
+
+
+def document_in(text: str) -> Any:
+    """The JSON document of a reply, which some gateways send as an event stream, unasked.
+
+    Raises:
+        ValueError, TypeError, AttributeError, RecursionError: There is none.
+    """
+    text = text.removeprefix("\ufeff").lstrip()
+    return _unstreamed(text) if is_stream(text) else _READER.decode(text)
+
+
+def is_stream(text: str) -> bool:
+    """Whether the body of a reply is an event stream."""
+    return text.lstrip().startswith(("data:", "event:", "id:", "retry:"))
+
+
+def _unstreamed(text: str) -> Mapping[str, Any]:
+    lines = (line.removeprefix("data:") for line in text.split("\n") if line.startswith("data:") and "{" in line)
+    chunks = [object_of(_READER.decode(line)) for line in lines]
+    whole = {name: value for chunk in chunks for name, value in chunk.items() if value}
+    if object_of(whole.get("response")).get("status") in {"completed", "incomplete", "failed"}:
+        return whole["response"]
+    choices = [choice for chunk in chunks for choice in chunk.get("choices") or () if not choice.get("index")]
+    if error := object_of(whole.get("error")):
+        return {**whole, "choices": [{"error": error}]} if choices else {"error": error}
+    contents = [object_of(choice.get("delta") or choice.get("message")).get("content") or "" for choice in choices]
+    ends = [end for choice in choices if (end := choice.get("finish_reason"))]
+    if not ends:
+        raise ValueError("the stream broke off")
+    return {**whole, "choices": [{"finish_reason": ends[-1], "message": {"content": "".join(contents)}}]}
+
+
 def output_bound(document: Mapping[str, Any]) -> int | None:
     """The maximum number of output tokens in a posted document; None if it sets none."""
     bounds = [document.get(name) for name in ("max_completion_tokens", "max_output_tokens", "max_tokens")]
