@@ -246,6 +246,16 @@ def test_a_variable_in_the_path_of_the_store_is_refused(
     assert not Path("$HOME").exists()
 
 
+def test_a_store_below_a_file_is_no_empty_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.delenv("RELABEL_STORE", raising=False)
+    monkeypatch.setenv("RELABEL_HOME", str(tmp_path / "file"))
+    assert run_app(["store", "stats"]) == 3
+    assert "(Not a directory)" in capsys.readouterr().err
+
+
 def test_a_user_without_a_home_is_told_what_to_set(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

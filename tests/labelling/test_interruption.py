@@ -368,6 +368,7 @@ async def test_a_run_that_waits_for_another_one_can_be_stopped(store: Store, tmp
 
 FAULTS: dict[str, tuple[Exception, str]] = {
     "full": (sqlite3.OperationalError("database or disk is full"), "database or disk is full"),
+    "a limit of the process": (sqlite3.OperationalError("disk I/O error"), "the limit `ulimit -f`"),
     "no space": (OSError(28, "No space left on device"), "No space left on device"),
     "locked": (diskcache.Timeout(), "another program has locked it"),
     "read-only": (sqlite3.OperationalError("attempt to write a readonly database"), "readonly"),

@@ -104,6 +104,8 @@ LATER = {"retryDelay": "41s"}
         # Quotas by other words and codes, and a day's whose wait is only that of the minute.
         (400, {"error": {"message": "Budget has been exceeded! Current cost: 26.07, Max budget: 0.25", "code": "400"}}, "quota", None),
         (429, {"error": {"message": "No deployments available - crossed budget", "code": "429"}}, "quota", None),
+        *[(403, {"error": {"message": message}}, "quota", None) for message in
+          ("Budget limit reached", "The monthly budget of this key was exceeded", "Budget exhausted", "You have reached your budget")],
         (412, {"error": {"message": "Account x is suspended, possibly due to reaching the monthly spending limit",
                          "code": "PRECONDITION_FAILED"}}, "quota", None),
         (429, {"message": "You are using a Trial key, which is limited to 1000 API calls / month."}, "quota", None),

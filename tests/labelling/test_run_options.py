@@ -40,7 +40,8 @@ def test_a_limit_that_is_no_number_limits_nothing_and_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("rpm", "0"), ("rpm", "-1"), ("tpm", "0"), ("sample", "0"), ("pack", "101")]
+    ("option", "value"),
+    [("rpm", "0"), ("rpm", "-1"), ("tpm", "0"), ("sample", "0"), ("pack", "101"), ("samples", "1000000000")],
 )
 def test_a_limit_of_nothing_is_refused_and_not_taken_for_no_limit(
     option: str, value: str, capsys: pytest.CaptureFixture[str]

@@ -40,18 +40,8 @@ from relabel.labelling.transport import (
     UnreachableError,
     require_key,
 )
-from relabel.labelling.wire import (
-    PATHS,
-    Api,
-    NotAReplyError,
-    document_in,
-    is_stream,
-    messages_of,
-    output_bound,
-    read,
-    with_messages,
-)
-from relabel.labels import MAX_RATIONALE, Answer
+from relabel.labelling.wire import PATHS, Api, NotAReplyError, document_in, messages_of, output_bound, read
+from relabel.labels import Answer
 from relabel.redaction import clean, clean_document, may_hold_secret
 from relabel.settings import settings
 
@@ -98,7 +88,7 @@ class Engine:
 
         Args:
             request: The request.
-            repair: The document to post in a second attempt; see `repaired`.
+            repair: The document to post in a second attempt; see `wire.repaired`.
             on_in_flight: Called when the request is sent and when it ends. While it waits to be sent, it can be cancelled
                 without loss.
 
@@ -401,9 +391,7 @@ class OnlineEngine(Engine):
         except NotAReplyError as error:
             if text.lstrip().startswith("{") and text.count("{") > text.count("}"):
                 raise BrokenError(f"its reply broke off: {clean(text)[:200]!r}") from error
-            streams = is_stream(text)
-            description = "a stream, which was not asked for" if streams else "not a completion"
-            message = f"the server's reply is {description}: {clean(text)[:200]!r}"
+            message = f"the server's reply is not a completion: {clean(text)[:200]!r}"
             raise NoAnswerError(error.kind, message, sending.sent) from error
 
 
@@ -439,16 +427,6 @@ class _Replies:
             self._repeat = True
             return False
         return True
-
-
-def repaired(body: Mapping[str, Any], answer: str, reason: str) -> dict[str, Any]:
-    """The document to post in a second attempt: it shows the model its invalid answer, and why it is invalid."""
-    message = (
-        f"That answer cannot be used: {reason}. Answer again, with the JSON object that was asked for and nothing else."
-    )
-    answer = answer.strip()[:MAX_RATIONALE] or "(no answer)"  # several providers refuse an empty turn
-    turns = [*messages_of(body), {"role": "assistant", "content": answer}, {"role": "user", "content": message}]
-    return with_messages(body, turns)
 
 
 # Maximum nesting of lists and objects: a deeper document could be parsed but not stored, and no provider sends one.

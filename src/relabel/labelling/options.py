@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 # Maximum value of `--concurrency`.
 MOST_IN_FLIGHT = 4096
-# Maximum number of tasks in one request.
-MOST_PACKED = 100
+# Maximum number of tasks in one request, and of times that a question is asked.
+MOST = {"pack": 100, "samples": 1000}
 # Names of fields that may hold a credential, as in JSON.
 _CREDENTIALS = re.compile(
     r'"(?:x[-_])?(?:api[-_]?key|authorization|(?:access[-_])?token|secret|password)":', re.IGNORECASE
@@ -101,12 +101,12 @@ class RunOptions(Asking):
         whole = {"samples": 1, "variants": 1, "pack": 1, "sample": 1, "max_tokens": 1, "concurrency": 1}
         for name, least in {**whole, "timeout": 0, "rpm": 0.001, "tpm": 1, "max_cost": 0}.items():
             value = getattr(self, name)
-            fits = isinstance(value, int if name in whole else int | float) and least <= float(value) < math.inf
+            most = MOST.get(name, sys.float_info.max)
+            fits = isinstance(value, int if name in whole else int | float) and least <= float(value) <= most
             if value is not None and not fits:  # nan is not at least anything
                 kind = "a whole number" if name in whole else "a number"
-                raise UsageError(f"{name} is {value!r}; give {kind} of {least} or more")
-        if self.pack > MOST_PACKED:
-            raise UsageError(f"pack is {self.pack}; give {MOST_PACKED} or less")
+                span = f"from {least} to {most}" if name in MOST else f"of {least} or more"
+                raise UsageError(f"{name} is {value!r}; give {kind} {span}")
 
     def asked_settings(self) -> tuple[str, ...]:
         """The settings to ask: those that were given, or all.

@@ -231,7 +231,7 @@ _QUOTA_WORDS = (
     r"|(credits?|balance|quota|allowance) (has|have|is|are|was) (been )?(exhausted|depleted|used up|exceeded)"
     r"|key (usage )?limit exceeded|(quota|credits?) (used|exhausted|depleted)|add (more )?credits|purchase credits|more credits|billing (hard )?limit"
     r"|spend(ing)? (limit|cap)|(recharge|top[ -]?up) your|please (recharge|top[ -]?up)"
-    r"|(budget (has been )?|over |crossed |exceeded ?(its )?)(exceeded|budget)|account .{0,60}(is|was) suspended|free tier .{0,40}exhausted"
+    r"|budget .{0,20}(exceeded|reached|exhausted|used up)|(over|crossed|(exceeded|reached|hit) ?(its|the|your)?) ?budget|account .{0,60}(is|was) suspended|free tier .{0,40}exhausted"
     r"|overdue (balance|bill)|quota for the (day|month) was reached|exhausted (its|your) .{0,20}quota|reached the set .{0,20}limit"
     r"|credit limit exceeded|payment required|billing (is not|to be) enabled|enable billing|trial (has|is) (expired|over)|余额不足|额度(不足|已?用尽)"
 )
@@ -360,8 +360,7 @@ def retry_after(headers: Mapping[str, str], now: Clock = time.time) -> float | N
 
 def is_about_prefix_cache(error: RefusedError) -> bool:
     """Whether a refusal is about fields that control a prefix cache."""
-    text = f"{error.param} {error.message}"
-    return error.status in {400, 422} and ("prompt_cache_" in text or "cache_control" in text)
+    return error.status in {400, 422} and bool(_search("prompt_cache_|cache_control", f"{error.param} {error.message}"))
 
 
 @dataclass(eq=False)
@@ -403,10 +402,9 @@ def raise_for_error(response: HttpReply) -> None:
         RefusedError: It is one.
     """
     answers = any(mark in response.content for mark in _ANSWER_MARKS)
-    if response.status != 200 or not answers or any(mark in response.content for mark in _ERROR_MARKS):
-        error = read_error(response.status, response.headers, response.content)
-        if error is not None:
-            raise error
+    suspect = response.status != 200 or not answers or any(mark in response.content for mark in _ERROR_MARKS)
+    if suspect and (error := read_error(response.status, response.headers, response.content)) is not None:
+        raise error
 
 
 def fatal_refusal(

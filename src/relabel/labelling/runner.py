@@ -15,13 +15,13 @@ from typing import Any
 
 from relabel.errors import ProviderError, RelabelError, RubricError, StoreError
 from relabel.labelling.collector import Progress
-from relabel.labelling.engine import Engine, repaired
+from relabel.labelling.engine import Engine
 from relabel.labelling.job import Job, Stop, response_format_note, with_known_format
 from relabel.labelling.provider_errors import NoAnswerError
 from relabel.labelling.request import UNPLANNED, WorkItem
 from relabel.labelling.session import Outcome, RunSession, count_labels
 from relabel.labelling.store import Store
-from relabel.labelling.wire import FORMS, messages_of
+from relabel.labelling.wire import FORMS, messages_of, repaired
 from relabel.labels import InvalidAnswerError
 from relabel.manifest import parquet_schema
 

@@ -127,6 +127,8 @@ class Store:
         self._open = ExitStack()
         database = folder / "cache.db"
         try:
+            with suppress(FileNotFoundError):
+                database.stat()  # a file in its path is an error, not an empty store
             if (folder / "leases.db").exists() and not (database.exists() and database.stat().st_size):
                 raise StoreError(
                     f"the store {folder} has been used before and its database is {'empty' if database.exists() else 'missing'}; "
@@ -470,7 +472,7 @@ class Store:
 
 def unusable(folder: Path | None, error: Exception) -> StoreError:
     """The error for a store whose files cannot be used."""
-    advice = "free space, correct the permissions, or name another folder with RELABEL_STORE"
+    advice = "free space, correct the permissions or the limit `ulimit -f`, or name another folder with RELABEL_STORE"
     reason = getattr(error, "strerror", None) or str(error)
     if isinstance(error, diskcache.Timeout):
         reason, advice = "another program has locked it", "wait for that program or stop it"

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from relabel.labels import FailureKind, Usage
+from relabel.labels import MAX_RATIONALE, FailureKind, Usage
 
 Api = Literal["chat", "responses"]
 # Response formats, from the strictest to none.
@@ -80,6 +80,16 @@ def with_messages(document: Mapping[str, Any], messages: Sequence[Mapping[str, A
     return {**document, ("messages" if "messages" in document else "input"): [dict(m) for m in messages]}
 
 
+def repaired(body: Mapping[str, Any], answer: str, reason: str) -> dict[str, Any]:
+    """The document to post in a second attempt: it shows the model its invalid answer, and why it is invalid."""
+    message = (
+        f"That answer cannot be used: {reason}. Answer again, with the JSON object that was asked for and nothing else."
+    )
+    answer = answer.strip()[:MAX_RATIONALE] or "(no answer)"  # several providers refuse an empty turn
+    turns = [*messages_of(body), {"role": "assistant", "content": answer}, {"role": "user", "content": message}]
+    return with_messages(body, turns)
+
+
 def object_of(value: Any) -> Mapping[str, Any]:
     """The value if it is an object, otherwise an empty one."""
     return value if isinstance(value, Mapping) else {}
@@ -96,17 +106,11 @@ def document_in(text: str) -> Any:
         ValueError, TypeError, AttributeError, RecursionError: There is none.
     """
     text = text.removeprefix("\ufeff").lstrip()
-    return _unstreamed(text) if is_stream(text) else _READER.decode(text)
-
-
-def is_stream(text: str) -> bool:
-    """Whether the body of a reply is an event stream."""
-    return text.lstrip().startswith(("data:", "event:", "id:", "retry:"))
+    return _unstreamed(text) if text.startswith(("data:", "event:", "id:", "retry:")) else _READER.decode(text)
 
 
 def _unstreamed(text: str) -> Mapping[str, Any]:
-    lines = (line.removeprefix("data:") for line in text.split("\n") if line.startswith("data:") and "{" in line)
-    chunks = [object_of(_READER.decode(line)) for line in lines]
+    chunks = [object_of(_READER.decode(line)) for line in re.findall(r"(?m)^data:(.*\{.*)", text)]
     whole = {name: value for chunk in chunks for name, value in chunk.items() if value}
     if object_of(whole.get("response")).get("status") in {"completed", "incomplete", "failed"}:
         return whole["response"]
