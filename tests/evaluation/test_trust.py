@@ -174,6 +174,14 @@ def test_several_annotators_make_a_gold_by_majority_or_by_their_shares(
     assert judge(suite, run, read_gold_csv(path, "distribution"), None).results[0].n == 3
 
 
+def test_annotators_may_give_codes_for_some_tasks_and_readings_for_others(write_gold: WriteGold) -> None:
+    rows = ("1,{A},E2,,ann", "1,{A},E2,,bob", "2,{A},,exposed,ann", "2,{A},,exposed,bob", "3,{A},,not-exposed,ann")
+    path = write_gold("\n".join(("task_id,onet_soc_code,code,strict,annotator", *rows)).replace("{A}", A) + "\n")
+    table = read_gold_csv(path).table.set_index("task_id")
+    assert table["strict"].to_dict() == {"1": False, "2": True, "3": False}
+    assert table["code"].fillna("-").to_dict() == {"1": "E2", "2": "-", "3": "-"}
+
+
 def test_a_gold_whose_annotators_all_tie_has_no_label(make_run: MakeRun, write_gold: WriteGold) -> None:
     run = make_run({(A, "1"): {"three-way": "E1"}}, rubric="eloundou")
     path = write_gold(f"task_id,onet_soc_code,label,annotator\n1,{A},E1,ann\n1,{A},E0,bob\n")

@@ -321,12 +321,13 @@ def _combine_votes(votes: pd.DataFrame, rule: GoldRule) -> tuple[pd.DataFrame, i
     by_task = votes.groupby(task, sort=False)
     first = by_task.head(1).set_index(task[by_task.head(1).index]).drop(columns=["annotator", *labels])
     decided = pd.DataFrame({column: _majority(votes[column], task).reindex(first.index) for column in labels})
-    if votes["code"].notna().any():
+    coded = by_task["code"].count().reindex(first.index) > 0
+    for place, column in enumerate(("strict", "with_tools")):
         # Derive readings from the majority code: separate majorities could form a code that no annotator gave.
-        for place, column in enumerate(("strict", "with_tools")):
-            decided[column] = decided["code"].map({code: pair[place] for code, pair in _BY_CODE.items()})
-    else:
-        decided["code"] = [_CODE_OF.get(pair) for pair in zip(decided["strict"], decided["with_tools"], strict=True)]
+        derived = decided["code"].map({code: pair[place] for code, pair in _BY_CODE.items()})
+        decided[column] = decided[column].mask(coded, derived)
+    pairs = zip(decided["strict"], decided["with_tools"], strict=True)
+    decided["code"] = decided["code"].where(coded, [_CODE_OF.get(pair) for pair in pairs])
     voted = by_task[labels].count().sum(axis=1).reindex(first.index) > 0
     tied = int((decided.isna().all(axis=1) & voted).sum())
     table = first.join(decided)
