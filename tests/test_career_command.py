@@ -92,6 +92,7 @@ def test_rating_asks_about_the_occupations_of_families_and_gives_a_whole_score(
     assert "so far" not in said
 
 
+@pytest.mark.slow
 @pytest.mark.mirror
 def test_jobs_that_change_by_a_hair_stay_level(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_app(["resilience", "eloundou-2023:gpt4"]) == 0
@@ -102,6 +103,7 @@ def test_jobs_that_change_by_a_hair_stay_level(capsys: pytest.CaptureFixture[str
     assert max(map(len, said.splitlines())) <= 100
 
 
+@pytest.mark.slow
 def test_a_rated_family_is_explained_and_written_down(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     families = tmp_path / "mine.toml"
     families.write_text(OWN)

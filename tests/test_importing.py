@@ -271,6 +271,7 @@ def test_titles_that_disagree_with_their_code_are_named(write: Write, tmp_path: 
     assert imported(write(rows.format("Chief Executives")), tmp_path / "right", tasks="eloundou-2023").notes == ()
 
 
+@pytest.mark.slow
 @pytest.mark.mirror
 def test_an_imported_random_sample_of_tasks_gives_means_by_major_group(
     write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]

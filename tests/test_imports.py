@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
 import relabel
 from server import judged, provider
 
@@ -89,6 +91,7 @@ def loaded(commands: Sequence[str], folder: Path) -> list[set[str]]:
     return [set(modules) for _, modules in found]
 
 
+@pytest.mark.slow
 def test_a_command_loads_what_it_needs_and_no_more(tmp_path: Path) -> None:
     found = dict(zip(LIGHT, loaded(list(LIGHT), tmp_path), strict=True))
     assert {command: modules - LIGHT[command] for command, modules in found.items()} == {
@@ -96,6 +99,7 @@ def test_a_command_loads_what_it_needs_and_no_more(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_a_run_loads_the_client_for_requests_only_and_never_a_table_library(tmp_path: Path) -> None:
     needed = {"pydantic", "yaml", "jinja2", "pyarrow", "numpy"}  # pyarrow loads numpy
     with provider(lambda *_: judged()) as server:

@@ -80,6 +80,7 @@ def test_output_that_is_lost_on_a_full_disk_is_an_error_where_all_else_went_well
     assert shell("relabel eval sample | true; echo ${PIPESTATUS[0]}").stdout.strip() == "0"
 
 
+@pytest.mark.slow
 def test_progress_that_is_lost_on_a_full_disk_is_no_lost_result() -> None:
     done = shell("relabel eval sample --out e.json 2> /dev/full; echo $?")
     assert done.stdout.splitlines()[-1] == "0"
@@ -157,6 +158,7 @@ def test_ctrl_c_in_the_first_moment_shows_no_traceback(after_s: float) -> None:
     assert child.returncode == 130
 
 
+@pytest.mark.slow
 def test_control_characters_from_outside_are_shown_escaped() -> None:
     evil = "m\x1b]0;title\x07\x1b[2J\u202e"
 
@@ -174,6 +176,7 @@ def test_control_characters_from_outside_are_shown_escaped() -> None:
     assert not [line for line in shown.splitlines() if line.lstrip().startswith("::")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("term", ["xterm-256color", "dumb"])
 def test_headings_on_a_terminal_are_bold_and_never_escaped(term: str) -> None:
     pty = pytest.importorskip("pty")

@@ -99,6 +99,7 @@ def test_an_unknown_list_is_a_data_error() -> None:
         diff_lists("onet", "sample")
 
 
+@pytest.mark.slow
 @pytest.mark.mirror
 @pytest.mark.parametrize(
     ("old", "counts"),

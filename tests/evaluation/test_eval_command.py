@@ -114,6 +114,7 @@ def test_sample_run_is_held_against_the_sample_by_default(app: typer.Typer) -> N
     assert "sample against the gold sample" in result.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.mirror
 def test_a_published_set_is_held_against_another_by_name(app: typer.Typer) -> None:
     result = CliRunner().invoke(app, ["eval", "eloundou-2023:gpt4", "--gold", "eloundou-2023:human"])

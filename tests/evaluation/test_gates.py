@@ -122,6 +122,7 @@ def _pair(run: Codes, baseline: Codes, gold: Codes) -> AlignedLabels:
     return AlignedLabels(("run", "base"), tasks, {"three-way": codes}, {"beta": codes / 2})
 
 
+@pytest.mark.slow
 def test_the_pairs_of_the_simulation_are_those_of_real_runs() -> None:
     run, base, labels = noisy(truth(), 1), noisy(truth(), 2), truth()
     ours, real = _pair(run, base, labels), align([run_of(run), run_of(base)], GOLD)
@@ -397,6 +398,7 @@ def test_a_suite_says_what_size_of_gold_a_fall_of_three_points_needs() -> None:
     assert gold_size(0.95, 0.1) < gold_size(0.99, 0.1) < gold_size(0.99, 0.2)
 
 
+@pytest.mark.slow
 def test_document_gate_and_comparison_say_one_and_the_same_of_a_figure() -> None:
     """At few occupations and at many: the eval of a run against another, a gate on it, and their comparison."""
     for occupations in (2, 6, 9, 60):

@@ -46,6 +46,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Pages:
     return hostile_pages(tmp_path_factory.mktemp("reports"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["eval", "compare", "several"])
 def test_nothing_from_outside_becomes_markup(pages: Pages, kind: str) -> None:
     found = parsed(getattr(pages, kind))

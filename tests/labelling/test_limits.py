@@ -302,6 +302,7 @@ class _Slots:
         return not full
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slots", [3, 40, 200])
 def test_what_a_silent_provider_takes_is_found_out(slots: int) -> None:
     async def run(clock: Clock) -> tuple[float, list[int]]:

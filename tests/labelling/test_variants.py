@@ -36,6 +36,7 @@ def first_example(seen: Seen) -> str:
     return seen.messages[0]["content"].partition("Examples:\n")[2][:40]
 
 
+@pytest.mark.slow
 def test_each_question_is_asked_in_each_order_and_the_rows_say_which(capsys: pytest.CaptureFixture[str]) -> None:
     order: dict[str, int] = {}
 

@@ -18,6 +18,7 @@ def app() -> typer.Typer:
     return command_line(["export"])
 
 
+@pytest.mark.slow
 def test_the_command_says_where_files_lie_and_how_many_groups_are_scored(app: typer.Typer, tmp_path: Path) -> None:
     out = tmp_path / "out"
     result = CliRunner().invoke(app, ["export", "sample", "--out", str(out)])
@@ -29,6 +30,7 @@ def test_the_command_says_where_files_lie_and_how_many_groups_are_scored(app: ty
     assert (out / "datapackage.json").exists()
 
 
+@pytest.mark.slow
 def test_a_partial_export_must_be_asked_for(app: typer.Typer, sample_run: MakeRun, tmp_path: Path) -> None:
     run = sample_run(status="interrupted")
     words = ["export", str(run.folder), "--out", str(tmp_path / "out")]

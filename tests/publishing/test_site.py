@@ -99,6 +99,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Site:
     return hostile_site(tmp_path_factory.mktemp("hostile"))
 
 
+@pytest.mark.slow
 def test_each_group_and_each_onet_code_has_a_page_and_the_export_lies_beside(site: Site) -> None:
     export = site.folder.parent / "export"
     for kind in ("occupations", "onet"):
@@ -393,6 +394,7 @@ def test_a_page_that_is_anything_is_one_sentence(content: str, site: Site, tmp_p
         shutil.rmtree(export)
 
 
+@pytest.mark.slow
 def test_a_theme_runs_nothing_and_follows_no_link(site: Site, tmp_path: Path) -> None:
     export, theme = site.folder.parent / "export", tmp_path / "theme"
     (theme / "static").mkdir(parents=True)

@@ -23,6 +23,7 @@ def app() -> typer.Typer:
     return command_line(["site"])
 
 
+@pytest.mark.slow
 def test_an_export_becomes_a_site(app: typer.Typer, tmp_path: Path) -> None:
     run = CliRunner().invoke
     assert run(app, ["export", "sample", "--draws", "0", "--out", str(tmp_path / "export")]).exit_code == 0
@@ -47,6 +48,7 @@ def test_wrong_words_are_told_in_a_sentence(app: typer.Typer, words: list[str], 
     assert says in str(result.exception)
 
 
+@pytest.mark.slow
 def test_an_export_called_serve_can_be_given_by_its_path(
     app: typer.Typer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -56,6 +58,7 @@ def test_an_export_called_serve_can_be_given_by_its_path(
     assert result.exit_code == 0, result.output
 
 
+@pytest.mark.slow
 def test_a_site_is_shown_until_interrupted(tmp_path: Path) -> None:
     (tmp_path / "index.html").write_text("<p>here</p>", encoding="utf-8")
     words = [sys.executable, "-m", "relabel", "site", "serve", str(tmp_path), "--port", "0"]

@@ -93,6 +93,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_only_who_knows_the_address_is_answered(raters: list[Run], tmp_path: Path) -> None:
     with served(raters, tmp_path / "review.csv") as server:
         assert server.server_address[0] == "127.0.0.1"
@@ -143,6 +144,7 @@ def test_tasks_are_found_by_words_label_disagreement_and_what_went_wrong(raters:
         assert json.loads(third["content"])["label"] == third["label"]
 
 
+@pytest.mark.slow
 def test_rejected_answers_are_found_and_shown_with_their_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -244,6 +246,7 @@ def test_a_run_of_one_question_is_reviewed_in_its_words(tmp_path: Path) -> None:
     assert load_gold(str(file)).table["strict"].tolist() == [False]
 
 
+@pytest.mark.slow
 def test_a_page_of_19000_tasks_of_three_raters_is_small(tmp_path: Path) -> None:
     keys = [(f"{11 + n % 40}-{1000 + n % 900}.00", str(n)) for n in range(19_000)]
     labels = [a_label(task, "strict", ("exposed", "not-exposed")[int(task) % 2], code=code) for code, task in keys]

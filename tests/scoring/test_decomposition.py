@@ -47,6 +47,7 @@ def test_orders_that_pass_a_missing_state_are_left_out() -> None:
     assert split_by_order(states).ravel().tolist() == pytest.approx([7.0, 1.0, 0.0, 0.0])
 
 
+@pytest.mark.slow
 def test_each_way_alone_carries_the_whole_change(tmp_path: Path, task_file: TaskFile, make_run: MakeRun) -> None:
     rows = [
         {"task_id": str(n), "onet_soc_code": A, "importance": 1 + n, "task_type": "Core" if n % 2 else "Supplemental"}
@@ -89,6 +90,7 @@ def test_what_cannot_be_told_apart_stands_undivided(tmp_path: Path, task_file: T
     assert carriers[list(FACTORS)].isna().all(axis=None)
 
 
+@pytest.mark.slow
 def test_groups_scored_once_are_listed_with_the_reason(tmp_path: Path, task_file: TaskFile, make_run: MakeRun) -> None:
     tasks = task_file([{"task_id": "1", "onet_soc_code": A}, {"task_id": "2", "onet_soc_code": B}])
     before = score_table(make_run({(A, "1"): E1}), taxonomy="onet-soc", tasks=tasks)
@@ -101,6 +103,7 @@ def test_groups_scored_once_are_listed_with_the_reason(tmp_path: Path, task_file
         moved.task_contributions(A, "alpha")
 
 
+@pytest.mark.slow
 def test_tables_of_two_taxonomies_are_not_compared() -> None:
     sample = open_run("sample")
     with pytest.raises(UsageError, match="same --taxonomy"):
@@ -118,6 +121,7 @@ def moved(pair: tuple[ScoreTable, ScoreTable]) -> Decomposition:
     return decompose(*pair)
 
 
+@pytest.mark.slow
 @pytest.mark.mirror
 def test_the_parts_add_up_to_the_change_of_every_published_score(
     moved: Decomposition, pair: tuple[ScoreTable, ScoreTable]

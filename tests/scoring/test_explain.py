@@ -30,6 +30,7 @@ def test_the_taxonomy_follows_from_the_form_of_a_code(code: str, taxonomy: str |
     assert taxonomy_of(code) == taxonomy
 
 
+@pytest.mark.slow
 def test_parts_sum_to_one_and_a_flip_gives_the_score_that_the_flipped_label_would(
     tmp_path: Path, task_file: TaskFile, make_run: MakeRun
 ) -> None:
@@ -135,6 +136,7 @@ def test_a_published_score_is_explained_with_its_interval_and_its_way(bounds_of:
     assert lost.tasks == ()
 
 
+@pytest.mark.slow
 @pytest.mark.mirror
 def test_a_score_is_explained_with_the_options_of_its_table() -> None:
     words = ["explain", "eloundou-2023:gpt4", "1121", "--draws", "0", "--wage", "mean", "--json"]

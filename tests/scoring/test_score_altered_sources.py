@@ -72,6 +72,7 @@ def holding(*cells: str) -> Callable[[list[Any]], bool]:
     return lambda row: set(cells) <= {str(cell).strip() for cell in row}
 
 
+@pytest.mark.slow
 def test_a_missing_row_takes_its_link_away_and_the_group_says_so(alter: Alter) -> None:
     listed = set(onet.read_tasks()["onet_soc_code"])
     assert "1321" in set(isco_bridge().shares(listed)["code"])
@@ -121,6 +122,7 @@ def test_rows_in_a_circle_between_two_releases_end_all_the_same(alter: Alter) ->
     assert isco_bridge().reach(listed).groupby("code")["share"].sum().max() <= 1 + 1e-9
 
 
+@pytest.mark.slow
 def test_suppressed_cells_of_pay_stay_missing_with_their_reason(alter: Alter) -> None:
     marks = {"1121": "x", "1122": "..", "1123": ":", "1131": "-"}
 

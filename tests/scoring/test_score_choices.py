@@ -131,6 +131,7 @@ def test_a_family_has_the_jobs_that_the_score_table_gives_its_codes(scored: Scor
         assert page.pay[0].employment == pytest.approx(own, abs=1), page.id
 
 
+@pytest.mark.slow
 @pytest.mark.mirror
 def test_no_total_rests_on_thin_groups(make_run: MakeRun) -> None:
     run = make_run({(A, "8823"): {"strict": True, "with-tools": True}}, tasks="onet-30.2", parameters={"sample": 1})

@@ -25,6 +25,7 @@ def test_a_group_is_traced_back_by_links_with_weights() -> None:
     assert "15-1252.00 2134 Software Developers 0.711 71.1%" in said
 
 
+@pytest.mark.slow
 def test_an_onet_code_is_traced_forward_to_the_groups_that_it_counts_in() -> None:
     said = " ".join(_explain("sample 15-1252.00 --taxonomy uk-soc2020").split())
     assert "15-1252.00 Software Developers counts in the scores of 1 code of UK SOC 2020" in said
@@ -35,6 +36,7 @@ def test_an_onet_code_is_traced_forward_to_the_groups_that_it_counts_in() -> Non
         _explain("sample 15-1252.00 --taxonomy uk-soc2020 --draws 9")
 
 
+@pytest.mark.slow
 @pytest.mark.mirror
 def test_forward_and_back_agree() -> None:
     forward = json.loads(_explain("eloundou-2023:gpt4 11-3051.00 --taxonomy uk-soc2020 --json"))["counts_in"]
@@ -52,6 +54,7 @@ def _links(code: str, links: Links | None = None) -> list[Link]:
     return list(explain(score_table(run, links=links), run, code).path)
 
 
+@pytest.mark.slow
 @pytest.mark.mirror
 @pytest.mark.parametrize(("code", "links"), [("2135", "index"), ("4151", "employment"), ("9222", "equal")])
 def test_the_last_links_of_a_path_are_the_shares_of_the_score(code: str, links: Links) -> None:
@@ -67,6 +70,7 @@ def test_the_last_links_of_a_path_are_the_shares_of_the_score(code: str, links: 
         assert sum(link.share or 0 for link in path if link.system == system) == pytest.approx(1)
 
 
+@pytest.mark.slow
 @pytest.mark.mirror
 def test_codes_without_task_statements_are_on_the_path_but_count_nothing() -> None:
     military = [link for link in _links("3311") if link.code in ("0210", "0310")]

@@ -25,6 +25,7 @@ MIRROR = os.environ.get("RELABEL_DATA_MIRROR", "")
 IT_PROFESSIONALS = ["2133", "2134", "2135", "2136", "2137"]
 
 
+@pytest.mark.slow
 def test_site_method_scores_379_of_412_groups(scored: Scored) -> None:
     table = scored(method="site-2026")
     assert (table.scored, len(table.frame)) == (379, 412)
@@ -267,6 +268,7 @@ def test_core_weights_rebuild_the_paper_s_occupation_scores(scored: Scored, who:
         assert difference.max() < 1e-9
 
 
+@pytest.mark.slow
 def test_core_weights_take_the_labels_own_list_unasked(scored: Scored) -> None:
     assert scored(taxonomy="onet-soc", weights="core").tasks == "eloundou-2023"
     assert scored(taxonomy="onet-soc", weights="equal").tasks == "onet-30.2"

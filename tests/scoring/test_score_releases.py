@@ -80,6 +80,7 @@ def test_a_run_on_a_release_of_ones_own_is_scored_by_it(register: Register, tmp_
         assert table.frame[["alpha", "status"]].to_numpy().tolist() == [[1.0, "scored"]]
 
 
+@pytest.mark.slow
 @pytest.mark.mirror
 def test_pay_of_another_year_is_an_entry_and_every_row_names_its_year(register: Register) -> None:
     old = get_source("ons-ashe-2024")
@@ -135,6 +136,7 @@ def test_core_weights_need_task_types(tmp_path: Path) -> None:
         score_table(open_run("eloundou-2023:gpt4"), taxonomy="onet-soc", weights="core", tasks=str(tasks))
 
 
+@pytest.mark.slow
 @pytest.mark.mirror
 def test_tasks_whose_codes_the_crosswalk_lacks_are_counted(tmp_path: Path) -> None:
     tasks = tmp_path / "tasks.csv"
@@ -150,6 +152,7 @@ def test_tasks_whose_codes_the_crosswalk_lacks_are_counted(tmp_path: Path) -> No
         assert (lost in (table.note or "")) is said
 
 
+@pytest.mark.slow
 @pytest.mark.mirror
 def test_titles_that_disagree_with_their_code_are_named_in_the_table(tmp_path: Path) -> None:
     tasks = tmp_path / "tasks.csv"
@@ -161,6 +164,7 @@ def test_titles_that_disagree_with_their_code_are_named_in_the_table(tmp_path: P
     assert "11-1011.00 is 'Agricultural advisers' in the list, 'Chief Executives' in O*NET" in (table.note or "")
 
 
+@pytest.mark.slow
 @pytest.mark.mirror
 def test_labels_of_exchanged_statements_do_not_count_where_ids_stayed(tmp_path: Path) -> None:
     run = open_run("eloundou-2023:gpt4")

@@ -21,6 +21,7 @@ BOMB = "a: &a [1, 2, 3, 4, 5, 6, 7, 8]\n" + "".join(
 MERGES = "m0: &m0 {a: 1}\n" + "".join(f"m{n}: &m{n} {{<<: [*m{n - 1}, *m{n - 1}]}}\n" for n in range(1, 40))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -69,6 +69,7 @@ def results(folder: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 def test_a_study_buys_what_is_missing_and_nothing_twice() -> None:
     path = Path("study.yaml")
     with provider(by_words(3)) as one, provider(by_words(6)) as two, provider(by_words(5)) as three:
@@ -285,6 +286,7 @@ def test_a_study_file_alone_sends_no_variable_to_a_provider_that_it_does_not_nam
     assert run_app([*run, "--allow-host", "api.openai.com"]) == 0
 
 
+@pytest.mark.slow
 def test_the_budget_is_that_of_all_raters_over_all_starts() -> None:
     path = Path("study.yaml")
     priced = {"price": "1/1", "max_tokens": 50, "concurrency": 2}
@@ -414,6 +416,7 @@ def test_a_damaged_time_in_a_run_is_one_sentence(time: str, capsys: pytest.Captu
     assert "manifest.json is not a run manifest (sessions.0.started_at: " in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_damaged_run_does_not_hide_the_other_raters(capsys: pytest.CaptureFixture[str]) -> None:
     with provider(by_words(3)) as one, provider(by_words(6)) as two:
         write(Path("study.yaml"), rater("a", one), rater("b", two), scoring=None)
@@ -454,6 +457,7 @@ def test_lost_labels_are_made_again_from_the_store_and_the_file(capsys: pytest.C
         assert len(one.seen) == 40
 
 
+@pytest.mark.slow
 def test_results_of_an_earlier_study_file_are_not_taken_for_those_of_the_present_one(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -542,6 +546,7 @@ def packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path / "reader" / "study-package")
 
 
+@pytest.mark.slow
 def test_a_package_has_the_files_that_its_files_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -567,6 +572,7 @@ def test_a_package_has_the_files_that_its_files_name(
     assert "results are those of the package, byte by byte" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_package_holds_what_its_study_says_now(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -625,6 +631,7 @@ def test_an_error_in_a_study_file_names_its_line(more: str, words: str, capsys: 
     assert words in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_unknown_cost_is_not_shown_as_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     path = Path("study.yaml")
     with provider(by_words(3)) as fake:
@@ -736,6 +743,7 @@ def test_pooled_scores_say_how_far_models_lie_apart(capsys: pytest.CaptureFixtur
     assert "no intervals: those of pooled labels need the runs of the raters" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_raters_of_different_tasks_are_told_apart_on_the_tasks_that_all_labelled(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -764,6 +772,7 @@ def test_raters_of_different_tasks_are_told_apart_on_the_tasks_that_all_labelled
     assert agreement["value"].dropna().tolist() == [3, 2, 3, 2, 1]
 
 
+@pytest.mark.slow
 def test_equal_values_have_an_interval_too() -> None:
     """Three tasks of one major group at .2 each have a variance of -7e-18 in binary numbers."""
     raters: list[dict[str, object]] = []
@@ -802,6 +811,7 @@ def test_totals_state_the_part_of_all_jobs_that_they_cover(capsys: pytest.Captur
     assert int(covered["own"].replace(",", "")) < int(covered["people"].replace(",", ""))
 
 
+@pytest.mark.slow
 def test_raters_of_different_groups_are_told_apart_on_the_groups_that_all_score(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -840,6 +850,7 @@ def test_raters_of_different_groups_are_told_apart_on_the_groups_that_all_score(
     assert scores["gamma_low"].isna().all()
 
 
+@pytest.mark.slow
 def test_the_pooled_score_is_the_mean_over_raters_of_the_means_over_their_samples() -> None:
     code = min(task.onet_soc_code for task in load_tasks("sample"))
     tasks = [task.task_id for task in load_tasks("sample") if task.onet_soc_code == code]
