@@ -62,6 +62,12 @@ class Nodes:
                 return
         raise AssertionError("no node has a worker")
 
+    def power_off_the_head(self) -> None:
+        """Kill the processes of the head node, its workers first."""
+        started = [one.process.pid for group in self._cluster.head_node.all_processes.values() for one in group]
+        for pid in [*(pid for pid, parent, _ in processes() if parent in started), *started]:
+            kill(pid)
+
     def replace_the_lost(self) -> None:
         """Let the cluster take note, and give it new nodes."""
         while self._lost:

@@ -245,5 +245,19 @@ def test_ray_that_is_started_here_listens_on_loopback_alone_and_leaves_nothing(
     assert capfd.readouterr() == ("", "")
 
 
+async def test_a_lost_head_node_ends_the_run_with_its_answers_kept(tmp_path: Path) -> None:
+    def script(seen: Seen) -> Reply:
+        if len(fake.seen) == 40:
+            alone.power_off_the_head()
+        return by_task(seen)
+
+    store, out = tmp_path / "store", tmp_path / "run"
+    with nodes(1) as alone, provider(script) as fake, Store(store) as answers:
+        job = make_job(fake.base_url, 100)
+        with pytest.raises(ProviderError, match=r"cannot reach the Ray cluster at .* check --ray-address"):
+            await label_on(alone.address, job, answers, out)
+        assert len(fake.seen) - 6 <= len(open_run(str(out)).labels) < 200
+
+
 def ray_folders() -> set[Path]:
     return set(Path("/tmp").glob("relabel-*/ray"))

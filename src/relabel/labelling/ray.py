@@ -55,6 +55,7 @@ _VARIABLES = {
     "RAY_USAGE_STATS_ENABLED": "0",  # Ray sends no usage reports
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_NUM_REDIS_GET_RETRIES": "2",  # by default, Ray tries for ten minutes to join a server that is not a cluster
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "3600",  # by default, Ray ends this process a minute after the head node
 }
 
 
@@ -402,14 +403,12 @@ class RayEngine(OnlineEngine):
         nodes, cpus = living_nodes(ray), self._options.worker_cpus
         room = sum(int(node["Resources"].get("CPU", 0)) // cpus for node in nodes) if cpus else len(nodes)
         wanted = self._options.workers or max(1, room)
-        connection = self.connection
-        model = (connection.model, connection.endpoint.model, cpus) if local else ()
-        actor = ray.remote(Sender)
-        options = {"num_cpus": cpus or 0, "max_restarts": -1, "max_concurrency": 4096}
+        model = (self.connection.model, self.connection.endpoint.model, cpus) if local else ()
+        actor = ray.remote(num_cpus=cpus or 0, max_restarts=-1, max_concurrency=4096)(Sender)
         # On the nodes in turn or, if cores are reserved, wherever they are free; workers of a lost node move to others.
         affinity = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
         places = ["SPREAD" if cpus else affinity(nodes[n % len(nodes)]["NodeID"], soft=True) for n in range(wanted)]
-        return [actor.options(**options, scheduling_strategy=place).remote(*model) for place in places]
+        return [actor.options(scheduling_strategy=place).remote(*model) for place in places]
 
 
 async def _call(ray: Any, handle: Any, method: str, *arguments: Any) -> Any:
@@ -417,7 +416,7 @@ async def _call(ray: Any, handle: Any, method: str, *arguments: Any) -> Any:
 
     Raises:
         WorkerLostError: The worker cannot be reached; `WorkerGoneError` if it is lost permanently.
-        RelabelError: The method raised it; a `ProviderError` stands for any other error of the method.
+        RelabelError: The method raised it; a `ProviderError` stands for any other error of the method, and for a lost cluster.
     """
     errors = ray.exceptions
     try:
@@ -430,4 +429,6 @@ async def _call(ray: Any, handle: Any, method: str, *arguments: Any) -> Any:
         detail = str(error).strip().rpartition("\n")[2][:300]
         raise ProviderError(f"a worker of the cluster failed ({detail}); please report it") from error
     except errors.RayError as error:
+        # Without the head node, no worker comes back.
+        await asyncio.to_thread(_reach, ray.get_runtime_context().gcs_address)
         raise WorkerLostError(str(error).strip().partition("\n")[0][:200]) from error
