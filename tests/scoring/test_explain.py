@@ -24,7 +24,13 @@ E2 = {"strict": False, "with-tools": True}
 
 @pytest.mark.parametrize(
     ("code", "taxonomy"),
-    [("1121", "uk-soc2020"), ("11-1011", "soc2018"), ("11-1011.00", "onet-soc"), ("managers", None)],
+    [
+        ("1121", "uk-soc2020"),
+        ("11-1011", "soc2018"),
+        ("11-1011.00", "onet-soc"),
+        ("11-1011.0", "onet-soc"),
+        ("managers", None),
+    ],
 )
 def test_the_taxonomy_follows_from_the_form_of_a_code(code: str, taxonomy: str | None) -> None:
     assert taxonomy_of(code) == taxonomy

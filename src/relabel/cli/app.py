@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import signal
 import sys
 import threading
@@ -183,7 +184,7 @@ def _wrongly_used(error: Any) -> int:
         typer.echo(message, err=True)
     else:
         text = " ".join(message.split()).removesuffix(".")
-        text = text.replace("valid float range", "number").replace("valid integer range", "whole number")
+        text = re.sub(r"valid (float|int)\w*( range)?", lambda n: "number" if n[1] == "float" else "whole number", text)
         path = "relabel" if context is None else context.command_path
         _say(f"{text[:1].lower()}{text[1:]}; see `{path} --help`")
     return 2

@@ -375,7 +375,7 @@ def _show_multiverse(result: multiverse_analysis.Multiverse, table: relabel.Scor
     ]
     title = "Part of the variance that each choice alone accounts for (labels: rater and rubric together)"
     Table(title, ["figure", *choices], rows).show()
-    say("the range of each group is in the file of --out")
+    say("--out FILE writes the range of each group")
 
 
 @app.command()

@@ -29,7 +29,7 @@ READING_LABELS = {True: "exposed", False: "not-exposed"}
 # O*NET-SOC code and id of a task.
 TaskKey = tuple[str, str]
 _TAXONOMY: Sequence[tuple[str, Taxonomy]] = (
-    (r"\d{2}-\d{4}\.\d{2}", "onet-soc"),
+    (r"\d{2}-\d{4}\.\d*", "onet-soc"),
     (r"\d{2}-\d{4}", "soc2018"),
     (r"\d{4}", "uk-soc2020"),
 )
@@ -173,7 +173,7 @@ def explain(table: ScoreTable, run: Run, code: str) -> Explanation:
     if not rows:
         raise DataError(
             f"{code!r} is not a code of {table.taxonomy_name}, whose codes look like {table.frame['code'].iloc[0]}; "
-            "`relabel score` lists them with their titles"
+            f"`relabel score --taxonomy {table.taxonomy}` lists them with their titles"
         )
     row = rows[0]
     other = table.intervals and table.intervals.other
