@@ -65,6 +65,8 @@ def test_ratings_are_made_in_one_step_and_taken_up(
     monkeypatch.setenv("OPENAI_API_KEY", "a key for tests")
     with provider(lambda seen: judged("4")) as fake:
         words = ["careers", "rate", "--model", "m", "--tasks", "sample", "--base-url", fake.base_url, "--quiet"]
+        assert run_app([*words, "--rubric", "exposure"]) == 2
+        assert not fake.seen
         assert run_app(words) == 0
     assert "next: relabel resilience" in capsys.readouterr().err
     assert run_app(["resilience", "sample", "nursing"]) == 0

@@ -772,6 +772,15 @@ def test_raters_of_different_tasks_are_told_apart_on_the_tasks_that_all_labelled
     assert agreement["value"].dropna().tolist() == [3, 2, 3, 2, 1]
 
 
+def test_a_rater_without_a_label_for_a_task_of_the_study_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    task = next(t for t in load_tasks("sample") if t not in load_tasks("sample", sample=20, seed=1))
+    Path("few.csv").write_text(f"task_id,onet_soc_code,label\n{task.task_id},{task.onet_soc_code},E1\n")
+    few = {"name": "few", "labels": "few.csv", "rubric": "eloundou"}
+    write(Path("study.yaml"), {"name": "people", "run": "sample"}, few)
+    assert run_app(["study", "run", "study.yaml", "--quiet"]) == 3
+    assert "the rater few has labels for none of the study's tasks" in " ".join(capsys.readouterr().err.split())
+
+
 @pytest.mark.slow
 def test_equal_values_have_an_interval_too() -> None:
     """Three tasks of one major group at .2 each have a variance of -7e-18 in binary numbers."""

@@ -69,11 +69,12 @@ def rate(
     """
     from relabel.cli.app import run_app
 
+    if any(word.partition("=")[0] == "--rubric" for word in ctx.args):
+        raise UsageError("these ratings are by the rubric epoch; remove --rubric, or use `relabel run`")
     only: list[str] = []
     if not everything and task.is_onet_release(tasks):
-        codes = onet.occupation_columns(tasks)["onet_soc_code"]
-        members = [code for family in family_pages.load_families() for code in family.members(codes)]
-        only = [word for code in members for word in ("--occupation", code)]
+        codes, families = onet.occupation_columns(tasks)["onet_soc_code"], family_pages.load_families()
+        only = [word for family in families for code in family.members(codes) for word in ("--occupation", code)]
     words = ["run", "--model", model, "--rubric", "epoch", "--tasks", tasks, "--out", str(out), *only, *ctx.args]
     if code := run_app(words):
         raise typer.Exit(code)

@@ -172,12 +172,11 @@ def _rows(
     raters: list[running.RaterRun], states: Mapping[str, running.RaterState], kappas: Mapping[str, float | None]
 ) -> list[dict[str, Any]]:
     """The state of each rater; one without a model has no labels to ask for."""
-    rows: list[dict[str, Any]] = []
-    for one in raters:
-        name = one.rater.name
-        state = states.get(name) or running.RaterState(one.state, 0, 0, 0.0, None, (0, 0))
-        rows.append({"rater": name, **asdict(state), "kappa": kappas.get(name), "folder": one.ref})
-    return rows
+    return [
+        {"rater": name, **asdict(states.get(name) or running.RaterState(one.state, 0, 0, 0.0, None, (0, 0)))}
+        | {"kappa": kappas.get(name), "folder": one.ref}
+        for name, one in ((one.rater.name, one) for one in raters)
+    ]
 
 
 def _show(rows: Sequence[Mapping[str, Any]]) -> None:

@@ -157,6 +157,8 @@ def _on_tasks(runs: Mapping[str, Run], tasks: Sequence[Task]) -> dict[str, Run]:
     """The runs, restricted to the study's tasks, so that all raters are scored on the same ones; published sets have more."""
     keys = [(task.onet_soc_code, task.task_id) for task in tasks]
     kept = {name: pd.MultiIndex.from_frame(run.labels[TASK_KEY]).isin(keys) for name, run in runs.items()}
+    if without := [name for name, tasks_kept in kept.items() if not tasks_kept.any()]:
+        raise DataError(f"the rater {without[0]} has labels for none of the study's tasks; correct it or leave it out")
     return {name: replace(run, labels=run.labels[kept[name]].reset_index(drop=True)) for name, run in runs.items()}
 
 
