@@ -110,18 +110,17 @@ class Study(Strict):
 
     def in_words(self) -> str:
         """The trial in one line of text."""
-        shares = {gold: agreement.rates for gold, agreement in self.golds.items()}
-        kappa = {gold: agreement.kappa for gold, agreement in self.golds.items()}
 
-        def of_golds(values: Mapping[str, Mapping[str, float]], setting: str) -> str:
-            return ", ".join(f"{gold} {entry[setting]:g}" for gold, entry in values.items() if setting in entry)
+        def of_golds(figure: str, setting: str, form: str) -> str:
+            values = {gold: getattr(agreement, figure) for gold, agreement in self.golds.items()}
+            return ", ".join(form.format(entry[setting], gold) for gold, entry in values.items() if setting in entry)
 
-        golds = {setting: of_golds(shares, setting) for setting in self.rates}
-        rates = [f"{name} {rate:g}" + f" ({golds[name]})" * bool(golds[name]) for name, rate in self.rates.items()]
-        settings = dict.fromkeys(setting for by_setting in kappa.values() for setting in by_setting)
-        kappas = [f"{setting} {of_golds(kappa, setting)}" for setting in settings]
+        golds = {setting: of_golds("rates", setting, "{:.0%} by {}") for setting in self.rates}
+        rates = [f"{name} {rate:.0%}" + f" ({golds[name]})" * bool(golds[name]) for name, rate in self.rates.items()]
+        settings = dict.fromkeys(setting for agreement in self.golds.values() for setting in agreement.kappa)
+        kappas = [f"{setting} {of_golds('kappa', setting, '{:g} with {}')}" for setting in settings]
         parts = [f"{self.study} ({self.when}): {self.n:,} tasks by {self.raters}"]
-        parts += [f"share exposed: {'; '.join(rates)}"] * bool(rates) + [f"kappa: {'; '.join(kappas)}"] * bool(kappas)
+        parts += [f"Share exposed: {'; '.join(rates)}"] * bool(rates) + [f"Kappa: {'; '.join(kappas)}"] * bool(kappas)
         return ". ".join(parts)
 
 
