@@ -106,6 +106,8 @@ LATER = {"retryDelay": "41s"}
         (429, {"error": {"message": "No deployments available - crossed budget", "code": "429"}}, "quota", None),
         *[(403, {"error": {"message": message}}, "quota", None) for message in
           ("Budget limit reached", "The monthly budget of this key was exceeded", "Budget exhausted", "You have reached your budget")],
+        (412, {"status": "failure", "message": "Portkey Error: usage limit exceeded for the api key"}, "quota", None),
+        (200, {"object": "response", "status": "cancelled", "error": None, "output": []}, "passing", None),
         (412, {"error": {"message": "Account x is suspended, possibly due to reaching the monthly spending limit",
                          "code": "PRECONDITION_FAILED"}}, "quota", None),
         (429, {"message": "You are using a Trial key, which is limited to 1000 API calls / month."}, "quota", None),

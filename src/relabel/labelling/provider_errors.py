@@ -87,7 +87,7 @@ class RefusedError(Exception):
 # Finish reasons of answers that the provider broke off.
 _BROKEN_OFF = {"error", "network_error", "insufficient_system_resource", "abort"}
 # Strings in possible errors of status 200, as gateways send them, and in answers; `read_error` decides.
-_ERROR_MARKS = (b'"base_resp"', b'"failed"', *(f'"{word}"'.encode() for word in _BROKEN_OFF))
+_ERROR_MARKS = (b'"base_resp"', b'"failed"', b'"cancelled"', *(f'"{word}"'.encode() for word in _BROKEN_OFF))
 _ANSWER_MARKS = (b'"choices"', b'"output"')
 
 
@@ -167,7 +167,7 @@ def _error_object(document: Any, status: int) -> tuple[Mapping[str, Any] | None,
             return None, status
         return error or {"message": "the provider broke off the answer"}, _status_of(error, 502)
     error = document.get("error")
-    if status < 300 and document.get("status") == "failed":
+    if status < 300 and document.get("status") in ("failed", "cancelled"):
         error = object_of(error) or {"message": "the response failed"}
         return error, _status_of(error, 500)
     otherwise = status
@@ -280,7 +280,7 @@ def _meaning(status: int, codes: set[str], message: str, text: str, param: str, 
         return "wait"
     if "error-code#token-limit" in text:  # Alibaba's limit per minute; only this link tells it from a used-up quota
         return "wait"
-    if status == 402 or codes & _QUOTA_CODES:
+    if status in {402, 412} or codes & _QUOTA_CODES:  # 412: Portkey's budgets, accounts that Fireworks suspended
         return "quota"
     # Check for filters before quotas: a filter's message may say that no credits were charged.
     filtered = status in {400, 403, 422, 424, 451, 498} and _search(_FILTER_WORDS, message)
