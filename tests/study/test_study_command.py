@@ -326,8 +326,12 @@ def test_batches_are_sent_once_waited_for_and_taken_by_a_later_start(
         assert run_app(["study", "run", str(path), "--quiet"]) == 130
         found = status()["b"]
         assert (found["state"], found["labels"], found["waiting"]) == ("in batches", 0, [40, 0])
+        monkeypatch.setenv("COLUMNS", "80")
+        capsys.readouterr()
         assert run_app(["study", "status", str(path)]) == 0
-        assert "in batches:" in capsys.readouterr().out
+        shown = capsys.readouterr().out
+        assert "in batches:" in shown
+        assert max(map(len, shown.splitlines())) <= 80
         for batch in batches.batches.values():
             batch["_"]["fate"].looks = 0
         assert run_app(["study", "run", str(path), "--quiet"]) == 0

@@ -187,9 +187,9 @@ def _show(rows: Sequence[Mapping[str, Any]]) -> None:
         missing = max(row["asked"] - row["labels"], 0)
         counts: list[Cell] = [row["labels"], missing, _dollars(row["cost_usd"])] if row["asked"] else [None] * 3
         hours = None if row["hours_left"] is None else f"{row['hours_left']:,.2f}"
-        cells.append([row["rater"], state, *counts, row["kappa"], hours, row["folder"]])
-    columns = ["rater", "state", "labels", "missing", "cost", "kappa", "hours left", "run"]
-    Table("", columns, cells, left=2).show()
+        cells.append([row["rater"], state, *counts, row["kappa"], hours])
+    Table("", ["rater", "state", "labels", "missing", "cost", "kappa", "hours left"], cells, left=2).show()
+    say(f"Runs: {', '.join(row['folder'] for row in rows)}")
 
 
 def _estimates(raters: list[running.RaterRun], opened: running.OpenStudy) -> None:
