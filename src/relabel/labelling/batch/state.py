@@ -16,7 +16,7 @@ import asyncio
 import hashlib
 import os
 from collections.abc import Awaitable, Callable, Generator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -323,15 +323,16 @@ def unaccounted_usd(batches: Path, job: Job) -> float:
 def known_states(batches: Path) -> tuple[list[BatchState], dict[str, str]]:
     """The states of all batch jobs, newest first, and error messages of damaged ones by run id; other files are ignored."""
     states: list[BatchState] = []
-    damaged: dict[str, str] = {}
-    with os_errors(f"the batch jobs in {batches} cannot be listed", "correct the permissions, or set RELABEL_HOME"):
-        paths = sorted(batches.glob("*/state.json"))
-    for path in paths:
+    damaged, names = dict[str, str](), list[str]()
+    advice = "correct the permissions, or set RELABEL_HOME"
+    with os_errors(f"the batch jobs in {batches} cannot be listed", advice), suppress(FileNotFoundError):
+        names = sorted(folder.name for folder in batches.iterdir())  # from Python 3.13 on, `glob` hides errors
+    for name in names:
         try:
-            state = BatchFolder(batches, path.parent.name).load()
+            state = BatchFolder(batches, name).load()
             states += [] if state is None else [state]  # another process may just have removed it
         except DataError as error:
-            damaged[path.parent.name] = str(error)
+            damaged[name] = str(error)
     return sorted(states, key=lambda state: state.started_at, reverse=True), damaged
 
 
