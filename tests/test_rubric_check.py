@@ -114,7 +114,7 @@ def test_a_rubric_without_trials_is_marked_wherever_it_is_shown(
     listed = " ".join(capsys.readouterr().out.split())
     assert listed.count(NOT_TRIED) == 2  # automation, epoch
     assert "exposure@1" in listed
-    assert "eloundou-2023:human 0.735" in listed
+    assert "0.735 with eloundou-2023:human" in listed
 
 
 def test_a_trial_without_people_is_no_trial_against_people(tmp_path: Path) -> None:

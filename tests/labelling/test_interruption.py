@@ -366,9 +366,15 @@ async def test_a_run_that_waits_for_another_one_can_be_stopped(store: Store, tmp
     assert len(outcome.failures) == 4
 
 
+def sqlite_error(text: str, code: int) -> sqlite3.OperationalError:
+    error = sqlite3.OperationalError(text)
+    error.sqlite_errorcode = code
+    return error
+
+
 FAULTS: dict[str, tuple[Exception, str]] = {
-    "full": (sqlite3.OperationalError("database or disk is full"), "database or disk is full"),
-    "a limit of the process": (sqlite3.OperationalError("disk I/O error"), "the limit `ulimit -f`"),
+    "full": (sqlite_error("database or disk is full", sqlite3.SQLITE_FULL), "database or disk is full"),
+    "a limit of the process": (sqlite_error("disk I/O error", sqlite3.SQLITE_IOERR), "the limit `ulimit -f`"),
     "no space": (OSError(28, "No space left on device"), "No space left on device"),
     "locked": (diskcache.Timeout(), "another program has locked it"),
     "read-only": (sqlite3.OperationalError("attempt to write a readonly database"), "readonly"),
