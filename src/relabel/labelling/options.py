@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 # Maximum value of `--concurrency`.
 MOST_IN_FLIGHT = 4096
 # Maximum number of tasks in one request, and of times that a question is asked.
-MOST = {"pack": 100, "samples": 1000}
+MOST = {"pack": 100, "samples": 10_000}
 # Names of fields that may hold a credential, as in JSON.
 _CREDENTIALS = re.compile(
     r'"(?:x[-_])?(?:api[-_]?key|authorization|(?:access[-_])?token|secret|password)":', re.IGNORECASE
@@ -105,7 +105,7 @@ class RunOptions(Asking):
             fits = isinstance(value, int if name in whole else int | float) and least <= float(value) <= most
             if value is not None and not fits:  # nan is not at least anything
                 kind = "a whole number" if name in whole else "a number"
-                span = f"from {least} to {most}" if name in MOST else f"of {least} or more"
+                span = f"from {least} to {most:,}" if name in MOST else f"of {least} or more"
                 raise UsageError(f"{name} is {value!r}; give {kind} {span}")
 
     def asked_settings(self) -> tuple[str, ...]:

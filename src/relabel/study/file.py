@@ -74,7 +74,7 @@ class Rater(Strict):
     max_tokens: int | None = Field(default=None, ge=1)
     timeout: Positive | None = None
     response_format: Literal["auto", "json_schema", "json_object", "text"] = "auto"
-    samples: int = Field(default=1, ge=1, le=1000)
+    samples: int = Field(default=1, ge=1, le=10_000)
     variants: int = Field(default=1, ge=1)
     engine: Literal["online", "batch"] = "online"
     concurrency: int | None = Field(default=None, ge=1, le=4096)
