@@ -108,17 +108,17 @@ class Study(Strict):
     limits: str = ""
     wording: str = ""
 
-    def in_words(self) -> str:
-        """The trial in one line of text."""
+    def in_words(self, names: Mapping[str, str] = {}) -> str:
+        """The trial in one line of text, with the names given for settings and golds."""
 
         def of_golds(figure: str, setting: str, form: str) -> str:
-            values = {gold: getattr(agreement, figure) for gold, agreement in self.golds.items()}
-            return ", ".join(form.format(entry[setting], gold) for gold, entry in values.items() if setting in entry)
+            values = {gold: getattr(agreement, figure).get(setting) for gold, agreement in self.golds.items()}
+            return ", ".join(form.format(v, names.get(gold, gold)) for gold, v in values.items() if v is not None)
 
         golds = {setting: of_golds("rates", setting, "{:.0%} by {}") for setting in self.rates}
-        rates = [f"{name} {rate:.0%}" + f" ({golds[name]})" * bool(golds[name]) for name, rate in self.rates.items()]
+        rates = [f"{names.get(s, s)} {rate:.0%}" + f" ({golds[s]})" * bool(golds[s]) for s, rate in self.rates.items()]
         settings = dict.fromkeys(setting for agreement in self.golds.values() for setting in agreement.kappa)
-        kappas = [f"{setting} {of_golds('kappa', setting, '{:g} with {}')}" for setting in settings]
+        kappas = [f"{names.get(s, s)} {of_golds('kappa', s, '{:g} with {}')}" for s in settings]
         parts = [f"{self.study} ({self.when}): {self.n:,} tasks by {self.raters}"]
         parts += [f"Share exposed: {'; '.join(rates)}"] * bool(rates) + [f"Kappa: {'; '.join(kappas)}"] * bool(kappas)
         return ". ".join(parts)
@@ -250,11 +250,11 @@ class Rubric(Strict):
         trials = [study for study in self.validity if study.wording in {"", self.wording}]
         return any(gold.people for study in trials for gold in study.golds.values())
 
-    def validity_in_words(self) -> list[str]:
-        """What is known of the rubric's validity: one line per trial, and `NOT_TRIED` if it is not `tried`."""
+    def validity_in_words(self, names: Mapping[str, str] = {}) -> list[str]:
+        """What is known of the rubric's validity: a line per trial, with `names` as there, and `NOT_TRIED` if not `tried`."""
         notes = {self.wording: "", "": " (the trial does not record which wording it tried)"}
         other = " (a trial of another wording: this one may do better or worse)"
-        lines = [study.in_words() + notes.get(study.wording, other) for study in self.validity]
+        lines = [study.in_words(names) + notes.get(study.wording, other) for study in self.validity]
         return lines if self.tried else [*lines, NOT_TRIED]
 
     def code(self, labels: Mapping[str, str]) -> Code | None:

@@ -24,6 +24,7 @@ from relabel.publishing.methodology import BANDS
 from relabel.publishing.site import build
 from relabel.publishing.site.build import Site, build_site, money, site_server
 from relabel.publishing.site.views import for_readers
+from relabel.rubric import load_rubric
 from relabel.run import open_run
 from relabel.scoring.options import Choices
 from relabel.tabular import records
@@ -684,6 +685,17 @@ def test_pages_name_the_embedded_model_and_say_when_labels_of_others_were_import
     folder = build_site(tmp_path / "export", tmp_path / "site").folder
     for page in ("index.html", "occupations/2134.html"):
         assert "Labels by the embedded model, imported on 3 April 2026." in Seen(folder / page).text, page
+
+
+def test_the_method_page_names_readings_and_raters_and_leaves_the_words_of_a_trial_alone(tmp_path: Path) -> None:
+    rubric = load_rubric("exposure")
+    trial = rubric.validity[0].model_copy(update={"raters": "two people who read strictly, not with-tools"})
+    tried = rubric.model_copy(update={"validity": (trial,)})
+    export_run(sample_answers(tmp_path / "run", rubric=tried), tmp_path / "export", draws=0)
+    text = Seen(build_site(tmp_path / "export", tmp_path / "site").folder / "method.html").text
+    assert "240 tasks by two people who read strictly, not with-tools." in text
+    assert "model alone 19% (17% by GPT-4 in 2023, 14% by people in 2023); model with tools 41%" in text
+    assert "in three codes 0.508 with GPT-4 in 2023" in text
 
 
 def test_labels_without_a_date_have_no_feed(tmp_path: Path) -> None:

@@ -240,7 +240,7 @@ def methodology(run: Run, table: ScoreTable) -> dict[str, Any]:
             "model_name": model_name(manifest.model),
             "tasks": PureWindowsPath(manifest.tasks).name,
             "rubric": rubric | {name: PureWindowsPath(rubric[name]).name for name in ("source", "prompt")},
-            "rubric_validity": [] if run.folder is None else manifest.rubric.validity_in_words(),
+            "rubric_validity": [] if run.folder is None else manifest.rubric.validity_in_words(WORDS["validity"]),
             "parameters": {key: manifest.parameters[key] for key in _PARAMETERS if key in manifest.parameters},
         },
     }
