@@ -180,6 +180,23 @@ def test_the_lowest_of_a_few_groups_is_not_called_higher_than_any(sample_run: Ma
         assert said == f"{'among the highest' if highest else place} of the 6 scored occupations"
 
 
+def test_a_group_is_not_higher_than_itself(tmp_path: Path) -> None:
+    codes = [f"11-{1000 + rank}.00" for rank in range(200)]
+    tasks = tmp_path / "tasks.csv"
+    rows = [
+        f"{code}-1,{code},C,First.,Core,{1 + rank / 50}\n{code}-2,{code},C,Second.,Core,3"
+        for rank, code in enumerate(codes)
+    ]
+    tasks.write_text("\n".join(["task_id,onet_soc_code,title,text,task_type,importance", *rows, ""]))
+    said = {(code, f"{code}-{task}"): {"strict": task == 1, "with-tools": True} for code in codes for task in (1, 2)}
+    run = answered(tmp_path / "run", said, tasks=str(tasks))
+    export_run(run, tmp_path / "out", Choices(taxonomy="onet-soc", tasks=str(tasks)), draws=0, families=False)
+    pages = [load(tmp_path / f"out/occupations/{codes[rank]}.json")["readings"]["strict"] for rank in (0, 2, 100, 199)]
+    assert [page["percentile"] for page in pages] == [1, 2, 51, 100]
+    places = ["among the lowest", "higher than 1%", "higher than 50%", "among the highest"]
+    assert [page["higher_than"] for page in pages] == [f"{place} of the 200 scored occupations" for place in places]
+
+
 def test_equal_scores_by_the_old_method_are_not_higher_than_each_other(tmp_path: Path) -> None:
     codes = ["11-1011.00", "11-2011.00", "11-2021.00"]
     tasks = tmp_path / "tasks.csv"

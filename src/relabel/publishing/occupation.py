@@ -277,15 +277,15 @@ def _reading_section(reading: Reading, score: Row, counts: Row, tasks: Sequence[
 
 
 def _standing(percentile: int, score: Row, measure: str, table: ScoreTable) -> str:
-    """A group's position in words: its percentile or, among few scored groups, the number of groups with a lower score.
+    """A group's position in words: the share of scored groups with a lower score or, among few of them, their number.
 
-    A percentile counts positions from 1, so it includes the group itself, which matters only among few groups.
+    The percentile counts positions from 1, so it includes the group itself; the site of 2026 showed it as that share.
     """
-    place = f"higher than {percentile}%"
-    if table.scored < _MANY_GROUPS:  # the site of 2026 gives equal scores different percentiles
-        scores = table.frame.loc[table.has_status("scored"), measure]
-        below = int((scores.round(CLEAN) < round(score[measure], CLEAN)).sum())
-        place = f"higher than {below}" if below else "among the lowest"
+    scores = table.frame.loc[table.has_status("scored"), measure]
+    below, unit = int((scores.round(CLEAN) < round(score[measure], CLEAN)).sum()), ""
+    if table.scored >= _MANY_GROUPS:
+        below, unit = percentile if table.method == "site-2026" else round(100 * below / table.scored), "%"
+    place = f"higher than {below}{unit}" if below else "among the lowest"
     return f"{'among the highest' if percentile == 100 else place} of the {table.scored:,} scored occupations"
 
 
