@@ -14,7 +14,7 @@ import tempfile
 import tomllib
 import warnings
 from collections.abc import Callable, Generator, Hashable, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
@@ -47,6 +47,13 @@ def os_errors(problem: str, advice: str, *, refuse: type[RelabelError] = DataErr
         yield
     except OSError as error:
         raise refuse(f"{problem} ({error.strerror or error}); {advice}") from error
+
+
+def entries(folder: Path) -> list[Path]:
+    """The paths in a folder, sorted; none if it does not exist. From Python 3.13 on, `Path.glob` hides other errors."""
+    with os_errors(f"{folder} cannot be listed", "correct the permissions"), suppress(FileNotFoundError):
+        return sorted(folder.iterdir())
+    return []
 
 
 def make_private_dir(folder: Path) -> None:

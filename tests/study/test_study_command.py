@@ -541,6 +541,15 @@ def test_the_package_rebuilds_the_tables_from_its_answers_alone(
     assert results(Path("study-results")) == made
 
 
+def test_a_folder_of_runs_that_cannot_be_read_is_not_taken_for_an_empty_one(capsys: pytest.CaptureFixture[str]) -> None:
+    write(Path("study.yaml"), {"name": "a", "model": "m", "base_url": "http://127.0.0.1:9/v1"}, budget_usd=1)
+    Path("study-results").mkdir()
+    Path("study-results/runs").write_text("")
+    for command in (["run", "--dry-run"], ["status"]):
+        assert run_app(["study", command[0], "study.yaml", *command[1:]]) == 3
+        assert "study-results/runs cannot be listed (Not a directory); correct" in capsys.readouterr().err
+
+
 def packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the package of study.yaml, and go to where a reader unpacked it."""
     assert run_app(["study", "package", "study.yaml"]) == 0

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 from diskcache.core import MODE_PICKLE
 
 from relabel.errors import DataError, StoreError, UsageError
-from relabel.files import locked, make_private_dir, os_errors, replacing
+from relabel.files import entries, locked, make_private_dir, os_errors, replacing
 from relabel.labelling import rows
 from relabel.labelling.store import ROW, PickleRefusedError, Store, integrity, text_of
 
@@ -88,7 +88,7 @@ def set_damage_aside(folder: Path) -> Iterator[str]:
 def _require_alone(folder: Path) -> None:
     """Check that no process uses a store, and remove the lock files of dead ones."""
     busy = f"another process is using the store {folder}; wait until it ends, or stop it"
-    for path in (folder / "processes").glob("*.lock"):
+    for path in entries(folder / "processes"):
         with locked(path, busy, refuse=StoreError), suppress(OSError):  # Windows cannot delete an open file
             path.unlink()
 

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from relabel.errors import DataError, IncompleteRunError, ProviderError, RelabelError, RunInterruptedError, UsageError
 from relabel.evaluation.gold import load_gold
 from relabel.evaluation.suite import load_suite
-from relabel.files import require_own, writing
+from relabel.files import entries, require_own, writing
 from relabel.importing import import_labels
 from relabel.labelling.batch.provider import batch_provider
 from relabel.labelling.batch.runner import run_batch
@@ -247,7 +247,7 @@ def plan(opened: OpenStudy, *, keep_damaged: bool = False) -> list[RaterRun]:
         DataError: A file named in the study cannot be used.
     """
     study = opened.study
-    for path in (opened.results, *opened.results.glob("*"), *opened.runs.glob("*")):
+    for path in (opened.results, *entries(opened.results), *entries(opened.runs)):
         require_own(path)  # a link in a folder from elsewhere could redirect writes
     rater_runs: list[RaterRun] = []
     for rater in study.raters:
@@ -400,7 +400,7 @@ async def run_raters(
         stop.stops = [Stop() for _ in asked]
         if stop.asked.is_set():  # while labels were imported
             stop()
-        spent = {folder: spent_before(folder) for folder in opened.runs.glob("*/")}
+        spent = {folder: spent_before(folder) for folder in entries(opened.runs)}
         spent |= {one.out: spent_before(one.out, unfinished(model.job, store, one.out)) for one, model in asked}
         open_usd = {one.rater.name: unaccounted_usd(opened.environment.batches_dir, model.job) for one, model in asked}
         before = sum(spent.values()) + sum(open_usd[one.rater.name] for one, _ in asked if not one.batched)

@@ -16,7 +16,7 @@ import asyncio
 import hashlib
 import os
 from collections.abc import Awaitable, Callable, Generator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +25,7 @@ from typing import TypeVar
 from pydantic import BaseModel
 
 from relabel.errors import DataError
-from relabel.files import locked, make_private_dir, os_errors, write_whole
+from relabel.files import entries, locked, make_private_dir, os_errors, write_whole
 from relabel.labelling.job import Job, job_from_json, job_to_json
 from relabel.labelling.request import canonical_json
 from relabel.labelling.wire import Form
@@ -322,12 +322,8 @@ def unaccounted_usd(batches: Path, job: Job) -> float:
 
 def known_states(batches: Path) -> tuple[list[BatchState], dict[str, str]]:
     """The states of all batch jobs, newest first, and error messages of damaged ones by run id; other files are ignored."""
-    states: list[BatchState] = []
-    damaged, names = dict[str, str](), list[str]()
-    advice = "correct the permissions, or set RELABEL_HOME"
-    with os_errors(f"the batch jobs in {batches} cannot be listed", advice), suppress(FileNotFoundError):
-        names = sorted(folder.name for folder in batches.iterdir())  # from Python 3.13 on, `glob` hides errors
-    for name in names:
+    states, damaged = list[BatchState](), dict[str, str]()
+    for name in (folder.name for folder in entries(batches)):
         try:
             state = BatchFolder(batches, name).load()
             states += [] if state is None else [state]  # another process may just have removed it
