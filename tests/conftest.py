@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import signal
 from pathlib import Path
@@ -20,6 +21,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # A shell that starts the tests in the background has Ctrl-C ignored, also by the commands that tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+NUMBERS = itertools.count()
 MIRROR = os.environ.get("RELABEL_DATA_MIRROR", "")
 SLOW = {
     "test_batch_kill",
@@ -82,7 +84,10 @@ def _own_home(
     ):  # the weights are fetched once for all tests, the store is not shared
         monkeypatch.setenv("RELABEL_STORE", str(tmp_path_factory.mktemp("store") / "store"))
         return
-    home = tmp_path_factory.mktemp("home")
+    home = (
+        tmp_path_factory.getbasetemp() / "homes" / str(next(NUMBERS))
+    )  # `mktemp` looks through all that it made before
+    home.mkdir(mode=0o700, parents=True)
     monkeypatch.setenv("RELABEL_HOME", str(home))
     monkeypatch.delenv("COLUMNS", raising=False)  # tables look as in a pipe, whatever the terminal of the tests is
     if request.node.get_closest_marker("mirror"):
