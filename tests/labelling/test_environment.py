@@ -127,7 +127,7 @@ def test_a_certificate_of_an_unknown_authority_says_where_to_name_that(
 
 def test_a_server_without_tls_is_not_blamed_on_a_certificate(capsys: pytest.CaptureFixture[str]) -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         assert run(f"https://127.0.0.1:{server.server_port}/v1") == 4
         server.shutdown()
     said = " ".join(capsys.readouterr().err.split())
@@ -217,7 +217,8 @@ def test_a_server_whose_replies_all_have_one_name_is_believed(tmp_path: Path) ->
 def test_a_low_limit_of_open_files_is_raised_where_the_system_allows_it() -> None:
     """As on macOS, where it is 256."""
     with provider(lambda seen: Reply(body=judged().body, delay=2.0 if len(fake.seen) > 1 else 0.0)) as fake:
-        words = ["--base-url", fake.base_url, "--tasks", "sample", "--concurrency", "100", "--out", "r", "--quiet"]
+        words = ["--base-url", fake.base_url, "--tasks", "sample", "--setting", "strict", "--concurrency", "100"]
+        words += ["--out", "r", "--quiet"]
         line = 'ulimit -S -n 48; exec "$0" -m relabel run --model m "$@"'
         done = subprocess.run(["bash", "-c", line, sys.executable, *words], capture_output=True, text=True, check=False)
         assert fake.most_at_once > 48

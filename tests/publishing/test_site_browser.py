@@ -48,7 +48,7 @@ def thin(tmp_path_factory: pytest.TempPathFactory) -> Site:
 def served(site: Site) -> Iterator[str]:
     """The site under a path of its own, as on a host that holds other things too."""
     with site_server(site.folder, 0) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
 

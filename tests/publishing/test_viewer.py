@@ -72,7 +72,7 @@ def raters(labelled: Path, monkeypatch: pytest.MonkeyPatch) -> list[Run]:
 def served(runs: list[Run], file: Path, **golds: Any) -> Generator[Viewer]:
     column, choices = label_of_runs(runs)
     with Viewer(LabelTable(runs, golds, task_details(runs[0]), _answer_of), Reviews(file, column), choices) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
+        Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield server
         server.shutdown()
 
