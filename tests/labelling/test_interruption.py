@@ -154,7 +154,7 @@ def test_a_signal_lets_what_is_in_flight_come_in(number: signal.Signals, tmp_pat
         assert len(fake.seen) == answered <= 12 + 4
     assert "run the same command again to continue" in one_sentence(err)
     assert err.count("stopping: waiting for answers in flight") == 1
-    assert out.startswith(f"MISSING  {40 - answered} of 40 labels")
+    assert out.startswith(f"MISSING  {40 - answered} of 40 labels ({40 - answered} not asked)")
     run_ = open_run("r")
     assert (run_.manifest.status, len(run_.labels), len(run_.failures())) == ("interrupted", answered, 40 - answered)
     with Store(tmp_path / "store") as store:

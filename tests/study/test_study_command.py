@@ -177,7 +177,9 @@ def test_a_study_says_where_it_stands_without_a_terminal_too(
     with provider(by_words(3)) as one:
         write(Path("study.yaml"), rater("a", one), scoring=None)
         assert run_app(["study", "run", "study.yaml"]) == 0
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("a ")]
+    first, *others = capsys.readouterr().err.splitlines()
+    assert first == "reading the tasks and labels that study.yaml names ..."
+    lines = [line for line in others if line.startswith("a ")]
     assert lines
     assert lines == [*dict.fromkeys(lines)]
     assert all(re.fullmatch(r"a \d+/40", line) for line in lines)

@@ -74,12 +74,11 @@ def run_until_stopped(
     """
 
     def interrupt() -> None:
-        is_second = stop.asked.is_set()
-        stop()
-        if is_second:
+        if stop.asked.is_set():
             announce("leaving", "quitting now", look=look)
         else:
             announce("stopping", f"stopping: waiting for {meanwhile}; press Ctrl-C again to quit now", look=look)
+        stop()
 
     async def stoppable() -> Result:
         loop, before = asyncio.get_running_loop(), dict[signal.Signals, Any]()
@@ -165,9 +164,8 @@ def get_consent(job: Job, folder: Path, environment: Settings) -> None:
     Raises:
         UsageError: The user declined.
     """
-    if count_labels(folder):
-        return
-    if job.price is None and job.size < MANY:  # without a price, an estimate is not worth reading the store for
+    # Without a price, an estimate is not worth reading the store for.
+    if count_labels(folder) or (job.price is None and job.size < MANY):
         return
     with store_so_far(environment.store_dir) as store:
         most = cost_at_a_glance(job, store)
@@ -239,8 +237,12 @@ def show_outcome(outcome: Outcome, folder: Path, model: str) -> None:
     """Summarise a run, starting with what is missing."""
     manifest, progress, counts = outcome.manifest, outcome.progress, outcome.manifest.counts
     if outcome.missing:
-        kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(progress.failed.items()))
-        _say("MISSING", f"{outcome.missing:,} of {counts.asked:,} labels ({kinds})")
+        kinds = Counter[str](progress.failed)
+        if outcome.interrupted:
+            asked = sum(failure.kind != "provider" or failure.attempts > 0 for failure in outcome.failures)
+            kinds.update({"not asked": outcome.missing - asked, "provider": asked - outcome.missing})
+        listed = ", ".join(f"{count:,} {kind}" for kind, count in sorted(kinds.items()) if count)
+        _say("MISSING", f"{outcome.missing:,} of {counts.asked:,} labels ({listed})")
     labelled = counts.from_store + counts.fresh
     _say("labels", f"{labelled:,} of {counts.asked:,}: {counts.from_store:,} from the store, {counts.fresh:,} fresh")
     _show_settings(outcome)

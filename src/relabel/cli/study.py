@@ -65,6 +65,8 @@ def run(
             Known providers and this machine do not need it.
     """
     opened = running.open_study(path)
+    if not quiet:
+        typer.echo(f"reading the tasks and labels that {path} names ...", err=True)
     raters, hosts = running.plan(opened), allow_host or ()
     running.require_readable(opened)
     if dry_run:
@@ -240,14 +242,11 @@ async def _await_raters(work: Coroutine[object, object, None], raters: list[runn
     console = make_console(stderr=True)
 
     def look() -> RenderableType:
-        rows = [
-            [
-                *(one.rater.name, one.state, f"{p.from_store + p.fresh:,} of {p.asked:,}", p.failed.total()),
-                _dollars(p.cost_usd),
-            ]
-            for one in asked
-            for p in (one.progress,)
-        ]
+        rows = list[list[Cell]]()
+        for one in asked:
+            p = one.progress
+            labels = f"{p.from_store + p.fresh:,} of {p.asked:,}"
+            rows.append([one.rater.name, one.state, labels, p.failed.total(), _dollars(p.cost_usd)])
         return Table("", ["rater", "state", "labels", "failed", "cost"], rows, left=2).drawn(console)
 
     with Live(get_renderable=look, console=console, transient=True):
