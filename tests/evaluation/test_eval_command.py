@@ -149,6 +149,25 @@ def test_a_table_can_be_printed_alone(app: typer.Typer, arguments: list[str]) ->
     assert "Verdict" not in result.stdout
 
 
+def test_occupations_without_a_label_in_a_setting_are_no_basis_of_its_figures(
+    app: typer.Typer, make_run: MakeRun, write_gold: WriteGold, tmp_path: Path
+) -> None:
+    answers = {(f"11-{1000 + n}.00", str(n)): {"strict": n % 2 == 0} for n in range(12)}
+    for key in list(answers)[:3]:
+        answers[key]["with-tools"] = True
+    run = make_run(answers)
+    rows = [f"{n},11-{1000 + n}.00,{'E1' if n % 3 else 'E2'}" for n in range(12)]
+    gold = write_gold("\n".join(["task_id,onet_soc_code,code", *rows, ""]))
+    page = tmp_path / "page.html"
+    result = CliRunner().invoke(app, ["eval", str(run.folder), "--gold", str(gold), "--html", str(page)])
+    assert result.exit_code == 0, result.exception
+    said = " ".join(result.stdout.split())
+    assert "draws of at most 12 occupations" in said
+    assert "Means of at most 12 occupations" in said
+    assert "Few occupations: the tasks belong to 3 occupations only" in said
+    assert "draws of at most 12 occupations, seed" in page.read_text(encoding="utf-8")
+
+
 def test_missing_answers_are_shown_to_people(app: typer.Typer, make_run: MakeRun, write_gold: WriteGold) -> None:
     answers = {
         ("11-1011.00", str(n)): {"strict": n == 1} | ({"with-tools": True} if n < 3 else {}) for n in range(1, 5)

@@ -212,13 +212,14 @@ def _figure_table(title: str, figures: Mapping[str, str], columns: Mapping[Any, 
 def eval_tables(document: relabel.EvalDocument, *, page: bool = False) -> Iterator[Table]:
     """All figures of a document, for a terminal or, with more of them, for a page."""
     gold_text = f"with the gold {document.gold}"
-    settings, majority = document.settings, document.yardsticks.majority
-    method = document.intervals
+    settings, majority, method = document.settings, document.yardsticks.majority, document.intervals
+    counts = {figures.n for figures in (*settings.values(), *document.measures.values())}
+    occupations_text = "at most " * (len(counts) > 1) + counted(
+        document.occupations.n, "occupation"
+    )  # labels are missing
     notes = ["-: undefined. majority label: always giving the gold's most frequent label. kappa: Cohen's. AC1: Gwet's."]
     if method is not None:
-        notes.append(
-            f"95%: {method.draws:,} bootstrap draws of {counted(method.units, 'occupation')}, seed {method.seed}."
-        )
+        notes.append(f"95%: {method.draws:,} bootstrap draws of {occupations_text}, seed {method.seed}.")
         notes += [f"Few occupations: {method.note}."] if method.note else []
         notes += ["They describe doubtful tasks only, not the run as a whole."] if document.selected else []
     table = _figure_table(f"Agreement {gold_text}, by setting", _FIGURES, settings, notes=notes, key="agreement")
@@ -243,8 +244,7 @@ def eval_tables(document: relabel.EvalDocument, *, page: bool = False) -> Iterat
     yield from _yardstick_tables(document, page=page)
     if document.measures:
         occupations = {measure: getattr(document.occupations, measure) for measure in document.measures}
-        most = "at most " * (len({figures.n for figures in document.measures.values()}) > 1)  # the run was stopped
-        note = f"Means of {most}{counted(document.occupations.n, 'occupation')}; tasks and occupations weigh the same."
+        note = f"Means of {occupations_text}; tasks and occupations weigh the same."
         title = f"Values of tasks (0-1) {gold_text}, by measure"
         table = _figure_table(title, _MEASURES, document.measures, notes=[note], key="measures")
         yield replace(table, rows=[*table.rows, *_figure_table("", _OCCUPATIONS, occupations).rows])

@@ -199,8 +199,8 @@ class AlignedLabels:
 
     @property
     def few_occupations(self) -> str | None:
-        """A warning if there are too few occupations for useful intervals."""
-        return metrics.few_occupations(self.occupations)
+        """A warning if the tasks with a label in the main setting are of too few occupations for useful intervals."""
+        return metrics.few_occupations(len(set(self.codes[self.labelled(self.main, *range(len(self.names)))])))
 
     @property
     def weight(self) -> Array:

@@ -189,7 +189,7 @@ class Occupations(Frozen):
     """Agreement on occupations: means of the compared tasks, by O*NET-SOC code.
 
     Attributes:
-        n: Number of occupations compared.
+        n: Number of occupations of all compared tasks; a measure without labels of some tasks may have fewer.
         weights: Weights of tasks within an occupation, and of occupations.
     """
 
@@ -222,8 +222,8 @@ class Slice(Frozen):
     Attributes:
         value: The slice: a major group such as `11`, a task type, a band such as `3.5-4.0`.
         title: The same in words.
-        n: Number of compared tasks.
-        occupations: Number of their occupations.
+        n: Number of compared tasks; a setting without labels of some has its own `n`.
+        occupations: Number of occupations of these `n` tasks.
         settings: Figures by setting.
         measures: Means by measure.
     """
@@ -459,7 +459,7 @@ class Bootstrap(Frozen):
 
 
 class IntervalMethod(Bootstrap):
-    """How the intervals of an evaluation were computed: the number of `units`, and the `method` for bounds."""
+    """How the intervals of an evaluation were computed: the number of `units` of all compared tasks, and the `method` for bounds."""
 
     units: int
     method: str = "Student's t over occupations, on the logit of the figure's range"
