@@ -4,6 +4,7 @@ import gc
 import itertools
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,9 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 # A shell that starts the tests in the background has Ctrl-C ignored, also by the commands that tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Tests are kept as pytest rewrites them, also where the environment forbids it: each worker would otherwise do it anew.
+sys.dont_write_bytecode = False
 
 NUMBERS = itertools.count()
 MIRROR = os.environ.get("RELABEL_DATA_MIRROR", "")
@@ -84,9 +88,8 @@ def _own_home(
     ):  # the weights are fetched once for all tests, the store is not shared
         monkeypatch.setenv("RELABEL_STORE", str(tmp_path_factory.mktemp("store") / "store"))
         return
-    home = (
-        tmp_path_factory.getbasetemp() / "homes" / str(next(NUMBERS))
-    )  # `mktemp` looks through all that it made before
+    # `mktemp` would look through all that it made before.
+    home = tmp_path_factory.getbasetemp() / "homes" / str(next(NUMBERS))
     home.mkdir(mode=0o700, parents=True)
     monkeypatch.setenv("RELABEL_HOME", str(home))
     monkeypatch.delenv("COLUMNS", raising=False)  # tables look as in a pipe, whatever the terminal of the tests is
