@@ -385,6 +385,19 @@ async def test_the_first_question_is_in_flight_too(store: Store, tmp_path: Path)
     assert progress.in_flight == {}
 
 
+async def test_requests_that_wait_to_be_sent_again_are_shown_with_the_error(store: Store, tmp_path: Path) -> None:
+    progress, limiter, texts = Progress(asked=4), Limiter(2), list[str]()
+
+    async def look(seconds: float) -> None:
+        texts.append(" ".join(drawn(RateEstimator(progress, limiter), 80).split()))
+
+    with provider(lambda seen: refused(503, "busy") if len(fake.seen) == 1 else judged()) as fake:
+        engine = OnlineEngine(Connection(fake.base_url), limiter=limiter, sleep=look)
+        await run_job(make_job(fake.base_url, 2, probe=True), engine, store, tmp_path / "run", progress=progress)
+    assert ["waiting to be sent again: 1 (503)" in text for text in texts] == [True]
+    assert limiter.to_repeat == {}
+
+
 def test_a_limit_that_was_cut_says_that_more_are_still_out() -> None:
     estimator = new(10, Limiter(4))
     estimator.progress.in_flight.update({str(n): (f"{n} strict", time.monotonic()) for n in range(6)})

@@ -427,6 +427,9 @@ def _notices(estimator: RateEstimator) -> dict[str, str]:
         notices["naming"] = f"listing {progress.asked - progress.done:,} missing labels; Ctrl-C quits now"
     elif progress.doing:
         notices["writing"] = "writing the run folder"
+    if limiter and limiter.to_repeat:
+        errors = ", ".join(sorted({str(error) for error in limiter.to_repeat.values()}))
+        notices["waiting"] = f"waiting to be sent again: {len(limiter.to_repeat):,} ({errors})"
     if limiter and limiter.unreachable:
         notices["unreachable"] = f"{limiter.unreachable}, trying again"
     if (until := paused_until(limiter)) is not None:
@@ -445,13 +448,10 @@ async def _events(estimator: RateEstimator) -> None:
 def _emit(event: str, estimator: RateEstimator) -> None:
     progress, limiter = estimator.progress, estimator.limiter
 
-    def named(source: object, names: str) -> dict[str, object]:
-        return {name: getattr(source, name) for name in names.split()}
-
     document = {
         "event": event,
         "time": time.time(),
-        **named(progress, "asked done from_store fresh"),
+        **{name: getattr(progress, name) for name in ("asked", "done", "from_store", "fresh")},
         "failed": dict(progress.failed),
         "in_flight": len(progress.in_flight),
         "limit": limiter.limit if limiter else None,
@@ -459,7 +459,8 @@ def _emit(event: str, estimator: RateEstimator) -> None:
         "answer_wait_s": limiter.answer_wait.wait_s if limiter and limiter.answer_wait else None,
         "unreachable": (limiter.unreachable or None) if limiter else None,
         "doing": progress.doing or "asking",
-        **named(estimator, "rate seconds_left"),
+        "rate": estimator.rate,
+        "seconds_left": estimator.seconds_left,
         "prompt_tokens": progress.tokens.prompt,
         "cached_tokens": progress.tokens.cached,
         "completion_tokens": progress.tokens.completion,
@@ -489,19 +490,17 @@ def _write(text: str) -> None:
 
 def line(estimator: RateEstimator) -> str:
     """A job's progress in one line."""
-    progress = estimator.progress
-    parts = [f"{progress.done}/{progress.asked}"]
-    if progress.from_store:
-        parts.append(f"{progress.from_store} from store")
-    if progress.failed:
-        parts.append(_failed(progress))
-    if estimator.rate is not None:
-        parts.append(speed(estimator.rate))
-    if estimator.seconds_left:
-        parts.append(f"{duration(estimator.seconds_left)} left")
-    parts.append(f"{progress.tokens.prompt + progress.tokens.completion:,} tokens")
-    parts.append(money(progress.cost_usd))
-    return " | ".join(parts)
+    progress, rate, left = estimator.progress, estimator.rate, estimator.seconds_left
+    parts = (
+        f"{progress.done}/{progress.asked}",
+        f"{progress.from_store} from store" if progress.from_store else "",
+        _failed(progress),
+        "" if rate is None else speed(rate),
+        f"{duration(left)} left" if left else "",
+        f"{progress.tokens.prompt + progress.tokens.completion:,} tokens",
+        money(progress.cost_usd),
+    )
+    return " | ".join(filter(None, parts))
 
 
 def _failed(progress: Progress) -> str:

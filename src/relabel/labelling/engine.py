@@ -169,8 +169,7 @@ class OnlineEngine(Engine):
         self._transport: Http | RayTransport | None = None
         self._opening: asyncio.Task[None] | None = None
         self._send_once = self._hedged if hedge else self._send
-        self._hedges = 0
-        self._reached = False
+        self._hedges, self._reached = 0, False
         self._exit = ExitStack()
         self._replies = _Replies()
         self._retry = RetryPolicy(limits=False, **policy)
@@ -249,6 +248,8 @@ class OnlineEngine(Engine):
             fatal = fatal_refusal(error, address=self._address, path=path, model=model, answered=self.answered)
             missing = NoAnswerError(error.kind, error.with_status, sending.sent, error.status, error.meaning)
             raise fatal or missing from error
+        finally:
+            self.limiter.to_repeat.pop(request.key, None)
 
     async def _attempt(self, sending: _Sending) -> Answer:
         """Send until there is an answer or an error; a rate limit is not an error if the provider asks to wait for it."""
@@ -313,6 +314,7 @@ class OnlineEngine(Engine):
         hand_back: Callable[[Ticket], None] = self.limiter.failed
         try:
             sending.on_in_flight(True)
+            self.limiter.to_repeat.pop(sending.request.key, None)
             on_wire = charged = True
             sending.sent += 1
             started = self._clock()
@@ -350,7 +352,8 @@ class OnlineEngine(Engine):
             self.wait.seen(latency)
             hand_back = partial(self.limiter.release, headers=reply.headers)
             answer = self._answer(sending, reply, latency)
-        except BaseException:
+        except BaseException as error:
+            self.limiter.to_repeat[sending.request.key] = getattr(error, "status", None) or "no answer"
             if charged:
                 self.budget.unconfirmed(body, worst)
             else:

@@ -157,6 +157,7 @@ class Limiter:
 
     Attributes:
         unreachable: Why the last request could not be sent; empty if it could.
+        to_repeat: Requests that wait to be sent again, by key, with the HTTP status of their last error, or `no answer`.
         answer_wait: The engine's adaptive timeout; None before there is an engine.
     """
 
@@ -177,18 +178,17 @@ class Limiter:
         self.history: deque[tuple[float, int, str]] = deque(maxlen=_HISTORY)
         self.rpm, self.tpm = rpm, tpm
         self.unreachable = ""
+        self.to_repeat: dict[str, int | str] = {}
         self.answer_wait: AnswerWait | None = None
         self._clock, self._sleep = clock, sleep
         self._started = clock()
         self._note("start")
         self._slow_start = True
-        self._successes = 0
-        self._last_reduction = 0
-        self._not_before = 0.0
+        self._successes = self._last_reduction = 0
         self._refused_since = math.inf  # when the present series of refusals began
         self._next_request = self._next_token = 0.0
         self._windows: dict[str, _Window] = {}
-        self._paused_until = 0.0
+        self._not_before = self._paused_until = 0.0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._on_wire = 0
         self._tokens_on_wire = 0.0
@@ -263,9 +263,7 @@ class Limiter:
         refused_s = now - self._refused_since
         if refused_s > (max(_ONLY_NAMED_S, _NAMED_TIMES * named_s) if named_s else _ONLY_REFUSALS_S):
             return None
-        if named_s:
-            return named_s
-        return min(refused_s, 60.0) if refused_s >= 0.5 else 0.0
+        return named_s or (min(refused_s, 60.0) if refused_s >= 0.5 else 0.0)
 
     def limited(
         self, ticket: Ticket, *, reason: str, retry_after: float = 0.0, headers: Mapping[str, str] | None = None
