@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Locator, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 _FLAGS = (
     "--headless",
@@ -27,7 +27,8 @@ _FLAGS = (
     "--disable-sync",
 )
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
-_SLOW_MS = 20_000
+_SLOW_MS = 60_000
+expect.set_options(timeout=_SLOW_MS)  # five seconds otherwise, too few on a loaded machine
 
 
 class OpenPage(Protocol):

@@ -787,7 +787,7 @@ async def test_a_pause_that_an_answer_ends_keeps_nobody_waiting_for_one_request(
     async def first() -> None:
         async with breaker.turn() as trial:
             assert not trial
-            await asyncio.wait_for(second_has_its_turn.wait(), 5)
+            await asyncio.wait_for(second_has_its_turn.wait(), 60)
 
     async def second() -> None:
         async with breaker.turn():
