@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import html
 import json
 import os
 import re
@@ -27,6 +28,7 @@ from batch_server import Call, Fate, batch_provider
 from relabel.cli.app import run_app
 from relabel.importing import import_labels
 from relabel.manifest import Manifest, write_manifest
+from relabel.rubric import load_rubric
 from relabel.run import open_run
 from relabel.settings import asset_dir
 from relabel.task import load_tasks
@@ -748,6 +750,12 @@ def test_pooled_scores_say_how_far_models_lie_apart(capsys: pytest.CaptureFixtur
         assert (found["gamma_low"] <= found["gamma"]).all()
     pages = [p.read_text() for p in Path("study-results/site/occupations").glob("*.html")]
     assert any("By rater: " in page for page in pages)
+    # The page names the rubric that the raters were asked with, and its trials.
+    method = Path("study-results/site/method.html").read_text()
+    exposure = load_rubric("exposure")
+    assert f"Rubric: {exposure.id}, version {exposure.version}." in method
+    assert exposure.validity[-1].raters in html.unescape(method)
+    assert "another wording" not in method
     assert run_app(["score", str(path), "--taxonomy", "soc2018"]) == 2
     assert run_app(["score", str(path)]) == 0
     shown_text, following = capsys.readouterr()

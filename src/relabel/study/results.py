@@ -22,7 +22,7 @@ from relabel.manifest import Counts, Manifest, write_run
 from relabel.publishing.datapackage import files_of_export, remove_earlier
 from relabel.publishing.export import export_run
 from relabel.publishing.site.build import build_site, files_of_site
-from relabel.rubric import MEASURES, Measure, load_rubric
+from relabel.rubric import MEASURES, Measure, Rubric, load_rubric
 from relabel.run import POOLED, Run, by_sample, open_run
 from relabel.scoring.options import Choices
 from relabel.scoring.table import ScoreTable, score_by
@@ -179,8 +179,7 @@ def _agreement(study: Study, runs: Mapping[str, Run], golds: Sequence[Gold], vot
     columns = ["rater", "model", "tasks"]
     for gold in golds:
         columns += [f"kappa, {gold.name}", "95%", "accuracy", "tasks compared"]
-    rows: list[list[Cell]] = []
-    same: list[str] = []
+    rows, same = list[list[Cell]](), list[str]()
     for column, (name, run) in enumerate(runs.items()):
         row: list[Cell] = [name, run.manifest.model, int((votes.given[:, column] >= 0).sum())]
         for gold in golds:
@@ -207,11 +206,7 @@ def _agreement_with_gold(study: Study, run: Run, gold: Gold, votes: Votes) -> Pa
 def _kappa_and_accuracy(pair: Pair) -> list[Cell]:
     """Both figures, each followed by its interval; empty cells without tasks."""
     figures = [pair.figure(name) if len(pair) else None for name in ("kappa", "accuracy")]
-    return [
-        cell
-        for figure in figures
-        for cell in ((None, None) if figure is None else (or_none(figure.value), figure.interval()))
-    ]
+    return [cell for f in figures for cell in ((None, None) if f is None else (or_none(f.value), f.interval()))]
 
 
 def kappa_by_rater(opened: OpenStudy, runs: Mapping[str, Run]) -> dict[str, float | None]:
@@ -343,7 +338,8 @@ def _corrected(pooled: Run, golds: Sequence[Gold], votes: Votes) -> dict[str, pd
         columns = {"gold": aligned.values[measure][:, GOLD], "weight": aligned.weight}
         reference = pd.DataFrame(columns, index=aligned.index())
         table = reference[~reference.index.duplicated()].reindex(place)
-        in_gold = np.isfinite(table["gold"].to_numpy(np.float64))
+        known = table["gold"].to_numpy(np.float64)
+        in_gold = np.isfinite(known)
         if not 0 < in_gold.sum() < len(in_gold):
             continue
         weight = np.where(in_gold, table["weight"] / table["weight"][in_gold].mean(), 1.0)
@@ -355,9 +351,7 @@ def _corrected(pooled: Run, golds: Sequence[Gold], votes: Votes) -> dict[str, pd
             frame[f"{measure}_{name}"] = predicted
             # A missing label is replaced by the mean: the correction is unbiased whatever the prediction is.
             guess = np.where(np.isnan(predicted), np.nanmean(predicted), predicted)
-            frame[f"corrected_{measure}_{name}"] = pooling.corrected_outcomes(
-                guess, table["gold"].to_numpy(np.float64), chance
-            )
+            frame[f"corrected_{measure}_{name}"] = pooling.corrected_outcomes(guess, known, chance)
         files[f"corrected_{number}.csv"] = frame
     return files
 
@@ -382,13 +376,31 @@ def _pooled_labels(votes: Votes, runs: Mapping[str, Run]) -> pd.DataFrame:
     return table.assign(label=words).sort_values([*TASK_KEY, "sample"], ignore_index=True)
 
 
+def _pooled_rubric(rubrics: Sequence[Rubric]) -> Rubric:
+    """The rubric of pooled codes: the codes as labels, under the name, definition and trials of what the raters were asked."""
+    codes, asked = load_rubric("eloundou"), rubrics[0]
+    if len(rubrics) == 1:
+        update = {name: getattr(asked, name) for name in ("id", "version", "title", "definition", "source", "sha256")}
+        update["measures"] = {m: {**codes.measures[m], **asked.measures[m]} for m in MEASURES}
+    else:
+        names = ", ".join(dict.fromkeys(f"{rubric.id} version {rubric.version}" for rubric in rubrics))
+        update = {"id": "several", "title": "The rubrics of several raters", "source": ""}
+        update["definition"] = f"The raters had different rubrics: {names}."
+    pooled = codes.model_copy(update=update)
+    current = {rubric.wording: pooled.wording for rubric in rubrics}
+    trials = [
+        t.model_copy(update={"wording": current.get(t.wording, t.wording), "study": f"{rubric.id}, {t.study}"})
+        for rubric in rubrics
+        for t in rubric.validity
+    ]
+    return pooled.model_copy(update={"validity": tuple(trials)})
+
+
 def _pooled_run(opened: OpenStudy, runs: Mapping[str, Run], votes: Votes) -> Run:
     """Write a run with the labels of all raters; see `relabel.run.POOLED`."""
-    rubrics = {run.rubric.wording for run in runs.values()}
-    first = next(iter(runs.values()))
-    by_code = votes.setting == "three-way"
-    rubric = load_rubric("eloundou") if by_code else first.rubric
-    setting = "three-way" if by_code else str(votes.setting)
+    first, setting = next(iter(runs.values())), str(votes.setting)
+    rubrics = {run.rubric.wording: run.rubric for run in runs.values()}
+    rubric = _pooled_rubric([*rubrics.values()]) if setting == "three-way" else first.rubric
     pooled = _pooled_labels(votes, runs)
     labels = [
         Label(
