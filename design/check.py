@@ -17,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src/relabel"
-MOST_LINES, MOST_MODULES = 23_775, 107
+MOST_LINES, MOST_MODULES = 23_776, 107
 MOST_FUNCTION_LINES = 80
 LONG_FUNCTIONS = {
     "cli/compare.py:compare_runs",

@@ -74,11 +74,12 @@ def run_until_stopped(
     """
 
     def interrupt() -> None:
-        if stop.asked.is_set():
+        is_second = stop.asked.is_set()
+        stop()
+        if is_second:
             announce("leaving", "quitting now", look=look)
         else:
             announce("stopping", f"stopping: waiting for {meanwhile}; press Ctrl-C again to quit now", look=look)
-        stop()
 
     async def stoppable() -> Result:
         loop, before = asyncio.get_running_loop(), dict[signal.Signals, Any]()
