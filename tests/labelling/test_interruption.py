@@ -100,6 +100,21 @@ def test_the_start_after_a_kill_accounts_for_what_the_killed_one_bought_and_had_
         assert len(open_run("r").manifest.sessions) == 3
 
 
+async def test_a_request_is_in_flight_in_the_journal_until_its_answer_is_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put, seen = Store.put, list[list[str]]()
+
+    def look_and_put(store: Store, request: Request, answer: Answer) -> bool:
+        seen.append([line[0] for line in Path("r/.journal").read_text().splitlines() if line.endswith(request.key)])
+        return put(store, request, answer)
+
+    monkeypatch.setattr(Store, "put", look_and_put)
+    with provider(lambda _: judged()) as fake, Store(tmp_path / "store") as store:
+        await label_all(make_job(fake.base_url, 5), store, Path("r"))
+    assert seen == [[">"]] * 10  # a process that is killed here has bought an answer that only the journal knows
+
+
 async def test_an_attempt_of_a_killed_start_that_broke_off_may_be_charged_although_the_next_one_was_answered(
     tmp_path: Path,
 ) -> None:

@@ -398,7 +398,8 @@ class WorkerPool:
         if self.engine.budget.unconfirmed_requests > self._unconfirmed:
             self._unconfirmed = self.engine.budget.unconfirmed_requests
             self.journal.note("?", key)
-        self.journal.note("<", key)
+        # Once its answer is stored: a process that is killed in between must not leave it unaccounted for.
+        asyncio.get_running_loop().call_soon(self.journal.note, "<", key)
         self._on_wire[task] -= 1
         if self._on_wire[task]:  # the request was sent twice, and the other copy is still in flight
             return
